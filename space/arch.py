@@ -1,0 +1,289 @@
+"""The description of one decoder-only architecture."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from space.sharing import LayerMap, from_order, layer_map
+
+ACTIVATIONS = ("silu", "relu", "gelu")
+NORM_OWNERS = ("block", "layer")
+ARCHITECTURES = Path(__file__).parent.parent / "conf" / "architecture"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """One decoder-only architecture. Names and meanings follow Hugging Face `LlamaConfig`.
+
+    After construction every field is filled in: what was left `None` is derived.
+
+    Raises:
+        ValueError: fields that contradict each other or are out of range.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_blocks: int | None = None
+    """Distinct blocks: with scope `ffn` or `attention` the distinct halves of that kind. Default: as the layers give."""
+    num_hidden_layers: int | None = None
+    """Layers executed. Default: as blocks, repeats and the sharing pattern give."""
+    num_attention_heads: int
+    num_key_value_heads: int | None = None
+    """Each serves a group of query heads. Default: as many as those, which is multi-head attention."""
+    head_dim: int | None = None
+    """Free of the width. Default: hidden_size / num_attention_heads."""
+    intermediate_size: int
+    hidden_act: str = "silu"
+    """`silu`: SwiGLU, three matrices (arXiv:2002.05202). `relu`, `gelu`: the plain FFN of two matrices."""
+    tie_word_embeddings: bool = True
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-5
+    qk_norm: bool = False
+    """RMSNorm over each query and key head, before RoPE (Qwen3)."""
+    attention_bias: bool = False
+    """Bias on the query, key and value projections, not on the output (Qwen2)."""
+    max_position_embeddings: int = 2048
+    sharing: str = "none"
+    """A pattern of `space.sharing.PATTERNS`, or `custom` with a layer map."""
+    repeats: int = 1
+    sharing_scope: str = "block"
+    """What a pattern shares: `block` (attention, FFN and, as `norms` says, both norms), `ffn` or `attention`."""
+    norms: str = "block"
+    """`block`: norms are shared with their half, as in MobileLLM; `layer`: each layer has its own.
+    The halves that a scope leaves alone, and both norms with them, are one per layer."""
+    layer_map: LayerMap | None = None
+    """(attention block, FFN block) of each layer; a plain list of blocks is understood too."""
+
+    def __post_init__(self) -> None:
+        self._derive("num_key_value_heads", self.num_attention_heads)
+        self._check_choice("hidden_act", ACTIVATIONS)
+        self._check_choice("norms", NORM_OWNERS)
+        self._check_positive()
+        self._derive_head_dim()
+        self._derive_layer_map()
+        if self.num_attention_heads % self.kv_heads:
+            raise ValueError(
+                "num_key_value_heads must divide num_attention_heads, but got "
+                f"{self.kv_heads} and {self.num_attention_heads}; choose a divisor"
+            )
+
+    # The derived fields are never None after construction; these say so to readers and to mypy.
+
+    @property
+    def kv_heads(self) -> int:
+        """`num_key_value_heads`."""
+        assert self.num_key_value_heads is not None, "filled in by __post_init__"
+        return self.num_key_value_heads
+
+    @property
+    def head_size(self) -> int:
+        """`head_dim`."""
+        assert self.head_dim is not None, "filled in by __post_init__"
+        return self.head_dim
+
+    @property
+    def layers(self) -> LayerMap:
+        """`layer_map`."""
+        assert self.layer_map is not None, "filled in by __post_init__"
+        return self.layer_map
+
+    @property
+    def num_layers(self) -> int:
+        """`num_hidden_layers`: layers executed."""
+        return len(self.layers)
+
+    @cached_property
+    def num_attention_blocks(self) -> int:
+        """Distinct attention halves."""
+        return max(a for a, _ in self.layers) + 1
+
+    @cached_property
+    def num_ffn_blocks(self) -> int:
+        """Distinct FFN halves."""
+        return max(f for _, f in self.layers) + 1
+
+    @property
+    def norms_per_layer(self) -> bool:
+        """Whether every layer has norms of its own, whatever else it shares."""
+        return self.norms == "layer" or self.sharing_scope != "block"
+
+    @property
+    def gated(self) -> bool:
+        """Whether the FFN has a gate: three matrices instead of two."""
+        return self.hidden_act == "silu"
+
+    @property
+    def ffn_ratio(self) -> float:
+        """`intermediate_size` / `hidden_size`."""
+        return self.intermediate_size / self.hidden_size
+
+    @classmethod
+    def from_yaml(cls, name: str | Path) -> Self:
+        """The architecture of `conf/architecture/<name>.yaml`, or of a YAML file given by its path.
+
+        Raises:
+            ValueError: no such file, or one that does not describe an architecture.
+        """
+        import yaml  # not needed to count candidates
+
+        path = Path(name)
+        if path.suffix not in (".yaml", ".yml"):
+            path = ARCHITECTURES / f"{name}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.yaml")))
+            raise ValueError(
+                f"architecture must be one of {known}, or a path to a YAML file, but got {str(name)!r}"
+            )
+        values = yaml.safe_load(path.read_text())
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold the fields of one architecture, a line each")
+        return cls.from_dict(values)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The architecture with these fields.
+
+        Raises:
+            ValueError: an unknown or a missing field, or values that contradict each other.
+        """
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(
+                f"fields of an architecture must be among {', '.join(sorted(known))}, but got {unknown[0]!r}"
+            )
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"an architecture is incomplete: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, in plain types that YAML and JSON keep."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+    def canonical(self) -> dict[str, Any]:
+        """The fields that decide what is computed: the layer map stands for the pattern that made it."""
+        described = ("sharing", "repeats", "num_blocks", "num_hidden_layers", "sharing_scope")
+        values = {k: v for k, v in self.to_dict().items() if k not in described}
+        unshared = self.layers == tuple((i, i) for i in range(self.num_layers))
+        values["norms"] = "layer" if self.norms_per_layer or unshared else "block"
+        return values
+
+    def _derive(self, name: str, value: Any) -> None:
+        if getattr(self, name) is None:
+            object.__setattr__(self, name, value)
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise ValueError(
+                f"{name} must be one of {', '.join(choices)}, but got {getattr(self, name)!r}"
+            )
+
+    def _check_positive(self) -> None:
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "rms_norm_eps",
+            "rope_theta",
+        ):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, but got {getattr(self, name)}")
+
+    def _derive_head_dim(self) -> None:
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                "num_attention_heads must divide hidden_size where head_dim is not given, but got "
+                f"{self.num_attention_heads} and {self.hidden_size}; choose a divisor or set head_dim"
+            )
+        self._derive("head_dim", self.hidden_size // self.num_attention_heads)
+        if self.head_size < 2 or self.head_size % 2:
+            raise ValueError(
+                f"head_dim must be even, because RoPE turns pairs, but got {self.head_size}"
+            )
+
+    def _derive_layer_map(self) -> None:
+        if self.layer_map is not None:
+            given = _pairs(self.layer_map, self.sharing_scope)
+        elif self.sharing == "custom":
+            raise ValueError(
+                "sharing=custom needs layer_map, the block of each layer, but got none"
+            )
+        else:
+            given = layer_map(
+                self.sharing, self._blocks_of_pattern(), self.repeats, self.sharing_scope
+            )
+        if self.layer_map is not None and self.sharing not in ("none", "custom"):
+            self._check_pattern_gives(given)
+        _check_blocks_are_dense(given)
+        object.__setattr__(self, "layer_map", given)
+        if self.sharing == "none" and any(
+            len(set(half)) < len(half) for half in zip(*given, strict=True)
+        ):
+            object.__setattr__(self, "sharing", "custom")
+        self._settle("num_hidden_layers", len(given))
+        shared = 1 if self.sharing_scope == "ffn" else 0
+        self._settle("num_blocks", max(pair[shared] for pair in given) + 1)
+
+    def _blocks_of_pattern(self) -> int:
+        """`num_blocks`, or as many as make the layers asked for."""
+        if self.num_blocks is not None:
+            return self.num_blocks
+        layers = self.num_hidden_layers
+        if layers is None:
+            raise ValueError("num_blocks or num_hidden_layers must be given, but got neither")
+        for blocks in range(1, layers + 1):
+            try:
+                if len(layer_map(self.sharing, blocks, self.repeats)) == layers:
+                    return blocks
+            except ValueError:
+                continue
+        raise ValueError(
+            f"num_hidden_layers={layers} cannot be made by sharing={self.sharing} with "
+            f"repeats={self.repeats}; set num_blocks instead"
+        )
+
+    def _check_pattern_gives(self, given: LayerMap) -> None:
+        blocks = self.num_blocks or max(max(pair) for pair in given) + 1
+        if layer_map(self.sharing, blocks, self.repeats, self.sharing_scope) != given:
+            raise ValueError(
+                f"layer_map must be what sharing={self.sharing} with {blocks} blocks and "
+                f"{self.repeats} repeats gives, but got {given}; leave one of them out"
+            )
+
+    def _settle(self, name: str, value: int) -> None:
+        """Fill in a derived field, or check the given value against it."""
+        self._derive(name, value)
+        if getattr(self, name) != value:
+            raise ValueError(
+                f"{name} must be {value} for sharing={self.sharing}, scope {self.sharing_scope} and "
+                f"{self.repeats} repeats, but got {getattr(self, name)}; leave it out or change the others"
+            )
+
+
+def _pairs(given: Any, scope: str) -> LayerMap:
+    """A layer map given as pairs, or as the shared block of each layer, in tuples."""
+    if not given:
+        raise ValueError("layer_map must have at least one layer, but it is empty")
+    if all(isinstance(entry, int) for entry in given):
+        return from_order(given, scope)
+    try:
+        return tuple((int(attention), int(ffn)) for attention, ffn in given)
+    except (TypeError, ValueError):
+        raise ValueError(
+            "layer_map must be a list of blocks or of (attention block, FFN block), "
+            f"but got {given!r}"
+        ) from None
+
+
+def _check_blocks_are_dense(given: LayerMap) -> None:
+    for half, blocks in zip(("attention", "FFN"), zip(*given, strict=True), strict=True):
+        if set(blocks) != set(range(max(blocks) + 1)):
+            raise ValueError(
+                f"layer_map must use every {half} block from 0 on, but got {sorted(set(blocks))}"
+            )

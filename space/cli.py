@@ -1,0 +1,93 @@
+"""What the four verbs share: a Hydra app whose wrong configuration is one line and exit code 2.
+
+Hydra alone prints several lines and exits with 1.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONF = str(Path(__file__).parent.parent / "conf")
+
+T = TypeVar("T")
+
+
+def verb(name: str, schema: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]]:
+    """Decorator: `main(config: schema)` becomes the Hydra app of `conf/<name>.yaml`.
+
+    The schema is stored as `<name>_schema`, which the YAML lists first in its `defaults`; `main` gets an instance of it.
+    """
+    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+
+    def decorate(main: Callable[[T], None]) -> Callable[[], None]:
+        @wraps(main)
+        def with_objects(config: DictConfig) -> None:
+            with one_line_errors():
+                values = OmegaConf.to_object(config)
+                assert isinstance(values, schema), f"conf/{name}.yaml must begin with its schema"
+            main(values)
+
+        app = hydra.main(config_path=CONF, config_name=name, version_base="1.3")(with_objects)
+
+        @wraps(main)
+        def run() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed there
+            with one_line_errors((HydraException, OmegaConfBaseException)):
+                app()
+
+        return run
+
+    return decorate
+
+
+@contextmanager
+def one_line_errors(
+    kinds: Sequence[type[BaseException]] = (
+        ValueError,
+        OSError,
+        HydraException,
+        OmegaConfBaseException,
+    ),
+) -> Iterator[None]:
+    """What is wrong in here with what the user gave ends the program with one line and exit code 2."""
+    try:
+        yield
+    except tuple(kinds) as error:
+        fail(error)
+
+
+def fail(error: BaseException | str) -> NoReturn:
+    """End the program with one line on standard error and exit code 2."""
+    text = error if isinstance(error, str) else describe(error)
+    print(f"error: {text}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def describe(error: BaseException) -> str:
+    """One line for an error: its own message, and its cause's where Hydra hides what is wrong there."""
+    texts = [_first_lines(error)]
+    cause: Any = error.__cause__
+    if isinstance(error, HydraException) and cause is not None:
+        texts.append(_first_lines(cause))
+    return ": ".join(dict.fromkeys(texts))
+
+
+def _first_lines(error: BaseException) -> str:
+    """The message without OmegaConf's trailing lines about keys and types."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kept = [
+        line
+        for line in lines
+        if not line.startswith(("full_key:", "reference_type=", "object_type="))
+    ]
+    return " ".join(kept) or type(error).__name__
