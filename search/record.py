@@ -1,0 +1,366 @@
+"""One run and what it leaves behind: its key, its folder, its record.
+
+runs/<key>/run.yaml        what was asked for
+runs/<key>/metrics.jsonl   the curve, flushed as it goes
+runs/<key>/checkpoint/     the state to go on from, until the run is done
+runs/<key>/record.json     the result, written last and atomically
+"""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+import yaml
+
+from space.arch import Architecture
+from space.cost import Cost, cost
+
+NUMERICS_VERSION = 1
+"""Part of every run's key. Raise it when a change of the code changes results."""
+
+FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
+"""A diverged run is final; a failed one (memory, a crash) is tried again when it is asked for again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All of a run that is not architecture, data or seed."""
+
+    tokens: int
+    """Training tokens, rounded up to whole steps."""
+    seq_len: int = 256
+    batch_size: int = 16
+    """Sequences a step."""
+    lr: float = 3e-3
+    """Peak learning rate of the base shape; the parametrisation carries it to other shapes."""
+    schedule: str = "wsd"
+    """`wsd`: warmup, stable, decay (arXiv:2405.18392, decaying as 1 - sqrt); `cosine`."""
+    warmup_fraction: float = 0.02
+    decay_fraction: float = 0.2
+    """Share of the steps spent decaying (`wsd`)."""
+    final_lr_fraction: float = 0.0
+    """Learning rate at the end, as a share of the peak."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    """Decoupled; on matrices only."""
+    grad_clip: float = 1.0
+    """Largest global gradient norm."""
+    parametrisation: str = "completep"
+    """`completep` or `sp`: see `search.parametrise`."""
+    base_hidden_size: int = 128
+    base_num_hidden_layers: int = 8
+    init_std: float = 0.02
+    """Initial standard deviation of the base shape's matrices."""
+    precision: str = "auto"
+    """`bf16` (autocast, float32 weights), `fp32`, or `auto`: bf16 where the hardware multiplies it faster."""
+    eval_tokens: int = 131072
+    """Size of the fixed validation slice."""
+    evaluations: int = 4
+    """Points of the curve at which the slice is scored; only the last is a reading."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "tokens",
+            "seq_len",
+            "batch_size",
+            "lr",
+            "init_std",
+            "eval_tokens",
+            "grad_clip",
+            "base_hidden_size",
+            "base_num_hidden_layers",
+            "evaluations",
+        ):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, but got {getattr(self, name)}")
+        for name, choices in (
+            ("schedule", ("wsd", "cosine")),
+            ("parametrisation", ("completep", "sp")),
+            ("precision", ("auto", "bf16", "fp32")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}, but got {getattr(self, name)!r}"
+                )
+        if not 0 <= self.warmup_fraction + self.decay_fraction <= 1:
+            raise ValueError(
+                "warmup_fraction + decay_fraction must lie in [0, 1], but got "
+                f"{self.warmup_fraction} + {self.decay_fraction}"
+            )
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.seq_len
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return math.ceil(self.tokens / self.tokens_per_step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Architecture × recipe × data × seed: everything that decides a result."""
+
+    architecture: Architecture
+    recipe: Recipe
+    data_fingerprint: str
+    seed: int = 0
+    """Fixes the order of the data."""
+    init_seed: int | None = None
+    """Fixes the initial weights. Default: as `seed`."""
+
+    def __post_init__(self) -> None:
+        if self.init_seed is None:
+            object.__setattr__(self, "init_seed", self.seed)
+        if self.recipe.precision == "auto":
+            raise ValueError(
+                "precision must be settled before a run has a key; use settle_precision"
+            )
+
+    @property
+    def key(self) -> str:
+        """The run's identity: 16 hexadecimal digits over all of it in canonical form."""
+        return _digest(
+            {
+                "architecture": self.architecture.canonical(),
+                "recipe": asdict(self.recipe),
+                "data": self.data_fingerprint,
+                "seed": self.seed,
+                "init_seed": self.init_seed,
+                "numerics": NUMERICS_VERSION,
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "key": self.key,
+            "architecture": self.architecture.to_dict(),
+            "recipe": asdict(self.recipe),
+            "data_fingerprint": self.data_fingerprint,
+            "seed": self.seed,
+            "init_seed": self.init_seed,
+        }
+
+
+def architecture_id(arch: Architecture) -> str:
+    """Names an arm: the same for all seeds and recipes of one architecture. 10 hexadecimal digits."""
+    return _digest(arch.canonical())[:10]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Quality at a decayed point of a run."""
+
+    tokens: int
+    val_loss: float
+    """Nats per token."""
+    val_bpb: float | None
+    """Bits per byte; None where the data does not say how many bytes a token stands for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a run leaves behind."""
+
+    run: Run
+    status: str
+    reason: str | None = None
+    readings: tuple[Reading, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    train_s: float = 0.0
+    eval_s: float = 0.0
+    compile_s: float = 0.0
+    tokens_per_s: float = 0.0
+    commit: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    device: Mapping[str, Any] = field(default_factory=dict)
+    started: str | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """At the sequence length it was trained at."""
+        return cost(self.run.architecture, self.run.recipe.seq_len)
+
+    @property
+    def final(self) -> bool:
+        """Whether the run need not be tried again."""
+        return self.status in (FINISHED, DIVERGED)
+
+    def value(self, metric: str) -> float | None:
+        """The last reading's `val_bpb` or `val_loss`."""
+        value = getattr(self.readings[-1], metric) if self.readings else None
+        return None if value is None else float(value)
+
+    def to_dict(self) -> dict[str, Any]:
+        own = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("run", "readings")
+        }
+        return {
+            **self.run.to_dict(),
+            **own,
+            "readings": [asdict(r) for r in self.readings],
+            "cost": asdict(self.cost),
+            "numerics_version": NUMERICS_VERSION,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The record that `to_dict` described.
+
+        Raises:
+            ValueError: something is missing or does not fit.
+        """
+        try:
+            own = {f.name: values[f.name] for f in fields(cls) if f.name not in ("run", "readings")}
+            return cls(
+                run=run_from_dict(values),
+                readings=tuple(Reading(**r) for r in values["readings"]),
+                **own,
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a record of this version: {error}") from None
+
+
+def run_from_dict(values: Mapping[str, Any]) -> Run:
+    """The run that `Run.to_dict` described."""
+    return Run(
+        architecture=Architecture.from_dict(values["architecture"]),
+        recipe=Recipe(**values["recipe"]),
+        data_fingerprint=values["data_fingerprint"],
+        seed=values["seed"],
+        init_seed=values["init_seed"],
+    )
+
+
+class CorruptRecord(ValueError):
+    """A record that cannot be used. Caught where it is set aside."""
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record of a run folder, or None where there is none yet.
+
+    Raises:
+        CorruptRecord: the file is damaged, or belongs to another key than its folder says.
+    """
+    path = folder / "record.json"
+    try:
+        record = Record.from_dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CorruptRecord(f"{path} must hold a run's record, but {error}") from None
+    if record.run.key != folder.name and values_of_this_version(path):
+        raise CorruptRecord(f"{path} belongs to run {record.run.key}, not to its folder")
+    return record
+
+
+def values_of_this_version(path: Path) -> bool:
+    """Whether a record was written under today's `NUMERICS_VERSION` (others keep their own keys)."""
+    return bool(json.loads(path.read_text()).get("numerics_version") == NUMERICS_VERSION)
+
+
+def usable_record(folder: Path) -> Record | None:
+    """The record of a run folder; a damaged one is set aside as `record.json.corrupt`, named, and not used."""
+    try:
+        return read_record(folder)
+    except CorruptRecord as error:
+        os.replace(folder / "record.json", folder / "record.json.corrupt")
+        print(
+            f"warning: {error}; it was set aside as record.json.corrupt and the run is done again"
+        )
+        return None
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write `record.json` at once or not at all."""
+    write_atomically(folder / "record.json", json.dumps(record.to_dict(), indent=1) + "\n")
+
+
+def write_run(folder: Path, run: Run) -> None:
+    """Write `run.yaml`: what was asked for."""
+    write_atomically(folder / "run.yaml", yaml.safe_dump(run.to_dict(), sort_keys=False))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file by `text`; readers see the old one or the new one, whatever happens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def load_records(runs: str | Path) -> pd.DataFrame:
+    """All records of a runs folder, one row per reading (a run without a reading has one row with blanks).
+
+    Columns: key, status, reason, seed, init_seed, data, tokens, val_loss, val_bpb, train_s, eval_s, tokens_per_s; the
+    architecture's and the cost's fields under their own names; the recipe's as `recipe_<name>`. Damaged records are
+    left out; `frame.attrs["corrupt"]` lists what is wrong with each.
+    """
+    rows: list[dict[str, Any]] = []
+    corrupt: list[str] = []
+    for path in sorted(Path(runs).glob("*/record.json")):
+        try:
+            record = read_record(path.parent)
+        except CorruptRecord as error:
+            corrupt.append(str(error))
+            continue
+        if record is not None:
+            rows.extend(_rows(path.parent.name, record))
+    frame = pd.DataFrame(rows)
+    frame.attrs["corrupt"] = corrupt
+    return frame
+
+
+def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of `metrics.jsonl`; a last line cut off by a crash is left out."""
+    path = folder / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def _rows(key: str, record: Record) -> Iterator[dict[str, Any]]:
+    run = record.run
+    common = {
+        "key": key,
+        "arm": architecture_id(run.architecture),
+        "status": record.status,
+        "reason": record.reason,
+        "seed": run.seed,
+        "init_seed": run.init_seed,
+        "data": run.data_fingerprint,
+        "train_s": record.train_s,
+        "eval_s": record.eval_s,
+        "tokens_per_s": record.tokens_per_s,
+        **run.architecture.to_dict(),
+        **asdict(record.cost),
+        **{f"recipe_{k}": v for k, v in asdict(run.recipe).items()},
+    }
+    blank = {"tokens": None, "val_loss": None, "val_bpb": None}
+    for reading in [asdict(r) for r in record.readings] or [blank]:
+        yield {**common, **reading}
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
