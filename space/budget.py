@@ -1,0 +1,515 @@
+"""The budget solver: given depth, ratios, tying, sharing and vocabulary, the widths that use it up.
+
+Nothing is drawn and rejected. The width is the multiple of the head dimension whose FFN ratio comes
+nearest its target, and `intermediate_size` closes the budget; heads never move to close it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from math import ceil, floor, inf, isfinite, log, log2, sqrt
+from typing import Any, NamedTuple, Self
+
+from space.arch import Architecture
+from space.cost import Cost, cost
+
+KINDS = ("parameters", "non_embedding_parameters")
+SUFFIXES = {"k": 10**3, "m": 10**6, "b": 10**9}
+
+ROUND_DEVIATION = 0.001
+"""`intermediate_size` is a multiple of the largest power of two that comes this near to the budget."""
+MAX_DEVIATION = 0.0015
+"""Where none does, a multiple of 1 may come this near. One unit of FFN width is a coarse step below
+some million parameters, and a width at which it cannot come nearer is not on the budget."""
+LARGEST_MULTIPLE = 256
+FFN_TOLERANCE = 2.0
+"""The FFN ratio that closes the budget stays within this factor of its target."""
+GROUPING_TOLERANCE = 2.5
+"""`heads_per_kv_target` is met by a divisor of the heads within this factor, or the width is not
+used: eleven heads have no grouping near three."""
+NEIGHBOURS = 8
+"""Widths looked at on each side of the ideal one."""
+
+HEAD_DIM_RANGE = (8, 128)
+RATIOS = ("ffn_ratio", "heads_per_kv", "heads_per_kv_target", "head_dim_scale")
+"""What `fit` understands besides the fields of an `Architecture`."""
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+)
+"""The fields that `fit` finds where they are not given."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """So many weights of a kind: all distinct ones, or those that are not embeddings."""
+
+    kind: str
+    value: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(
+                f"a budget's kind must be one of {', '.join(KINDS)}, not {self.kind!r}"
+            )
+        if self.value < 1:
+            raise ValueError(f"a budget must be at least 1, but got {self.value}")
+
+    @classmethod
+    def parse(cls, text: "str | int | float | Budget", kind: str = "parameters") -> "Budget":
+        """The budget that `125m`, `1.5b`, `124635456` or `non_embedding_parameters:100m` stands for.
+
+        Raises:
+            ValueError: no number, an unknown suffix or kind, or less than one weight.
+        """
+        if isinstance(text, Budget):
+            return text
+        head, _, tail = str(text).strip().rpartition(":")
+        digits = tail.strip().lower().replace("_", "").replace(",", "")
+        factor = SUFFIXES.get(digits[-1:], 1)
+        try:
+            value = float(digits[:-1] if digits[-1:] in SUFFIXES else digits) * factor
+        except ValueError:
+            value = inf
+        if not isfinite(value):
+            raise ValueError(
+                "budget must be a number of parameters such as 125m, 1.5b or 2000000, "
+                f"but got {str(text)!r}"
+            )
+        return cls(head or kind, round(value))
+
+    def of(self, counts: Cost) -> int:
+        """What an architecture of this cost uses of this kind of budget."""
+        return int(getattr(counts, self.kind))
+
+    def deviation(self, arch: Architecture) -> float:
+        """How far an architecture lies over (positive) or under the budget, as a fraction of it."""
+        return self.of(cost(arch)) / self.value - 1
+
+    def __str__(self) -> str:
+        return f"{self.value:,} {self.kind.replace('_', ' ').replace('non ', 'non-')}"
+
+
+class Shape(NamedTuple):
+    """What `fit` finds. The names are `Architecture`'s."""
+
+    hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+
+    @property
+    def ffn_ratio(self) -> float:
+        """`intermediate_size` / `hidden_size`."""
+        return self.intermediate_size / self.hidden_size
+
+
+def fit(
+    partial: Mapping[str, Any],
+    budget: Budget | str,
+    *,
+    ffn_ratio: float | None = None,
+    ffn_tolerance: float = FFN_TOLERANCE,
+) -> Architecture:
+    """The architecture with the fields of `partial` that lies on the budget, to within 0.15%.
+
+    `partial` takes fields of `Architecture` by name, at least `vocab_size` and `num_blocks` (or
+    `num_hidden_layers`, or `layer_map`), and these, which are kept while the width is sought:
+
+    - `ffn_ratio`: target of intermediate_size / hidden_size. Default: 8/3 for a gated FFN and 4 for
+      a plain one, which give both the same weights. The result stays within a factor
+      `ffn_tolerance` of it, unless the width is given.
+    - `heads_per_kv`: query heads a key/value head, exactly. Default: 1.
+    - `heads_per_kv_target`: the same as a wish: the divisor of the heads nearest to it (by ratio)
+      is taken, so that most widths can be used. With 3 it gives all five MobileLLM sizes' heads.
+    - `head_dim_scale`: factor on the default head dimension, `default_head_dim`. Default: 1.
+
+    Heads are as many as head dimensions fit in the width. Where `num_attention_heads` is given, the
+    head dimension is the width's share, as in Hugging Face configurations; where both are given,
+    the width is free of them.
+
+    Raises:
+        ValueError: fields that are unknown, contradict each other or are out of range; or nothing
+            such lies on the budget: the message names the nearest architectures that do.
+    """
+    limit = Budget.parse(budget)
+    given = dict(partial)
+    if ffn_ratio is not None:
+        given["ffn_ratio"] = ffn_ratio
+    shape = solve(given, limit, ffn_tolerance)
+    if shape is None:
+        raise ValueError(_explain(given, limit, ffn_tolerance))
+    return with_shape(given, shape)
+
+
+def solve(
+    partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float = FFN_TOLERANCE
+) -> Shape | None:
+    """The sizes that `fit` would find, or None where nothing lies on the budget.
+
+    Raises:
+        ValueError: fields that are unknown, contradict each other or are out of range.
+    """
+    return _Problem.of(partial, budget, ffn_tolerance).solve()
+
+
+def with_shape(partial: Mapping[str, Any], shape: Shape) -> Architecture:
+    """The architecture of `partial`'s fields with the sizes found for it."""
+    return Architecture.from_dict({**_without_ratios(partial), **shape._asdict()})
+
+
+def default_head_dim(budget: Budget) -> int:
+    """The power of two nearest to 64 · (budget / 125M)^¼, between 8 and 128: 16 at 1M, 64 at 125M, 128 at 2B."""
+    low, high = HEAD_DIM_RANGE
+    wish = 64 * (budget.value / 125e6) ** 0.25
+    return min(max(2 ** round(log2(wish)), low), high)
+
+
+def default_ffn_ratio(gated: bool) -> float:
+    """Eight weights a squared width for either kind of FFN: three matrices of 8/3, or two of 4."""
+    return 8 / 3 if gated else 4.0
+
+
+def ffn_multiple(arch: Architecture) -> int:
+    """The power of two that `intermediate_size` is a multiple of, up to 256."""
+    return min(arch.intermediate_size & -arch.intermediate_size, LARGEST_MULTIPLE)
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """How heads follow from the width."""
+
+    head_dim: int | None
+    """None: the width's share of `query` heads."""
+    query: int | None
+    """None: as many as fit in the width."""
+    kv: int | None
+    per_kv: int
+    per_kv_target: float | None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], budget: Budget) -> Self:
+        query, kv = given.get("num_attention_heads"), given.get("num_key_value_heads")
+        if query and kv and query % kv:
+            raise ValueError(
+                f"num_key_value_heads must divide num_attention_heads, but got {kv} and {query}; "
+                "choose a divisor"
+            )
+        head_dim = given.get("head_dim")
+        if head_dim is not None and head_dim % 2:
+            raise ValueError(f"head_dim must be even, because RoPE turns pairs, but got {head_dim}")
+        per_kv = given.get("heads_per_kv") or 1
+        if query and not kv and query % per_kv:
+            raise ValueError(
+                f"heads_per_kv must divide num_attention_heads, but got {per_kv} and {query}; "
+                "choose a divisor"
+            )
+        if head_dim is None and query is None:
+            head_dim = _free_head_dim(given, budget, kv or per_kv)
+        return cls(head_dim, query, kv, per_kv, given.get("heads_per_kv_target"))
+
+    @property
+    def step(self) -> int:
+        """Widths are multiples of this."""
+        if self.query:
+            return self.head_dim or 2 * self.query
+        assert self.head_dim is not None, "query heads or head_dim are known"
+        return self.head_dim * (self.kv or self.per_kv)
+
+    def at(self, width: int) -> tuple[int, int, int] | None:
+        """(query heads, key/value heads, head dimension) at a multiple of `step`, or None."""
+        head_dim = self.head_dim or width // (self.query or 1)
+        query = self.query or width // head_dim
+        if self.kv:
+            return query, self.kv, head_dim
+        if self.per_kv_target is None:
+            return query, query // self.per_kv, head_dim
+        group = _grouping(query, self.per_kv_target)
+        return (query, query // group, head_dim) if group else None
+
+    def weights(self) -> tuple[float, float]:
+        """An attention block's weights as a·width² + b·width, but for norms and biases."""
+        if self.query and self.head_dim:
+            kv = self.kv or self.query / (self.per_kv_target or self.per_kv)
+            return 0.0, self.head_dim * 2 * (self.query + kv)
+        if self.kv and not self.query:
+            assert self.head_dim is not None, "query heads or head_dim are known"
+            return 2.0, 2 * self.head_dim * self.kv
+        if self.kv and self.query:
+            return 2 + 2 * self.kv / self.query, 0.0
+        return 2 + 2 / (self.per_kv_target or self.per_kv), 0.0
+
+
+def _free_head_dim(given: Mapping[str, Any], budget: Budget, group: int) -> int:
+    """The default head dimension; where the width is given, the nearest power of two that divides it."""
+    wish = default_head_dim(budget) * given.get("head_dim_scale", 1)
+    if wish != int(wish) or wish < 2 or wish % 2:
+        raise ValueError(
+            "head_dim_scale must give an even head_dim of at least 2, but got "
+            f"{given['head_dim_scale']} of {default_head_dim(budget)}; choose a power of two"
+        )
+    width = given.get("hidden_size")
+    if width is None:
+        return int(wish)
+    low, high = HEAD_DIM_RANGE
+    powers = [2**i for i in range(1, 9) if width % (2**i * group) == 0]
+    usual = [p for p in powers if low <= p <= high] or powers
+    if not usual:
+        raise ValueError(
+            f"hidden_size must be a multiple of {2 * group} for heads of an even size, "
+            f"but got {width}; choose another or set head_dim"
+        )
+    return min(usual, key=lambda p: abs(log(p / wish)))
+
+
+@lru_cache(maxsize=65536)
+def _grouping(heads: int, target: float) -> int | None:
+    """The divisor of `heads` nearest to `target`, or None where none is near."""
+    divisors = [d for d in range(1, heads + 1) if heads % d == 0]
+    best = min(divisors, key=lambda d: abs(log(d / target)))
+    return best if abs(log(best / target)) <= log(GROUPING_TOLERANCE) else None
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """All that is known before the width is."""
+
+    budget: int
+    embeddings: int
+    """Weights of the budget a unit of width that lie in embeddings."""
+    norms: int
+    """RMSNorms, the final one included."""
+    attention_blocks: int
+    ffn_slope: int
+    """Weights of all FFNs a unit of width and of FFN width."""
+    qk_norm: bool
+    bias: bool
+    heads: _Heads
+    hidden_size: int | None
+    intermediate_size: int | None
+    ffn_ratio: float
+    ffn_tolerance: float
+
+    @classmethod
+    def of(cls, partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float) -> Self:
+        _check(partial, ffn_tolerance)
+        stand_in = _stand_in(partial)
+        matrices = 1 if stand_in.tie_word_embeddings else 2
+        norms = (
+            2 * stand_in.num_layers
+            if stand_in.norms_per_layer
+            else stand_in.num_attention_blocks + stand_in.num_ffn_blocks
+        )
+        return cls(
+            budget=budget.value,
+            embeddings=stand_in.vocab_size * matrices if budget.kind == "parameters" else 0,
+            norms=norms + 1,
+            attention_blocks=stand_in.num_attention_blocks,
+            ffn_slope=stand_in.num_ffn_blocks * (3 if stand_in.gated else 2),
+            qk_norm=stand_in.qk_norm,
+            bias=stand_in.attention_bias,
+            heads=_Heads.of(partial, budget),
+            hidden_size=partial.get("hidden_size"),
+            intermediate_size=partial.get("intermediate_size"),
+            ffn_ratio=partial.get("ffn_ratio") or default_ffn_ratio(stand_in.gated),
+            ffn_tolerance=inf if partial.get("hidden_size") else ffn_tolerance,
+        )
+
+    def solve(self) -> Shape | None:
+        """The first width that closes the budget, the ones nearest the target ratio first."""
+        ranked = []
+        for width in self._widths():
+            heads = self.heads.at(width)
+            if heads is None:
+                continue
+            exact = (self.budget - self._without_ffn(width, *heads)) / (self.ffn_slope * width)
+            if exact > 0:
+                ranked.append((abs(log(exact / width / self.ffn_ratio)), width, heads, exact))
+        for _, width, heads, exact in sorted(ranked):
+            ffn = self._close(width, self._without_ffn(width, *heads), exact)
+            if ffn is not None:
+                return Shape(width, *heads, ffn)
+        return None
+
+    def _widths(self) -> Iterator[int]:
+        """Multiples of the step about the width at which the FFN ratio would be its target."""
+        step = self.heads.step
+        if self.hidden_size is not None:
+            if self.hidden_size % step:
+                raise ValueError(
+                    f"hidden_size must be a multiple of {step} with these heads, "
+                    f"but got {self.hidden_size}; choose another, or set head_dim"
+                )
+            yield self.hidden_size
+            return
+        middle = self._ideal_width() / step
+        first = max(1, floor(middle) - NEIGHBOURS + 1)
+        yield from range(first * step, (ceil(middle) + NEIGHBOURS) * step, step)
+
+    def _ideal_width(self) -> float:
+        """Where the ratio would be its target: the root of a·width² + b·width = budget."""
+        square, linear = self.heads.weights()
+        a = self.attention_blocks * square
+        b = self.attention_blocks * linear + self.embeddings + self.norms
+        if self.intermediate_size is None:
+            a += self.ffn_slope * self.ffn_ratio
+        else:
+            b += self.ffn_slope * self.intermediate_size
+        return 2 * self.budget / (b + sqrt(b * b + 4 * a * self.budget))
+
+    def _without_ffn(self, width: int, query: int, kv: int, head_dim: int) -> int:
+        """Weights of the budget that are not the FFNs', exactly."""
+        attention = width * head_dim * 2 * (query + kv)
+        attention += 2 * head_dim if self.qk_norm else 0
+        attention += head_dim * (query + 2 * kv) if self.bias else 0
+        return width * (self.embeddings + self.norms) + self.attention_blocks * attention
+
+    def _close(self, width: int, rest: int, exact: float) -> int | None:
+        """The FFN width nearest to `exact`, in multiples of the largest power of two near enough."""
+        if self.intermediate_size is not None:
+            near = self._deviation(width, rest, self.intermediate_size) <= MAX_DEVIATION
+            return self.intermediate_size if near else None
+        multiple = LARGEST_MULTIPLE
+        while multiple:
+            ffn = max(1, round(exact / multiple)) * multiple
+            allowed = ROUND_DEVIATION if multiple > 1 else MAX_DEVIATION
+            if self._deviation(width, rest, ffn) <= allowed:
+                return ffn if self._tolerates(ffn / width) else None
+            multiple //= 2
+        return None
+
+    def _deviation(self, width: int, rest: int, ffn: int) -> float:
+        return abs(rest + self.ffn_slope * width * ffn - self.budget) / self.budget
+
+    def _tolerates(self, ratio: float) -> bool:
+        return 1 / self.ffn_tolerance <= ratio / self.ffn_ratio <= self.ffn_tolerance
+
+
+def _without_ratios(partial: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in partial.items() if k not in RATIOS}
+
+
+def _stand_in(partial: Mapping[str, Any]) -> Architecture:
+    """An architecture as narrow as can be: it checks and counts what hangs on no size sought."""
+    values = {k: v for k, v in _without_ratios(partial).items() if k not in SIZES}
+    if isinstance(values.get("layer_map"), list):
+        values["layer_map"] = tuple(
+            tuple(x) if isinstance(x, list) else x for x in values["layer_map"]
+        )
+    return _build_stand_in(tuple(values.items()))
+
+
+@lru_cache(maxsize=65536)
+def _build_stand_in(values: tuple[tuple[str, Any], ...]) -> Architecture:
+    narrow = {"hidden_size": 2, "head_dim": 2, "num_attention_heads": 1, "intermediate_size": 1}
+    return Architecture.from_dict({**dict(values), **narrow})
+
+
+_INTEGERS = frozenset((*SIZES, "vocab_size", "num_blocks", "num_hidden_layers", "heads_per_kv"))
+_KNOWN = frozenset((*(f.name for f in fields(Architecture)), *RATIOS))
+
+
+def _check(partial: Mapping[str, Any], ffn_tolerance: float) -> None:
+    """What `Architecture` cannot check, because it never sees it.
+
+    Raises:
+        ValueError: a missing, unknown, contradictory or impossible value.
+    """
+    for name, value in partial.items():
+        if name not in _KNOWN:
+            raise ValueError(
+                f"fit takes fields of an architecture and {', '.join(RATIOS)}, but got {name!r}"
+            )
+        if name in _INTEGERS and value is not None:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, but got {value!r}")
+        elif name in RATIOS and not (isinstance(value, (int, float)) and 0 < value < inf):
+            raise ValueError(f"{name} must be a positive number, but got {value!r}")
+    if "vocab_size" not in partial:
+        raise ValueError("vocab_size must be given, but got none; a tokenizer has one")
+    groupings = {"heads_per_kv", "heads_per_kv_target", "num_key_value_heads"} & set(partial)
+    if len(groupings) > 1:
+        raise ValueError(f"only one of {', '.join(sorted(groupings))} may be given; choose one")
+    if "head_dim" in partial and "head_dim_scale" in partial:
+        raise ValueError("only one of head_dim and head_dim_scale may be given; choose one")
+    if not ffn_tolerance >= 1:
+        raise ValueError(f"ffn_tolerance is a factor of at least 1, but got {ffn_tolerance}")
+
+
+def _explain(partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float) -> str:
+    """Why nothing fits, and the nearest that does."""
+    asked = ", ".join(f"{k}={v}" for k, v in partial.items() if k != "layer_map")
+    problem = _Problem.of(partial, budget, ffn_tolerance)
+    narrowest = problem.hidden_size or problem.heads.step
+    embeddings = narrowest * problem.embeddings
+    if embeddings >= budget.value:
+        reason = f"the embeddings alone are {embeddings:,} at width {narrowest}"
+    elif problem.hidden_size or problem.intermediate_size:
+        reason = "no other size can close it"
+    else:
+        reason = (
+            f"the FFN ratio would leave {ffn_tolerance:g} times its target {problem.ffn_ratio:.2f}"
+            " or a step of intermediate_size is too coarse"
+        )
+    nearest = list(_alternatives(partial, budget, ffn_tolerance))
+    advice = f"nearest that fit: {'; '.join(nearest)}" if nearest else "raise the budget"
+    return (
+        f"an architecture must lie within {MAX_DEVIATION:.2%} of {budget}, but with {asked} "
+        f"none does ({reason}); {advice}"
+    )
+
+
+def _alternatives(
+    partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float
+) -> Iterator[str]:
+    """Changes of one value each that make it fit: depth both ways, smaller heads, a smaller vocabulary."""
+
+    def first(name: str, values: Iterator[Any]) -> Iterator[str]:
+        for value in values:
+            try:
+                shape = solve({**partial, name: value}, budget, ffn_tolerance)
+            except ValueError:  # this pattern cannot have this depth
+                continue
+            if shape is not None:
+                yield f"{name}={value} ({shape.hidden_size} wide, FFN {shape.intermediate_size})"
+                return
+
+    depth = "num_blocks" if partial.get("num_blocks") else "num_hidden_layers"
+    if partial.get(depth) and partial.get("layer_map") is None:
+        yield from first(depth, _fewer(partial[depth], 32))
+        yield from first(depth, _more(partial[depth]))
+    if "hidden_size" in partial:
+        yield from _without_width(partial, budget, ffn_tolerance)
+    elif partial.get("num_attention_heads") is None:
+        head_dim = _Heads.of(partial, budget).head_dim or 0
+        smaller = {k: v for k, v in partial.items() if k != "head_dim_scale"}
+        partial = smaller if "head_dim_scale" in partial else partial
+        yield from first("head_dim", (head_dim >> i for i in range(1, 6) if head_dim >> i >= 4))
+    yield from first("vocab_size", _fewer(partial["vocab_size"], 8))
+
+
+def _without_width(
+    partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float
+) -> Iterator[str]:
+    shape = solve({k: v for k, v in partial.items() if k not in SIZES}, budget, ffn_tolerance)
+    if shape is not None:
+        yield f"hidden_size={shape.hidden_size} with intermediate_size={shape.intermediate_size}"
+
+
+def _fewer(value: int, fineness: int) -> Iterator[int]:
+    """Downwards from below `value`, one by one and, far from 1, in steps of a fraction of it."""
+    while value > 1:
+        value -= max(1, value // fineness)
+        yield value
+
+
+def _more(value: int) -> Iterator[int]:
+    """Upwards from above `value`, one by one at first, until it is no neighbour any more."""
+    last = 8 * value + 64
+    while value < last:
+        value += max(1, value // 32)
+        yield value
