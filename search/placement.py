@@ -1,11 +1,20 @@
 """Where and how a run is executed: what may change its speed but not its meaning."""
 
-from dataclasses import dataclass
+import os
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+from search.record import Recipe
+
+CPU_TOKENS = 1024
+"""Tokens in a micro-batch on a CPU: their activations stay in its cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Device choices of one worker. None and `auto` are settled on the machine and pinned by the checkpoint."""
+    """Device choices of one worker. None and `auto` are settled on the machine; checkpoints pin
+    them."""
 
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: CUDA where there is one."""
@@ -16,4 +25,86 @@ class Placement:
     attention: str = "auto"
     """`sdpa` (torch's fused kernel), `matmul` (two batched products), or `auto`."""
     compile: str = "auto"
-    """`yes`, `no`, or `auto`: where a compiler is there and the run is long enough to pay for it."""
+    """`yes`, `no`, or `auto`: on a GPU; on a CPU the compiler costs more than a proxy run gains."""
+    checkpoint_s: float = 20.0
+    """Seconds between checkpoints: the most that a kill can lose."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("device", ("auto", "cpu", "cuda")),
+            ("attention", ("auto", "sdpa", "matmul")),
+            ("compile", ("auto", "yes", "no")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"placement.{name} must be one of {', '.join(choices)}, "
+                    f"but got {getattr(self, name)!r}"
+                )
+        for name in ("threads", "micro_batch", "checkpoint_s"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"placement.{name} must be positive, but got {value}")
+
+
+def settle(placement: Placement, recipe: Recipe) -> Placement:
+    """The placement with nothing left open on this machine.
+
+    Raises:
+        ValueError: a device that is not there.
+    """
+    import torch  # the parent process and reports do without it
+
+    cuda = torch.cuda.is_available()
+    if placement.device == "cuda" and not cuda:
+        raise ValueError("placement.device must be there, but got cuda and no GPU is seen; use cpu")
+    on_gpu = cuda and placement.device != "cpu"
+    share = max(1, recipe.batch_size // world())
+    fits = share if on_gpu else min(share, max(1, CPU_TOKENS // recipe.seq_len))
+    settled = replace(
+        placement,
+        device="cuda" if on_gpu else "cpu",
+        threads=placement.threads or torch.get_num_threads(),
+        micro_batch=placement.micro_batch or fits,
+        attention=_or(placement.attention, "sdpa" if on_gpu else "matmul"),
+        compile=_or(placement.compile, "yes" if on_gpu else "no"),
+    )
+    if settled.compile == "yes" and not on_gpu and shutil.which("g++") is None:
+        raise ValueError(
+            "placement.compile=yes needs g++ on a CPU, and none is found; use compile=no"
+        )
+    return settled
+
+
+def settle_precision(recipe: Recipe, placement: Placement) -> Recipe:
+    """The recipe with `precision=auto` replaced: bf16 on GPUs and on CPUs that multiply it
+    natively."""
+    if recipe.precision != "auto":
+        return recipe
+    import torch
+
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    on_gpu = placement.device != "cpu" and torch.cuda.is_available()
+    return replace(recipe, precision="bf16" if on_gpu or native else "fp32")
+
+
+def autocast(placement: Placement, precision: str) -> AbstractContextManager[None]:
+    """The context in which a forward pass runs."""
+    import torch
+
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(placement.device, dtype=torch.bfloat16)
+
+
+def rank() -> int:
+    """This process among those of `torchrun`."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """How many processes `torchrun` started for this run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _or(given: str, default: str) -> str:
+    return default if given == "auto" else given

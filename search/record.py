@@ -26,7 +26,8 @@ NUMERICS_VERSION = 1
 """Part of every run's key. Raise it when a change of the code changes results."""
 
 FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
-"""A diverged run is final; a failed one (memory, a crash) is tried again when it is asked for again."""
+"""A diverged run is final; a failed one (memory, a crash) is tried again when it is asked for
+again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,8 @@ class Recipe:
     init_std: float = 0.02
     """Initial standard deviation of the base shape's matrices."""
     precision: str = "auto"
-    """`bf16` (autocast, float32 weights), `fp32`, or `auto`: bf16 where the hardware multiplies it faster."""
+    """`bf16` (autocast, float32 weights), `fp32`, or `auto`: bf16 where the hardware multiplies it
+    faster."""
     eval_tokens: int = 131072
     """Size of the fixed validation slice."""
     evaluations: int = 4
@@ -153,7 +155,8 @@ class Run:
 
 
 def architecture_id(arch: Architecture) -> str:
-    """Names an arm: the same for all seeds and recipes of one architecture. 10 hexadecimal digits."""
+    """Names an arm: the same for all seeds and recipes of one architecture. 10 hexadecimal
+    digits."""
     return _digest(arch.canonical())[:10]
 
 
@@ -265,12 +268,14 @@ def read_record(folder: Path) -> Record | None:
 
 
 def values_of_this_version(path: Path) -> bool:
-    """Whether a record was written under today's `NUMERICS_VERSION` (others keep their own keys)."""
+    """Whether a record was written under today's `NUMERICS_VERSION` (others keep their own
+    keys)."""
     return bool(json.loads(path.read_text()).get("numerics_version") == NUMERICS_VERSION)
 
 
 def usable_record(folder: Path) -> Record | None:
-    """The record of a run folder; a damaged one is set aside as `record.json.corrupt`, named, and not used."""
+    """The record of a run folder; a damaged one is set aside as `record.json.corrupt`, named, and
+    not used."""
     try:
         return read_record(folder)
     except CorruptRecord as error:
@@ -308,11 +313,13 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def load_records(runs: str | Path) -> pd.DataFrame:
-    """All records of a runs folder, one row per reading (a run without a reading has one row with blanks).
+    """All records of a runs folder, one row per reading (a run without a reading has one row with
+    blanks).
 
-    Columns: key, status, reason, seed, init_seed, data, tokens, val_loss, val_bpb, train_s, eval_s, tokens_per_s; the
-    architecture's and the cost's fields under their own names; the recipe's as `recipe_<name>`. Damaged records are
-    left out; `frame.attrs["corrupt"]` lists what is wrong with each.
+    Columns: key, status, reason, seed, init_seed, data, tokens, val_loss, val_bpb, train_s, eval_s,
+    tokens_per_s; the architecture's and the cost's fields under their own names; the recipe's as
+    `recipe_<name>`. Damaged records are left out; `frame.attrs["corrupt"]` lists what is wrong with
+    each.
     """
     rows: list[dict[str, Any]] = []
     corrupt: list[str] = []

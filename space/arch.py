@@ -27,17 +27,20 @@ class Architecture:
     vocab_size: int
     hidden_size: int
     num_blocks: int | None = None
-    """Distinct blocks: with scope `ffn` or `attention` the distinct halves of that kind. Default: as the layers give."""
+    """Distinct blocks: with scope `ffn` or `attention` the distinct halves of that kind. Default:
+    as the layers give."""
     num_hidden_layers: int | None = None
     """Layers executed. Default: as blocks, repeats and the sharing pattern give."""
     num_attention_heads: int
     num_key_value_heads: int | None = None
-    """Each serves a group of query heads. Default: as many as those, which is multi-head attention."""
+    """Each serves a group of query heads. Default: as many as those, which is multi-head
+    attention."""
     head_dim: int | None = None
     """Free of the width. Default: hidden_size / num_attention_heads."""
     intermediate_size: int
     hidden_act: str = "silu"
-    """`silu`: SwiGLU, three matrices (arXiv:2002.05202). `relu`, `gelu`: the plain FFN of two matrices."""
+    """`silu`: SwiGLU, three matrices (arXiv:2002.05202). `relu`, `gelu`: the plain FFN of two
+    matrices."""
     tie_word_embeddings: bool = True
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-5
@@ -50,7 +53,8 @@ class Architecture:
     """A pattern of `space.sharing.PATTERNS`, or `custom` with a layer map."""
     repeats: int = 1
     sharing_scope: str = "block"
-    """What a pattern shares: `block` (attention, FFN and, as `norms` says, both norms), `ffn` or `attention`."""
+    """What a pattern shares: `block` (attention, FFN and, as `norms` says, both norms), `ffn` or
+    `attention`."""
     norms: str = "block"
     """`block`: norms are shared with their half, as in MobileLLM; `layer`: each layer has its own.
     The halves that a scope leaves alone, and both norms with them, are one per layer."""
@@ -135,7 +139,8 @@ class Architecture:
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.yaml")))
             raise ValueError(
-                f"architecture must be one of {known}, or a path to a YAML file, but got {str(name)!r}"
+                f"architecture must be one of {known}, or a path to a YAML file, "
+                f"but got {str(name)!r}"
             )
         values = yaml.safe_load(path.read_text())
         if not isinstance(values, dict):
@@ -152,7 +157,8 @@ class Architecture:
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(
-                f"fields of an architecture must be among {', '.join(sorted(known))}, but got {unknown[0]!r}"
+                f"fields of an architecture must be among {', '.join(sorted(known))}, "
+                f"but got {unknown[0]!r}"
             )
         try:
             return cls(**values)
@@ -164,7 +170,8 @@ class Architecture:
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
     def canonical(self) -> dict[str, Any]:
-        """The fields that decide what is computed: the layer map stands for the pattern that made it."""
+        """The fields that decide what is computed: the layer map stands for the pattern that made
+        it."""
         described = ("sharing", "repeats", "num_blocks", "num_hidden_layers", "sharing_scope")
         values = {k: v for k, v in self.to_dict().items() if k not in described}
         unshared = self.layers == tuple((i, i) for i in range(self.num_layers))
@@ -198,8 +205,9 @@ class Architecture:
     def _derive_head_dim(self) -> None:
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                "num_attention_heads must divide hidden_size where head_dim is not given, but got "
-                f"{self.num_attention_heads} and {self.hidden_size}; choose a divisor or set head_dim"
+                "num_attention_heads must divide hidden_size where head_dim is not given, but "
+                f"got {self.num_attention_heads} and {self.hidden_size}; choose a divisor or set "
+                "head_dim"
             )
         self._derive("head_dim", self.hidden_size // self.num_attention_heads)
         if self.head_size < 2 or self.head_size % 2:
@@ -261,8 +269,9 @@ class Architecture:
         self._derive(name, value)
         if getattr(self, name) != value:
             raise ValueError(
-                f"{name} must be {value} for sharing={self.sharing}, scope {self.sharing_scope} and "
-                f"{self.repeats} repeats, but got {getattr(self, name)}; leave it out or change the others"
+                f"{name} must be {value} for sharing={self.sharing}, scope {self.sharing_scope} "
+                f"and {self.repeats} repeats, but got {getattr(self, name)}; leave it out or "
+                "change the others"
             )
 
 

@@ -25,7 +25,8 @@ T = TypeVar("T")
 def verb(name: str, schema: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]]:
     """Decorator: `main(config: schema)` becomes the Hydra app of `conf/<name>.yaml`.
 
-    The schema is stored as `<name>_schema`, which the YAML lists first in its `defaults`; `main` gets an instance of it.
+    The schema is stored as `<name>_schema`, which the YAML lists first in its `defaults`; `main`
+    gets an instance of it.
     """
     ConfigStore.instance().store(name=f"{name}_schema", node=schema)
 
@@ -59,7 +60,8 @@ def one_line_errors(
         OmegaConfBaseException,
     ),
 ) -> Iterator[None]:
-    """What is wrong in here with what the user gave ends the program with one line and exit code 2."""
+    """What is wrong in here with what the user gave ends the program with one line and exit code
+    2."""
     try:
         yield
     except tuple(kinds) as error:
@@ -74,7 +76,8 @@ def fail(error: BaseException | str) -> NoReturn:
 
 
 def describe(error: BaseException) -> str:
-    """One line for an error: its own message, and its cause's where Hydra hides what is wrong there."""
+    """One line for an error: its own message, and its cause's where Hydra hides what is wrong
+    there."""
     texts = [_first_lines(error)]
     cause: Any = error.__cause__
     if isinstance(error, HydraException) and cause is not None:

@@ -11,7 +11,8 @@ from space.arch import Architecture
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Counts of one architecture. "Parameters" are distinct weights, a tied or shared matrix counted once."""
+    """Counts of one architecture. "Parameters" are distinct weights, a tied or shared matrix
+    counted once."""
 
     parameters: int
     """All distinct weights: embeddings, blocks, norms, biases."""
@@ -21,15 +22,17 @@ class Cost:
     weight_bytes: int
     """`parameters` × bytes a weight."""
     forward_flops_per_token: int
-    """Matrix products of one forward pass over `seq_len` tokens, divided by them; a multiply-add is 2 FLOPs, causal
-    attention counts half of the square, a shared block once per use, the output matrix included, lookups free."""
+    """Matrix products of one forward pass over `seq_len` tokens, divided by them; a multiply-add is
+    2 FLOPs, causal attention counts half of the square, a shared block once per use, the output
+    matrix included, lookups free."""
     train_flops_per_token: int
     """Three times the forward pass: the backward pass needs two products for each."""
     kv_bytes_per_token: int
     """Keys and values kept for one token, one cache per *layer*, shared or not."""
     decode_bytes_per_token: int
-    """Moved from memory to decode one token after `seq_len` others: the weights of every layer (a half that the layer
-    before has just used is still at hand, and counted once), the output matrix, one embedding row, and the cache."""
+    """Moved from memory to decode one token after `seq_len` others: the weights of every layer (a
+    half that the layer before has just used is still at hand, and counted once), the output matrix,
+    one embedding row, and the cache."""
 
     @property
     def embedding_share(self) -> float:
@@ -73,7 +76,8 @@ def num_norms(arch: Architecture) -> int:
 
 @lru_cache(maxsize=65536)
 def cost(arch: Architecture, seq_len: int = 2048, dtype_bytes: int = 2) -> Cost:
-    """The cost of an architecture at a sequence length, with weights and cache of `dtype_bytes` bytes each.
+    """The cost of an architecture at a sequence length, with weights and cache of `dtype_bytes`
+    bytes each.
 
     Raises:
         ValueError: a length or size below one.

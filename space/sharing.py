@@ -1,7 +1,8 @@
 """Layer maps: which block each layer executes.
 
-A *sharing pattern* is a function from (blocks, repeats) to the order in which blocks are executed. The general
-form of all of them is the layer map, a pair (attention block, FFN block) for every layer.
+A *sharing pattern* is a function from (blocks, repeats) to the order in which blocks are executed.
+The general form of all of them is the layer map, a pair (attention block, FFN block) for every
+layer.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +20,8 @@ def none(blocks: int, repeats: int) -> Order:
 
 
 def immediate(blocks: int, repeats: int) -> Order:
-    """Each block `repeats` times in a row: 0 0 1 1 2 2 (MobileLLM-LS, arXiv:2402.14905; SEQUENCE)."""
+    """Each block `repeats` times in a row: 0 0 1 1 2 2 (MobileLLM-LS, arXiv:2402.14905;
+    SEQUENCE)."""
     return tuple(b for b in range(blocks) for _ in range(repeats))
 
 
@@ -35,12 +37,14 @@ def reverse(blocks: int, repeats: int) -> Order:
 
 
 def cycle_reverse(blocks: int, repeats: int) -> Order:
-    """The stack `repeats` times, the last pass reversed: 0 1 2 0 1 2 2 1 0 (CYCLE (REV), arXiv:2104.06022)."""
+    """The stack `repeats` times, the last pass reversed: 0 1 2 0 1 2 2 1 0 (CYCLE (REV),
+    arXiv:2104.06022)."""
     return tuple(range(blocks)) * (repeats - 1) + tuple(reversed(range(blocks)))
 
 
 def sandwich(blocks: int, repeats: int) -> Order:
-    """First and last block once, the one between `repeats` times: 0 1 1 2 (Subformer, arXiv:2101.00234)."""
+    """First and last block once, the one between `repeats` times: 0 1 1 2 (Subformer,
+    arXiv:2101.00234)."""
     _require(
         "sandwich", blocks == 3, "num_blocks must be 3", blocks, "for more use middle_sequence"
     )
@@ -48,7 +52,8 @@ def sandwich(blocks: int, repeats: int) -> Order:
 
 
 def middle_cycle(blocks: int, repeats: int) -> Order:
-    """First and last block once, the middle cycled: 0 1 2 1 2 3 (Mixture-of-Recursions, arXiv:2507.10524)."""
+    """First and last block once, the middle cycled: 0 1 2 1 2 3 (Mixture-of-Recursions,
+    arXiv:2507.10524)."""
     return _between_ends("middle_cycle", cycle, blocks, repeats)
 
 

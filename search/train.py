@@ -1,0 +1,409 @@
+"""The one training loop.
+
+CPU, one GPU, or several under `torchrun`: the same code. Step i of a run is a pure function of the
+run and the state before it, and a checkpoint holds that state; a run killed at any instant and
+resumed therefore gives, on CPU, losses bit-identical to those of one that was never killed.
+"""
+
+# B sequences in a micro-batch, T positions, V vocab_size
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from math import isfinite
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from search.data import Data, batch, validation_windows
+from torch import Tensor
+from torch.nn import functional as F
+
+from search.parametrise import initialise, lr_factor, parameter_groups
+from search.placement import Placement, autocast, rank, settle, world
+from search.record import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    Reading,
+    Record,
+    Run,
+    usable_record,
+    write_record,
+    write_run,
+)
+from space.model import Decoder
+
+Progress = Callable[[dict[str, Any]], None]
+Tokens = np.ndarray[Any, np.dtype[np.int64]]
+
+CURVE_POINTS = 200
+"""Training lines of `metrics.jsonl`, whatever the length of the run."""
+
+
+class Stop(Exception):
+    """Raised by a progress callback to stop a run, which leaves a checkpoint and passes it on."""
+
+
+class Diverged(Exception):
+    """The loss or the gradient is no longer finite. Caught by `train`, which records it."""
+
+
+def train(
+    run: Run, data: Data, folder: Path, *, placement: Placement, progress: Progress | None = None
+) -> Record:
+    """The record of a run: the one in its folder, or that of training it, going on from its
+    checkpoint.
+
+    Divergence, lack of memory and crashes of the run itself are recorded with their reason.
+
+    Raises:
+        Stop: passed on from `progress`, once a checkpoint is written.
+        OSError: the disk is full or cannot be written; the last checkpoint stays.
+    """
+    if (existing := usable_record(folder)) is not None and existing.final:
+        return existing
+    folder.mkdir(parents=True, exist_ok=True)
+    record = Record(run=run, status=FAILED, started=datetime.now(UTC).isoformat(timespec="seconds"))
+    training = None
+    try:
+        training = Training(run, data, folder, placement, progress or (lambda event: None))
+        training.to_the_end()
+        record = replace(record, status=FINISHED)
+    except Diverged as reason:
+        record = replace(record, status=DIVERGED, reason=str(reason))
+    except (Stop, OSError):
+        raise
+    except Exception as error:
+        (folder / "error.txt").write_text(traceback.format_exc())
+        record = replace(record, reason=_reason(error))
+    if training is not None:
+        record = replace(record, **training.outcome())
+    record = replace(record, data=data.describe(), commit=commit(), versions=versions())
+    if rank() == 0:
+        write_record(folder, record)
+        if record.final:
+            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return record
+
+
+@dataclass
+class State:
+    """What goes from one step to the next, besides weights and optimiser."""
+
+    step: int = 0
+    train_s: float = 0.0
+    eval_s: float = 0.0
+    compile_s: float = 0.0
+    metrics_bytes: int = 0
+    """Length of `metrics.jsonl` at the checkpoint; what a crash left behind it is cut off."""
+    readings: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Training:
+    """One run in progress."""
+
+    def __init__(
+        self, run: Run, data: Data, folder: Path, placement: Placement, progress: Progress
+    ) -> None:
+        self.run, self.recipe, self.data = run, run.recipe, data
+        self.folder, self.progress = folder, progress
+        saved = _load_checkpoint(folder)
+        self.placement = Placement(**saved["placement"]) if saved else settle(placement, run.recipe)
+        assert self.placement.threads is not None, "settled"
+        torch.set_num_threads(self.placement.threads)
+        self.model = _build(run, self.placement)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, run.recipe),
+            betas=(run.recipe.beta1, run.recipe.beta2),
+            fused=True,
+        )
+        self.state = State()
+        if saved:
+            self._restore(saved)
+        self.validation = validation_windows(data, run.recipe.seq_len, run.recipe.eval_tokens)
+
+    def to_the_end(self) -> None:
+        """Train what is left, then write the weights."""
+        if rank() == 0:
+            write_run(self.folder, self.run)
+        with self._open_metrics() as metrics, _process_group(self.placement):
+            self._loop(metrics)
+        if rank() == 0:
+            weights = {n: p.detach().cpu() for n, p in self.model.named_parameters()}
+            save_file(weights, self.folder / "weights.safetensors")
+
+    def outcome(self) -> dict[str, Any]:
+        """The fields of the record that the run itself decides."""
+        state = self.state
+        trained_s = max(state.train_s - state.compile_s, 1e-9)
+        return {
+            "readings": tuple(Reading(**r) for r in state.readings),
+            "train_s": state.train_s,
+            "eval_s": state.eval_s,
+            "compile_s": state.compile_s,
+            "tokens_per_s": state.step * self.recipe.tokens_per_step / trained_s,
+            "device": {**asdict(self.placement), "name": device_name(self.placement.device)},
+        }
+
+    def _loop(self, metrics: TextIO) -> None:
+        recipe, state = self.recipe, self.state
+        log_every = max(1, recipe.steps // CURVE_POINTS)
+        evaluate_at = {
+            recipe.steps * (i + 1) // recipe.evaluations for i in range(recipe.evaluations)
+        }
+        checkpointed = time.monotonic()
+        try:
+            while state.step < recipe.steps:
+                loss, norm, lr = self._timed_step()
+                if not (isfinite(loss) and isfinite(norm)):
+                    raise Diverged(f"loss {loss}, gradient norm {norm} at step {state.step}")
+                if state.step % log_every == 0 or state.step == recipe.steps:
+                    self._log(metrics, train_loss=loss, lr=lr, grad_norm=norm)
+                if state.step in evaluate_at:
+                    self._evaluate(metrics)
+                self._tell(loss)
+                if time.monotonic() - checkpointed > self.placement.checkpoint_s:
+                    self._checkpoint(metrics)
+                    checkpointed = time.monotonic()
+        except Stop:
+            self._checkpoint(metrics)
+            raise
+
+    def _timed_step(self) -> tuple[float, float, float]:
+        first = self.state.step == 0
+        started = time.perf_counter()
+        result = self._step()
+        seconds = time.perf_counter() - started
+        self.state.step += 1
+        self.state.train_s += seconds
+        if first and self.placement.compile == "yes":
+            self.state.compile_s = seconds  # the step itself is next to nothing beside it
+        return result
+
+    def _step(self) -> tuple[float, float, float]:
+        """One optimiser step: its loss (nats per token), gradient norm and base learning rate."""
+        recipe, step = self.recipe, self.state.step
+        inputs, targets = batch(self.data, self.run.seed, step, recipe.batch_size, recipe.seq_len)
+        factor = lr_factor(recipe, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        total = torch.zeros((), device=self.placement.device)
+        for rows in self._micro_batches(recipe.batch_size):
+            with autocast(self.placement, recipe.precision):
+                loss = self._nll(inputs[rows], targets[rows]).sum() / targets.size
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        if world() > 1:
+            self._sum_over_ranks(total)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(total), float(norm), recipe.lr * factor
+
+    def _nll(self, inputs: Tokens, targets: Tokens) -> Tensor:
+        """Negative log-likelihood (B·T) of each target, in nats. inputs, targets: (B, T) token
+        ids."""
+        x = torch.from_numpy(inputs).to(self.placement.device, non_blocking=True)
+        y = torch.from_numpy(targets).to(self.placement.device, non_blocking=True)
+        logits = self.model(x)  # (B, T, V)
+        return F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none")
+
+    def _micro_batches(self, sequences: int) -> Iterator[slice]:
+        """This rank's rows of a batch, a micro-batch at a time."""
+        assert self.placement.micro_batch is not None, "settled"
+        first, last = (sequences * r // world() for r in (rank(), rank() + 1))
+        for row in range(first, last, self.placement.micro_batch):
+            yield slice(row, min(last, row + self.placement.micro_batch))
+
+    def _sum_over_ranks(self, total: Tensor) -> None:
+        """Add up gradients and loss; each rank has done its share of the batch's sequences."""
+        parts = [p.grad for p in self.model.parameters() if p.grad is not None] + [total]
+        flat = torch.cat([part.flatten() for part in parts])
+        dist.all_reduce(flat)
+        for part, summed in zip(parts, flat.split([p.numel() for p in parts]), strict=True):
+            part.copy_(summed.view_as(part))
+
+    @torch.no_grad()
+    def _evaluate(self, metrics: TextIO) -> None:
+        """Score the fixed validation slice; at the end, where the rate has decayed, it is a
+        reading."""
+        started = time.perf_counter()
+        inputs, targets = self.validation
+        nll = torch.zeros((), device=self.placement.device, dtype=torch.float64)
+        for rows in self._micro_batches(len(inputs)):
+            with autocast(self.placement, self.recipe.precision):
+                nll += self._nll(inputs[rows], targets[rows]).double().sum()
+        if world() > 1:
+            dist.all_reduce(nll)
+        loss, bpb = self.data.score(float(nll), targets)
+        self.state.eval_s += time.perf_counter() - started
+        self._log(metrics, val_loss=loss, val_bpb=bpb)
+        if self.state.step == self.recipe.steps:
+            self.state.readings.append({"tokens": self._tokens(), "val_loss": loss, "val_bpb": bpb})
+
+    def _tokens(self) -> int:
+        return self.state.step * self.recipe.tokens_per_step
+
+    def _tell(self, loss: float) -> None:
+        state = self.state
+        self.progress(
+            {
+                "step": state.step,
+                "of": self.recipe.steps,
+                "tokens": self._tokens(),
+                "train_loss": loss,
+                "tokens_per_s": self._tokens() / state.train_s,
+            }
+        )
+
+    @contextmanager
+    def _open_metrics(self) -> Iterator[TextIO]:
+        """The curve's file, cut back to what the checkpoint knows."""
+        path = self.folder / "metrics.jsonl" if rank() == 0 else Path(os.devnull)
+        with open(path, "a+") as file:
+            if rank() == 0:
+                file.truncate(self.state.metrics_bytes)
+            yield file
+            _sync(file)
+
+    def _log(self, metrics: TextIO, **values: Any) -> None:
+        elapsed = self.state.train_s + self.state.eval_s
+        line = {"step": self.state.step, "tokens": self._tokens(), **values}
+        metrics.write(json.dumps({**line, "elapsed_s": round(elapsed, 3)}) + "\n")
+        metrics.flush()
+
+    def _checkpoint(self, metrics: TextIO) -> None:
+        """Replace the checkpoint: all of it is there, or the one before."""
+        if rank() != 0:
+            return
+        _sync(metrics)
+        self.state.metrics_bytes = metrics.tell()
+        folder = self.folder / "checkpoint"
+        folder.mkdir(exist_ok=True)
+        part = folder / "state.pt.part"
+        with open(part, "wb") as file:
+            torch.save(
+                {
+                    "weights": dict(self.model.named_parameters()),
+                    "optimizer": self.optimizer.state_dict(),
+                    "state": asdict(self.state),
+                    "placement": asdict(self.placement),
+                },
+                file,
+            )
+            _sync(file)
+        part.replace(folder / "state.pt")
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for name, p in self.model.named_parameters():
+                p.copy_(saved["weights"][name])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.state = State(**saved["state"])
+
+
+def _build(run: Run, placement: Placement) -> Decoder:
+    """The model with its initial weights, in the form that the placement asks for."""
+    assert run.init_seed is not None, "filled in by Run"
+    model = Decoder(run.architecture)
+    initialise(model, run.recipe, run.init_seed)
+    model.to(placement.device)
+    for layer in model.model.layers:
+        layer.self_attn.fused = placement.attention == "sdpa"
+        if placement.compile == "yes":
+            layer.compile(dynamic=False)  # compiled once, for all layers of this shape
+    return model
+
+
+def _load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The checkpoint of a run folder; a damaged one is set aside, named, and the run starts
+    over."""
+    path = folder / "checkpoint" / "state.pt"
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:  # torch raises many kinds for a damaged file
+        path.replace(path.with_suffix(".corrupt"))
+        print(f"warning: {path} cannot be read ({error}); it was set aside and the run starts over")
+        return None
+
+
+@contextmanager
+def _process_group(placement: Placement) -> Iterator[None]:
+    """Joins the processes that `torchrun` started; nothing where there is one."""
+    if world() == 1 or dist.is_initialized():
+        yield
+        return
+    if placement.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if placement.device == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    if file.name != os.devnull:
+        os.fsync(file.fileno())
+
+
+def _reason(error: Exception) -> str:
+    """One line: the kind of failure and what it says."""
+    lines = str(error).strip().splitlines()
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "memory" in str(error)
+    kind = "out of memory" if memory else type(error).__name__
+    return f"{kind}: {lines[0]}" if lines else kind
+
+
+@cache
+def commit() -> str | None:
+    """The commit that this code stands at, marked where files differ from it; None outside a
+    clone."""
+    root = Path(__file__).parent.parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what decides numbers."""
+    packages = ("torch", "numpy", "tokenizers", "optuna")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+@cache
+def device_name(kind: str) -> str:
+    """The processor's or the card's name."""
+    if kind == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(x.split(":")[1].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

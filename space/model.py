@@ -1,0 +1,242 @@
+"""The one decoder: a pre-norm Llama-like transformer that executes a layer map.
+
+Parameters carry Hugging Face's names, and a shared block appears under the name of each layer that
+executes it, so that `state_dict()` is a plain, unrolled Llama checkpoint.
+"""
+
+# B batch, T new positions, S all positions (cached ones first), D hidden_size, N
+# num_attention_heads, K num_key_value_heads, G = N / K, H head_dim, F intermediate_size, V
+# vocab_size
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from space.arch import Architecture
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "relu": F.relu,
+    "gelu": F.gelu,
+}
+
+
+class KVCache:
+    """Keys and values of the positions seen so far, one pair per *layer*: a block executed twice
+    has two."""
+
+    def __init__(self, num_layers: int) -> None:
+        self.keys: list[Tensor | None] = [None] * num_layers
+        self.values: list[Tensor | None] = [None] * num_layers
+
+    def __len__(self) -> int:
+        """Positions held."""
+        return 0 if self.keys[-1] is None else self.keys[-1].shape[2]
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append new keys and values (B, K, T, H) of a layer; return all of them (B, K, S, H)."""
+        old_k, old_v = self.keys[layer], self.values[layer]
+        k = k if old_k is None else torch.cat((old_k, k), dim=2)
+        v = v if old_v is None else torch.cat((old_v, v), dim=2)
+        self.keys[layer], self.values[layer] = k, v
+        return k, v
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a gain (arXiv:1910.07467)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Over the last dimension, in float32; the result has x's type."""
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        return (y * self.weight.float()).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention (arXiv:2305.13245) with rotary positions
+    (arXiv:2104.09864)."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        queries, keys = arch.num_attention_heads * arch.head_size, arch.kv_heads * arch.head_size
+        self.head_dim = arch.head_size
+        self.fused = True
+        self.q_proj = nn.Linear(arch.hidden_size, queries, bias=arch.attention_bias)
+        self.k_proj = nn.Linear(arch.hidden_size, keys, bias=arch.attention_bias)
+        self.v_proj = nn.Linear(arch.hidden_size, keys, bias=arch.attention_bias)
+        self.o_proj = nn.Linear(queries, arch.hidden_size, bias=False)
+        if arch.qk_norm:
+            self.q_norm = RMSNorm(arch.head_size, arch.rms_norm_eps)
+            self.k_norm = RMSNorm(arch.head_size, arch.rms_norm_eps)
+        self.qk_norm = arch.qk_norm
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, layer: int = 0, cache: KVCache | None = None
+    ) -> Tensor:
+        """x, result: (B, T, D); cos, sin: (T, H). `layer` says which part of the cache is this
+        one's."""
+        B, T, _ = x.shape
+        q = self.q_proj(x).view(B, T, -1, self.head_dim)  # (B, T, N, H)
+        k = self.k_proj(x).view(B, T, -1, self.head_dim)  # (B, T, K, H)
+        v = self.v_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, K, T, H)
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q = rotate(q.transpose(1, 2), cos, sin)  # (B, N, T, H)
+        k = rotate(k.transpose(1, 2), cos, sin)  # (B, K, T, H)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)  # (B, K, S, H)
+        attend = fused_attention if self.fused else matmul_attention
+        y = attend(q, k, v).transpose(1, 2).reshape(B, T, -1)  # (B, T, N·H)
+        return self.o_proj(y)  # type: ignore[no-any-return]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + H/2) by its position's angle, as Hugging Face's Llama does. x: (B,
+    heads, T, H)."""
+    a, b = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat((-b, a), dim=-1) * sin).to(x.dtype)
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """torch's kernel. q, result: (B, N, T, H); k, v: (B, K, S, H)."""
+    T, S = q.shape[2], k.shape[2]
+    if T == S:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    mask = causal_mask(T, S, q.device)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+
+
+def matmul_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Two batched products with a masked softmax between: faster than the fused kernel on CPUs,
+    once compiled.
+
+    The G query heads of a group share their keys, so they are stacked along T. Shapes as in
+    `fused_attention`.
+    """
+    B, N, T, H = q.shape
+    K, S = k.shape[1], k.shape[2]
+    stacked = q.reshape(B, K, -1, H)  # (B, K, G·T, H)
+    scores = (stacked @ k.transpose(2, 3)).view(B, K, -1, T, S).float() * H**-0.5
+    scores = scores.masked_fill(~causal_mask(T, S, q.device), float("-inf"))
+    weights = scores.softmax(-1).to(v.dtype).view(B, K, -1, S)  # (B, K, G·T, S)
+    return (weights @ v).view(B, N, T, H)
+
+
+def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
+    """Which of S positions each of the last T may look at: (T, S), True where it may."""
+    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+
+
+class MLP(nn.Module):
+    """The FFN: SwiGLU (arXiv:2002.05202) for `silu`, else two matrices with the activation
+    between."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        if arch.gated:
+            self.gate_proj = nn.Linear(arch.hidden_size, arch.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(arch.hidden_size, arch.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(arch.intermediate_size, arch.hidden_size, bias=False)
+        self.activation = ACTIVATIONS[arch.hidden_act]
+        self.gated = arch.gated
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x, result: (B, T, D)."""
+        y = self.activation(self.gate_proj(x)) * self.up_proj(x) if self.gated else None
+        return self.down_proj(self.activation(self.up_proj(x)) if y is None else y)  # type: ignore[no-any-return]
+
+
+class DecoderLayer(nn.Module):
+    """One execution of an attention half and an FFN half, each with its norm, on the residual
+    stream."""
+
+    def __init__(
+        self,
+        self_attn: Attention,
+        mlp: MLP,
+        input_layernorm: RMSNorm,
+        post_attention_layernorm: RMSNorm,
+    ) -> None:
+        super().__init__()
+        self.self_attn = self_attn
+        self.mlp = mlp
+        self.input_layernorm = input_layernorm
+        self.post_attention_layernorm = post_attention_layernorm
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, layer: int = 0, cache: KVCache | None = None
+    ) -> Tensor:
+        """x, result: (B, T, D); cos, sin: (T, H)."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, cache)
+        return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
+
+
+class Stack(nn.Module):
+    """Embedding, layers and final norm: what Hugging Face calls `model`."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(arch.vocab_size, arch.hidden_size)
+        self.layers = nn.ModuleList(_layers(arch))
+        self.norm = RMSNorm(arch.hidden_size, arch.rms_norm_eps)
+
+
+def _layers(arch: Architecture) -> list[DecoderLayer]:
+    """The layers of the map; those that share a half hold the same module."""
+    attentions = [Attention(arch) for _ in range(arch.num_attention_blocks)]
+    mlps = [MLP(arch) for _ in range(arch.num_ffn_blocks)]
+
+    def norms(owners: int) -> list[RMSNorm]:
+        count = arch.num_layers if arch.norms_per_layer else owners
+        return [RMSNorm(arch.hidden_size, arch.rms_norm_eps) for _ in range(count)]
+
+    before_attention, before_mlp = norms(len(attentions)), norms(len(mlps))
+    return [
+        DecoderLayer(
+            attentions[a],
+            mlps[f],
+            before_attention[layer if arch.norms_per_layer else a],
+            before_mlp[layer if arch.norms_per_layer else f],
+        )
+        for layer, (a, f) in enumerate(arch.layers)
+    ]
+
+
+class Decoder(nn.Module):
+    """A language model of the given architecture, with torch's default initial weights."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.arch = arch
+        self.model = Stack(arch)
+        self.lm_head = nn.Linear(arch.hidden_size, arch.vocab_size, bias=False)
+        if arch.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(self, input_ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Logits (B, T, V) for token ids (B, T), which follow those the cache holds."""
+        return self.lm_head(self.hidden(input_ids, cache))  # type: ignore[no-any-return]
+
+    def hidden(self, input_ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """The normed residual stream (B, T, D) that the output matrix reads."""
+        start = 0 if cache is None else len(cache)
+        x = self.model.embed_tokens(input_ids)  # (B, T, D)
+        cos, sin = self.rotary(start, input_ids.shape[1], x)
+        for i, layer in enumerate(self.model.layers):
+            x = layer(x, cos, sin, i, cache)
+        return self.model.norm(x)  # type: ignore[no-any-return]
+
+    def rotary(self, start: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (T, H) of each position's angles, computed in float32."""
+        half = torch.arange(0, self.arch.head_size, 2, device=like.device, dtype=torch.float32)
+        frequency = self.arch.rope_theta ** (-half / self.arch.head_size)
+        position = torch.arange(start, start + length, device=like.device, dtype=torch.float32)
+        angle = torch.outer(position, frequency).repeat(1, 2)
+        return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
