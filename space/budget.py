@@ -17,7 +17,7 @@ KINDS = ("parameters", "non_embedding_parameters")
 SUFFIXES = {"k": 10**3, "m": 10**6, "b": 10**9}
 
 ROUND_DEVIATION = 0.001
-"""`intermediate_size` is a multiple of the largest power of two that comes this near to the budget."""
+"""`intermediate_size` is a multiple of the largest power of two that comes this near the budget."""
 MAX_DEVIATION = 0.0015
 """Where none does, a multiple of 1 may come this near. One unit of FFN width is a coarse step below
 some million parameters, and a width at which it cannot come nearer is not on the budget."""
@@ -52,15 +52,13 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(
-                f"a budget's kind must be one of {', '.join(KINDS)}, not {self.kind!r}"
-            )
+            raise ValueError(f"budget must be of a kind {' or '.join(KINDS)}, not {self.kind!r}")
         if self.value < 1:
             raise ValueError(f"a budget must be at least 1, but got {self.value}")
 
     @classmethod
     def parse(cls, text: "str | int | float | Budget", kind: str = "parameters") -> "Budget":
-        """The budget that `125m`, `1.5b`, `124635456` or `non_embedding_parameters:100m` stands for.
+        """The budget of `125m`, `1.5b`, `124635456` or `non_embedding_parameters:100m`.
 
         Raises:
             ValueError: no number, an unknown suffix or kind, or less than one weight.
@@ -163,15 +161,22 @@ def with_shape(partial: Mapping[str, Any], shape: Shape) -> Architecture:
 
 
 def default_head_dim(budget: Budget) -> int:
-    """The power of two nearest to 64 · (budget / 125M)^¼, between 8 and 128: 16 at 1M, 64 at 125M, 128 at 2B."""
+    """The largest power of two up to 64 · (budget / 100M)^¼, between 8 and 128.
+
+    16 from 0.4M on, 32 from 6.25M, 64 from 100M, which is what MobileLLM has from 125M to 1.5B.
+    """
     low, high = HEAD_DIM_RANGE
-    wish = 64 * (budget.value / 125e6) ** 0.25
-    return min(max(2 ** round(log2(wish)), low), high)
+    exponent = floor(log2(64 * (budget.value / 100e6) ** 0.25))
+    return min(max(int(2.0**exponent), low), high)
 
 
-def default_ffn_ratio(gated: bool) -> float:
-    """Eight weights a squared width for either kind of FFN: three matrices of 8/3, or two of 4."""
-    return 8 / 3 if gated else 4.0
+def ffn_target(values: Mapping[str, Any]) -> float:
+    """The FFN ratio aimed at: the one given, or 8/3 for three matrices and 4 for two.
+
+    Either of these gives an FFN eight times the squared width.
+    """
+    gated = values.get("hidden_act", "silu") == "silu"
+    return float(values.get("ffn_ratio") or (8 / 3 if gated else 4))
 
 
 def ffn_multiple(arch: Architecture) -> int:
@@ -245,8 +250,8 @@ class _Heads:
 
 
 def _free_head_dim(given: Mapping[str, Any], budget: Budget, group: int) -> int:
-    """The default head dimension; where the width is given, the nearest power of two that divides it."""
-    wish = default_head_dim(budget) * given.get("head_dim_scale", 1)
+    """The default head dimension; where the width is given, the nearest that divides it."""
+    wish = float(default_head_dim(budget) * given.get("head_dim_scale", 1))
     if wish != int(wish) or wish < 2 or wish % 2:
         raise ValueError(
             "head_dim_scale must give an even head_dim of at least 2, but got "
@@ -263,7 +268,8 @@ def _free_head_dim(given: Mapping[str, Any], budget: Budget, group: int) -> int:
             f"hidden_size must be a multiple of {2 * group} for heads of an even size, "
             f"but got {width}; choose another or set head_dim"
         )
-    return min(usual, key=lambda p: abs(log(p / wish)))
+    nearest: int = min(usual, key=lambda p: abs(log(p / wish)))
+    return nearest
 
 
 @lru_cache(maxsize=65536)
@@ -315,7 +321,7 @@ class _Problem:
             heads=_Heads.of(partial, budget),
             hidden_size=partial.get("hidden_size"),
             intermediate_size=partial.get("intermediate_size"),
-            ffn_ratio=partial.get("ffn_ratio") or default_ffn_ratio(stand_in.gated),
+            ffn_ratio=ffn_target(partial),
             ffn_tolerance=inf if partial.get("hidden_size") else ffn_tolerance,
         )
 
@@ -369,7 +375,7 @@ class _Problem:
         return width * (self.embeddings + self.norms) + self.attention_blocks * attention
 
     def _close(self, width: int, rest: int, exact: float) -> int | None:
-        """The FFN width nearest to `exact`, in multiples of the largest power of two near enough."""
+        """The FFN width nearest to `exact`, a multiple of the largest power of two possible."""
         if self.intermediate_size is not None:
             near = self._deviation(width, rest, self.intermediate_size) <= MAX_DEVIATION
             return self.intermediate_size if near else None
@@ -466,7 +472,7 @@ def _explain(partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float) -
 def _alternatives(
     partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float
 ) -> Iterator[str]:
-    """Changes of one value each that make it fit: depth both ways, smaller heads, a smaller vocabulary."""
+    """Changes of one value that make it fit: depth both ways, smaller heads or vocabulary."""
 
     def first(name: str, values: Iterator[Any]) -> Iterator[str]:
         for value in values:

@@ -1,0 +1,457 @@
+"""The search space: axes from YAML, and the architectures on the budget that they span.
+
+A space is finite: every combination of the other axes (a *corner*) has its own ladder of depths
+that lie on the budget. Samplers see one distribution an axis, the same in every trial, and what
+they suggest is moved to the nearest architecture that the space has: nothing is rejected.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise, product
+from math import log
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, Self
+
+from space.arch import Architecture
+from space.budget import FFN_TOLERANCE, Budget, Shape, ffn_target, fit, solve, with_shape
+from space.cost import num_norms
+from space.sharing import PATTERNS, SCOPES
+
+SPACES = Path(__file__).parent.parent / "conf" / "space"
+DEPTH = "num_blocks"
+AXES = (
+    DEPTH,
+    "sharing",
+    "heads_per_kv",
+    "heads_per_kv_target",
+    "head_dim",
+    "head_dim_scale",
+    "tie_word_embeddings",
+    "ffn_ratio",
+    "hidden_act",
+    "qk_norm",
+    "attention_bias",
+)
+"""What an axis may vary: whatever changes the shape and leaves the budget to be closed."""
+FIXED_BLOCKS = {"all": (1, 0), "sandwich": (3, 2)}
+"""Patterns of so many blocks, so many of them not repeated: the depth axis counts their layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceConfig:
+    """Schema of the files in `conf/space/`."""
+
+    name: str
+    axes: dict[str, Any]
+    """Name of each free value: a list of values; `{low, high}`, every whole number between; or, for
+    `num_blocks`, `{low, high, rungs}`, so many well-proportioned depths between."""
+    fixed: dict[str, Any] = field(default_factory=dict)
+    """What all architectures of the space share: whatever `space.budget.fit` understands."""
+    ffn_tolerance: float = FFN_TOLERANCE
+    """Factor of its target within which the FFN ratio stays; where it cannot, nothing fits."""
+
+
+class Trial(Protocol):
+    """What `suggest` needs of an Optuna trial."""
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int: ...
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture and the values of the axes that stand for it."""
+
+    params: dict[str, Any]
+    architecture: Architecture
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The values that one parameter may take."""
+
+    name: str
+    values: tuple[Any, ...]
+    """All of them, in their order; for a range every whole number."""
+    is_range: bool
+    rungs: int | None
+
+    @classmethod
+    def parse(cls, name: str, given: Any) -> Self:
+        """The axis of a list, or of a mapping with `low`, `high` and perhaps `rungs`.
+
+        Raises:
+            ValueError: an unknown name, no values, a value twice, or an empty range.
+        """
+        if name not in AXES:
+            raise ValueError(f"an axis must be one of {', '.join(AXES)}, but got {name!r}")
+        if isinstance(given, Mapping):
+            return cls._parse_range(name, given)
+        if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+            raise ValueError(
+                f"axis {name} must be a list of at least one value, or low and high, "
+                f"but got {given!r}; move a single value to fixed"
+            )
+        values = tuple(given)
+        if len({repr(v) for v in values}) < len(values):
+            raise ValueError(f"axis {name} must list each value once, but got {list(values)}")
+        numbers = all(type(v) is int for v in values)
+        return cls(name, tuple(sorted(values)) if numbers else values, False, None)
+
+    @classmethod
+    def _parse_range(cls, name: str, given: Mapping[str, Any]) -> Self:
+        if not {"low", "high"} <= set(given) <= {"low", "high", "rungs"}:
+            raise ValueError(
+                f"axis {name} must have low and high, and may have rungs, but got {dict(given)}"
+            )
+        if not all(type(v) is int for v in given.values()):
+            raise ValueError(f"axis {name} must have whole numbers, but got {dict(given)}")
+        low, high, rungs = given["low"], given["high"], given.get("rungs")
+        if not 1 <= low <= high:
+            raise ValueError(f"axis {name} must have 1 <= low <= high, but got {low} and {high}")
+        if rungs is not None and (name != DEPTH or rungs < 1):
+            raise ValueError(f"only {DEPTH} has rungs, at least 1, but got {rungs} for {name}")
+        return cls(name, tuple(range(low, high + 1)), True, rungs)
+
+    def suggest(self, trial: Trial) -> Any:
+        """A value, from a distribution that is the same in every trial.
+
+        Whole numbers are drawn as such, so that samplers know their order: evenly spaced ones with
+        their step, a range or an uneven list by ratio.
+        """
+        if not all(type(v) is int for v in self.values):
+            return trial.suggest_categorical(self.name, list(self.values))
+        low, high = self.values[0], self.values[-1]
+        steps = {b - a for a, b in pairwise(self.values)}
+        if self.is_range or len(steps) > 1:
+            return trial.suggest_int(self.name, low, high, log=True)
+        return trial.suggest_int(self.name, low, high, step=max(steps, default=1))
+
+    def index(self, value: Any) -> int:
+        """Place of the value in the axis, for numbers of the nearest one by ratio.
+
+        Raises:
+            ValueError: no such value.
+        """
+        numbers = (int, float)
+        if type(value) in numbers and all(type(v) in numbers and v > 0 for v in self.values):
+            if value > 0:
+                return min(range(len(self.values)), key=lambda i: abs(log(value / self.values[i])))
+        if value not in self.values:
+            raise ValueError(
+                f"{self.name} must be one of {', '.join(map(str, self.values))}, but got {value!r}"
+            )
+        return self.values.index(value)
+
+
+Corner = tuple[int, ...]
+"""Index of the value of each axis but depth, in the order of the axes."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """All architectures that the axes span on one budget.
+
+    Raises:
+        ValueError: unknown axes or fields, empty axes, or axes whose values all miss the budget.
+    """
+
+    name: str
+    budget: Budget
+    vocab_size: int
+    axes: dict[str, Any]
+    fixed: dict[str, Any] = field(default_factory=dict)
+    ffn_tolerance: float = FFN_TOLERANCE
+
+    def __post_init__(self) -> None:
+        if not self.axes:
+            raise ValueError(f"space {self.name} must have at least one axis, but has none")
+        if twice := sorted(set(self.axes) & set(self.fixed)):
+            raise ValueError(f"{twice[0]} must be an axis or fixed, but is both; remove one")
+        if DEPTH not in {*self.axes, *self.fixed}:
+            raise ValueError(f"{DEPTH} must be an axis or fixed, but is neither")
+        if not self.candidates():
+            self._raise_unfit()
+
+    @classmethod
+    def from_config(
+        cls, config: SpaceConfig | Mapping[str, Any], budget: Budget | str, vocab_size: int
+    ) -> Self:
+        """The space of a file's content, as a mapping or as Hydra gives it.
+
+        Raises:
+            ValueError: content that describes no space.
+        """
+        if not isinstance(config, SpaceConfig):
+            known = set(SpaceConfig.__dataclass_fields__)
+            if unknown := sorted(set(config) - known):
+                raise ValueError(
+                    f"a space has {', '.join(sorted(known))}, but this one has {unknown[0]!r}"
+                )
+            if missing := sorted({"name", "axes"} - set(config)):
+                raise ValueError(f"a space must have {missing[0]}, but this one has none")
+            config = SpaceConfig(**config)
+        return cls(
+            name=config.name,
+            budget=Budget.parse(budget),
+            vocab_size=vocab_size,
+            axes=dict(config.axes or {}),
+            fixed=dict(config.fixed or {}),
+            ffn_tolerance=config.ffn_tolerance,
+        )
+
+    @classmethod
+    def from_yaml(cls, name: str | Path, budget: Budget | str, vocab_size: int) -> Self:
+        """The space of `conf/space/<name>.yaml`, or of a YAML file given by its path.
+
+        Raises:
+            ValueError: no such file, or one that describes no space.
+        """
+        import yaml  # not needed by whoever has the content already
+
+        path = Path(name)
+        if path.suffix not in (".yaml", ".yml"):
+            path = SPACES / f"{name}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in SPACES.glob("*.yaml")))
+            raise ValueError(f"space must be one of {known}, or a path, but got {str(name)!r}")
+        content = yaml.safe_load(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} must hold the name, axes and fixed values of a space")
+        return cls.from_config(content, budget, vocab_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that decides which architectures the space has, in plain types."""
+        return {
+            "name": self.name,
+            "budget": {"kind": self.budget.kind, "value": self.budget.value},
+            "vocab_size": self.vocab_size,
+            "axes": self.axes,
+            "fixed": self.fixed,
+            "ffn_tolerance": self.ffn_tolerance,
+        }
+
+    @property
+    def size(self) -> int:
+        """Number of architectures."""
+        return len(self.candidates())
+
+    def enumerate(self) -> list[Architecture]:
+        """Every architecture of the space once, in the order of the axes."""
+        return [c.architecture for c in self.candidates()]
+
+    def candidates(self) -> list[Candidate]:
+        """`enumerate()` with the values of the axes, from which `architecture` gives it back."""
+        return self._candidates
+
+    def suggest(self, trial: Trial) -> Architecture:
+        """The architecture of the space nearest to what the trial's sampler draws."""
+        return self.architecture({name: axis.suggest(trial) for name, axis in self._axes.items()})
+
+    def architecture(self, params: Mapping[str, Any]) -> Architecture:
+        """The architecture nearest to these values of the axes: see `candidate`."""
+        return self.candidate(params).architecture
+
+    def candidate(self, params: Mapping[str, Any]) -> Candidate:
+        """The candidate nearest to these values of the axes, with its own values.
+
+        All values but the depth are kept, and the nearest depth (by ratio) that they have on the
+        budget is taken; where they have none, the values that differ in the fewest axes are.
+
+        Raises:
+            ValueError: an axis missing or unknown, or a value that is none of the axis.
+        """
+        if set(params) != set(self.axes):
+            raise ValueError(
+                f"params must have the axes {', '.join(self.axes)}, but got {', '.join(params)}"
+            )
+        wished = tuple(axis.index(params[axis.name]) for axis in self._sides)
+        ladder = self._table[self._nearest_corner(wished)]
+        depth = params.get(DEPTH, self.fixed.get(DEPTH))
+        if not isinstance(depth, int) or depth < 1:
+            raise ValueError(f"{DEPTH} must be a whole number of at least 1, but got {depth!r}")
+        return ladder[min(ladder, key=lambda d: (abs(log(d / depth)), d))]
+
+    @cached_property
+    def _axes(self) -> dict[str, Axis]:
+        return {name: Axis.parse(name, given) for name, given in self.axes.items()}
+
+    @cached_property
+    def _sides(self) -> list[Axis]:
+        """All axes but depth."""
+        return [axis for name, axis in self._axes.items() if name != DEPTH]
+
+    @cached_property
+    def _table(self) -> dict[Corner, dict[int, Candidate]]:
+        """The ladder of each corner that has one: candidate by depth.
+
+        Equal architectures (one block repeated in a row is also one cycled) are one candidate.
+        """
+        first: dict[Any, Candidate] = {}
+        table = {}
+        for corner in product(*(range(len(axis.values)) for axis in self._sides)):
+            ladder = {}
+            for depth, shape in self._ladder(corner).items():
+                arch = with_shape(self._partial(corner, depth) or {}, shape)
+                candidate = Candidate(self._params(corner, depth), arch)
+                ladder[depth] = first.setdefault(_content(arch), candidate)
+            if ladder:
+                table[corner] = ladder
+        return table
+
+    @cached_property
+    def _candidates(self) -> list[Candidate]:
+        unique = {id(c): c for ladder in self._table.values() for c in ladder.values()}
+        return sorted(unique.values(), key=self._order)
+
+    def _order(self, candidate: Candidate) -> list[int]:
+        return [
+            candidate.params[name] if name == DEPTH else axis.values.index(candidate.params[name])
+            for name, axis in self._axes.items()
+        ]
+
+    def _nearest_corner(self, wished: Corner) -> Corner:
+        def distance(corner: Corner) -> tuple[int, int, Corner]:
+            steps = [abs(a - b) for a, b in zip(corner, wished, strict=True)]
+            return sum(s > 0 for s in steps), sum(steps), corner
+
+        return wished if wished in self._table else min(self._table, key=distance)
+
+    def _ladder(self, corner: Corner) -> dict[int, Shape]:
+        """The depths of a corner that the space keeps, with their sizes."""
+        axis = self._axes.get(DEPTH)
+        if axis is None:
+            return self._feasible(corner, [self.fixed[DEPTH]])
+        if axis.is_range:
+            feasible = self._feasible(corner, axis.values)
+            return feasible if axis.rungs is None else self._rungs(corner, feasible, axis.rungs)
+        exact = self._feasible(corner, axis.values)
+        if len(exact) == len(axis.values):
+            return exact
+        between = self._feasible(corner, range(axis.values[0], axis.values[-1] + 1))
+        taken = {min(between, key=lambda d: abs(log(d / v))) for v in axis.values if between}
+        return {depth: between[depth] for depth in sorted(taken)}
+
+    def _feasible(self, corner: Corner, depths: Sequence[int]) -> dict[int, Shape]:
+        found = {}
+        for depth in depths:
+            partial = self._partial(corner, depth)
+            shape = solve(partial, self.budget, self.ffn_tolerance) if partial else None
+            if shape is not None:
+                found[depth] = shape
+        return found
+
+    def _rungs(self, corner: Corner, feasible: dict[int, Shape], number: int) -> dict[int, Shape]:
+        """So many depths, spread by ratio, each with an FFN ratio near its target.
+
+        A width suits one depth best, and the other depths that share it pay with their FFN ratio:
+        each width keeps its best. Where more are left than wanted, of the closest pair one goes.
+        """
+        if not feasible:
+            return {}
+        target = ffn_target({**self.fixed, **self._params(corner, 1)})
+        drift = {d: abs(log(s.ffn_ratio / target)) for d, s in feasible.items()}
+        best: dict[int, float] = {}
+        for depth, shape in feasible.items():
+            width = shape.hidden_size
+            best[width] = min(best.get(width, drift[depth]), drift[depth])
+        # A pattern of fixed blocks has the same width at every depth: all of them are best.
+        kept = [d for d, s in feasible.items() if drift[d] < best[s.hidden_size] + 1e-3]
+        while len(kept) > number:
+            kept.remove(_most_crowded(kept, drift))
+        return {depth: feasible[depth] for depth in kept}
+
+    def _params(self, corner: Corner, depth: int) -> dict[str, Any]:
+        sides = {a.name: a.values[i] for a, i in zip(self._sides, corner, strict=True)}
+        return {name: depth if name == DEPTH else sides[name] for name in self._axes}
+
+    def _partial(self, corner: Corner, depth: int) -> dict[str, Any] | None:
+        """What `fit` is given for a point, or None where its pattern cannot be so shallow."""
+        values = {**self.fixed, **self._params(corner, depth), "vocab_size": self.vocab_size}
+        if "sharing" in self.axes:
+            values |= parse_sharing(values["sharing"])
+        if values.get("sharing") in FIXED_BLOCKS:
+            blocks, once = FIXED_BLOCKS[values["sharing"]]
+            values |= {DEPTH: blocks, "repeats": depth - once}
+        return values if _is_possible(values) else None
+
+    def _raise_unfit(self) -> NoReturn:
+        """Say why the first of the space's points misses the budget, and what does not."""
+        corner = tuple(0 for _ in self._sides)
+        depths = self._axes[DEPTH].values if DEPTH in self._axes else (self.fixed[DEPTH],)
+        for depth in depths[len(depths) // 2 :]:
+            if partial := self._partial(corner, depth):
+                fit(partial, self.budget, ffn_tolerance=self.ffn_tolerance)
+        raise ValueError(
+            f"space {self.name} must have an architecture of {self.budget}, but none fits at "
+            f"{DEPTH} {depths[0]} to {depths[-1]}; widen its axes or its ffn_tolerance"
+        )
+
+
+_SHARING = re.compile(
+    r"(?:(?P<scope>\w+):\s*)?(?P<pattern>\w+)(?:\s+x(?P<repeats>\d+))?(?:,\s*norms=(?P<norms>\w+))?"
+)
+
+
+def parse_sharing(text: str) -> dict[str, Any]:
+    """The fields that `immediate x2`, `ffn: cycle x3` or `immediate x2, norms=layer` stand for.
+
+    One value says all of sharing, because not every combination of its four fields makes sense: an
+    axis of them is one choice to a sampler. Repeats left out are 2, and 1 for `none`.
+
+    Raises:
+        ValueError: something else.
+    """
+    match = _SHARING.fullmatch(str(text).strip())
+    known = match is not None and match["pattern"] in PATTERNS
+    if match is None or not known or (match["scope"] or "block") not in SCOPES:
+        raise ValueError(
+            "sharing must be written like none, immediate x2, ffn: cycle x3 or all, with a pattern "
+            f"of {', '.join(PATTERNS)} and a scope of {', '.join(SCOPES)}, but got {text!r}"
+        )
+    repeats = int(match["repeats"] or (1 if match["pattern"] == "none" else 2))
+    values: dict[str, Any] = {"sharing": match["pattern"], "repeats": repeats}
+    values["sharing_scope"] = match["scope"] or "block"
+    return values | ({"norms": match["norms"]} if match["norms"] else {})
+
+
+def _is_possible(values: Mapping[str, Any]) -> bool:
+    """Whether the sharing pattern allows these blocks and repeats."""
+    try:
+        PATTERNS[values.get("sharing", "none")](values[DEPTH], values.get("repeats", 1))
+    except ValueError:
+        return False
+    return bool(values.get("repeats", 1) >= 1)
+
+
+def _most_crowded(depths: Sequence[int], drift: Mapping[int, float]) -> int:
+    """Of the two depths nearest to each other (by ratio) the one with more drift; never an end."""
+    place = min(range(len(depths) - 1), key=lambda i: depths[i + 1] / depths[i])
+    left, right = depths[place], depths[place + 1]
+    if len(depths) > 2 and left == depths[0]:
+        return right
+    if len(depths) > 2 and right == depths[-1]:
+        return left
+    return max(left, right, key=lambda d: drift[d])
+
+
+def _content(arch: Architecture) -> tuple[Any, ...]:
+    """What tells architectures apart, whatever their sharing pattern is called."""
+    return (
+        arch.layers,
+        arch.hidden_size,
+        arch.num_attention_heads,
+        arch.kv_heads,
+        arch.head_size,
+        arch.intermediate_size,
+        arch.hidden_act,
+        arch.tie_word_embeddings,
+        arch.qk_norm,
+        arch.attention_bias,
+        num_norms(arch),
+    )
