@@ -1,0 +1,69 @@
+"""`python -m reports study=NAME`: rebuild a study's page, figures and tables from its records.
+
+The same records give the same bytes. Nothing here needs torch, so a report can be rebuilt on any
+machine that the records were copied to.
+"""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from reports import figures, page, tables
+from reports.answer import answer, weigh
+from reports.study import Study, read_study
+from space.cli import one_line_errors, verb
+
+
+@dataclass
+class ReportsConfig:
+    """What `conf/reports.yaml` holds."""
+
+    study: str | None = None
+    """Name of the study: its folder under `outputs`."""
+    outputs: str = "outputs"
+    runs: str | None = None
+    """The folder of the runs. Default: as `study.json` says."""
+
+
+@verb("reports", ReportsConfig)
+def main(config: ReportsConfig) -> None:
+    """Read a study, weigh its evidence, write what one looks at."""
+    with one_line_errors():
+        study = read_study(config.study, config.outputs, config.runs)
+    files = render(study)
+    with one_line_errors():
+        for name, content in files.items():
+            replace(study.folder / name, content)
+    print(" ".join(answer(study, weigh(study))))
+    print(f"report: {study.folder / 'report.html'}")
+
+
+def render(study: Study) -> dict[str, bytes]:
+    """The files of a report by name."""
+    evidence = weigh(study)
+    texts = {
+        "report.html": page.html(study, evidence),
+        "trials.csv": tables.trials_csv(study),
+        "table.md": tables.markdown(study, evidence),
+        "table.tex": tables.latex(study, evidence),
+    }
+    encoded = {name: text.encode() for name, text in texts.items()}
+    return encoded | figures.printed(study, evidence)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old one or the new one, never a part."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+if __name__ == "__main__":
+    main()
