@@ -39,14 +39,14 @@ FIXED_BLOCKS = {"all": (1, 0), "sandwich": (3, 2)}
 """Patterns of so many blocks, so many of them not repeated: the depth axis counts their layers."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class SpaceConfig:
     """Schema of the files in `conf/space/`."""
 
     name: str
     axes: dict[str, Any]
-    """Name of each free value: a list of values; `{low, high}`, every whole number between; or, for
-    `num_blocks`, `{low, high, rungs}`, so many well-proportioned depths between."""
+    """Name of each free value: a list of values; `2..40`, every whole number between; or, for
+    `num_blocks`, `2..40 in 10 rungs`, so many well-proportioned depths between."""
     fixed: dict[str, Any] = field(default_factory=dict)
     """What all architectures of the space share: whatever `space.budget.fit` understands."""
     ffn_tolerance: float = FFN_TOLERANCE
@@ -71,6 +71,9 @@ class Candidate:
     architecture: Architecture
 
 
+_RANGE = re.compile(r"(?P<low>\d+)\s*\.\.\s*(?P<high>\d+)(?:\s+in\s+(?P<rungs>\d+)\s+rungs?)?")
+
+
 @dataclass(frozen=True)
 class Axis:
     """The values that one parameter may take."""
@@ -83,24 +86,30 @@ class Axis:
 
     @classmethod
     def parse(cls, name: str, given: Any) -> Self:
-        """The axis of a list, or of a mapping with `low`, `high` and perhaps `rungs`.
+        """The axis of a list, of `2..40`, or of `2..40 in 10 rungs`.
+
+        A range may also be a mapping with `low`, `high` and perhaps `rungs`.
 
         Raises:
             ValueError: an unknown name, no values, a value twice, or an empty range.
         """
         if name not in AXES:
             raise ValueError(f"an axis must be one of {', '.join(AXES)}, but got {name!r}")
+        if isinstance(given, str) and (match := _RANGE.fullmatch(given.strip())):
+            given = {k: int(v) for k, v in match.groupdict().items() if v is not None}
         if isinstance(given, Mapping):
             return cls._parse_range(name, given)
         if not isinstance(given, Sequence) or isinstance(given, str) or not given:
             raise ValueError(
-                f"axis {name} must be a list of at least one value, or low and high, "
-                f"but got {given!r}; move a single value to fixed"
+                f"axis {name} must be a list of at least one value or a range such as 2..40, "
+                f"but got {given!r}"
             )
         values = tuple(given)
         if len({repr(v) for v in values}) < len(values):
             raise ValueError(f"axis {name} must list each value once, but got {list(values)}")
         numbers = all(type(v) is int for v in values)
+        if name == DEPTH and not (numbers and min(values) >= 1):
+            raise ValueError(f"axis {name} must have whole numbers from 1 on, but got {given}")
         return cls(name, tuple(sorted(values)) if numbers else values, False, None)
 
     @classmethod
@@ -350,7 +359,7 @@ class Space:
         """So many depths, spread by ratio, each with an FFN ratio near its target.
 
         A width suits one depth best, and the other depths that share it pay with their FFN ratio:
-        each width keeps its best. Where more are left than wanted, of the closest pair one goes.
+        each width keeps its best. Where more are left than wanted, the most crowded go.
         """
         if not feasible:
             return {}
@@ -420,6 +429,15 @@ def parse_sharing(text: str) -> dict[str, Any]:
     return values | ({"norms": match["norms"]} if match["norms"] else {})
 
 
+def describe_sharing(arch: Architecture) -> str:
+    """The text that `parse_sharing` understands, or `custom`."""
+    if arch.sharing in ("none", "custom"):
+        return arch.sharing
+    scope = "" if arch.sharing_scope == "block" else f"{arch.sharing_scope}: "
+    norms = ", norms=layer" if arch.norms == "layer" and not scope else ""
+    return f"{scope}{arch.sharing} x{arch.repeats}{norms}"
+
+
 def _is_possible(values: Mapping[str, Any]) -> bool:
     """Whether the sharing pattern allows these blocks and repeats."""
     try:
@@ -430,14 +448,11 @@ def _is_possible(values: Mapping[str, Any]) -> bool:
 
 
 def _most_crowded(depths: Sequence[int], drift: Mapping[int, float]) -> int:
-    """Of the two depths nearest to each other (by ratio) the one with more drift; never an end."""
-    place = min(range(len(depths) - 1), key=lambda i: depths[i + 1] / depths[i])
-    left, right = depths[place], depths[place + 1]
-    if len(depths) > 2 and left == depths[0]:
-        return right
-    if len(depths) > 2 and right == depths[-1]:
-        return left
-    return max(left, right, key=lambda d: drift[d])
+    """The depth between the closest neighbours (by ratio), sooner one with drift; never an end."""
+    if len(depths) <= 2:
+        return max(depths, key=lambda d: drift[d])
+    between = zip(depths, depths[1:], depths[2:], strict=False)
+    return min(between, key=lambda near: log(near[2] / near[0]) - drift[near[1]])[1]
 
 
 def _content(arch: Architecture) -> tuple[Any, ...]:

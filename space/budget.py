@@ -452,7 +452,7 @@ def _explain(partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float) -
     problem = _Problem.of(partial, budget, ffn_tolerance)
     narrowest = problem.hidden_size or problem.heads.step
     embeddings = narrowest * problem.embeddings
-    if embeddings >= budget.value:
+    if 2 * embeddings >= budget.value:
         reason = f"the embeddings alone are {embeddings:,} at width {narrowest}"
     elif problem.hidden_size or problem.intermediate_size:
         reason = "no other size can close it"

@@ -1,0 +1,261 @@
+"""`python -m space`: the ladder of architectures on a budget, or one architecture taken apart."""
+
+import csv
+import io
+import json
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from space.arch import Architecture
+from space.axes import Candidate, Space, SpaceConfig, describe_sharing
+from space.budget import ffn_multiple, ffn_target
+from space.cli import one_line_errors, verb
+from space.cost import cost, num_norms, parts
+
+FORMATS = ("table", "markdown", "csv", "json")
+
+Row = dict[str, Any]
+"""One architecture: its fields, its cost and what follows from them, each under its own name."""
+
+
+@dataclass
+class Config:
+    """What `conf/space.yaml` holds."""
+
+    space: SpaceConfig
+    architecture: dict[str, Any] | None = None
+    architecture_file: str | None = None
+    budget: str = "125m"
+    vocab_size: int = 32000
+    seq_len: int = 2048
+    dtype_bytes: int = 2
+    format: str = "table"
+
+
+@verb("space", Config)
+def main(config: Config) -> None:
+    """Print an architecture where one is asked for, and else the ladder of the space."""
+    with one_line_errors():
+        if config.format not in FORMATS:
+            raise ValueError(
+                f"format must be one of {', '.join(FORMATS)}, but got {config.format!r}"
+            )
+        arch = _architecture(config)
+        if arch is not None:
+            text = show_architecture(arch, config)
+        else:
+            text = show_ladder(
+                Space.from_config(config.space, config.budget, config.vocab_size), config
+            )
+    print(text)
+
+
+def _architecture(config: Config) -> Architecture | None:
+    if config.architecture_file is not None:
+        return Architecture.from_yaml(config.architecture_file)
+    if config.architecture is not None:
+        return Architecture.from_dict(config.architecture)
+    return None
+
+
+def show_ladder(space: Space, config: Config) -> str:
+    """The architectures of a space, a row each."""
+    rows = [_candidate_row(space, candidate, config) for candidate in space.candidates()]
+    if config.format in ("csv", "json"):
+        return f"[{', '.join(map(_json, rows))}]" if config.format == "json" else _csv(rows)
+    shared = any(row["sharing"] != "none" for row in rows)
+    columns = [c for c in LADDER if c.name != "sharing_pattern" or shared]
+    title = (
+        f"{space.size} architectures of {space.budget}, space {space.name}, "
+        f"vocabulary {space.vocab_size:,}.\nFLOPs, KV bytes and bytes moved: a token, "
+        f"at {config.seq_len:,} tokens of context and {config.dtype_bytes} bytes a weight."
+    )
+    return f"{title}\n\n{_table(columns, rows, config.format)}"
+
+
+def show_architecture(arch: Architecture, config: Config) -> str:
+    """One architecture: its parts, its cost and its layer map."""
+    row = _row(arch, config)
+    if config.format in ("csv", "json"):
+        return _json(row) if config.format == "json" else _csv([row])
+    context = f"{config.seq_len:,} tokens of context, {config.dtype_bytes} bytes a weight"
+    pieces = [
+        _table(SHAPE, [row], config.format),
+        _table(PARTS, _part_rows(arch), config.format),
+        f"Cost at {context}:",
+        _table(COST, _cost_rows(row), config.format),
+        draw_layers(arch),
+    ]
+    return "\n\n".join(pieces)
+
+
+def draw_layers(arch: Architecture) -> str:
+    """The layer map: the block of every layer in turn, halves apart where they differ."""
+    attention, ffn = zip(*arch.layers, strict=True)
+    halves = {"blocks": attention} if attention == ffn else {"attention": attention, "FFN": ffn}
+    width = max(len(name) for name in halves) + 2
+    lines = [f"Layer map, {arch.num_layers} layers ({describe_sharing(arch)}):"]
+    for name, blocks in halves.items():
+        first, rest = f"{name + ':':<{width}}", " " * width
+        text = " ".join(map(str, blocks))
+        lines.append(textwrap.fill(text, 100, initial_indent=first, subsequent_indent=rest))
+    return "\n".join(lines)
+
+
+def _row(arch: Architecture, config: Config) -> Row:
+    counts = cost(arch, config.seq_len, config.dtype_bytes)
+    values = arch.to_dict() | asdict(counts)
+    values["embedding_share"] = counts.embedding_share
+    values["ffn_multiple"] = ffn_multiple(arch)
+    values["ffn_drift"] = arch.ffn_ratio / ffn_target({"hidden_act": arch.hidden_act}) - 1
+    return values
+
+
+def _candidate_row(space: Space, candidate: Candidate, config: Config) -> Row:
+    values = _row(candidate.architecture, config)
+    target = ffn_target({**space.fixed, **candidate.params})
+    values["ffn_drift"] = candidate.architecture.ffn_ratio / target - 1
+    values["deviation"] = space.budget.deviation(candidate.architecture)
+    values["sharing_pattern"] = describe_sharing(candidate.architecture)
+    return values
+
+
+def _part_rows(arch: Architecture) -> list[Row]:
+    """Each part: how large one is, how many there are, how often they are used."""
+    part, layers = parts(arch), arch.num_layers
+    total = cost(arch).parameters
+    sizes = [
+        ("embedding", part.embedding, 1, 1),
+        ("attention", part.attention, arch.num_attention_blocks, layers),
+        ("FFN", part.ffn, arch.num_ffn_blocks, layers),
+        ("norms", part.norm, num_norms(arch) + 1, 2 * layers + 1),
+        ("output", part.output, 0 if arch.tie_word_embeddings else 1, 1),
+    ]
+    rows: list[Row] = [
+        {"part": name, "one": one, "distinct": n, "uses": uses, "parameters": n * one}
+        for name, one, n, uses in sizes
+    ]
+    if arch.tie_word_embeddings:
+        rows[-1] |= {"part": "output (the embedding)", "one": part.embedding}
+    rows.append({"part": "all", "one": "", "distinct": "", "uses": "", "parameters": total})
+    return [row | {"share": row["parameters"] / total} for row in rows]
+
+
+def _cost_rows(row: Row) -> list[Row]:
+    names = (
+        "parameters",
+        "embedding_parameters",
+        "non_embedding_parameters",
+        "weight_bytes",
+        "forward_flops_per_token",
+        "train_flops_per_token",
+        "kv_bytes_per_token",
+        "decode_bytes_per_token",
+    )
+    return [{"cost": name, "value": row[name]} for name in names]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table for people."""
+
+    name: str
+    """The value's name in a row."""
+    head: str
+    text: Callable[[Any], str] = str
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _short(value: float) -> str:
+    """Three digits and a unit's prefix: 12.3M."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if value < 999.5 or prefix == "T":
+            break
+        value /= 1000
+    digits = 0 if prefix == "" or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f}{prefix}"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+SHAPE = [
+    Column("num_blocks", "blocks"),
+    Column("num_hidden_layers", "layers"),
+    Column("hidden_size", "width"),
+    Column("num_attention_heads", "heads"),
+    Column("num_key_value_heads", "kv"),
+    Column("head_dim", "dim"),
+    Column("intermediate_size", "FFN"),
+    Column("ffn_multiple", "× of"),
+    Column("ffn_drift", "drift", lambda v: f"{v:+.1%}"),
+    Column("vocab_size", "vocabulary", _count),
+    Column("tie_word_embeddings", "tied", _yes),
+]
+LADDER = [
+    *(c for c in SHAPE if c.name != "vocab_size"),
+    Column("sharing_pattern", "sharing"),
+    Column("parameters", "parameters", _count),
+    Column("deviation", "deviation", lambda v: f"{v:+.3%}"),
+    Column("embedding_share", "embeddings", _percent),
+    Column("forward_flops_per_token", "FLOPs", _short),
+    Column("kv_bytes_per_token", "KV bytes", _short),
+    Column("decode_bytes_per_token", "moved", _short),
+]
+PARTS = [
+    Column("part", "part"),
+    Column("one", "one has", _count),
+    Column("distinct", "distinct"),
+    Column("uses", "uses"),
+    Column("parameters", "parameters", _count),
+    Column("share", "share", _percent),
+]
+COST = [Column("cost", "cost"), Column("value", "value", _count)]
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Row], style: str) -> str:
+    """A table for people: aligned text, or Markdown that is aligned as well."""
+    cells = [[c.head for c in columns]]
+    cells += [[c.text(row[c.name]) for c in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [not isinstance(rows[0][c.name], str) for c in columns]
+    lines = [
+        [t.rjust(w) if n else t.ljust(w) for t, w, n in zip(line, widths, numeric, strict=True)]
+        for line in cells
+    ]
+    if style == "table":
+        lines.insert(1, ["-" * w for w in widths])
+        return "\n".join("  ".join(line).rstrip() for line in lines)
+    rule = ["-" * (w - 1) + (":" if n else "-") for w, n in zip(widths, numeric, strict=True)]
+    lines.insert(1, rule)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    """All values but the layer map, unrounded, under their own names."""
+    names = [name for name in rows[0] if name != "layer_map"]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().rstrip()
+
+
+def _json(row: Row) -> str:
+    """An object of a line for each value: a layer map would take hundreds if indented."""
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in row.items()]
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+if __name__ == "__main__":
+    main()
