@@ -180,6 +180,9 @@ class Space:
     def __post_init__(self) -> None:
         if not self.axes:
             raise ValueError(f"space {self.name} must have at least one axis, but has none")
+        self._axes  # noqa: B018  reads them all, so that the first mistake is named first
+        if "vocab_size" in self.fixed:
+            raise ValueError("vocab_size must not be fixed by a space: it comes with the data")
         if twice := sorted(set(self.axes) & set(self.fixed)):
             raise ValueError(f"{twice[0]} must be an axis or fixed, but is both; remove one")
         if DEPTH not in {*self.axes, *self.fixed}:
