@@ -18,8 +18,9 @@ from reports.study import Study
 FEWEST_SEEDS = 2
 UNITS = {"val_bpb": "bits per byte", "val_loss": "nats per token"}
 KINDS = {"parameters": "parameters", "non_embedding_parameters": "non-embedding parameters"}
-AXES = {"heads_per_kv_target": "queries per KV head near", "heads_per_kv": "queries per KV head"}
-DEPTH_AXES = ("depth", "layers", "blocks", "num_blocks", "num_hidden_layers")
+AXES = {"heads_per_kv": "heads per KV head", "head_dim_scale": "× head dim"}
+SEPARATOR = " · "
+"""Between the levels that name a series: no level has it in its own name."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,9 @@ def _describe_arms(done: pd.DataFrame, metric: str) -> pd.DataFrame:
     rows = []
     for arm, runs in done.groupby("arm", sort=False) if len(done) else ():
         first = runs.iloc[0]
-        series = ", ".join(_level(column, first[column], first) for column in varying)
+        series = SEPARATOR.join(_level(column, first[column]) for column in varying)
         size = f"{first.num_hidden_layers} layers × {first.hidden_size} wide"
-        label = f"{size} ({series})" if series else size
+        label = f"{size}, {series.replace(SEPARATOR, ', ')}" if series else size
         depth, width = int(first.num_hidden_layers), int(first.hidden_size)
         rows.append((arm, label, depth, width, series, len(runs), runs[metric].mean()))
     frame = pd.DataFrame(rows, columns=names)
@@ -119,27 +120,24 @@ def _describe_arms(done: pd.DataFrame, metric: str) -> pd.DataFrame:
 def _varying(done: pd.DataFrame) -> list[str]:
     """The columns, beside depth and width, in which the architectures of a study differ by choice.
 
-    Sharing and tying are read off the architecture, for a space may propose repeats that a pattern
-    ignores; other axes by the value proposed, for heads follow the width without anyone's choice.
+    Those are the axes of the space, for heads and the like follow the width without anyone's
+    choice. Sharing and tying are read off the architecture where they are no axis.
     """
-    if done.empty:
-        return []
-    read_off = [name for name in ("sharing", "tie_word_embeddings") if done[name].nunique() > 1]
-    named = {f"axis.{axis}" for axis in (*DEPTH_AXES, "sharing", "repeats", "sharing_scope")}
-    axes = [name for name in map(str, done) if name.startswith("axis.") and name not in named]
-    axes = [name for name in axes if "tie" not in name and done[name].nunique(dropna=False) > 1]
-    return read_off + axes
+    axes = [name for name in map(str, done) if name.startswith("axis.")]
+    axes = [name for name in axes if name != "axis.num_blocks"]
+    others = [name for name in ("sharing", "tie_word_embeddings") if f"axis.{name}" not in axes]
+    columns = [name for name in axes + others if name in done]
+    return [name for name in columns if done[name].nunique(dropna=False) > 1]
 
 
-def _level(column: str, value: Any, row: pd.Series) -> str:
+def _level(column: str, value: Any) -> str:
     """A level of an axis in words."""
-    if column == "sharing":
-        scope = "" if row.sharing_scope == "block" else f" of {row.sharing_scope}"
-        return "unshared" if value == "none" else f"{value} × {row.repeats}{scope}"
-    if column == "tie_word_embeddings":
-        return "tied" if value else "untied"
     axis = column.removeprefix("axis.")
-    return f"{AXES.get(axis, axis.replace('_', ' '))} {number(value)}"
+    if axis == "sharing":
+        return "unshared" if value == "none" else str(value).replace(" x", " × ")
+    if axis == "tie_word_embeddings":
+        return "tied" if value else "untied"
+    return f"{number(value)} {AXES.get(axis, axis.replace('_', ' '))}"
 
 
 def _with_differences(
@@ -183,11 +181,9 @@ def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
         rest = evidence.cells.arm.nunique() - 1
         sentences = [f"{where}, told apart from {count(rest, 'other architecture')} by {n} seeds."]
     else:
-        level = [evidence.arm(name) for name in evidence.level]
-        sentences = [
-            f"{where}; {not_told_apart(level, evidence.arms)} by {n} seeds.",
-            "The order among these is unresolved.",
-        ]
+        level = [evidence.arm(name) for name in [evidence.best, *others]]
+        told, order = not_told_apart(level, evidence.arms)
+        sentences = [f"{where}; {told} by {n} seeds.", order]
     once = int((~evidence.arms.replicated).sum())
     if once:
         were = "was" if once == 1 else "were"
@@ -206,20 +202,24 @@ def _anecdote(study: Study, evidence: Evidence) -> list[str]:
             f"At {budget_words(study)}, {lowest.label} has {value}, "
             "and nothing else was tried to compare it with."
         ]
+    once = "one seed each is an anecdote"
+    but = once if arms.tried.max() == 1 else "no two of them share two seeds: an anecdote"
     return [
         f"At {budget_words(study)}, {lowest.label} came out lowest of {len(arms)} architectures, "
-        f"with {value}, but one seed each is an anecdote.",
-        "No two architectures share two seeds, so their order is unresolved.",
+        f"with {value}, but {but}.",
+        "The order is unresolved.",
     ]
 
 
-def not_told_apart(level: Sequence[pd.Series], arms: pd.DataFrame) -> str:
-    """ "depths 3 to 6 are not told apart", or by name where depth alone does not tell which."""
-    if arms.depth.duplicated().any():
-        if len(level) > 4:
-            return f"{len(level)} architectures are not told apart"
-        return f"{join([row.label for row in level])} are not told apart"
-    return f"depths {span([row.depth for row in level], arms.depth)} are not told apart"
+def not_told_apart(level: Sequence[pd.Series], arms: pd.DataFrame) -> tuple[str, str]:
+    """What is not told apart from the best, the first of `level`; and what stays unresolved."""
+    if not arms.depth.duplicated().any():
+        depths = span([row.depth for row in level], arms.depth)
+        return f"depths {depths} are not told apart", "The order among these is unresolved."
+    others = [row.label for row in level[1:]]
+    are = "is" if len(others) == 1 else "are"
+    told = f"{count(len(others), 'other architecture')} {are} not told apart from it"
+    return told, f"Level with it: {'; '.join(others)}. The order among these is unresolved."
 
 
 def span(depths: Iterable[int], known: Iterable[int]) -> str:
@@ -239,8 +239,8 @@ def on_selection(evidence: Evidence) -> str:
     if evidence.set_aside:
         exploring = join([str(seed) for seed in evidence.set_aside])
         return (
-            f"Seed {exploring} tried every architecture and chose those that got further seeds. "
-            "It flatters what it chose, so means, intervals and the answer use only "
+            f"The exploring runs (seed {exploring}) chose the architectures that got further "
+            "seeds, and flatter what they chose. Means, intervals and the answer use only "
             f"{used}, which the compared architectures share."
         )
     if bool(evidence.arms.replicated.all()):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from reports.answer import UNITS, Evidence, budget_words
+from reports.answer import SEPARATOR, UNITS, Evidence, budget_words
 from reports.study import METRICS, Study, plain, shorten
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def depth_vs_width(study: Study, evidence: Evidence) -> Json:
     """Quality against depth at equal budget, with the width of each depth on the upper axis."""
     groups = series_groups(evidence.arms)
     data: list[Json] = []
-    for color, (name, arms) in zip(SERIES, groups, strict=False):
+    for color, (name, arms) in zip(SERIES, dodged(groups), strict=False):
         named = len(groups) > 1
         data += _series(study, evidence, arms, name if named else "", color)
     layout = _depth_layout(study, evidence.arms, len(groups) > 1)
@@ -46,14 +46,25 @@ def depth_vs_width(study: Study, evidence: Evidence) -> Json:
 
 def series_groups(arms: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The architectures by the levels of as many of the other axes as there are colours for."""
-    levels = arms.series.str.split(", ", expand=True) if len(arms) else pd.DataFrame()
+    levels = arms.series.str.split(SEPARATOR, expand=True) if len(arms) else pd.DataFrame()
     names = pd.Series("", index=arms.index)
     for axis in levels:
-        finer = names.where(names == "", names + ", ") + levels[axis].fillna("")
+        finer = names.where(names == "", names + SEPARATOR) + levels[axis].fillna("")
         if finer.nunique() > len(SERIES):
             continue
         names = finer
     return [(str(name), arms[names == name]) for name in sorted(names.unique())]
+
+
+def dodged(groups: list[tuple[str, pd.DataFrame]]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The series with a column `x`: the depth, moved a little so that no series hides another."""
+    depths = sorted({depth for _, arms in groups for depth in arms.depth})
+    for i, (name, arms) in enumerate(groups):
+        step = i - (len(groups) - 1) / 2
+        if is_wide(depths):
+            yield name, arms.assign(x=arms.depth * 1.018**step)
+        else:
+            yield name, arms.assign(x=arms.depth + 0.012 * step * (depths[-1] - depths[0]))
 
 
 def _series(
@@ -64,7 +75,7 @@ def _series(
     if arms.depth.is_unique and len(arms) > 1:
         line = {"color": color, "width": 1.2}
         yield (
-            _xy(arms.depth, arms.value, mode="lines", line=line, opacity=0.45)
+            _xy(arms.x, arms.value, mode="lines", line=line, opacity=0.45)
             | group
             | {
                 "hoverinfo": "skip",
@@ -105,7 +116,8 @@ def _runs(study: Study, evidence: Evidence, arms: pd.DataFrame, color: str) -> J
         f"seed {seed}{', set aside' if hollow else ''}<br>{value:.4f}"
         for seed, hollow, value in zip(runs.seed, aside, runs[study.metric], strict=True)
     ]
-    return _xy(runs.num_hidden_layers, runs[study.metric], mode="markers", marker=marker) | {
+    x = runs.arm.map(arms.set_index("arm").x)
+    return _xy(x, runs[study.metric], mode="markers", marker=marker) | {
         "text": hover,
         "hoverinfo": "text",
     }
@@ -118,7 +130,7 @@ def _means(study: Study, arms: pd.DataFrame, marker: Json) -> Json:
         for arm in arms.assign(seeds=_seeds_in_words(arms)).itertuples()
     ]
     style = marker | {"size": 8}
-    return _xy(arms.depth, arms.value, mode="markers", marker=style) | {
+    return _xy(arms.x, arms.value, mode="markers", marker=style) | {
         "text": hover,
         "hoverinfo": "text",
     }
@@ -145,7 +157,7 @@ def _depth_layout(study: Study, arms: pd.DataFrame, legend: bool) -> Json:
     }
     layout: Json = {
         "xaxis": axis,
-        "yaxis": {"title": {"text": study.metric_title}},
+        "yaxis": {"title": {"text": study.metric_title, "standoff": 14}},
         "showlegend": legend,
         "hovermode": "closest",
     }
@@ -187,7 +199,10 @@ def learning_curves(study: Study, column: str) -> Json | None:
         data.append(_curve(points, trial, colors[_depth(trial)]))
     layout = {
         "xaxis": {"title": {"text": "Tokens"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": _curve_title(column)}, "range": _tight_range(data)},
+        "yaxis": {
+            "title": {"text": _curve_title(column), "standoff": 14},
+            "range": _tight_range(data),
+        },
         "showlegend": False,
         "hovermode": "closest",
     }
@@ -280,16 +295,18 @@ def _print_figure(study: Study, evidence: Evidence) -> "Figure":
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axes = figure.subplots()
     arms = evidence.arms
-    axes.set_title(f"{budget_words(study)}, width under each point", fontsize=10, loc="left")
     axes.set_xlabel("Layers executed")
     axes.set_ylabel(study.metric_title)
     axes.spines["top"].set_visible(False)
     if arms.empty:
         axes.text(0.5, 0.5, "no finished trial", ha="center", transform=axes.transAxes)
         return figure
-    groups = series_groups(arms)
+    groups = list(dodged(series_groups(arms)))
     for color, (name, group) in zip(SERIES, groups, strict=False):
         _print_series(axes, study, evidence, group, name, color)
+    where = "under each point" if len(groups) == 1 else "under the lowest at each depth"
+    axes.set_title(f"{budget_words(study)}, width {where}", fontsize=10, loc="left")
+    _print_widths(axes, study, pd.concat([group for _, group in groups]))
     _print_depth_axis(axes, sorted(set(arms.depth)))
     axes.margins(y=0.1)  # room for the labels
     if len(groups) > 1:
@@ -301,26 +318,31 @@ def _print_series(
     axes: "Axes", study: Study, evidence: Evidence, arms: pd.DataFrame, name: str, color: str
 ) -> None:
     if arms.depth.is_unique:
-        axes.plot(arms.depth, arms.value, color=color, lw=0.9, alpha=0.5, zorder=1)
+        axes.plot(arms.x, arms.value, color=color, lw=0.9, alpha=0.5, zorder=1)
     means, once = arms[arms.replicated], arms[~arms.replicated]
     runs = study.finished[study.finished.arm.isin(list(means.arm))]
     for hollow, dots in runs.groupby(runs.seed.isin(evidence.set_aside)):
         face = "none" if hollow else color
-        axes.scatter(
-            dots.num_hidden_layers, dots[study.metric], 9, face, ec=color, lw=0.7, alpha=0.6
-        )
+        x = dots.arm.map(means.set_index("arm").x)
+        axes.scatter(x, dots[study.metric], 9, face, ec=color, lw=0.7, alpha=0.6)
     label = name or None
     if len(means):
         bars = [means["mean"] - means.ci_low, means.ci_high - means["mean"]]
         axes.errorbar(
-            means.depth, means["mean"], bars, fmt="o", ms=4.5, color=color, capsize=2.5, lw=1.1
+            means.x, means["mean"], bars, fmt="o", ms=4.5, color=color, capsize=2.5, lw=1.1
         )
-    axes.scatter(once.depth, once.value, 20, "white", ec=color, lw=1.1, zorder=2)
+    axes.scatter(once.x, once.value, 20, "white", ec=color, lw=1.1, zorder=2)
     axes.plot([], [], "o", color=color, label=label)
-    lowest = runs.groupby("arm")[study.metric].min()
-    for arm in arms.to_dict("records"):
-        place = (arm["depth"], min(lowest.get(arm["arm"], math.inf), arm["value"]))
-        _print_label(axes, str(arm["width"]), place)
+
+
+def _print_widths(axes: "Axes", study: Study, arms: pd.DataFrame) -> None:
+    """The width of the lowest architecture at each depth, under all that is drawn there."""
+    runs = study.finished[study.finished.arm.isin(list(arms.arm[arms.replicated]))]
+    drawn = runs.groupby("num_hidden_layers")[study.metric].min()
+    for depth, there in arms.sort_values(["value", "arm"]).groupby("depth"):
+        best = there.iloc[0]
+        lowest = min(drawn.get(depth, math.inf), best["value"], there.ci_low.min(skipna=True))
+        _print_label(axes, str(best["width"]), (best["x"], lowest))
 
 
 def _print_label(axes: "Axes", text: str, place: tuple[float, float]) -> None:

@@ -1,6 +1,7 @@
 """`report.html`: one page that needs nothing but itself."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from search.record import Record, Recipe
 
 Facts = list[tuple[str, str]]
 
-STATES = ("finished", "diverged", "failed", "missing", "pruned", "running", "waiting")
+STATES = ("finished", "diverged", "failed", "missing", "pruned", "repeated", "running", "waiting")
 """Outcomes of a trial, in the order in which the page counts them."""
 
 
@@ -40,10 +41,11 @@ def html(study: Study, evidence: Evidence) -> str:
         evidence=evidence,
         budget=budget_words(study),
         outcomes=outcomes(study),
-        answer=first,
+        answer=unbroken(first),
         hedges=rest,
         selection=on_selection(evidence) if len(study.finished) else "",
         drawn=set(drawn),
+        shifted=drawn.get("depth", {}).get("layout", {}).get("showlegend"),
         depth_colors=figures.depth_colors(study),
         width_axis="xaxis2" in drawn.get("depth", {}).get("layout", {}),
         arm_columns=arm_columns,
@@ -56,6 +58,11 @@ def html(study: Study, evidence: Evidence) -> str:
         figures=in_script(drawn),
         plotly=Markup(get_plotlyjs()),
     )
+
+
+def unbroken(sentence: str) -> str:
+    """The sentence with no line break allowed in the middle of a size."""
+    return re.sub(r"\d+ layers × \d+ wide", lambda m: m[0].replace(" ", "\u00a0"), sentence)
 
 
 def page_figures(study: Study, evidence: Evidence) -> dict[str, figures.Json]:

@@ -22,9 +22,12 @@ FLAGS = (
 WIDTHS = "256 176 160 128 112 96 80 64 64".split()
 """Of the study's ladder, on the upper axis of its figure."""
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="chromium is not installed (Debian: apt install chromium)"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="chromium is not installed (Debian: apt install chromium)"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

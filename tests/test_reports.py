@@ -228,6 +228,16 @@ def test_a_finished_trial_without_a_record_is_missing(tmp_path: Path) -> None:
     assert "is not there" in reason
 
 
+def test_a_run_counts_once_however_many_trials_asked_for_it(tmp_path: Path) -> None:
+    study = default_study(tmp_path)
+    lost = dict(study.trials[0], number=21, state="FAIL", reason="the worker was lost")
+    study.trials += [lost, dict(study.trials[1], number=22)]
+    done = read(study)
+    assert list(done.trials.status[-2:]) == ["failed", "repeated"]
+    assert page.outcomes(done) == "21 finished, 1 failed and 1 repeated"
+    assert len(done.finished) == 21
+
+
 def test_a_torn_last_line_of_metrics_is_ignored(tmp_path: Path) -> None:
     study = default_study(tmp_path)
     key = study.trials[0]["key"]
@@ -263,13 +273,14 @@ def test_other_axes_become_series_of_their_own(tmp_path: Path) -> None:
 
 def test_more_levels_than_colours_are_drawn_by_the_first_axes_alone() -> None:
     sharing, key_values = ("unshared", "cycle × 2"), (1, 2, 3, 4)
-    arms = pd.DataFrame({"series": [f"{s}, kv {k}" for s in sharing for k in key_values]})
+    arms = pd.DataFrame({"series": [f"{s} · kv {k}" for s in sharing for k in key_values]})
     assert [n for n, _ in figures.series_groups(arms)] == ["cycle × 2", "unshared"]
 
 
 # The files.
 
 
+@pytest.mark.slow
 def test_rebuilding_gives_the_same_bytes_without_torch_or_optuna(tmp_path: Path) -> None:
     study = default_study(tmp_path)
     names = "report.html depth_vs_width.png depth_vs_width.pdf trials.csv table.md table.tex"
