@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 SERIES = ("#3f77bd", "#d9752f", "#2f9a78", "#b9505f", "#8563b5", "#87873c")
-"""Told apart by most colour-blind eyes, legible on white and on near-black."""
+"""Colours of the series, told apart by most colour-blind eyes. The page's style sheet has them as
+`--series-1` and so on, and lighter ones for the dark."""
 RAMP = ("#3565b0", "#3a8fb7", "#35a08c", "#7fa548", "#cf9f35", "#d9752f", "#b2404f")
 """From shallow to deep."""
 LOG_SPAN = 4
@@ -33,9 +34,9 @@ def depth_vs_width(study: Study, evidence: Evidence) -> Json:
     """Quality against depth at equal budget, with the width of each depth on the upper axis."""
     groups = series_groups(evidence.arms)
     data: list[Json] = []
-    for color, (name, arms) in zip(SERIES, dodged(groups), strict=False):
+    for number, (name, arms) in enumerate(dodged(groups), start=1):
         named = len(groups) > 1
-        data += _series(study, evidence, arms, name if named else "", color)
+        data += _series(study, evidence, arms, name if named else "", f"var(--series-{number})")
     layout = _depth_layout(study, evidence.arms, len(groups) > 1)
     if "xaxis2" in layout:  # an axis is drawn only where a trace uses it
         layer = {"xaxis": "x2", "opacity": 0, "hoverinfo": "skip", "showlegend": False}
@@ -253,10 +254,11 @@ def _tight_range(data: list[Json]) -> list[float] | None:
 def ramp(n: int) -> list[str]:
     """`n` colours from shallow to deep."""
     places = [i * (len(RAMP) - 1) / max(n - 1, 1) for i in range(n)]
-    return [_between(RAMP[math.floor(p)], RAMP[math.ceil(p)], p % 1) for p in places]
+    return [mixed(RAMP[math.floor(p)], RAMP[math.ceil(p)], p % 1) for p in places]
 
 
-def _between(a: str, b: str, share: float) -> str:
+def mixed(a: str, b: str, share: float) -> str:
+    """The colour that is `share` of the way from one to another."""
     channels = [(int(a[i : i + 2], 16), int(b[i : i + 2], 16)) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(x + share * (y - x)):02x}" for x, y in channels)
 

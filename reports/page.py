@@ -45,6 +45,8 @@ def html(study: Study, evidence: Evidence) -> str:
         hedges=rest,
         selection=on_selection(evidence) if len(study.finished) else "",
         drawn=set(drawn),
+        series=figures.SERIES,
+        light_series=[figures.mixed(color, "#ffffff", 0.25) for color in figures.SERIES],
         shifted=drawn.get("depth", {}).get("layout", {}).get("showlegend"),
         depth_colors=figures.depth_colors(study),
         width_axis="xaxis2" in drawn.get("depth", {}).get("layout", {}),

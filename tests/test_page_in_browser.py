@@ -72,6 +72,8 @@ def test_figures_are_drawn_tables_sort_and_nothing_is_asked_of_the_network(repor
         # Of depth: the line, runs, once, means; and on the upper axis the one that carries it.
         assert counts == {"depth": 5, "train": 22, "validation": 22}
         assert tab.locator("#depth .x2tick text").all_text_contents() == WIDTHS
+        marks = tab.locator("#depth .errorbar path.yerror").first
+        assert "63, 119, 189" in marks.evaluate("mark => getComputedStyle(mark).stroke")
         light = tab.evaluate("getComputedStyle(document.body).backgroundColor")
         assert_sorts(tab, "val bpb", float)
         assert_sorts(tab, "state", str)
