@@ -5,8 +5,10 @@ import shutil
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
-from search.record import Recipe
+from search.record import Recipe, Run
 
+COMPILING_PAYS = 2e12
+"""Training FLOPs from which a compiled layer saves a CPU core more than the ten seconds it takes."""
 CPU_TOKENS = 1024
 """Tokens in a micro-batch on a CPU: their activations stay in its cache."""
 
@@ -25,7 +27,7 @@ class Placement:
     attention: str = "auto"
     """`sdpa` (torch's fused kernel), `matmul` (two batched products), or `auto`."""
     compile: str = "auto"
-    """`yes`, `no`, or `auto`: on a GPU; on a CPU the compiler costs more than a proxy run gains."""
+    """`yes`, `no`, or `auto`: on a GPU; on a CPU for runs long enough to pay for the compiler."""
     checkpoint_s: float = 20.0
     """Seconds between checkpoints: the most that a kill can lose."""
 
@@ -46,7 +48,7 @@ class Placement:
                 raise ValueError(f"placement.{name} must be positive, but got {value}")
 
 
-def settle(placement: Placement, recipe: Recipe) -> Placement:
+def settle(placement: Placement, run: Run) -> Placement:
     """The placement with nothing left open on this machine.
 
     Raises:
@@ -58,17 +60,19 @@ def settle(placement: Placement, recipe: Recipe) -> Placement:
     if placement.device == "cuda" and not cuda:
         raise ValueError("placement.device must be there, but got cuda and no GPU is seen; use cpu")
     on_gpu = cuda and placement.device != "cpu"
-    share = max(1, recipe.batch_size // world())
-    fits = share if on_gpu else min(share, max(1, CPU_TOKENS // recipe.seq_len))
+    share = max(1, run.recipe.batch_size // world())
+    fits = share if on_gpu else min(share, max(1, CPU_TOKENS // run.recipe.seq_len))
+    compiler = on_gpu or shutil.which("g++") is not None
+    pays = on_gpu or run.train_flops >= COMPILING_PAYS
     settled = replace(
         placement,
         device="cuda" if on_gpu else "cpu",
         threads=placement.threads or torch.get_num_threads(),
         micro_batch=placement.micro_batch or fits,
         attention=_or(placement.attention, "sdpa" if on_gpu else "matmul"),
-        compile=_or(placement.compile, "yes" if on_gpu else "no"),
+        compile=_or(placement.compile, "yes" if compiler and pays else "no"),
     )
-    if settled.compile == "yes" and not on_gpu and shutil.which("g++") is None:
+    if settled.compile == "yes" and not compiler:
         raise ValueError(
             "placement.compile=yes needs g++ on a CPU, and none is found; use compile=no"
         )

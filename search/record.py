@@ -143,6 +143,12 @@ class Run:
             }
         )
 
+    @property
+    def train_flops(self) -> float:
+        """FLOPs of training it, as `space.cost` counts them."""
+        per_token = cost(self.architecture, self.recipe.seq_len).train_flops_per_token
+        return float(self.recipe.steps * self.recipe.tokens_per_step * per_token)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "key": self.key,

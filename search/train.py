@@ -5,7 +5,7 @@ run and the state before it, and a checkpoint holds that state; a run killed at 
 resumed therefore gives, on CPU, losses bit-identical to those of one that was never killed.
 """
 
-# B sequences in a micro-batch, T positions, V vocab_size
+# B sequences in a micro-batch, T positions
 
 import json
 import os
@@ -30,7 +30,6 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from search.data import Data, batch, validation_windows
 from torch import Tensor
-from torch.nn import functional as F
 
 from search.parametrise import initialise, lr_factor, parameter_groups
 from search.placement import Placement, autocast, rank, settle, world
@@ -45,7 +44,7 @@ from search.record import (
     write_record,
     write_run,
 )
-from space.model import Decoder
+from space.model import Attention, Decoder, token_nll
 
 Progress = Callable[[dict[str, Any]], None]
 Tokens = np.ndarray[Any, np.dtype[np.int64]]
@@ -122,10 +121,12 @@ class Training:
         self.run, self.recipe, self.data = run, run.recipe, data
         self.folder, self.progress = folder, progress
         saved = _load_checkpoint(folder)
-        self.placement = Placement(**saved["placement"]) if saved else settle(placement, run.recipe)
+        self.placement = Placement(**saved["placement"]) if saved else settle(placement, run)
         assert self.placement.threads is not None, "settled"
         torch.set_num_threads(self.placement.threads)
         self.model = _build(run, self.placement)
+        compiled = self.placement.compile == "yes"
+        self.token_nll = torch.compile(token_nll, dynamic=False) if compiled else token_nll
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, run.recipe),
             betas=(run.recipe.beta1, run.recipe.beta2),
@@ -205,7 +206,7 @@ class Training:
         for rows in self._micro_batches(recipe.batch_size):
             with autocast(self.placement, recipe.precision):
                 loss = self._nll(inputs[rows], targets[rows]).sum() / targets.size
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.detach()
         if world() > 1:
             self._sum_over_ranks(total)
@@ -215,12 +216,10 @@ class Training:
         return float(total), float(norm), recipe.lr * factor
 
     def _nll(self, inputs: Tokens, targets: Tokens) -> Tensor:
-        """Negative log-likelihood (B·T) of each target, in nats. inputs, targets: (B, T) token
-        ids."""
+        """Negative log-likelihood (B, T) of each target, in nats. inputs, targets: (B, T) ids."""
         x = torch.from_numpy(inputs).to(self.placement.device, non_blocking=True)
         y = torch.from_numpy(targets).to(self.placement.device, non_blocking=True)
-        logits = self.model(x)  # (B, T, V)
-        return F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none")
+        return self.token_nll(self.model.hidden(x), self.model.lm_head.weight, y)
 
     def _micro_batches(self, sequences: int) -> Iterator[slice]:
         """This rank's rows of a batch, a micro-batch at a time."""
@@ -234,7 +233,7 @@ class Training:
         parts = [p.grad for p in self.model.parameters() if p.grad is not None] + [total]
         flat = torch.cat([part.flatten() for part in parts])
         dist.all_reduce(flat)
-        for part, summed in zip(parts, flat.split([p.numel() for p in parts]), strict=True):
+        for part, summed in zip(parts, torch.split(flat, [p.numel() for p in parts]), strict=True):
             part.copy_(summed.view_as(part))
 
     @torch.no_grad()
@@ -322,11 +321,34 @@ def _build(run: Run, placement: Placement) -> Decoder:
     model = Decoder(run.architecture)
     initialise(model, run.recipe, run.init_seed)
     model.to(placement.device)
-    for layer in model.model.layers:
-        layer.self_attn.fused = placement.attention == "sdpa"
-        if placement.compile == "yes":
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.fused = placement.attention == "sdpa"
+    if placement.compile == "yes":
+        _forget_other_shapes(run)
+        for layer in model.model.layers:
             layer.compile(dynamic=False)  # compiled once, for all layers of this shape
     return model
+
+
+_compiled: tuple[Any, ...] = ()
+
+
+def _forget_other_shapes(run: Run) -> None:
+    """Keep one shape compiled in this process: beyond eight, torch silently stops compiling.
+
+    On disk torch keeps them all, so that coming back to a shape takes about a second.
+    """
+    global _compiled
+    a = run.architecture
+    shape = (
+        (a.vocab_size, a.hidden_size, a.intermediate_size, a.hidden_act),
+        (a.num_attention_heads, a.num_key_value_heads, a.head_dim, a.qk_norm, a.attention_bias),
+        (run.recipe.seq_len, run.recipe.precision),
+    )
+    if shape != _compiled:
+        torch.compiler.reset()
+        _compiled = shape
 
 
 def _load_checkpoint(folder: Path) -> dict[str, Any] | None:

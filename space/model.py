@@ -114,19 +114,22 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def matmul_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Two batched products with a masked softmax between: faster than the fused kernel on CPUs,
-    once compiled.
+    """Two batched products with a softmax between: faster on CPUs than the fused kernel.
 
-    The G query heads of a group share their keys, so they are stacked along T. Shapes as in
-    `fused_attention`.
+    The G query heads of a group share their keys, so they are stacked along T. Autocast would do
+    the softmax on float32 copies; torch's bf16 softmax sums in float32 and moves half the bytes.
+    Shapes as in `fused_attention`.
     """
     B, N, T, H = q.shape
     K, S = k.shape[1], k.shape[2]
-    stacked = q.reshape(B, K, -1, H)  # (B, K, G·T, H)
-    scores = (stacked @ k.transpose(2, 3)).view(B, K, -1, T, S).float() * H**-0.5
-    scores = scores.masked_fill(~causal_mask(T, S, q.device), float("-inf"))
-    weights = scores.softmax(-1).to(v.dtype).view(B, K, -1, S)  # (B, K, G·T, S)
-    return (weights @ v).view(B, N, T, H)
+    mask = torch.zeros(T, S, dtype=q.dtype, device=q.device)
+    mask = mask.masked_fill(~causal_mask(T, S, q.device), float("-inf"))
+    with torch.autocast(q.device.type, enabled=False):
+        stacked = q.reshape(B * K, -1, H)  # (B·K, G·T, H)
+        keys, values = k.reshape(B * K, S, H), v.reshape(B * K, S, H).to(q.dtype)
+        scores = torch.bmm(stacked, keys.transpose(1, 2)).view(B * K, -1, T, S)
+        weights = (scores * H**-0.5 + mask).softmax(-1).view(B * K, -1, S)  # (B·K, G·T, S)
+        return torch.bmm(weights, values).view(B, N, T, H)
 
 
 def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
@@ -149,8 +152,11 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x, result: (B, T, D)."""
-        y = self.activation(self.gate_proj(x)) * self.up_proj(x) if self.gated else None
-        return self.down_proj(self.activation(self.up_proj(x)) if y is None else y)  # type: ignore[no-any-return]
+        if self.gated:
+            y = self.activation(self.gate_proj(x)) * self.up_proj(x)  # (B, T, F)
+        else:
+            y = self.activation(self.up_proj(x))  # (B, T, F)
+        return self.down_proj(y)  # type: ignore[no-any-return]
 
 
 class DecoderLayer(nn.Module):
@@ -240,3 +246,10 @@ class Decoder(nn.Module):
         position = torch.arange(start, start + length, device=like.device, dtype=torch.float32)
         angle = torch.outer(position, frequency).repeat(1, 2)
         return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+
+
+def token_nll(hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood in nats (B, T) of targets (B, T), read off hidden (B, T, D) by the
+    output matrix (V, D)."""
+    logits = F.linear(hidden, output).flatten(0, 1).float()  # (B·T, V)
+    return F.cross_entropy(logits, targets.flatten(), reduction="none").view_as(targets)

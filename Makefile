@@ -1,0 +1,42 @@
+# make sweep   a depth-versus-width sweep, end to end; ARGS="budget=2m" passes Hydra overrides
+# make test    lint, types and all tests but those that need a GPU
+# make fast    the tests that take about a minute
+
+PYTHON ?= python3
+# Another build of torch, for example TORCH="torch==2.13.0 --index-url <from PyTorch's install page>"
+TORCH ?= torch==2.13.0
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: sweep test fast clean
+.DELETE_ON_ERROR:
+
+sweep: .venv/installed
+	$(BIN)/python -m search $(ARGS)
+
+test: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not gpu" -n 2
+
+fast: .venv/installed-dev
+	$(BIN)/python -m pytest -m "not gpu and not slow" -n 2
+
+# The requested torch comes first, so that installing the rest finds it and takes no other build.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "isoparam needs Python 3.11 or newer; set PYTHON=…")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) $(TORCH)
+	grep -v '^torch==' constraints.txt > .venv/constraints.txt
+	$(PIP) --editable . --constraint .venv/constraints.txt
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) --editable '.[dev]' --constraint .venv/constraints.txt
+	touch $@
+
+clean:
+	rm -rf .venv .cache runs outputs

@@ -1,0 +1,134 @@
+"""The decoder against `transformers`, against itself with a cache, and against the meaning of sharing."""
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from strategies import architectures
+from torch import nn
+
+from space.arch import Architecture
+from space.cost import cost
+from space.model import Decoder, KVCache
+
+TINY: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+}
+
+REFERENCES: dict[str, tuple[type[Any], type[Any], dict[str, Any]]] = {
+    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {}),
+    "qwen2": (
+        transformers.Qwen2Config,
+        transformers.Qwen2ForCausalLM,
+        {"attention_bias": True, "rms_norm_eps": 1e-6},
+    ),
+    "qwen3": (
+        transformers.Qwen3Config,
+        transformers.Qwen3ForCausalLM,
+        {"qk_norm": True, "head_dim": 16, "rope_theta": 1e6},
+    ),
+}
+
+
+def reference(name: str, arch: Architecture) -> nn.Module:
+    """`transformers`' model of an unshared architecture, with random weights of a visible size."""
+    config_class, model_class, _ = REFERENCES[name]
+    config = config_class(
+        vocab_size=arch.vocab_size,
+        hidden_size=arch.hidden_size,
+        num_hidden_layers=arch.num_layers,
+        num_attention_heads=arch.num_attention_heads,
+        num_key_value_heads=arch.num_key_value_heads,
+        head_dim=arch.head_dim,
+        intermediate_size=arch.intermediate_size,
+        tie_word_embeddings=arch.tie_word_embeddings,
+        rms_norm_eps=arch.rms_norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": arch.rope_theta},
+        max_position_embeddings=arch.max_position_embeddings,
+    )
+    model: nn.Module = model_class(config)
+    randomise(model)
+    return model.eval()
+
+
+def randomise(model: nn.Module) -> None:
+    """Weights in which a wrong norm, bias or rotation shows."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            mean = 1.0 if p.ndim == 1 else 0.0
+            p.copy_(mean + 0.2 * torch.randn(p.shape, generator=generator))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("fused", [True, False])
+def test_logits_equal_those_of_transformers(name: str, tied: bool, fused: bool) -> None:
+    arch = Architecture(**{**TINY, "num_blocks": 3, "tie_word_embeddings": tied} | REFERENCES[name][2])
+    theirs = reference(name, arch)
+    ours = Decoder(arch).eval()
+    state = theirs.state_dict()
+    if tied:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    ours.load_state_dict(state)
+    for layer in ours.model.layers:
+        layer.self_attn.fused = fused
+    ids = torch.randint(0, arch.vocab_size, (2, 29), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("sharing", ["none", "immediate", "cycle", "reverse"])
+def test_cached_decoding_equals_the_full_pass(sharing: str, fused: bool) -> None:
+    repeats = 1 if sharing == "none" else 2
+    model = Decoder(Architecture(**TINY, num_blocks=2, sharing=sharing, repeats=repeats)).eval()
+    randomise(model)
+    for layer in model.model.layers:
+        layer.self_attn.fused = fused
+    ids = torch.randint(0, 97, (2, 11), generator=torch.Generator().manual_seed(1))
+    cache = KVCache(model.arch.num_layers)
+    with torch.no_grad():
+        pieces = [model(piece, cache) for piece in ids.split([4, 1, 1, 3, 2], dim=1)]
+        torch.testing.assert_close(torch.cat(pieces, dim=1), model(ids), rtol=1e-5, atol=1e-5)
+    assert len(cache) == 11
+
+
+@settings(max_examples=60, deadline=None)
+@given(arch=architectures())
+def test_closed_form_counts_equal_the_built_model(arch: Architecture) -> None:
+    with torch.device("meta"):
+        model = Decoder(arch)
+    expected = cost(arch)
+    assert expected.parameters == sum(p.numel() for p in model.parameters())
+    embeddings = {model.model.embed_tokens.weight, model.lm_head.weight}
+    assert expected.embedding_parameters == sum(p.numel() for p in embeddings)
+
+
+@settings(max_examples=25, deadline=None)
+@given(arch=architectures())
+def test_gradients_of_shared_blocks_are_the_sum_over_their_uses(arch: Architecture) -> None:
+    shared = Decoder(arch).double()
+    plain = Decoder(unrolled(arch)).double()
+    plain.load_state_dict(shared.state_dict())
+    ids = torch.randint(0, arch.vocab_size, (1, 5), generator=torch.Generator().manual_seed(1))
+    for model in (shared, plain):
+        model(ids).square().mean().backward()
+    gradients = {n: p.grad for n, p in plain.named_parameters()}
+    for p in shared.parameters():
+        names = [n for n, q in shared.named_parameters(remove_duplicate=False) if q is p]
+        uses = [gradients[n] for n in names if n in gradients]
+        torch.testing.assert_close(p.grad, torch.stack(uses).sum(0))  # type: ignore[arg-type]
+
+
+def unrolled(arch: Architecture) -> Architecture:
+    """The same layers, each with weights of its own."""
+    plain = {"sharing": "none", "repeats": 1, "sharing_scope": "block", "norms": "block"}
+    sizes = {"num_blocks": arch.num_layers, "num_hidden_layers": None, "layer_map": None}
+    return Architecture.from_dict({**arch.to_dict(), **plain, **sizes})

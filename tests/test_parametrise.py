@@ -1,0 +1,101 @@
+"""The scales of the table, measured on built models, and the rule that makes folding exact."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from search.parametrise import initialise, lr_factor, parameter_groups, scales
+from search.record import Recipe
+from space.arch import Architecture
+from space.model import Decoder
+
+BASE = Recipe(tokens=100_000, base_hidden_size=64, base_num_hidden_layers=4, init_std=0.05)
+
+
+def model_of(width: int, layers: int, **fields: object) -> Decoder:
+    return Decoder(
+        Architecture.from_dict(
+            {
+                "vocab_size": 512,
+                "hidden_size": width,
+                "num_blocks": layers,
+                "num_attention_heads": width // 16,
+                "head_dim": 16,
+                "intermediate_size": width * 8 // 3,
+                **fields,
+            }
+        )
+    )
+
+
+def test_the_base_shape_has_the_standard_parametrisation() -> None:
+    model = model_of(64, 4, intermediate_size=171)
+    ours, standard = scales(model, BASE), scales(model, replace(BASE, parametrisation="sp"))
+    for name in ours:
+        assert ours[name].std == pytest.approx(standard[name].std, rel=2e-3)
+        assert ours[name].lr == pytest.approx(standard[name].lr, rel=2e-3)
+
+
+def test_drawn_weights_have_the_deviations_of_the_table() -> None:
+    model = model_of(256, 8)
+    initialise(model, BASE, init_seed=0)
+    expected = {
+        "q_proj": 0.05 / 2,
+        "up_proj": 0.05 / 2,
+        "o_proj": 0.05 / 2 / 2,
+        "down_proj": 0.05 / 2 / 2,
+        "embed_tokens": 0.05,
+    }
+    for part, std in expected.items():
+        drawn = [p for n, p in model.named_parameters() if part in n]
+        assert torch.cat([p.flatten() for p in drawn]).std().item() == pytest.approx(std, rel=0.02)
+    assert model.model.norm.weight[0].item() == pytest.approx(1 / 4)
+
+
+def test_depth_counts_executed_layers() -> None:
+    plain, looped = model_of(64, 8), model_of(64, 2, sharing="cycle", repeats=4)
+    name = "model.layers.0.self_attn.o_proj.weight"
+    assert scales(plain, BASE)[name] == scales(looped, BASE)[name]
+
+
+def test_every_parameter_is_in_exactly_one_group() -> None:
+    model = model_of(64, 2, sharing="immediate", repeats=2, qk_norm=True, attention_bias=True)
+    grouped = [p for group in parameter_groups(model, BASE) for p in group["params"]]
+    assert {id(p) for p in grouped} == {id(p) for p in model.parameters()}
+    assert len(grouped) == len(set(map(id, grouped)))
+
+
+def test_a_folded_multiplier_trains_as_the_multiplier_itself() -> None:
+    """m·w with (std, lr, eps, decay) and the plain tensor with (m·std, m·lr, eps/m, decay/m) are one model."""
+    m, lr, eps, decay = 0.25, 1e-2, 1e-3, 0.1
+    torch.manual_seed(0)
+    w = nn.Parameter(torch.randn(8, 8, dtype=torch.float64))
+    folded = nn.Parameter(m * w.detach())
+    x, y = torch.randn(2, 16, 8, dtype=torch.float64)
+    for parameter, scale, options in (
+        (w, m, {"lr": lr, "eps": eps, "weight_decay": decay}),
+        (folded, 1.0, {"lr": m * lr, "eps": eps / m, "weight_decay": decay / m}),
+    ):
+        optimizer = torch.optim.AdamW([parameter], **options)
+        for _ in range(20):
+            optimizer.zero_grad()
+            (x @ (scale * parameter) - y).square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(folded, m * w)
+
+
+@pytest.mark.parametrize("schedule", ["wsd", "cosine"])
+def test_the_schedule_warms_up_and_decays_to_zero(schedule: str) -> None:
+    recipe = replace(
+        BASE, tokens=1_000_000, schedule=schedule, warmup_fraction=0.1, decay_fraction=0.25
+    )
+    factors = [lr_factor(recipe, step) for step in range(recipe.steps)]
+    peak = factors.index(max(factors))
+    assert max(factors) == pytest.approx(1.0)
+    assert factors[:peak] == sorted(factors[:peak])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+    assert factors[-1] < 0.03
+    if schedule == "wsd":
+        assert factors.count(1.0) >= 0.6 * recipe.steps
