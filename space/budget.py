@@ -4,9 +4,10 @@ Nothing is drawn and rejected. The width is the multiple of the head dimension w
 nearest its target, and `intermediate_size` closes the budget; heads never move to close it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from itertools import pairwise
 from math import ceil, floor, inf, isfinite, log, log2, sqrt
 from typing import Any, NamedTuple, Self
 
@@ -341,6 +342,15 @@ class _Problem:
                 return Shape(width, *heads, ffn)
         return None
 
+    def smallest(self) -> tuple[int, int]:
+        """Weights of the budget at the narrowest width and FFN: those of embeddings, and others."""
+        width = self.hidden_size or self.heads.step
+        head_dim = self.heads.head_dim or width // (self.heads.query or 1)
+        query = self.heads.query or width // head_dim
+        rest = self._without_ffn(width, query, self.heads.kv or 1, head_dim)
+        embeddings = width * self.embeddings
+        return embeddings, rest - embeddings + self.ffn_slope * width
+
     def _widths(self) -> Iterator[int]:
         """Multiples of the step about the width at which the FFN ratio would be its target."""
         step = self.heads.step
@@ -451,7 +461,7 @@ def _explain(partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float) -
     asked = ", ".join(f"{k}={v}" for k, v in partial.items() if k != "layer_map")
     problem = _Problem.of(partial, budget, ffn_tolerance)
     narrowest = problem.hidden_size or problem.heads.step
-    embeddings = narrowest * problem.embeddings
+    embeddings, _ = problem.smallest()
     if 2 * embeddings >= budget.value:
         reason = f"the embeddings alone are {embeddings:,} at width {narrowest}"
     elif problem.hidden_size or problem.intermediate_size:
@@ -474,28 +484,41 @@ def _alternatives(
 ) -> Iterator[str]:
     """Changes of one value that make it fit: depth both ways, smaller heads or vocabulary."""
 
-    def first(name: str, values: Iterator[Any]) -> Iterator[str]:
-        for value in values:
-            try:
-                shape = solve({**partial, name: value}, budget, ffn_tolerance)
-            except ValueError:  # this pattern cannot have this depth
-                continue
-            if shape is not None:
-                yield f"{name}={value} ({shape.hidden_size} wide, FFN {shape.intermediate_size})"
-                return
+    def tried(name: str, value: int) -> Shape | None:
+        rest = {k: v for k, v in partial.items() if name != "head_dim" or k != "head_dim_scale"}
+        try:
+            return solve({**rest, name: value}, budget, ffn_tolerance)
+        except ValueError:  # the pattern cannot have this depth, or the width these heads
+            return None
 
+    def first(name: str, values: Iterable[int]) -> Iterator[str]:
+        for last, value in pairwise(values):
+            if tried(name, value) is None:
+                continue
+            finer = range(last, value, 1 if last < value else -1)  # those that were stepped over
+            nearest = next((v for v in finer if tried(name, v)), value)
+            shape = tried(name, nearest)
+            assert shape is not None, "one of those tried"
+            yield f"{name}={nearest} ({shape.hidden_size} wide, FFN {shape.intermediate_size})"
+            return
+
+    problem = _Problem.of(partial, budget, ffn_tolerance)
+    embeddings, blocks = problem.smallest()
     depth = "num_blocks" if partial.get("num_blocks") else "num_hidden_layers"
     if partial.get(depth) and partial.get("layer_map") is None:
-        yield from first(depth, _fewer(partial[depth], 32))
-        yield from first(depth, _more(partial[depth]))
+        deepest = partial[depth] * max(0, budget.value - embeddings) // blocks + 1
+        yield from first(depth, _fewer(min(partial[depth], deepest), 1000))
+        yield from first(depth, _more(partial[depth], deepest))
     if "hidden_size" in partial:
         yield from _without_width(partial, budget, ffn_tolerance)
     elif partial.get("num_attention_heads") is None:
-        head_dim = _Heads.of(partial, budget).head_dim or 0
-        smaller = {k: v for k, v in partial.items() if k != "head_dim_scale"}
-        partial = smaller if "head_dim_scale" in partial else partial
-        yield from first("head_dim", (head_dim >> i for i in range(1, 6) if head_dim >> i >= 4))
-    yield from first("vocab_size", _fewer(partial["vocab_size"], 8))
+        head_dim = problem.heads.head_dim or 0
+        for size in (head_dim >> i for i in range(1, 6)):
+            if size >= 4 and (shape := tried("head_dim", size)):
+                yield f"head_dim={size} ({shape.hidden_size} wide, FFN {shape.intermediate_size})"
+                break
+    if blocks < budget.value:
+        yield from first("vocab_size", _fewer(partial["vocab_size"], 8))
 
 
 def _without_width(
@@ -507,15 +530,15 @@ def _without_width(
 
 
 def _fewer(value: int, fineness: int) -> Iterator[int]:
-    """Downwards from below `value`, one by one and, far from 1, in steps of a fraction of it."""
-    while value > 1:
+    """Downwards from `value`, one by one or in steps of a fraction of it."""
+    while value >= 1:
+        yield value
         value -= max(1, value // fineness)
+
+
+def _more(value: int, last: int) -> Iterator[int]:
+    """Upwards from `value`, one by one at first, until it is no neighbour any more."""
+    last = min(last, 8 * value + 64)
+    while value <= last:
         yield value
-
-
-def _more(value: int) -> Iterator[int]:
-    """Upwards from above `value`, one by one at first, until it is no neighbour any more."""
-    last = 8 * value + 64
-    while value < last:
         value += max(1, value // 32)
-        yield value

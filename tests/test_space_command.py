@@ -1,0 +1,117 @@
+"""`python -m space`: what it prints, and how it refuses."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from space.arch import Architecture
+from space.axes import Space
+from space.cost import Cost, cost
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "space", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def printed(*arguments: str) -> str:
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_ladder_is_a_table_with_a_row_for_each_architecture() -> None:
+    lines = printed("budget=125m").splitlines()
+    ladder = Space.from_yaml("depth_width", "125m", 32000).enumerate()
+    assert "125,000,000 parameters" in lines[0]
+    heads = lines[3].split()
+    for head in ("blocks", "layers", "width", "heads", "FFN", "drift", "tied", "parameters"):
+        assert head in heads
+    rows = [line.split() for line in lines[5:]]
+    assert [int(row[0]) for row in rows] == [arch.num_blocks for arch in ladder]
+    assert ["30", "30", "576", "9", "3", "64"] in [row[:6] for row in rows]
+
+
+def test_json_has_every_field_of_architecture_and_cost_under_its_own_name() -> None:
+    rows = json.loads(printed("budget=1m", "vocab_size=1024", "seq_len=512", "format=json"))
+    ladder = Space.from_yaml("depth_width", "1m", 1024).enumerate()
+    assert len(rows) == len(ladder)
+    for row, arch in zip(rows, ladder, strict=True):
+        assert Architecture.from_dict({name: row[name] for name in arch.to_dict()}) == arch
+        for name in Cost.__dataclass_fields__:
+            assert row[name] == getattr(cost(arch, 512), name)
+        assert abs(row["deviation"]) <= 0.0015
+
+
+def test_csv_has_the_same_numbers_as_json() -> None:
+    arguments = ("budget=1m", "vocab_size=1024", "space=sharing")
+    table = list(csv.DictReader(io.StringIO(printed(*arguments, "format=csv"))))
+    rows = json.loads(printed(*arguments, "format=json"))
+    assert [int(r["parameters"]) for r in table] == [r["parameters"] for r in rows]
+    assert [r["sharing_pattern"] for r in table] == [r["sharing_pattern"] for r in rows]
+
+
+def test_markdown_is_a_table() -> None:
+    lines = printed("budget=125m", "space=tying", "format=markdown").splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1
+    assert set(table[1]) <= set("|-: ")
+
+
+def test_an_architecture_is_taken_apart() -> None:
+    text = printed("architecture=mobilellm_ls_125m")
+    assert "124,635,456" in text
+    assert "Layer map, 60 layers (immediate x2):\nblocks: 0 0 1 1 2 2" in text
+    for part in ("embedding", "attention", "FFN", "norms", "output"):
+        assert part in text
+    assert json.loads(printed("architecture=mobilellm_125m", "format=json"))["parameters"] == (
+        124_635_456
+    )
+
+
+def test_halves_that_differ_are_drawn_apart(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "vocab_size: 64\nhidden_size: 8\nnum_attention_heads: 2\nintermediate_size: 16\n"
+        "num_blocks: 2\nsharing: immediate\nrepeats: 2\nsharing_scope: ffn\n"
+    )
+    text = printed(f"architecture_file={path}")
+    assert "attention: 0 1 2 3\nFFN:       0 0 1 1" in text
+
+
+def test_axes_are_overridden_on_the_command_line() -> None:
+    text = printed("budget=125m", "space.axes.num_blocks=[12,30]")
+    assert [line.split()[0] for line in text.splitlines()[5:]] == ["12", "30"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bugdet=1m"], "bugdet"),
+        (["budget=plenty"], "budget must be a number of parameters such as 125m"),
+        (["budget=1m"], "embeddings alone"),
+        (["space=depth"], "depth_width"),
+        (["space.axes.num_blocks=[]"], "axis num_blocks must be a list of at least one value"),
+        (["+space.axes.num_bloks=[2]"], "num_bloks"),
+        (["architecture=mobilelm_125m"], "mobilellm_125m"),
+        (["architecture=mobilellm_125m", "architecture.num_key_value_heads=2"], "choose a divisor"),
+        (["architecture=mobilellm_125m", "+architecture.hiden_size=2"], "hiden_size"),
+        (["architecture_file=nowhere.yaml"], "nowhere.yaml"),
+        (["format=xml"], "format must be one of table, markdown, csv, json"),
+        (["seq_len=0"], "seq_len"),
+        (["seq_len=long"], "seq_len"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert message in done.stderr
