@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
-from search.record import CorruptRecord, Record, architecture_id, read_metrics, read_record
+from search.record import (
+    CorruptRecord,
+    Record,
+    Run,
+    architecture_id,
+    read_metrics,
+    read_record,
+    run_from_dict,
+)
 from space.arch import Architecture
-from space.cost import Cost
+from space.cost import Cost, cost
 
 REQUIRED = ("study", "metric", "budget", "space", "trials")
 METRICS = {
@@ -100,7 +109,8 @@ def read_study(name: str | None, outputs: str | Path = "outputs", runs: str | No
     rows = []
     for trial in sorted(facts["trials"], key=lambda t: t["number"]):
         record = _record_of(trial, where, records, missing)
-        row = _row(trial, record, facts["budget"])
+        asked = record.run if record else _asked_for(where / str(trial.get("key")))
+        row = _row(trial, asked, record, facts["budget"])
         if trial.get("key") and owners[trial["key"]] != trial["number"]:
             row["status"] = REPEATED.get(str(trial.get("state")), "repeated")
         rows.append(row)
@@ -200,14 +210,14 @@ def _note(missing: list[tuple[str, str]], key: str, reason: str) -> None:
 
 
 def _row(
-    trial: Mapping[str, Any], record: Record | None, budget: Mapping[str, Any]
+    trial: Mapping[str, Any], run: Run | None, record: Record | None, budget: Mapping[str, Any]
 ) -> dict[str, Any]:
     """One trial's row, architecture and cost under their own names, an axis as `axis.<name>`."""
     state = str(trial.get("state"))
     row: dict[str, Any] = {
         "number": trial["number"],
         "key": trial.get("key"),
-        "arm": trial.get("arm") or (record and architecture_id(record.run.architecture)),
+        "arm": trial.get("arm") or (run and architecture_id(run.architecture)),
         "seed": trial.get("seed"),
         "role": trial.get("role", "explore"),
         "state": state,
@@ -215,15 +225,24 @@ def _row(
         "reason": trial.get("reason"),
     }
     row |= {f"axis.{axis}": value for axis, value in (trial.get("params") or {}).items()}
+    if run is not None:
+        row |= {"init_seed": run.init_seed}
+        row |= _architecture_columns(run.architecture)
+        row |= _cost_columns(cost(run.architecture, run.recipe.seq_len), budget)
     if record is None:
         return row
     row |= {"status": record.status, "reason": record.reason or trial.get("reason")}
-    row |= {"init_seed": record.run.init_seed}
-    row |= _architecture_columns(record.run.architecture)
-    row |= _cost_columns(record.cost, budget)
     row |= _last_reading(record)
     timings = ("train_s", "eval_s", "compile_s", "tokens_per_s", "commit", "started")
     return row | {name: getattr(record, name) for name in timings}
+
+
+def _asked_for(folder: Path) -> Run | None:
+    """The run of a folder that has no usable record, from its `run.yaml`."""
+    try:
+        return run_from_dict(yaml.safe_load((folder / "run.yaml").read_text()))
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return None
 
 
 def _architecture_columns(architecture: Architecture) -> dict[str, Any]:
@@ -232,10 +251,10 @@ def _architecture_columns(architecture: Architecture) -> dict[str, Any]:
     return columns | {"ffn_ratio": architecture.ffn_ratio}
 
 
-def _cost_columns(cost: Cost, budget: Mapping[str, Any]) -> dict[str, Any]:
-    spent = getattr(cost, budget["kind"])
-    derived = {"embedding_share": cost.embedding_share}
-    return asdict(cost) | derived | {"budget_deviation": spent / budget["value"] - 1}
+def _cost_columns(counts: Cost, budget: Mapping[str, Any]) -> dict[str, Any]:
+    spent = getattr(counts, budget["kind"])
+    derived = {"embedding_share": counts.embedding_share}
+    return asdict(counts) | derived | {"budget_deviation": spent / budget["value"] - 1}
 
 
 def _last_reading(record: Record) -> dict[str, Any]:

@@ -54,6 +54,11 @@ def megas(value: Any) -> str:
     return f"{value / 1e6:,.2f}M"
 
 
+def probability(value: Any) -> str:
+    """Three decimals, of which none is claimed below a thousandth."""
+    return decimals(3)(value) if value >= 0.001 else "<0.001"
+
+
 whole = decimals(0)
 
 TRIAL_COLUMNS = (
@@ -93,6 +98,8 @@ ARM_COLUMNS = (
     Column("sd", "sd", decimals(4), "standard deviation over the n seeds"),
     Column("diff", "difference", signed(4), "to the baseline; negative is better"),
     Column("interval", "95% interval", str, "simultaneous over all differences", numeric=False),
+    Column("p_adjusted", "adj. p", probability, "adjusted for all the differences"),
+    Column("mdd", "MDD", decimals(4), "minimum detectable difference at the adjusted level"),
     Column("verdict", "verdict", str, numeric=False),
 )
 
@@ -211,6 +218,7 @@ LATEX = {
     "_": r"\_",
     "{": r"\{",
     "}": r"\}",
+    "<": "$<$",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "×": r"$\times$",
