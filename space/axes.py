@@ -185,6 +185,9 @@ class Space:
             raise ValueError("vocab_size must not be fixed by a space: it comes with the data")
         if twice := sorted(set(self.axes) & set(self.fixed)):
             raise ValueError(f"{twice[0]} must be an axis or fixed, but is both; remove one")
+        said = sorted({"repeats", "sharing_scope"} & set(self.fixed))
+        if said and "sharing" in self.axes:
+            raise ValueError(f"{said[0]} must be said by the sharing axis, as in ffn: immediate x2")
         if DEPTH not in {*self.axes, *self.fixed}:
             raise ValueError(f"{DEPTH} must be an axis or fixed, but is neither")
         if not self.candidates():
@@ -385,7 +388,7 @@ class Space:
     def _partial(self, corner: Corner, depth: int) -> dict[str, Any] | None:
         """What `fit` is given for a point, or None where its pattern cannot be so shallow."""
         values = {**self.fixed, **self._params(corner, depth), "vocab_size": self.vocab_size}
-        if "sharing" in self.axes:
+        if "sharing" in self.axes or " " in values.get("sharing", ""):
             values |= parse_sharing(values["sharing"])
         if values.get("sharing") in FIXED_BLOCKS:
             blocks, once = FIXED_BLOCKS[values["sharing"]]

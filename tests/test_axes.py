@@ -207,6 +207,15 @@ def test_sharing_is_written_as_it_is_read(text: str) -> None:
     assert describe_sharing(arch) == text
 
 
+def test_sharing_may_be_fixed_in_the_same_words() -> None:
+    space = small({"num_blocks": [4]}, fixed={"sharing": "ffn: immediate x3"})
+    assert (
+        space.enumerate()
+        == small({"num_blocks": [4], "sharing": ["ffn: immediate x3"]}).enumerate()
+    )
+    assert space.enumerate()[0].num_layers == 12
+
+
 def test_a_space_is_read_by_name_by_path_and_from_its_content(tmp_path: Path) -> None:
     import yaml
 
@@ -237,6 +246,10 @@ def test_a_space_is_read_by_name_by_path_and_from_its_content(tmp_path: Path) ->
         ({"axes": {"num_blocks": [2], "sharing": ["mirror x2"]}}, "sharing must be written like"),
         ({"axes": {"num_blocks": [2]}, "fixed": {"vocab_size": 4}}, "vocab_size"),
         ({"axes": {"num_blocks": [2]}, "tolerance": 2}, "tolerance"),
+        (
+            {"axes": {"num_blocks": [2], "sharing": ["all"]}, "fixed": {"repeats": 3}},
+            "repeats must be said by the sharing axis",
+        ),
         ({"axes": {"num_blocks": [3000]}}, "nearest that fit"),
     ],
 )

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import budgets, partials
 
+from benchmarks.solver import measure
 from space.arch import Architecture
 from space.budget import (
     LARGEST_MULTIPLE,
@@ -263,3 +264,11 @@ def test_a_layer_map_may_stand_for_the_depth() -> None:
     assert isinstance(arch, Architecture)
     assert (arch.num_blocks, arch.num_hidden_layers) == (3, 4)
     assert abs(Budget.parse("1m").deviation(arch)) <= MAX_DEVIATION
+
+
+def test_the_benchmark_finds_no_proposal_off_the_budget() -> None:
+    result = measure("5m", draws=100, seed=0)
+    assert result.fitted + result.infeasible == 100
+    assert result.fitted > 20
+    assert max(result.deviations) <= MAX_DEVIATION
+    assert max(result.drifts) <= 1 + 1e-9
