@@ -448,9 +448,11 @@ def _is_possible(values: Mapping[str, Any]) -> bool:
     """Whether the sharing pattern allows these blocks and repeats."""
     try:
         PATTERNS[values.get("sharing", "none")](values[DEPTH], values.get("repeats", 1))
+        return bool(values.get("repeats", 1) >= 1)
     except ValueError:
         return False
-    return bool(values.get("repeats", 1) >= 1)
+    except TypeError:  # no whole numbers: `fit` says so
+        return True
 
 
 def _most_crowded(depths: Sequence[int], drift: Mapping[int, float]) -> int:

@@ -425,7 +425,9 @@ def _build_stand_in(values: tuple[tuple[str, Any], ...]) -> Architecture:
     return Architecture.from_dict({**dict(values), **narrow})
 
 
-_INTEGERS = frozenset((*SIZES, "vocab_size", "num_blocks", "num_hidden_layers", "heads_per_kv"))
+_INTEGERS = frozenset(
+    (*SIZES, "vocab_size", "num_blocks", "num_hidden_layers", "repeats", "heads_per_kv")
+)
 _KNOWN = frozenset((*(f.name for f in fields(Architecture)), *RATIOS))
 
 

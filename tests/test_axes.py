@@ -245,6 +245,8 @@ def test_a_space_is_read_by_name_by_path_and_from_its_content(tmp_path: Path) ->
         ({"axes": {"num_blocks": [2]}, "fixed": {"hiden_size": 4}}, "hiden_size"),
         ({"axes": {"num_blocks": [2], "sharing": ["mirror x2"]}}, "sharing must be written like"),
         ({"axes": {"num_blocks": [2]}, "fixed": {"vocab_size": 4}}, "vocab_size"),
+        ({"axes": {"head_dim": [16]}, "fixed": {"num_blocks": "4"}}, "num_blocks must be a whole"),
+        ({"axes": {"num_blocks": [2]}, "fixed": {"repeats": "two"}}, "repeats must be a whole"),
         ({"axes": {"num_blocks": [2]}, "tolerance": 2}, "tolerance"),
         (
             {"axes": {"num_blocks": [2], "sharing": ["all"]}, "fixed": {"repeats": 3}},
