@@ -312,7 +312,7 @@ class Space:
         for corner in product(*(range(len(axis.values)) for axis in self._sides)):
             ladder = {}
             for depth, shape in self._ladder(corner).items():
-                arch = with_shape(self._partial(corner, depth) or {}, shape)
+                arch = with_shape(self._partial(corner, depth), shape)
                 candidate = Candidate(self._params(corner, depth), arch)
                 ladder[depth] = first.setdefault(_content(arch), candidate)
             if ladder:
@@ -356,7 +356,9 @@ class Space:
         found = {}
         for depth in depths:
             partial = self._partial(corner, depth)
-            shape = solve(partial, self.budget, self.ffn_tolerance) if partial else None
+            if not _is_possible(partial):
+                continue
+            shape = solve(partial, self.budget, self.ffn_tolerance)
             if shape is not None:
                 found[depth] = shape
         return found
@@ -385,27 +387,23 @@ class Space:
         sides = {a.name: a.values[i] for a, i in zip(self._sides, corner, strict=True)}
         return {name: depth if name == DEPTH else sides[name] for name in self._axes}
 
-    def _partial(self, corner: Corner, depth: int) -> dict[str, Any] | None:
-        """What `fit` is given for a point, or None where its pattern cannot be so shallow."""
+    def _partial(self, corner: Corner, depth: int) -> dict[str, Any]:
+        """What `fit` is given for a point."""
         values = {**self.fixed, **self._params(corner, depth), "vocab_size": self.vocab_size}
         if "sharing" in self.axes or " " in values.get("sharing", ""):
             values |= parse_sharing(values["sharing"])
         if values.get("sharing") in FIXED_BLOCKS:
             blocks, once = FIXED_BLOCKS[values["sharing"]]
             values |= {DEPTH: blocks, "repeats": depth - once}
-        return values if _is_possible(values) else None
+        return values
 
     def _raise_unfit(self) -> NoReturn:
         """Say why the first of the space's points misses the budget, and what does not."""
         corner = tuple(0 for _ in self._sides)
         depths = self._axes[DEPTH].values if DEPTH in self._axes else (self.fixed[DEPTH],)
         for depth in depths[len(depths) // 2 :]:
-            if partial := self._partial(corner, depth):
-                fit(partial, self.budget, ffn_tolerance=self.ffn_tolerance)
-        raise ValueError(
-            f"space {self.name} must have an architecture of {self.budget}, but none fits at "
-            f"{DEPTH} {depths[0]} to {depths[-1]}; widen its axes or its ffn_tolerance"
-        )
+            fit(self._partial(corner, depth), self.budget, ffn_tolerance=self.ffn_tolerance)
+        raise AssertionError(f"space {self.name} is empty, though its first points fit")
 
 
 _SHARING = re.compile(
@@ -445,14 +443,16 @@ def describe_sharing(arch: Architecture) -> str:
 
 
 def _is_possible(values: Mapping[str, Any]) -> bool:
-    """Whether the sharing pattern allows these blocks and repeats."""
+    """Whether the sharing pattern can be so shallow; what is none is for `fit` to refuse."""
+    blocks, repeats = values[DEPTH], values.get("repeats", 1)
+    pattern = PATTERNS.get(values.get("sharing", "none"))
+    if pattern is None or not isinstance(blocks, int) or not isinstance(repeats, int):
+        return True
     try:
-        PATTERNS[values.get("sharing", "none")](values[DEPTH], values.get("repeats", 1))
-        return bool(values.get("repeats", 1) >= 1)
+        pattern(blocks, repeats)
     except ValueError:
         return False
-    except TypeError:  # no whole numbers: `fit` says so
-        return True
+    return repeats >= 1
 
 
 def _most_crowded(depths: Sequence[int], drift: Mapping[int, float]) -> int:

@@ -216,6 +216,12 @@ def test_sharing_may_be_fixed_in_the_same_words() -> None:
     assert space.enumerate()[0].num_layers == 12
 
 
+def test_a_layer_map_may_be_fixed() -> None:
+    fixed = {"sharing": "custom", "layer_map": [0, 1, 1, 2], "num_blocks": 3}
+    space = small({"tie_word_embeddings": [True, False]}, fixed=fixed)
+    assert [arch.num_layers for arch in space.enumerate()] == [4, 4]
+
+
 def test_a_space_is_read_by_name_by_path_and_from_its_content(tmp_path: Path) -> None:
     import yaml
 
@@ -247,6 +253,8 @@ def test_a_space_is_read_by_name_by_path_and_from_its_content(tmp_path: Path) ->
         ({"axes": {"num_blocks": [2]}, "fixed": {"vocab_size": 4}}, "vocab_size"),
         ({"axes": {"head_dim": [16]}, "fixed": {"num_blocks": "4"}}, "num_blocks must be a whole"),
         ({"axes": {"num_blocks": [2]}, "fixed": {"repeats": "two"}}, "repeats must be a whole"),
+        ({"axes": {"num_blocks": [2]}, "fixed": {"repeats": 2}}, "repeats must be 1"),
+        ({"axes": {"num_blocks": [2]}, "fixed": {"sharing": "mirror"}}, "sharing must be one of"),
         ({"axes": {"num_blocks": [2]}, "tolerance": 2}, "tolerance"),
         (
             {"axes": {"num_blocks": [2], "sharing": ["all"]}, "fixed": {"repeats": 3}},
