@@ -169,7 +169,7 @@ class Training:
         checkpointed = time.monotonic()
         try:
             while state.step < recipe.steps:
-                loss, norm, lr = self._timed_step()
+                loss, norm, lr = self.timed_step()
                 if not (isfinite(loss) and isfinite(norm)):
                     raise Diverged(f"loss {loss}, gradient norm {norm} at step {state.step}")
                 if state.step % log_every == 0 or state.step == recipe.steps:
@@ -184,7 +184,7 @@ class Training:
             self._checkpoint(metrics)
             raise
 
-    def _timed_step(self) -> tuple[float, float, float]:
+    def timed_step(self) -> tuple[float, float, float]:
         first = self.state.step == 0
         started = time.perf_counter()
         result = self._step()
