@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablations.effects import arm_means, compare, indistinguishable
+from ablations.effects import arm_means, compare, equal_spread, indistinguishable
 from reports.study import Study
 
 FEWEST_SEEDS = 2
@@ -41,9 +41,11 @@ class Evidence:
     baseline: str | None
     """The arm that differences are taken to; None where there is none, or it has too few seeds."""
     best: str | None
-    """The replicated arm with the lowest mean, if at least two are replicated."""
+    """The replicated arm with the best effect, if at least two are replicated."""
+    spread_p: float
+    """p of equal spread in all arms, which the intervals take for granted; NaN: cannot be said."""
     level: tuple[str, ...]
-    """The arms that are not told apart from the best, itself included."""
+    """The arms that are not told apart from the best, from the best on, itself included."""
 
     def arm(self, name: str) -> pd.Series:
         """The row of one arm."""
@@ -61,15 +63,16 @@ def weigh(study: Study) -> Evidence:
     if replicated:
         means = arm_means(cells, metric=study.metric)
         arms = arms.merge(means[["arm", "n", "mean", "sd", "ci_low", "ci_high"]], "left", on="arm")
-        level = tuple(indistinguishable(cells, metric=study.metric))
-        best = str(means.sort_values(["mean", "arm"]).arm.iloc[0])
+        found = indistinguishable(cells, metric=study.metric)
+        level, best = found.level, found.best
+        spread_p = equal_spread(cells, metric=study.metric)
     else:
         arms = arms.assign(n=np.nan, mean=np.nan, sd=np.nan, ci_low=np.nan, ci_high=np.nan)
-        level, best = (), None
+        level, best, spread_p = (), None, np.nan
     arms = _with_differences(arms, cells, study.metric, baseline)
     arms["replicated"] = arms["mean"].notna()
     arms["value"] = arms["mean"].where(arms.replicated, arms.once)
-    return Evidence(cells, seeds, set_aside, arms, baseline, best, level)
+    return Evidence(cells, seeds, set_aside, arms, baseline, best, spread_p, level)
 
 
 def comparable_cells(

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from reports import figures, tables
 from reports.answer import Evidence, answer, budget_words, count, join, on_selection
 from reports.study import Study, is_number, plain
-from search.record import Record, Recipe
+from search.record import Recipe, Record
 
 Facts = list[tuple[str, str]]
 

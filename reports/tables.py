@@ -99,7 +99,12 @@ ARM_COLUMNS = (
     Column("diff", "difference", signed(4), "to the baseline; negative is better"),
     Column("interval", "95% interval", str, "simultaneous over all differences", numeric=False),
     Column("p_adjusted", "adj. p", probability, "adjusted for all the differences"),
-    Column("mdd", "MDD", decimals(4), "minimum detectable difference at the adjusted level"),
+    Column(
+        "mdd",
+        "MDD",
+        decimals(4),
+        "a true difference as large gets a verdict with 80% power",
+    ),
     Column("verdict", "verdict", str, numeric=False),
 )
 

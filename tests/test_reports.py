@@ -31,6 +31,7 @@ WHOLE = {
     "trials": [],
 }
 """The least that a `study.json` can be."""
+ROLES = ("explore", "replicate", "replicate")
 REPOSITORY = Path(__file__).parent.parent
 
 
@@ -90,8 +91,7 @@ def test_one_fresh_seed_is_too_few_and_the_exploring_one_counts_with_a_caution(
 
 def test_no_seed_is_set_aside_where_every_architecture_was_run_on_all() -> None:
     done = pd.DataFrame(
-        [("a", 0, "explore", 1.0), ("a", 1, "replicate", 1.1), ("a", 2, "replicate", 1.1)]
-        + [("b", 0, "explore", 1.2), ("b", 1, "replicate", 1.3), ("b", 2, "replicate", 1.3)],
+        [(arm, seed, role, 1.0) for arm in "ab" for seed, role in enumerate(ROLES)],
         columns=["arm", "seed", "role", "val_bpb"],
     )
     cells, seeds, set_aside = comparable_cells(done, "val_bpb")
