@@ -1,0 +1,215 @@
+"""Documents out of files: txt, jsonl and parquet, plain or compressed, and pre-tokenised ones.
+
+Every error names the file and, where there is one, the line.
+"""
+
+import glob
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import zstandard
+
+Tokens = np.ndarray[Any, np.dtype[np.int64]]
+
+COMPRESSED = (".gz", ".xz", ".zst")
+TEXT_KINDS = (".txt", ".jsonl", ".parquet")
+TOKEN_KINDS = (".jsonl", ".bin")
+
+SHORTEST_CUT, LONGEST_CUT = 4096, 65536
+"""Characters. A txt file is cut into documents at the first blank line after the one, or at the
+first line end after the other."""
+BLOCK_TOKENS = 8192
+"""Length of a document in a .bin file whose end token is not known."""
+
+
+def find_files(path: str | None, kinds: tuple[str, ...]) -> list[Path]:
+    """The files that a file's name, a folder or a glob stands for, in sorted order. In a folder,
+    those of the given kinds, at any depth.
+
+    Raises:
+        ValueError: no path, or a folder without such files.
+        OSError: nothing there.
+    """
+    if path is None:
+        raise ValueError("data.path must say what to read, but is not given; add data.path=…")
+    if Path(path).is_dir():
+        found = [p for p in Path(path).rglob("*") if p.is_file() and kind(p) in kinds]
+        if not found:
+            raise ValueError(
+                f"data.path must hold files that end in {', '.join(kinds)} (or these and "
+                f"{', '.join(COMPRESSED)}), but {path} has none; name the files themselves"
+            )
+    else:
+        matches = [path] if Path(path).is_file() else glob.glob(path, recursive=True)
+        found = [p for p in map(Path, matches) if p.is_file()]
+        if not found:
+            raise FileNotFoundError(
+                f"data.path must be a file, a folder or a glob, but nothing is at {path}; "
+                "check the spelling (it is relative to the current folder)"
+            )
+    return sorted(found)
+
+
+def kind(path: Path) -> str:
+    """The suffix that says what is inside, compression aside: `a.jsonl.gz` is .jsonl."""
+    return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+
+
+def read_text(path: Path, key: str) -> Iterator[str]:
+    """The documents of one file; in jsonl and parquet, the values of `key`.
+
+    Raises:
+        ValueError: not UTF-8 text, or not of the form that its name says.
+    """
+    with _naming(path):
+        if kind(path) == ".parquet":
+            yield from _read_parquet(path, key)
+        elif kind(path) == ".jsonl":
+            for number, row in _read_jsonl(path, key):
+                if not isinstance(row, str):
+                    raise ValueError(f"line {number}: {key!r} must be a string, but is {row!r:.80}")
+                yield row
+        else:
+            yield from cut(_lines(path))
+
+
+def read_tokens(path: Path, end_token: int | None) -> Iterator[tuple[str, Tokens]]:
+    """(where, token ids) of each document: a line of jsonl {"token_ids": […]}, or a stretch of a
+    file of little-endian uint16, up to and with its end token.
+
+    Raises:
+        ValueError: not of the form that its name says.
+    """
+    with _naming(path):
+        if kind(path) == ".bin":
+            yield from _read_bin(path, end_token)
+        else:
+            for number, row in _read_jsonl(path, "token_ids"):
+                yield f"{path}, line {number}", _token_ids(row, number)
+
+
+def cut(lines: Iterable[str]) -> Iterator[str]:
+    """Running text in documents, cut at blank lines or, lacking those, at line ends. Together
+    they are the text again, without the white space around them."""
+    document, length = [], 0
+    for line in lines:
+        document.append(line)
+        length += len(line)
+        if length > LONGEST_CUT or (length > SHORTEST_CUT and not line.strip()):
+            yield "".join(document).strip()
+            document, length = [], 0
+    yield "".join(document).strip()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of content become a ValueError that names the file."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} must be UTF-8 text, but byte {error.object[error.start]:#04x} is none; "
+            "convert it, or name its format by its suffix"
+        ) from error
+    except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+        raise ValueError(
+            f"{path} must be a whole {path.suffix} file, but cannot be unpacked ({error}); "
+            "fetch it again"
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            error if str(error).startswith(str(path)) else f"{path}: {error}"
+        ) from error
+
+
+def _open(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked."""
+    openers: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
+    return cast(BinaryIO, openers.get(path.suffix, open)(path, "rb"))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with _open(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as text:
+        for line in text:
+            if "\0" in line:
+                raise ValueError(
+                    "must be text, but has a zero byte, as binary files do; "
+                    "name its format by its suffix"
+                )
+            yield line
+
+
+def _read_jsonl(path: Path, key: str) -> Iterator[tuple[int, Any]]:
+    """(line number, value of the key) of each line that is not blank."""
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} must be JSON, but is not: {error}") from error
+        if not isinstance(row, dict) or key not in row:
+            keys = ", ".join(row) if isinstance(row, dict) else f"no object: {line.strip():.40}"
+            raise ValueError(
+                f"line {number} must have the key {key!r}, but has {keys or 'none'}; "
+                "set data.text_key to the one that holds the text"
+            )
+        yield number, row[key]
+
+
+def _read_parquet(path: Path, key: str) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _open(path) as raw:
+        source = io.BytesIO(raw.read()) if path.suffix in COMPRESSED else raw
+        try:
+            table = pq.ParquetFile(source)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"must be a parquet file, but is none: {error}") from error
+        names = table.schema_arrow.names
+        if key not in names:
+            raise ValueError(
+                f"must have the column {key!r}, but has {', '.join(names)}; "
+                "set data.text_key to the one that holds the text"
+            )
+        for rows in table.iter_batches(batch_size=1024, columns=[key]):
+            for value in rows.column(0).to_pylist():
+                if value is not None and not isinstance(value, str):
+                    raise ValueError(f"column {key!r} must hold strings, but has {value!r:.80}")
+                yield value or ""
+
+
+def _read_bin(path: Path, end_token: int | None) -> Iterator[tuple[str, Tokens]]:
+    if path.stat().st_size % 2:
+        raise ValueError("must hold two bytes a token, but has an odd size; is it whole?")
+    if not path.stat().st_size:
+        return
+    tokens = np.memmap(path, dtype="<u2", mode="r")
+    if end_token is None:
+        ends = np.arange(BLOCK_TOKENS, len(tokens), BLOCK_TOKENS)
+    else:
+        ends = np.flatnonzero(tokens == end_token) + 1
+    start = 0
+    for end in [*ends.tolist(), len(tokens)]:
+        if end > start:
+            yield f"{path}, token {start}", tokens[start:end].astype(np.int64)
+        start = end
+
+
+def _token_ids(row: Any, number: int) -> Tokens:
+    try:
+        tokens = np.asarray(row)
+    except ValueError:  # lists of unequal length within the list
+        tokens = np.empty(0, dtype=object)
+    if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind != "i"):
+        raise ValueError(f"line {number}: 'token_ids' must be a list of integers")
+    return tokens.astype(np.int64)
