@@ -28,7 +28,7 @@ def verb(name: str, schema: type[T]) -> Callable[[Callable[[T], None]], Callable
     The schema is stored as `<name>_schema`, which the YAML lists first in its `defaults`; `main`
     gets an instance of it.
     """
-    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    ConfigStore.instance().store(name=f"{name}_schema", node=_thaw(OmegaConf.structured(schema)))
 
     def decorate(main: Callable[[T], None]) -> Callable[[], None]:
         @wraps(main)
@@ -49,6 +49,18 @@ def verb(name: str, schema: type[T]) -> Callable[[Callable[[T], None]], Callable
         return run
 
     return decorate
+
+
+def _thaw(node: DictConfig) -> DictConfig:
+    """The node, to be filled in by YAML and overrides: OmegaConf locks those of frozen
+    dataclasses."""
+    OmegaConf.set_readonly(node, None)
+    if not (node._is_missing() or node._is_none()):
+        for name in list(node):
+            child = node._get_node(name)
+            if isinstance(child, DictConfig):
+                _thaw(child)
+    return node
 
 
 @contextmanager
