@@ -11,6 +11,18 @@ from space.sharing import LayerMap, from_order, layer_map
 
 ACTIVATIONS = ("silu", "relu", "gelu")
 NORM_OWNERS = ("block", "layer")
+COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "num_blocks",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "max_position_embeddings",
+    "repeats",
+)
 ARCHITECTURES = Path(__file__).parent.parent / "conf" / "architecture"
 
 
@@ -62,6 +74,7 @@ class Architecture:
     """(attention block, FFN block) of each layer; a plain list of blocks is understood too."""
 
     def __post_init__(self) -> None:
+        self._check_types()
         self._derive("num_key_value_heads", self.num_attention_heads)
         self._check_choice("hidden_act", ACTIVATIONS)
         self._check_choice("norms", NORM_OWNERS)
@@ -182,6 +195,14 @@ class Architecture:
         if getattr(self, name) is None:
             object.__setattr__(self, name, value)
 
+    def _check_types(self) -> None:
+        """Counts are whole, and 100000 and 100000.0 are the same theta."""
+        for name in ("rope_theta", "rms_norm_eps"):
+            object.__setattr__(self, name, _number(name, getattr(self, name), float))
+        for name in COUNTS:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _number(name, getattr(self, name), int))
+
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         if getattr(self, name) not in choices:
             raise ValueError(
@@ -273,6 +294,16 @@ class Architecture:
                 f"and {self.repeats} repeats, but got {getattr(self, name)}; leave it out or "
                 "change the others"
             )
+
+
+def _number(name: str, value: Any, kind: type[int] | type[float]) -> int | float:
+    """The value as an int or a float, where nothing is lost by it."""
+    if type(value) is kind:
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and kind(value) == value:
+        return kind(value)
+    wanted = "a whole number" if kind is int else "a number"
+    raise ValueError(f"{name} must be {wanted}, but got {value!r}")
 
 
 def _pairs(given: Any, scope: str) -> LayerMap:

@@ -98,11 +98,15 @@ def describe(error: BaseException) -> str:
 
 
 def _first_lines(error: BaseException) -> str:
-    """The message without OmegaConf's trailing lines about keys and types."""
+    """The message without what Hydra and OmegaConf append about keys, types and search paths."""
+    noise = (
+        "full_key:",
+        "reference_type=",
+        "object_type=",
+        "Config search path",
+        "provider=",
+        "See https://hydra.cc",
+        "Set the environment variable HYDRA_FULL_ERROR",
+    )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kept = [
-        line
-        for line in lines
-        if not line.startswith(("full_key:", "reference_type=", "object_type="))
-    ]
-    return " ".join(kept) or type(error).__name__
+    return " ".join(x for x in lines if not x.startswith(noise)) or type(error).__name__
