@@ -163,10 +163,10 @@ def _trials(study: Study) -> str:
 
 
 def _seeds(study: Study) -> str:
-    roles = study.trials.groupby("role").seed.unique()
+    roles = study.trials.dropna(subset="seed").groupby("role").seed.unique()
     named = {"explore": "exploring", "replicate": "further"}
     return "; ".join(
-        f"{named.get(str(role), role)}: {', '.join(str(seed) for seed in sorted(seeds))}"
+        f"{named.get(str(role), role)}: {', '.join(f'{seed:.0f}' for seed in sorted(seeds))}"
         for role, seeds in roles.items()
     )
 
@@ -174,14 +174,19 @@ def _seeds(study: Study) -> str:
 def recipe_in_words(recipe: Recipe) -> str:
     """How each candidate was trained, in a sentence."""
     r = recipe
+    carried = (
+        "the same for all shapes (standard parametrisation)"
+        if r.parametrisation == "sp"
+        else f"at {r.base_num_hidden_layers} layers × {r.base_hidden_size} wide, carried to other "
+        f"shapes by {r.parametrisation}"
+    )
     decay = (
         f"decaying over the last {_percent(r.decay_fraction)}" if r.schedule == "wsd" else "cosine"
     )
     return (
         f"{r.tokens:,} tokens in {r.steps:,} steps of {r.batch_size} × {r.seq_len}; "
         f"AdamW (betas {r.beta1:g} and {r.beta2:g}, weight decay {r.weight_decay:g}), "
-        f"peak learning rate {r.lr:g} at {r.base_num_hidden_layers} layers × "
-        f"{r.base_hidden_size} wide, carried to other shapes by {r.parametrisation}; "
+        f"peak learning rate {r.lr:g} {carried}; "
         f"warm-up over {_percent(r.warmup_fraction)}, {decay} to {_percent(r.final_lr_fraction)} "
         f"of the peak; gradient norm at most {r.grad_clip:g}; {r.precision}; "
         f"scored on {r.eval_tokens:,} validation tokens"

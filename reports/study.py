@@ -82,6 +82,7 @@ class Study:
         done = done.drop_duplicates(["arm", "seed"])
         if done.empty:
             return done
+        done = done.astype({"seed": int})  # float where another trial has none yet
         horizon = float(done.tokens.mode().max())
         return done[(done.tokens / horizon - 1).abs() <= HORIZON_TOLERANCE]
 
@@ -218,7 +219,7 @@ def _row(
         "number": trial["number"],
         "key": trial.get("key"),
         "arm": trial.get("arm") or (run and architecture_id(run.architecture)),
-        "seed": trial.get("seed"),
+        "seed": run.seed if run else trial.get("seed"),
         "role": trial.get("role", "explore"),
         "state": state,
         "status": WITHOUT_RECORD.get(state, state.lower()),

@@ -121,7 +121,7 @@ class StudyFolder:
     def add_unstarted(self, state: str = "WAITING", reason: str | None = None) -> None:
         """Add a trial that has no run yet."""
         number = len(self.trials)
-        fields = {"params": {}, "seed": 0, "key": None, "arm": None, "role": "explore"}
+        fields = {"params": {}, "seed": None, "key": None, "arm": None, "role": "explore"}
         trial = {"number": number, "state": state, "value": None, "reason": reason}
         self.trials.append(trial | fields)
 

@@ -191,7 +191,10 @@ def test_a_study_without_any_trial_has_a_page(tmp_path: Path) -> None:
 def test_an_unfinished_study_says_that_it_is_not_finished(tmp_path: Path) -> None:
     study = default_study(tmp_path, finished=False)
     study.add_unstarted("RUNNING")
-    assert "not finished" in said(read(study))
+    done = read(study)
+    assert "not finished" in said(done)
+    assert "seeds 1, 2 and 3" in page.html(done, weigh(done))
+    assert "exploring: 0; further: 1, 2, 3" in page.html(done, weigh(done))
 
 
 def test_a_run_in_progress_shows_its_architecture_and_the_curve_so_far(tmp_path: Path) -> None:
