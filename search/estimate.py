@@ -1,0 +1,111 @@
+"""What a study will take, said before anything is trained."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from search.placement import Placement
+from search.progress import count, duration
+from search.record import FINISHED, CorruptRecord, read_record
+from search.study import SearchWork
+
+RECENT = 40
+"""Records looked at."""
+UTILISATION = 0.25
+"""Share of a matrix product's rate that training is taken to reach where nothing was measured."""
+WEIGHT_BYTES = 4
+CHECKPOINT_WEIGHTS = 3
+"""A checkpoint holds the weights and AdamW's two moments."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left of a study."""
+
+    runs: int
+    tokens: float
+    flops: float
+    seconds: float
+    basis: str
+    """Where the speed comes from."""
+    disk_bytes: float
+
+    def __str__(self) -> str:
+        return (
+            f"to do: {self.runs} runs, {count(self.tokens)} tokens, {count(self.flops)} FLOPs, "
+            f"about {duration(self.seconds)} ({self.basis}), "
+            f"{count(self.disk_bytes)}B of disk"
+        )
+
+
+def estimate(
+    work: SearchWork, done: int, workers: int, placement: Placement, runs: Path, keep: str
+) -> Estimate:
+    """What the runs that are not done will take on this machine."""
+    left = max(0, work.total - done)
+    flops = work.flops * left / work.total
+    rate, basis = speed(work, placement, runs)
+    weights = work.space.budget.value * WEIGHT_BYTES
+    kept = {"all": left, "best": work.plan.replicates.top + 1, "none": 0}[keep]
+    return Estimate(
+        runs=left,
+        tokens=left * work.recipe.steps * work.recipe.tokens_per_step,
+        flops=flops,
+        seconds=flops / (rate * workers),
+        basis=basis,
+        disk_bytes=weights * (min(left, kept) + workers * CHECKPOINT_WEIGHTS),
+    )
+
+
+def speed(work: SearchWork, placement: Placement, runs: Path) -> tuple[float, str]:
+    """Training FLOPs a second of one worker, and where that comes from."""
+    measured = recorded_speeds(work, placement, runs)
+    if measured:
+        return median(measured), f"by {len(measured)} runs recorded on such a machine"
+    return UTILISATION * matrix_product_speed(placement, work.recipe.precision), (
+        f"rough: {UTILISATION:.0%} of a measured matrix product"
+    )
+
+
+def recorded_speeds(work: SearchWork, placement: Placement, runs: Path) -> list[float]:
+    """Training FLOPs a second of the last records with this device, threads and precision."""
+    from search.train import device_name
+
+    paths = sorted(runs.glob("*/record.json"), key=lambda path: -path.stat().st_mtime)
+    speeds = []
+    for path in paths[:RECENT]:
+        try:
+            record = read_record(path.parent)
+        except (CorruptRecord, json.JSONDecodeError):
+            continue
+        if record is None or record.status != FINISHED or not record.train_s:
+            continue
+        device, recipe = record.device, record.run.recipe
+        here = (device_name(placement.device), placement.device, placement.threads)
+        same = (device.get("name"), device.get("device"), device.get("threads")) == here
+        if same and recipe.precision == work.recipe.precision:
+            tokens = recipe.steps * recipe.tokens_per_step
+            seconds = record.train_s + record.eval_s
+            speeds.append(tokens * record.cost.train_flops_per_token / seconds)
+    return speeds
+
+
+def matrix_product_speed(placement: Placement, precision: str) -> float:
+    """FLOPs a second of a product of two square matrices, as measured in a fifth of a second."""
+    import torch
+
+    side = 4096 if placement.device == "cuda" else 512
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    before = torch.get_num_threads()
+    torch.set_num_threads(placement.threads or 1)
+    a = torch.randn(side, side, device=placement.device).to(dtype)
+    a @ a
+    products, started = 0, time.perf_counter()
+    while time.perf_counter() - started < 0.2:
+        (a @ a)[0, 0].item()
+        products += 1
+    seconds = time.perf_counter() - started
+    torch.set_num_threads(before)
+    return float(products * 2 * side**3 / seconds)

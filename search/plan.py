@@ -1,0 +1,250 @@
+"""What a study does next, as a pure function of what it has done.
+
+A *cell* is one thing to train: values of the axes and a seed. Workers ask for the next one, and
+nothing else is remembered: a cell whose worker died, whose study was interrupted, or whose run
+failed before this start, is simply one that is not done yet.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from math import ceil
+from random import Random
+from typing import Any, Protocol
+
+from search.record import DIVERGED, FAILED, Run
+
+EXPLORE, REPLICATE = "explore", "replicate"
+MAX_DEATHS = 3
+"""A cell that takes so many workers down with it is recorded as failed."""
+MAX_DUPLICATES = 10
+"""Proposals in a row that were tried before; then an untried one is taken instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What is to be trained."""
+
+    params: Mapping[str, Any]
+    seed: int
+    role: str = EXPLORE
+
+
+class Step(Enum):
+    """What to do when it is no cell."""
+
+    ASK = "train what the sampler proposes"
+    WAIT = "nothing can be decided before a run in progress ends"
+    DONE = "nothing is left to do"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One trial of the study's storage."""
+
+    number: int
+    state: str
+    """Optuna's: WAITING, RUNNING, COMPLETE, PRUNED or FAIL."""
+    params: Mapping[str, Any]
+    key: str | None = None
+    """Of its run; None until a worker has taken it."""
+    arm: str | None = None
+    seed: int = 0
+    role: str = EXPLORE
+    layers: int = 0
+    value: float | None = None
+    status: str | None = None
+    """How it ended: a record's status or `interrupted`. None for a FAIL means that its worker was
+    lost."""
+    reason: str | None = None
+    duplicate: bool = False
+    """Told at once, because the study has this run already."""
+    reused: bool = False
+    """Its record was there before."""
+
+    @property
+    def busy(self) -> bool:
+        return self.state in ("RUNNING", "WAITING")
+
+
+class Work(Protocol):
+    """All that a worker needs to know of a study: what to do next, and which run it is."""
+
+    def next(self, attempts: Sequence[Attempt], since: int) -> Cell | Step:
+        """What to do, given all trials so far. Failures of trials before `since` are tried
+        again."""
+        ...
+
+    def suggest(self, trial: Any) -> dict[str, Any]:
+        """Values of the axes, drawn by an Optuna trial (or those that were enqueued)."""
+        ...
+
+    def run(self, params: Mapping[str, Any], seed: int) -> Run:
+        """The run of a cell."""
+        ...
+
+    @property
+    def total(self) -> int:
+        """How many distinct runs it will be, at most."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One architecture of the space."""
+
+    params: Mapping[str, Any]
+    arm: str
+    layers: int
+    flops: float
+    """Training FLOPs a token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replicates:
+    """Further seeds for the arms worth it."""
+
+    top: int = 3
+    """The best so many architectures, and the baseline of middle depth besides."""
+    seeds: int = 4
+    """Seeds of each of these, the explored one included; 1: none further."""
+
+    def __post_init__(self) -> None:
+        if self.top < 0 or self.seeds < 1:
+            raise ValueError(
+                "replicates must have top of at least 0 and seeds of at least 1, "
+                f"but got {self.top} and {self.seeds}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploration:
+    """A search: try architectures, then give further seeds to the best and to a baseline.
+
+    `n_trials` is the total of distinct runs, whenever they were started. So many of them are kept
+    for further seeds, and the rest explores; when the space is used up, further seeds get more.
+    """
+
+    options: Sequence[Option] = field(repr=False)
+    """All architectures of the space."""
+    n_trials: int
+    replicates: Replicates
+    grid: bool
+    """Whether every option is tried in turn; else a sampler proposes."""
+    first_seed: int = 0
+
+    def next(self, attempts: Sequence[Attempt], since: int = 0) -> Cell | Step:
+        """What to do: finish what was begun, explore, then replicate."""
+        runs = distinct(attempts)
+        for run in runs:
+            if is_open(run, attempts, since):
+                return Cell(params=run.params, seed=run.seed, role=run.role)
+        if any(a.state == "WAITING" for a in attempts):
+            return Step.ASK
+        if len(runs) >= self.n_trials:
+            return Step.DONE
+        explored = [run for run in runs if run.role == EXPLORE]
+        if len(explored) < self.explorations:
+            return self._explore(explored, attempts)
+        return self._replicate(runs, explored)
+
+    @cached_property
+    def explorations(self) -> int:
+        """Architectures that will be tried."""
+        reserved = (self.replicates.top + 1) * (self.replicates.seeds - 1)
+        share = self.n_trials - reserved
+        enough = share > self.replicates.top
+        return min(share if enough else self.n_trials, len(self.options))
+
+    @cached_property
+    def total(self) -> int:
+        """Distinct runs in all: fewer than `n_trials` where the space and the seeds are used up."""
+        arms = min(self.replicates.top + 1, self.explorations)
+        return min(self.n_trials, self.explorations + arms * (self.replicates.seeds - 1))
+
+    @cached_property
+    def grid_order(self) -> list[Option]:
+        """Options that a grid tries, evenly spread over the space, the longest runs first."""
+        step = len(self.options) / self.explorations
+        spread = [self.options[int((i + 0.5) * step)] for i in range(self.explorations)]
+        return sorted(spread, key=lambda option: -option.flops)
+
+    def _explore(self, explored: Sequence[Attempt], attempts: Sequence[Attempt]) -> Cell | Step:
+        tried = {run.arm for run in explored}
+        if self.grid:
+            untried = [option for option in self.grid_order if option.arm not in tried]
+            return self._cell(untried[0].params)
+        if all(a.duplicate for a in attempts[-MAX_DUPLICATES:]) and len(attempts) > MAX_DUPLICATES:
+            untried = [option for option in self.options if option.arm not in tried]
+            return self._cell(Random(len(attempts)).choice(untried).params)
+        return Step.ASK
+
+    def _cell(self, params: Mapping[str, Any]) -> Cell:
+        return Cell(params=params, seed=self.first_seed)
+
+    def _replicate(self, runs: Sequence[Attempt], explored: Sequence[Attempt]) -> Cell | Step:
+        """The next seed of the baseline while the last explorers run, then of the best, in turn."""
+        middle = baseline(explored)
+        if middle is None or self.replicates.seeds == 1:
+            return Step.DONE
+        exploring = any(run.busy for run in explored)
+        others = [run for run in ranked(explored) if run.arm != middle.arm]
+        arms = [middle] if exploring else [middle, *others[: self.replicates.top]]
+        have = {(run.arm, run.seed) for run in runs}
+        left = self.n_trials - len(explored)
+        further = min(self.replicates.seeds - 1, ceil(left / (self.replicates.top + 1)))
+        for seed in range(self.first_seed + 1, self.first_seed + 1 + further):
+            for arm in arms:
+                if (arm.arm, seed) not in have:
+                    return Cell(params=arm.params, seed=seed, role=REPLICATE)
+        return Step.WAIT if exploring else Step.DONE
+
+
+def distinct(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """The study's runs: the last attempt at each key, in the order of their first."""
+    last = {a.key: a for a in attempts if a.key is not None and not a.duplicate}
+    return list(last.values())
+
+
+def deaths(run: Attempt, attempts: Sequence[Attempt], since: int = 0) -> int:
+    """How many workers were lost with this run since the trial `since`."""
+    return sum(
+        a.key == run.key and a.state == "FAIL" and a.status is None and a.number >= since
+        for a in attempts
+        if not a.duplicate
+    )
+
+
+def is_open(run: Attempt, attempts: Sequence[Attempt], since: int = 0) -> bool:
+    """Whether a run has to be tried again, of those that were."""
+    if run.state != "FAIL" or run.status == DIVERGED:
+        return False
+    if run.status == FAILED:
+        return run.number < since
+    return run.status is not None or deaths(run, attempts, since) < MAX_DEATHS
+
+
+def baseline(explored: Sequence[Attempt]) -> Attempt | None:
+    """Of the architectures tried and not failed, the one of middle depth."""
+    sound = [run for run in explored if run.state != "FAIL"]
+    by_depth = sorted(sound, key=lambda run: (run.layers, str(run.arm)))
+    return by_depth[(len(by_depth) - 1) // 2] if by_depth else None
+
+
+def ranked(runs: Sequence[Attempt]) -> list[Attempt]:
+    """The finished runs, best first."""
+    finished = [(run.value, run.number, run) for run in runs if run.value is not None]
+    return [run for _, _, run in sorted(finished)]
+
+
+def best_runs(attempts: Sequence[Attempt], arms: int = 1) -> list[Attempt]:
+    """The best run of each of the best arms, by the mean of the arms with the most seeds."""
+    by_arm: dict[str | None, list[Attempt]] = {}
+    for run in ranked(distinct(attempts)):
+        by_arm.setdefault(run.arm, []).append(run)
+
+    def standing(runs: list[Attempt]) -> tuple[int, float]:
+        return -len(runs), sum(run.value or 0.0 for run in runs) / len(runs)
+
+    return [runs[0] for runs in sorted(by_arm.values(), key=standing)[:arms]]

@@ -1,0 +1,215 @@
+"""What one sees while a study runs: bars on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+Event = dict[str, Any]
+
+METRIC_NAMES = {"val_bpb": "bits per byte", "val_loss": "nats per token"}
+
+
+@dataclass
+class Tally:
+    """What has been done, from the workers' events."""
+
+    total: int
+    metric: str
+    done: int = 0
+    """Runs finished, at earlier starts too."""
+    pruned: int = 0
+    failed: int = 0
+    """Runs failed or diverged."""
+    best: float | None = None
+    best_shape: str = ""
+    expected_s: float = 0.0
+    """What all that was left at the start would take."""
+    started: float = field(default_factory=time.monotonic)
+    shares: dict[int, float] = field(default_factory=dict)
+    """Of each worker's run in progress, how much is done."""
+    left_at_start: int = 0
+    worked: float = 0.0
+    """Runs trained since the start."""
+
+    def __post_init__(self) -> None:
+        self.left_at_start = self.left
+
+    @property
+    def left(self) -> int:
+        return max(0, self.total - self.done - self.pruned - self.failed)
+
+    def count(self, worker: int, event: Event) -> None:
+        """Take note of an event."""
+        kind = event["event"]
+        if kind == "step":
+            self.shares[worker] = event["step"] / event["of"]
+        if kind in ("end", "death"):
+            self.shares.pop(worker, None)
+        if kind == "end":
+            self.worked += 0 if event["reused"] else 1
+            if event["status"] == "finished":
+                self.done += 1
+                self.consider(event["value"], shape(event))
+            else:
+                self.failed += 1
+
+    def consider(self, value: float | None, of: str) -> None:
+        """Keep a value if it is the best so far."""
+        if value is not None and (self.best is None or value < self.best):
+            self.best, self.best_shape = value, of
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By the pace since the start; at first by the estimate."""
+        under_way = sum(self.shares.values())
+        left = max(0.0, self.left - under_way)
+        if self.worked + under_way < 0.5:
+            share = left / self.left_at_start if self.left_at_start else 0.0
+            return self.expected_s * share or None
+        return (time.monotonic() - self.started) / (self.worked + under_way) * left
+
+    def __str__(self) -> str:
+        parts = [f"{self.done}/{self.total} done"]
+        parts += [f"{self.pruned} pruned"] if self.pruned else []
+        parts += [f"{self.failed} failed"]
+        if self.best is not None:
+            parts.append(f"best {self.best:.4f} ({self.best_shape})")
+        left = self.seconds_left
+        parts += [f"{duration(left)} left"] if left and self.left else []
+        return ", ".join(parts)
+
+
+class View:
+    """Plain lines, one for each finished trial."""
+
+    def __init__(self, tally: Tally, say: Callable[[str], None] = print) -> None:
+        self.tally, self.say = tally, say
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def show(self, worker: int, event: Event) -> None:
+        """Show what is new. `worker` is -1 for events of the parent."""
+        self.tally.count(worker, event)
+        if (line := self._line(event)) is not None:
+            self.say(line)
+
+    def _line(self, event: Event) -> str | None:
+        kind = event["event"]
+        if kind == "end":
+            return f"{_outcome(event, self.tally.metric)}; {self.tally}"
+        if kind == "death":
+            return f"a worker died ({event['reason']}; see {event['log']}); another takes over"
+        if kind == "interrupt":
+            return "stopping: workers write their checkpoints; interrupt again to stop at once"
+        return str(event["text"]) if kind == "print" else None
+
+
+class Bars(View):
+    """A bar for each worker and one for all, redrawn in place; lines of events above them."""
+
+    def __init__(self, tally: Tally, console: Console | None = None) -> None:
+        self.console = console or Console()
+        super().__init__(tally, say=lambda line: self.console.print(line, highlight=False))
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[text]}"),
+            console=self.console,
+        )
+        self.live = Live(self.progress, console=self.console, refresh_per_second=4)
+        self.tasks: dict[int, TaskID] = {}
+        self.runs: dict[int, Event] = {}
+        self.overall = self.progress.add_task("all", total=tally.total, text=str(tally))
+
+    def __enter__(self) -> Self:
+        self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.live.stop()
+
+    def show(self, worker: int, event: Event) -> None:
+        super().show(worker, event)
+        if worker >= 0:
+            self._update(worker, event)
+        ended = self.tally.total - self.tally.left
+        self.progress.update(self.overall, completed=ended, text=str(self.tally))
+
+    def _update(self, worker: int, event: Event) -> None:
+        """Redraw a worker's bar."""
+        if worker not in self.tasks:
+            self.tasks[worker] = self.progress.add_task(f"worker {worker + 1}", total=1, text="")
+        task, kind = self.tasks[worker], event["event"]
+        if kind == "start":
+            self.runs[worker] = event
+            title = f"worker {worker + 1}: trial {event['number']}, {shape(event)}"
+            self.progress.update(task, description=title, completed=0, text="starting")
+        elif kind == "step":
+            left = (event["of"] - event["step"]) * event["tokens"] / event["step"]
+            text = (
+                f"{count(event['tokens'])} tokens, {count(event['tokens_per_s'])}/s, "
+                f"loss {event['train_loss']:.3f}, {duration(left / event['tokens_per_s'])} left"
+            )
+            self.progress.update(task, completed=event["step"] / event["of"], text=text)
+        elif kind in ("idle", "done", "death"):
+            title = f"worker {worker + 1}"
+            self.progress.update(task, description=title, completed=0, text=kind)
+
+
+def view(tally: Tally) -> View:
+    """Bars on a terminal, lines elsewhere."""
+    return Bars(tally) if sys.stdout.isatty() else View(tally, say=_say)
+
+
+def shape(event: Event) -> str:
+    """An architecture in a few words: `12 layers × 96, seed 0`."""
+    return f"{event['layers']} layers × {event['width']}, seed {event['seed']}"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.5 h`, `4 days`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.0f} days"
+
+
+def count(number: float) -> str:
+    """`950`, `12.3k`, `1.0M`, `250B`: three digits or so."""
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g}{suffix}"
+    return f"{number:.3g}"
+
+
+def _outcome(event: Event, metric: str) -> str:
+    what = f"trial {event['number']} ({shape(event)})"
+    if event["status"] != "finished":
+        return f"{what} {event['status']}: {event['reason']}"
+    how = "from its record" if event["reused"] else f"in {duration(event['seconds'])}"
+    return f"{what}: {event['value']:.4f} {METRIC_NAMES.get(metric, metric)} {how}"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

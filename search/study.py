@@ -1,0 +1,416 @@
+"""The study: what is kept in Optuna's storage, and `study.json`, which reports read.
+
+A trial's user attributes say which run it is (`key`, `arm`, `seed`, `role`, `layers`, `cell`), who
+works on it (`worker`), and how it ended (`status`, `reason`, `reused`, `duplicate`).
+"""
+
+import json
+import os
+import socket
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import filelock
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from search.config import SamplerConfig
+from search.placement import Placement
+from search.plan import EXPLORE, Attempt, Exploration, Replicates, Work, distinct
+from search.record import Recipe, Run, architecture_id, write_atomically
+from space.axes import Space
+from space.cost import cost
+
+HOST = socket.gethostname()
+
+HEARTBEAT_S, GRACE_S = 20, 120
+"""A trial silent for so long is lost: that is how other machines' deaths are noticed. This
+machine's are at once."""
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchWork:
+    """A search as its workers see it: see `search.plan.Work`."""
+
+    space: Space
+    recipe: Recipe
+    data_fingerprint: str
+    plan: Exploration
+
+    @classmethod
+    def of(
+        cls,
+        space: Space,
+        recipe: Recipe,
+        data_fingerprint: str,
+        *,
+        n_trials: int,
+        replicates: Replicates,
+        grid: bool,
+        first_seed: int = 0,
+    ) -> "SearchWork":
+        """The work of exploring a space."""
+        plan = Exploration(
+            options=options_of(space, recipe.seq_len),
+            n_trials=n_trials,
+            replicates=replicates,
+            grid=grid,
+            first_seed=first_seed,
+        )
+        return cls(space=space, recipe=recipe, data_fingerprint=data_fingerprint, plan=plan)
+
+    def next(self, attempts: Sequence[Attempt], since: int) -> Any:
+        return self.plan.next(attempts, since)
+
+    def suggest(self, trial: Trial) -> dict[str, Any]:
+        self.space.suggest(trial)
+        return dict(self.space.candidate(trial.params).params)
+
+    def run(self, params: Mapping[str, Any], seed: int) -> Run:
+        return Run(
+            architecture=self.space.architecture(params),
+            recipe=self.recipe,
+            data_fingerprint=self.data_fingerprint,
+            seed=seed,
+        )
+
+    @property
+    def total(self) -> int:
+        return self.plan.total
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs of all runs, replicates taken as the average architecture."""
+        tokens = self.recipe.steps * self.recipe.tokens_per_step
+        chosen = self.plan.grid_order if self.plan.grid else self.plan.options
+        return self.total * tokens * sum(option.flops for option in chosen) / len(chosen)
+
+
+def options_of(space: Space, seq_len: int) -> list[Any]:
+    """All architectures of a space, with what planning needs to know of them."""
+    from search.plan import Option
+
+    return [
+        Option(
+            params=candidate.params,
+            arm=architecture_id(candidate.architecture),
+            layers=candidate.architecture.num_layers,
+            flops=float(cost(candidate.architecture, seq_len).train_flops_per_token),
+        )
+        for candidate in space.candidates()
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that a worker process is told."""
+
+    study: str
+    storage: str
+    folder: Path
+    """The study's own, under `outputs`."""
+    runs: Path
+    data: Path
+    """Folder of the prepared data."""
+    work: Work
+    sampler: SamplerConfig
+    seed: int
+    metric: str
+    """`val_bpb`, or `val_loss` where the data does not say how many bytes a token stands for."""
+    placement: Placement
+    since: int = 0
+    """Trials there were at this start."""
+
+
+def open_storage(url: str) -> RDBStorage:
+    """Optuna's storage at a SQLAlchemy URL, made where there is none.
+
+    Raises:
+        ValueError: it cannot be opened.
+    """
+    try:
+        parsed = make_url(url)
+        sqlite = parsed.get_backend_name() == "sqlite"
+        return RDBStorage(
+            url,
+            engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else None,
+            heartbeat_interval=HEARTBEAT_S,
+            grace_period=GRACE_S,
+        )
+    except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
+        shown = (
+            "storage" if isinstance(error, ArgumentError) else f"storage {without_password(url)}"
+        )
+        raise ValueError(
+            f"{shown} must be a SQLAlchemy URL that can be opened, such as sqlite:///study.db or "
+            f"postgresql+psycopg://user@host/name, but {_first_line(error)}"
+        ) from None
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown and kept."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return url
+
+
+def open_study(
+    storage: RDBStorage, name: str, settings: Mapping[str, Any], sampler: BaseSampler | None = None
+) -> optuna.Study:
+    """The study of this name, new or with the trials it has.
+
+    Raises:
+        ValueError: it was made with other settings; the message shows the difference.
+    """
+    study = optuna.create_study(
+        storage=storage, study_name=name, sampler=sampler, direction="minimize", load_if_exists=True
+    )
+    before = study.user_attrs.get("settings")
+    if before is None:
+        study.set_user_attr("settings", settings)
+        study.set_user_attr("started", datetime.now(UTC).isoformat(timespec="seconds"))
+    elif changed := list(differences(before, json.loads(json.dumps(settings)))):
+        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+        raise ValueError(
+            f"study {name} must keep its space, data and recipe, but {'; '.join(changed[:3])}{more}"
+            "; choose another name with study=NAME, or take the change back"
+        )
+    return study
+
+
+def load_study(job: Job, sampler: BaseSampler) -> optuna.Study:
+    """The study that a worker joins."""
+    return optuna.load_study(
+        study_name=job.study, storage=open_storage(job.storage), sampler=sampler
+    )
+
+
+def settled_precision(storage: RDBStorage, name: str) -> str | None:
+    """The precision that `auto` became when the study was made."""
+    for summary in optuna.get_all_study_summaries(storage, include_best_trial=False):
+        if summary.study_name == name:
+            settings = summary.user_attrs.get("settings", {})
+            return settings.get("recipe", {}).get("precision")  # type: ignore[no-any-return]
+    return None
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -> Iterator[str]:
+    """What changed between two nested mappings: `recipe.lr was 0.003, is 0.004`."""
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from differences(old, new, f"{at}{name}.")
+        elif old != new:
+            yield f"{at}{name} was {_short(old)}, is {_short(new)}"
+
+
+def make_sampler(config: SamplerConfig, seed: int) -> BaseSampler:
+    """Optuna's sampler of a configuration.
+
+    Raises:
+        ValueError: an option that the sampler does not take.
+    """
+    from optuna import samplers
+
+    kinds: dict[str, type[BaseSampler]] = {
+        "tpe": samplers.TPESampler,
+        "gp": samplers.GPSampler,
+        "random": samplers.RandomSampler,
+        "grid": samplers.RandomSampler,  # the plan enqueues a grid's cells; none is left to sample
+        "qmc": samplers.QMCSampler,
+        "cmaes": samplers.CmaEsSampler,
+        "nsga2": samplers.NSGAIISampler,
+    }
+    try:
+        return kinds[config.name](seed=seed, **config.options)  # type: ignore[call-arg]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"sampler.options must be what Optuna's {kinds[config.name].__name__} takes, "
+            f"but {_first_line(error)}"
+        ) from None
+
+
+def worker_seed(config: SamplerConfig, seed: int, worker: int, trials: int) -> int:
+    """The seed of a worker's sampler: its own, so that workers do not propose the same, except
+    for QMC, whose workers share one sequence."""
+    if config.name == "qmc":
+        return seed
+    return (seed + 1) * 1_000_003 + trials * 1009 + worker
+
+
+def read_attempts(study: optuna.Study) -> list[Attempt]:
+    """All trials of the study, by number."""
+    return [_attempt(trial) for trial in study.get_trials(deepcopy=False)]
+
+
+def _attempt(trial: FrozenTrial) -> Attempt:
+    kept = trial.user_attrs
+    return Attempt(
+        number=trial.number,
+        state=trial.state.name,
+        params=kept.get("cell", trial.params),
+        key=kept.get("key"),
+        arm=kept.get("arm"),
+        seed=kept.get("seed", 0),
+        role=kept.get("role", EXPLORE),
+        layers=kept.get("layers", 0),
+        value=trial.value if trial.state == TrialState.COMPLETE else None,
+        status=kept.get("status"),
+        reason=kept.get("reason"),
+        duplicate=kept.get("duplicate", False),
+        reused=kept.get("reused", False),
+    )
+
+
+def lose(study: optuna.Study, trial: FrozenTrial, reason: str, status: str | None = None) -> None:
+    """Mark a trial whose worker is gone. Its cell is then open, and the next free worker's."""
+    try:
+        Trial(study, trial._trial_id).set_user_attr("reason", reason)
+        if status is not None:
+            Trial(study, trial._trial_id).set_user_attr("status", status)
+        study.tell(trial.number, state=TrialState.FAIL)
+    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+        return  # it was told just before the end, or another machine was quicker
+
+
+def running(study: optuna.Study, worker: str) -> list[FrozenTrial]:
+    """The trials in progress of a worker (`host:pid`), or of all workers of a host."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [t for t in trials if str(t.user_attrs.get("worker", "")).startswith(f"{worker}:")]
+
+
+def lose_abandoned(study: optuna.Study, runs: Path) -> int:
+    """Mark this host's trials whose workers were killed; their number.
+
+    A worker holds its run's lock while it lives: where the lock is free, no one is behind it.
+    """
+    abandoned = 0
+    for trial in running(study, HOST):
+        lock = run_lock(runs, trial.user_attrs.get("key", ".unclaimed"))
+        try:
+            with lock.acquire(timeout=0):
+                lose(study, trial, "its worker was killed", status="interrupted")
+                abandoned += 1
+        except filelock.Timeout:
+            continue
+    return abandoned
+
+
+def run_lock(runs: Path, key: str) -> filelock.FileLock:
+    """Held by whoever works in a run's folder."""
+    (runs / key).mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(runs / key / ".lock")
+
+
+def hold_study(folder: Path) -> filelock.FileLock:
+    """The study's folder, held for this machine until the process ends.
+
+    Raises:
+        ValueError: another start on this machine has it.
+        OSError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"outputs must be a folder that can be written, but {folder} is not: {error.strerror}; "
+            "set outputs=FOLDER"
+        ) from None
+    lock = filelock.FileLock(folder / f".lock.{HOST}")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ValueError(
+            f"{folder} must be free, but another search on this machine works in it; wait for it, "
+            "stop it, or choose another name with study=NAME"
+        ) from None
+    return lock
+
+
+def describe(
+    study: optuna.Study, attempts: Sequence[Attempt], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `study.json` holds: `facts`, and the trials, an entry for each distinct run."""
+    from search.plan import baseline
+
+    runs = distinct(attempts)
+    explored = [run for run in runs if run.role == EXPLORE]
+    middle = baseline(explored)
+    return {
+        **facts,
+        "baseline": middle.arm if middle else None,
+        "trials": [_entry(run, attempts) for run in runs],
+        "importance": importance(study, {run.number for run in explored}),
+        "started": study.user_attrs.get("started"),
+    }
+
+
+def _entry(run: Attempt, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    return {
+        "number": run.number,
+        "state": run.state,
+        "params": dict(run.params),
+        "seed": run.seed,
+        "key": run.key,
+        "arm": run.arm,
+        "role": run.role,
+        "value": run.value,
+        "reason": run.reason,
+        "reused": run.reused,
+        "attempts": sum(a.key == run.key and not a.duplicate for a in attempts),
+    }
+
+
+def importance(study: optuna.Study, numbers: set[int]) -> dict[str, float]:
+    """Share of each axis in the variation among these trials (PED-ANOVA); empty where they are too
+    few or too alike to say."""
+    trials = [t for t in study.get_trials(deepcopy=False) if t.number in numbers]
+    trials = [t for t in trials if t.state == TrialState.COMPLETE]
+    if len(trials) < 4:
+        return {}
+    explored = optuna.create_study(direction="minimize")
+    explored.add_trials([_copy(t) for t in trials])
+    try:
+        shares = optuna.importance.get_param_importances(explored)
+    except (ValueError, RuntimeError):
+        return {}
+    return {name: share for name, share in shares.items() if isfinite(share)}
+
+
+def _copy(trial: FrozenTrial) -> FrozenTrial:
+    return optuna.create_trial(
+        params=trial.params, distributions=trial.distributions, value=trial.value
+    )
+
+
+def write_study(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write `study.json` at once or not at all."""
+    write_atomically(folder / "study.json", json.dumps(content, indent=1) + "\n")
+
+
+def _first_line(error: BaseException) -> str:
+    """What an error says, without SQLAlchemy's and Optuna's explanations around it."""
+    inner = getattr(error, "orig", None) or error.__cause__ or error
+    lines = str(inner).strip().splitlines()
+    return lines[0] if lines else type(inner).__name__
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value) if isinstance(value, list | dict) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,218 @@
+"""Runs shown in Weights & Biases: a run for each trial, and one for the study.
+
+A run is mirrored when it has ended, from its record and its `metrics.jsonl`: these are flushed to
+disk as they grow, which W&B's files are not, and a run that was interrupted is one clean W&B run.
+"""
+
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from search.config import TrackerConfig
+from search.plan import Attempt
+from search.record import FINISHED, Record, architecture_id, read_metrics, read_record
+
+REACH_S = 3.0
+"""How long the server may take to answer before the study goes on offline."""
+COLUMNS = (
+    "num_hidden_layers",
+    "num_blocks",
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+)
+"""Of the architecture, in the study's table."""
+
+
+class Tracker:
+    """Shows nothing anywhere: `tracker=none`."""
+
+    def mirror(self, runs: Path, attempts: Sequence[Attempt]) -> None:
+        """Show the runs that ended and are not shown yet."""
+
+    def summarise(self, runs: Path, content: Mapping[str, Any], plot: Path) -> None:
+        """Show the study: its table of depth against width, and the plot of it."""
+
+
+class WandbTracker(Tracker):
+    """Mirrors into W&B; its files are under `<study>/wandb`."""
+
+    def __init__(self, config: TrackerConfig, study: str, folder: Path) -> None:
+        self.study, self.folder = study, folder.resolve()
+        self.project, self.mode = config.project, config.mode
+        self.mirrored = self.folder / "wandb" / "mirrored.txt"
+        self.mirrored.parent.mkdir(parents=True, exist_ok=True)
+        # W&B's own places for these are in the home folder.
+        os.environ.setdefault("WANDB_CACHE_DIR", str(self.folder / "wandb" / "cache"))
+        os.environ.setdefault("WANDB_DATA_DIR", str(self.folder / "wandb" / "staging"))
+        os.environ.update(WANDB_SILENT="true", WANDB_CONSOLE="off", WANDB_DIR=str(self.folder))
+        if self.mode == "online" and (obstacle := unreachable()):
+            self._go_offline(obstacle)
+
+    def mirror(self, runs: Path, attempts: Sequence[Attempt]) -> None:
+        done = set(self.mirrored.read_text().split()) if self.mirrored.is_file() else set()
+        for attempt in attempts:
+            if attempt.busy or attempt.key is None or attempt.key in done:
+                continue
+            record = read_record(runs / attempt.key)
+            if record is not None and record.final:
+                self._mirror_run(attempt, record, runs / attempt.key)
+                with open(self.mirrored, "a") as file:
+                    file.write(f"{attempt.key}\n")
+
+    def _mirror_run(self, attempt: Attempt, record: Record, folder: Path) -> None:
+        run = self._open(
+            record.run.key,
+            job_type="trial",
+            name=f"trial {attempt.number}",
+            tags=[attempt.role, record.status],
+            config=configuration(attempt, record),
+        )
+        for step, values in curve(folder):
+            run.log(values, step=step)
+        run.summary.update(summary(record))
+        run.finish(exit_code=0 if record.status == FINISHED else 1)
+
+    def summarise(self, runs: Path, content: Mapping[str, Any], plot: Path) -> None:
+        import wandb
+
+        facts = {name: content[name] for name in ("metric", "budget", "space", "sampler")}
+        run = self._open("summary", job_type="study", name=self.study, config=facts)
+        metric = content["metric"]
+        shown: dict[str, Any] = {
+            "depth_vs_width": wandb.Table(
+                columns=["trial", "seed", "role", *COLUMNS, "parameters", metric],
+                data=[list(row) for row in table(runs, content)],
+            )
+        }
+        if plot.is_file():
+            shown["depth_vs_width_plot"] = wandb.Image(str(plot))
+        run.log(shown, step=0)
+        values = [t["value"] for t in content["trials"] if t["value"] is not None]
+        best = {f"best_{metric}": min(values)} if values else {}
+        run.summary.update({"runs": len(values), "wall_s": content["wall_s"], **best})
+        run.finish()
+
+    def _open(self, part: str, **facts: Any) -> Any:
+        """A W&B run, begun anew: what an earlier start left of it offline is removed."""
+        import wandb
+
+        identity = f"{self.study}-{part}"
+        for old in (self.folder / "wandb").glob(f"offline-run-*-{identity}"):
+            shutil.rmtree(old)
+        common = {"project": self.project, "group": self.study, "id": identity, **facts}
+        if self.mode == "online":
+            try:
+                return wandb.init(
+                    mode="online", resume="allow", settings=self._settings(), **common
+                )
+            except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+                wandb.teardown()  # it keeps the name of a run that could not begin
+                self._go_offline(str(error).splitlines()[0])
+        return wandb.init(mode="offline", settings=self._settings(), **common)
+
+    def _settings(self) -> Any:
+        """Quiet, quick to give up, and nothing about this machine: the record has that."""
+        import wandb
+
+        return wandb.Settings(
+            root_dir=str(self.folder),
+            silent=True,
+            console="off",
+            init_timeout=REACH_S,
+            login_timeout=REACH_S,
+            symlink=False,
+            disable_git=True,
+            disable_code=True,
+            save_code=False,
+            x_disable_stats=True,
+            x_disable_meta=True,
+            x_disable_machine_info=True,
+        )
+
+    def _go_offline(self, obstacle: str) -> None:
+        self.mode = "offline"
+        print(
+            f"tracker.mode=online is not possible: {obstacle}; going on offline. "
+            f"Send it later with: wandb sync {self.folder / 'wandb'}/offline-run-*"
+        )
+
+
+def open_tracker(config: TrackerConfig, study: str, folder: Path) -> Tracker:
+    """The tracker of a configuration. Says so where `online` is not possible."""
+    return WandbTracker(config, study, folder) if config.name == "wandb" else Tracker()
+
+
+def unreachable() -> str | None:
+    """Why W&B's server cannot be used, found within some seconds; None where it can."""
+    import wandb
+
+    settings = wandb.setup().settings
+    if not (settings.api_key or wandb.api.api_key):
+        return "there is no API key (wandb login)"
+    address = urlsplit(settings.base_url)
+    answer = ["no answer"]
+
+    def reach() -> None:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        try:
+            socket.create_connection((address.hostname, port), timeout=REACH_S).close()
+            answer.clear()
+        except OSError as error:
+            answer[0] = error.strerror or str(error)
+
+    looking = threading.Thread(target=reach, daemon=True)  # name servers have no timeout of ours
+    looking.start()
+    looking.join(REACH_S + 0.5)
+    return f"{address.hostname}: {answer[0]}" if answer else None
+
+
+def configuration(attempt: Attempt, record: Record) -> dict[str, Any]:
+    """What W&B shows as a run's configuration."""
+    return {
+        "key": record.run.key,
+        "arm": architecture_id(record.run.architecture),
+        "seed": record.run.seed,
+        "init_seed": record.run.init_seed,
+        "role": attempt.role,
+        "axes": dict(attempt.params),
+        "architecture": record.run.architecture.to_dict(),
+        "recipe": asdict(record.run.recipe),
+        "cost": asdict(record.cost),
+        "data": dict(record.data),
+    }
+
+
+def summary(record: Record) -> dict[str, Any]:
+    """What W&B shows as a run's summary: its last reading and its times."""
+    last = asdict(record.readings[-1]) if record.readings else {}
+    times = {name: getattr(record, name) for name in ("train_s", "eval_s", "tokens_per_s")}
+    return {**last, **times, "status": record.status, "reason": record.reason}
+
+
+def curve(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each step of `metrics.jsonl` with all that was measured at it, training and validation."""
+    for step, lines in groupby(read_metrics(folder), key=lambda line: line["step"]):
+        values: dict[str, Any] = {}
+        for line in lines:
+            values |= {name: value for name, value in line.items() if name != "step"}
+        yield int(step), {name: value for name, value in values.items() if value is not None}
+
+
+def table(runs: Path, content: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """The finished runs: trial, seed, role, shape, parameters, value."""
+    for trial in content["trials"]:
+        record = read_record(runs / trial["key"]) if trial["value"] is not None else None
+        if record is not None:
+            arch = record.run.architecture
+            dims = (getattr(arch, name) for name in COLUMNS)
+            own = (trial["number"], trial["seed"], trial["role"])
+            yield (*own, *dims, record.cost.parameters, trial["value"])

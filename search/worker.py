@@ -1,0 +1,269 @@
+"""One worker process: takes the study's next cell, trains it, tells the study, until none is left.
+
+`search.workers` starts it as `python -m search.worker`, hands it a pickled `Job` on standard input,
+and reads events from its standard output, a JSON object a line. When standard input closes, because
+the parent wants it or is dead, the worker writes a checkpoint and ends.
+"""
+
+import io
+import json
+import os
+import pickle
+import sys
+import threading
+import time
+from collections.abc import Callable
+from math import isfinite
+from typing import Any, NoReturn
+
+import filelock
+import optuna
+from optuna.trial import Trial
+from sqlalchemy.exc import SQLAlchemyError
+
+from search.data import open_data
+from search.plan import Attempt, Cell, Step, distinct, is_open
+from search.record import FAILED, FINISHED, Record, Run, architecture_id, usable_record
+from search.study import (
+    HOST,
+    Job,
+    load_study,
+    make_sampler,
+    read_attempts,
+    run_lock,
+    worker_seed,
+)
+from search.train import Stop, train
+
+Emit = Callable[[dict[str, Any]], None]
+
+POLL_S = 0.3
+"""Between looks at a study in which nothing can be decided yet, or at a run that is locked."""
+TELL_S = 0.2
+"""Between two events of a run's progress."""
+
+
+class Ended(Exception):
+    """Ends a trial without a value. Caught by `study.optimize`, which marks it FAIL."""
+
+
+class Worker:
+    """A worker's loop over its study."""
+
+    def __init__(self, job: Job, number: int, emit: Emit, stopping: threading.Event) -> None:
+        self.job, self.emit, self.stopping = job, emit, stopping
+        sampler = make_sampler(
+            job.sampler, worker_seed(job.sampler, job.seed, number, trials=job.since)
+        )
+        self.study = load_study(job, sampler)
+        self.data = open_data(job.data)
+        self.planning = filelock.FileLock(job.folder / ".plan.lock")
+        """Held from looking at the study until a trial is claimed, by one worker at a time."""
+        self.attempts: list[Attempt] = []
+        self.outcome: dict[str, Any] | None = None
+        """The event of the last trial's end."""
+
+    def work(self) -> None:
+        """Run trials until nothing is left or the parent wants an end."""
+        while not self.stopping.is_set():
+            step = self.take_next()
+            if step is Step.DONE:
+                return
+            if step is Step.WAIT:
+                self.emit({"event": "idle"})
+                self.stopping.wait(POLL_S)
+
+    def take_next(self) -> Step | Cell:
+        """Ask the plan and do what it says; one trial at most."""
+        self.planning.acquire()
+        try:
+            self.attempts = read_attempts(self.study)
+            step = self.job.work.next(self.attempts, self.job.since)
+            if step in (Step.DONE, Step.WAIT):
+                return step
+            if isinstance(step, Cell):
+                cell = {"seed": step.seed, "role": step.role}
+                self.study.enqueue_trial(dict(step.params), user_attrs=cell)
+            self._optimize()
+            return step
+        finally:
+            self.planning.release()
+
+    def _optimize(self) -> None:
+        """One trial, under Optuna's heartbeat."""
+        self.outcome = None
+        try:
+            self.study.optimize(self.objective, n_trials=1, catch=(Ended,))
+        except ValueError as error:
+            # Another machine took this one for dead, as after a suspension. The record stands.
+            if "Cannot tell" not in str(error):
+                raise
+        if self.outcome is not None:
+            self.emit(self.outcome)  # now that the storage has it too
+
+    def objective(self, trial: Trial) -> float:
+        """The value of a trial: of a run already there, or of training it."""
+        cell, run = self._cell(trial)
+        if (twin := self._twin(run.key)) is not None:
+            return self._answer(trial, twin)
+        self._claim(trial, cell, run)
+        self.planning.release()
+        self.emit({"event": "start", "number": trial.number, **_told(run)})
+        try:
+            record, reused = self._train(run)
+        except Stop:
+            self._end(trial, "interrupted", "the study was stopped")
+        except OSError:
+            trial.set_user_attr("status", "interrupted")
+            raise
+        value = record.value(self.job.metric)
+        status, reason = record.status, record.reason
+        if status == FINISHED and (value is None or not isfinite(value)):
+            status, reason = FAILED, f"{self.job.metric} must be a number, but is {value}"
+        trial.set_user_attr("reused", reused)
+        self.outcome = {
+            "event": "end",
+            "number": trial.number,
+            "status": status,
+            "value": value,
+            "reason": reason,
+            "reused": reused,
+            "seconds": record.train_s + record.eval_s,
+            **_told(run),
+        }
+        if status != FINISHED or value is None:
+            self._end(trial, status, reason)
+        trial.set_user_attr("status", status)
+        return value
+
+    def _cell(self, trial: Trial) -> tuple[dict[str, Any], Run]:
+        """The trial's place in the space, and its run."""
+        params = self.job.work.suggest(trial)
+        seed = trial.user_attrs.get("seed", self.job.seed)
+        return params, self.job.work.run(params, seed)
+
+    def _twin(self, key: str) -> Attempt | None:
+        """The trial that has this run already, if it need not be tried again."""
+        for other in distinct(self.attempts):
+            if other.key == key and not is_open(other, self.attempts, self.job.since):
+                return other
+        return None
+
+    def _answer(self, trial: Trial, twin: Attempt) -> float:
+        """Tell the sampler what it could have known; the plan then asks it again."""
+        trial.set_user_attr("duplicate", True)
+        if twin.value is None:
+            self._end(trial, "duplicate", f"as trial {twin.number}")
+        return twin.value
+
+    def _claim(self, trial: Trial, params: dict[str, Any], run: Run) -> None:
+        """Write into the trial which run it is, so that no one else takes it."""
+        for name, value in {
+            "worker": f"{HOST}:{os.getpid()}:",
+            "cell": params,
+            "seed": run.seed,
+            "arm": architecture_id(run.architecture),
+            "layers": run.architecture.num_layers,
+            "key": run.key,  # last: who has a key has all
+        }.items():
+            trial.set_user_attr(name, value)
+
+    def _end(self, trial: Trial, status: str, reason: str | None) -> NoReturn:
+        trial.set_user_attr("status", status)
+        trial.set_user_attr("reason", reason)
+        raise Ended(reason)
+
+    def _train(self, run: Run) -> tuple[Record, bool]:
+        """The run's record, and whether it was there before."""
+        folder = self.job.runs / run.key
+        with self._hold(run_lock(self.job.runs, run.key)):
+            before = usable_record(folder)
+            record = train(
+                run,
+                self.data,
+                folder,
+                placement=self.job.placement,
+                progress=self._progress(run.key),
+            )
+            return record, before is not None and before.final
+
+    def _hold(self, lock: filelock.BaseFileLock) -> Any:
+        """The lock, once another study's worker has left the run."""
+        while True:
+            try:
+                return lock.acquire(timeout=POLL_S)
+            except filelock.Timeout:
+                if self.stopping.is_set():
+                    raise Stop from None
+
+    def _progress(self, key: str) -> Emit:
+        told = 0.0
+
+        def progress(event: dict[str, Any]) -> None:
+            nonlocal told
+            if self.stopping.is_set():
+                raise Stop
+            now = time.monotonic()
+            if now - told >= TELL_S or event["step"] == event["of"]:
+                told = now
+                self.emit({"event": "step", "key": key, **event})
+
+        return progress
+
+
+class Relay(io.TextIOBase):
+    """Standard output of a worker: its lines become events, which the parent prints."""
+
+    def __init__(self, emit: Emit) -> None:
+        self.emit, self.line = emit, ""
+
+    def write(self, text: str) -> int:
+        *lines, self.line = (self.line + text).split("\n")
+        for line in lines:
+            self.emit({"event": "print", "text": line})
+        return len(text)
+
+
+def _told(run: Run) -> dict[str, Any]:
+    """What events say of a run."""
+    return {
+        "key": run.key,
+        "layers": run.architecture.num_layers,
+        "width": run.architecture.hidden_size,
+        "seed": run.seed,
+        "tokens_in_all": run.recipe.steps * run.recipe.tokens_per_step,
+    }
+
+
+def main() -> None:
+    """Do the job that standard input brings."""
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print goes to the log
+    stopping = threading.Event()
+
+    def emit(event: dict[str, Any]) -> None:
+        try:
+            channel.write(json.dumps(event) + "\n")
+            channel.flush()
+        except BrokenPipeError:
+            stopping.set()  # the parent is dead
+
+    def watch_parent() -> None:
+        sys.stdin.buffer.read()
+        stopping.set()
+
+    sys.stdout = Relay(emit)
+    number, job = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=watch_parent, daemon=True).start()
+    try:
+        Worker(job, number, emit, stopping).work()
+    except (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        if not (isinstance(error, OSError) or "disk is full" in f"{error} {error.__cause__}"):
+            raise
+        emit({"event": "fatal", "reason": str(error)})
+        return
+    emit({"event": "done"})
+
+
+if __name__ == "__main__":
+    main()
