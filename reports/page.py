@@ -93,6 +93,8 @@ def outcomes(study: Study) -> str:
 def importance(study: Study) -> list[tuple[str, float]]:
     """Axes of the space by the share of the metric's variation laid to them, largest first."""
     shares = study.facts.get("importance") or {}
+    if len(shares) < 2:
+        return []  # all the variation is laid to an only axis, whatever it does
     return sorted(shares.items(), key=lambda item: (-item[1], item[0]))
 
 
@@ -158,6 +160,8 @@ def _trials(study: Study) -> str:
     text = f"{outcomes(study)}, of {asked} asked for" if asked else outcomes(study)
     text += f"; sampler {facts['sampler']}" if facts.get("sampler") else ""
     text += f", {count(facts['workers'], 'worker')}" if facts.get("workers") else ""
+    reused = sum(bool(trial.get("reused")) for trial in facts["trials"])
+    text += f"; {count(reused, 'run')} reused from earlier studies" if reused else ""
     aside = study.finished_elsewhere
     return text + (f"; {count(aside, 'run')} of another length in no comparison" if aside else "")
 
@@ -222,7 +226,7 @@ def _device(record: Record) -> str:
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {values[name]}" for name in sorted(values))
+    return ", ".join(f"{name.replace('_', ' ')} {_figure(values[name])}" for name in sorted(values))
 
 
 def _time(study: Study) -> str:
