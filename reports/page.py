@@ -206,13 +206,9 @@ def _data(record: Record) -> str:
 
 
 def _figure(value: Any) -> str:
-    return (
-        f"{value:,.4g}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else str(value)
-    )
+    if isinstance(value, bool) or not is_number(value):
+        return str(value)
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
 
 
 def _percent(share: float) -> str:
