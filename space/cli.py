@@ -25,6 +25,8 @@ T = TypeVar("T")
 def verb(name: str, schema: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]]:
     """Decorator: `main(config: schema)` becomes the Hydra app of `conf/<name>.yaml`.
 
+    `conf/quiet.yaml` keeps Hydra from making folders and logs of its own.
+
     The schema is stored as `<name>_schema`, which the YAML lists first in its `defaults`; `main`
     gets an instance of it.
     """
@@ -36,7 +38,10 @@ def verb(name: str, schema: type[T]) -> Callable[[Callable[[T], None]], Callable
             with one_line_errors():
                 values = OmegaConf.to_object(config)
                 assert isinstance(values, schema), f"conf/{name}.yaml must begin with its schema"
-            main(values)
+            try:
+                main(values)
+            except BrokenPipeError:  # the reader, such as `head`, has seen enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
         app = hydra.main(config_path=CONF, config_name=name, version_base="1.3")(with_objects)
 
