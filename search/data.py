@@ -441,24 +441,23 @@ def _summary(
     config: DataConfig, folder: Path, vocab_size: int, end_token: int | None
 ) -> dict[str, Any]:
     """The manifest's account of packed files."""
-    dtype = _dtype(vocab_size)
+    dtype, has_text = _dtype(vocab_size), (folder / "token_bytes.npy").exists()
+    text_size = np.load(folder / "token_bytes.npy") if has_text else None
     digest = hashlib.sha256(f"{dtype} {vocab_size} {end_token}".encode())
-    for file in ("train.bin", "validation.bin", "token_bytes.npy"):
-        if (folder / file).exists():
-            with (folder / file).open("rb") as opened:
-                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    digest.update(b"" if text_size is None else text_size.tobytes())
+    for file in ("train.bin", "validation.bin"):
+        with (folder / file).open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
     n_train = (folder / "train.bin").stat().st_size // dtype.itemsize
     if n_train < vocab_size:
         raise ValueError(
-            "the training split must have at least as many tokens as the vocabulary has entries, "
-            f"but {config.name} has {n_train} for a vocabulary of {vocab_size}; give more text or a "
-            "smaller tokenizer"
+            "the training split must have a token for each entry of the vocabulary, but "
+            f"{config.name} has {n_train} for {vocab_size}; give more text or a smaller tokenizer"
         )
     bytes_per_token = None
-    if (folder / "token_bytes.npy").exists():
+    if text_size is not None:
         tokens = np.memmap(folder / "validation.bin", dtype=dtype, mode="r")
-        counts = np.bincount(tokens, minlength=vocab_size)
-        bytes_per_token = float(counts @ np.load(folder / "token_bytes.npy") / len(tokens))
+        bytes_per_token = float(np.bincount(tokens, minlength=vocab_size) @ text_size / len(tokens))
     return {
         "name": config.name,
         "fingerprint": digest.hexdigest()[:16],
@@ -668,8 +667,9 @@ def token_bytes(tokenizer: Tokenizer) -> Array:
     """Bytes of UTF-8 text that each token stands for (vocab_size,), 0 for special tokens and
     unused ids. For byte-level BPE they add up to the length of the text; for vocabularies in the
     manner of SentencePiece, to that of the text with the space put before it."""
-    size = np.zeros(_vocab_size(tokenizer), dtype=np.int64)
-    byte_level = "ByteLevel" in json.dumps(json.loads(tokenizer.to_str())["decoder"])
+    size = np.zeros(_vocab_size(tokenizer), dtype="<i8")
+    parts = json.loads(tokenizer.to_str())
+    byte_level = "ByteLevel" in json.dumps([parts["pre_tokenizer"], parts["decoder"]])
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     for token, i in tokenizer.get_vocab().items():
         if i not in special:
@@ -684,7 +684,9 @@ def _piece_bytes(token: str) -> int:
 
 
 def _encoded(tokenizer: Tokenizer, texts: Iterable[str], end_token: int) -> Iterator[Tokens]:
-    """Token ids of each text, end token included, encoded on all cores."""
+    """Token ids of each text, end token included, encoded on all cores. A special token's name
+    within a text is text like any other."""
+    tokenizer.encode_special_tokens = True
     for group in _groups(texts, ENCODING_BATCH_BYTES):
         for encoding in tokenizer.encode_batch_fast(group, add_special_tokens=False):
             yield np.array([*encoding.ids, end_token], dtype=np.int64)

@@ -22,6 +22,7 @@ Tokens = np.ndarray[Any, np.dtype[np.int64]]
 COMPRESSED = (".gz", ".xz", ".zst")
 TEXT_KINDS = (".txt", ".jsonl", ".parquet")
 TOKEN_KINDS = (".jsonl", ".bin")
+TEXT_KEY_HINT = "set data.text_key to the one that holds the text"
 
 SHORTEST_CUT, LONGEST_CUT = 4096, 65536
 """Characters. A txt file is cut into documents at the first blank line after the one, or at the
@@ -73,7 +74,7 @@ def read_text(path: Path, key: str) -> Iterator[str]:
         if kind(path) == ".parquet":
             yield from _read_parquet(path, key)
         elif kind(path) == ".jsonl":
-            for number, row in _read_jsonl(path, key):
+            for number, row in _read_jsonl(path, key, TEXT_KEY_HINT):
                 if not isinstance(row, str):
                     raise ValueError(f"line {number}: {key!r} must be a string, but is {row!r:.80}")
                 yield row
@@ -92,7 +93,7 @@ def read_tokens(path: Path, end_token: int | None) -> Iterator[tuple[str, Tokens
         if kind(path) == ".bin":
             yield from _read_bin(path, end_token)
         else:
-            for number, row in _read_jsonl(path, "token_ids"):
+            for number, row in _read_jsonl(path, "token_ids", "for files of text use data=text"):
                 yield f"{path}, line {number}", _token_ids(row, number)
 
 
@@ -147,7 +148,7 @@ def _lines(path: Path) -> Iterator[str]:
             yield line
 
 
-def _read_jsonl(path: Path, key: str) -> Iterator[tuple[int, Any]]:
+def _read_jsonl(path: Path, key: str, hint: str) -> Iterator[tuple[int, Any]]:
     """(line number, value of the key) of each line that is not blank."""
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
@@ -159,8 +160,7 @@ def _read_jsonl(path: Path, key: str) -> Iterator[tuple[int, Any]]:
         if not isinstance(row, dict) or key not in row:
             keys = ", ".join(row) if isinstance(row, dict) else f"no object: {line.strip():.40}"
             raise ValueError(
-                f"line {number} must have the key {key!r}, but has {keys or 'none'}; "
-                "set data.text_key to the one that holds the text"
+                f"line {number} must have the key {key!r}, but has {keys or 'none'}; {hint}"
             )
         yield number, row[key]
 
@@ -178,8 +178,7 @@ def _read_parquet(path: Path, key: str) -> Iterator[str]:
         names = table.schema_arrow.names
         if key not in names:
             raise ValueError(
-                f"must have the column {key!r}, but has {', '.join(names)}; "
-                "set data.text_key to the one that holds the text"
+                f"must have the column {key!r}, but has {', '.join(names)}; {TEXT_KEY_HINT}"
             )
         for rows in table.iter_batches(batch_size=1024, columns=[key]):
             for value in rows.column(0).to_pylist():
@@ -209,7 +208,7 @@ def _token_ids(row: Any, number: int) -> Tokens:
     try:
         tokens = np.asarray(row)
     except ValueError:  # lists of unequal length within the list
-        tokens = np.empty(0, dtype=object)
+        tokens = np.empty((0, 0))
     if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind != "i"):
         raise ValueError(f"line {number}: 'token_ids' must be a list of integers")
     return tokens.astype(np.int64)
