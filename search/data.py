@@ -527,7 +527,7 @@ def _hub_documents(config: DataConfig) -> Iterator[str]:
     except (DatasetsError, OSError, ValueError) as error:
         raise ValueError(
             f"data.name must be a data set that can be loaded, but {config.name!r} with subset "
-            f"{config.subset!r} and split {config.split!r} cannot: {error}"
+            f"{config.subset!r} and split {config.split!r} cannot: {' '.join(str(error).split())}"
         ) from error
     for number, row in enumerate(rows):
         if not isinstance(row.get(config.text_key), str):
