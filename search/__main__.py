@@ -135,11 +135,12 @@ class Search:
             self.config.keep,
         )
         plan, space = self.work.plan, self.work.space
-        return (
+        begun = (
             f"study {self.job.study}: {plan.explorations} of {space.size} architectures of "
             f"{space.budget}, {self.work.total - plan.explorations} further seeds; "
-            f"{self._count_done()} of {self.work.total} runs done\n{self.expected}"
+            f"{self._count_done()} of {self.work.total} runs done"
         )
+        return f"{begun}\n{self.expected}" if self.expected.runs else begun
 
     def train(self) -> Ending:
         """Let workers do what is left."""
@@ -152,7 +153,8 @@ class Search:
                     self.describe(finished=False)
                     self.tidy(arms=self.config.replicates.top + 1)
 
-            return Pool(self.job, self.study, self.config.workers, listen).run()
+            workers = min(self.config.workers, self.expected.runs)
+            return Pool(self.job, self.study, workers, listen).run()
 
     def describe(self, finished: bool) -> None:
         """Write `study.json` and mirror what ended."""

@@ -9,6 +9,7 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
@@ -25,7 +26,18 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search.config import SamplerConfig
 from search.placement import Placement
-from search.plan import EXPLORE, Attempt, Exploration, Replicates, Work, distinct
+from search.plan import (
+    EXPLORE,
+    Attempt,
+    Cell,
+    Exploration,
+    Option,
+    Replicates,
+    Step,
+    Work,
+    baseline,
+    distinct,
+)
 from search.record import Recipe, Run, architecture_id, write_atomically
 from space.axes import Space
 from space.cost import cost
@@ -37,7 +49,6 @@ HEARTBEAT_S, GRACE_S = 20, 120
 machine's are at once."""
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +82,7 @@ class SearchWork:
         )
         return cls(space=space, recipe=recipe, data_fingerprint=data_fingerprint, plan=plan)
 
-    def next(self, attempts: Sequence[Attempt], since: int) -> Any:
+    def next(self, attempts: Sequence[Attempt], since: int) -> Cell | Step:
         return self.plan.next(attempts, since)
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
@@ -98,10 +109,8 @@ class SearchWork:
         return self.total * tokens * sum(option.flops for option in chosen) / len(chosen)
 
 
-def options_of(space: Space, seq_len: int) -> list[Any]:
+def options_of(space: Space, seq_len: int) -> list[Option]:
     """All architectures of a space, with what planning needs to know of them."""
-    from search.plan import Option
-
     return [
         Option(
             params=candidate.params,
@@ -141,14 +150,14 @@ def open_storage(url: str) -> RDBStorage:
         ValueError: it cannot be opened.
     """
     try:
-        parsed = make_url(url)
-        sqlite = parsed.get_backend_name() == "sqlite"
-        return RDBStorage(
-            url,
-            engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else None,
-            heartbeat_interval=HEARTBEAT_S,
-            grace_period=GRACE_S,
-        )
+        sqlite = make_url(url).get_backend_name() == "sqlite"
+        with _without_experimental_warnings():
+            return RDBStorage(
+                url,
+                engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else None,
+                heartbeat_interval=HEARTBEAT_S,
+                grace_period=GRACE_S,
+            )
     except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
         shown = (
             "storage" if isinstance(error, ArgumentError) else f"storage {without_password(url)}"
@@ -235,7 +244,8 @@ def make_sampler(config: SamplerConfig, seed: int) -> BaseSampler:
         "nsga2": samplers.NSGAIISampler,
     }
     try:
-        return kinds[config.name](seed=seed, **config.options)  # type: ignore[call-arg]
+        with _without_experimental_warnings():
+            return kinds[config.name](seed=seed, **config.options)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"sampler.options must be what Optuna's {kinds[config.name].__name__} takes, "
@@ -347,8 +357,6 @@ def describe(
     study: optuna.Study, attempts: Sequence[Attempt], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What `study.json` holds: `facts`, and the trials, an entry for each distinct run."""
-    from search.plan import baseline
-
     runs = distinct(attempts)
     explored = [run for run in runs if run.role == EXPLORE]
     middle = baseline(explored)
@@ -402,6 +410,14 @@ def _copy(trial: FrozenTrial) -> FrozenTrial:
 def write_study(folder: Path, content: Mapping[str, Any]) -> None:
     """Write `study.json` at once or not at all."""
     write_atomically(folder / "study.json", json.dumps(content, indent=1) + "\n")
+
+
+@contextmanager
+def _without_experimental_warnings() -> Iterator[None]:
+    """Heartbeats and QMC are called experimental; the version is pinned."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
 
 
 def _first_line(error: BaseException) -> str:

@@ -249,7 +249,8 @@ def main() -> None:
             stopping.set()  # the parent is dead
 
     def watch_parent() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1):
+            pass
         stopping.set()
 
     sys.stdout = Relay(emit)

@@ -1,0 +1,124 @@
+"""A study small enough to run in a test: real text, real runs of a fraction of a second."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from search.__main__ import Search
+from search.worker import Worker
+from space.cli import CONF
+
+ROOT = Path(__file__).parent.parent
+
+TINY = (
+    "budget=100k",
+    "space.axes.num_blocks=[2,3,5,7]",
+    "data=text",
+    "data.vocab_size=300",
+    "proxy=smoke",
+    "recipe.tokens=1024",
+    "recipe.seq_len=32",
+    "recipe.batch_size=4",
+    "recipe.eval_tokens=512",
+    "placement.device=cpu",
+    "placement.compile=no",
+    "placement.threads=1",
+    "study=tiny",
+    "tracker=none",
+    "report=false",
+    "workers=1",
+)
+"""Four architectures, eight steps a run."""
+
+
+def write_text(folder: Path) -> Path:
+    """A file of 60 documents of made-up words, the same everywhere."""
+    source = random.Random(0)
+    words = ["".join(source.choices("abcdefghij", k=source.randint(2, 7))) for _ in range(300)]
+    texts = [" ".join(source.choices(words, k=200)) for _ in range(60)]
+    path = folder / "text.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def overrides(*more: str) -> list[str]:
+    """Those of `TINY` that `more` does not replace, and `more`."""
+    replaced = {text.split("=")[0].lstrip("+~") for text in more}
+    return [text for text in TINY if text.split("=")[0] not in replaced] + list(more)
+
+
+def open_search(folder: Path, *more: str) -> Search:
+    """The search that the command line would open in `folder`, which is the current one."""
+    path = folder / "text.jsonl"
+    if not path.is_file():
+        write_text(folder)
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = compose("search", overrides(f"data.path={path}", *more))
+    return Search.open(OmegaConf.to_object(config))  # type: ignore[arg-type]
+
+
+def work(search: Search, number: int = 0) -> list[dict[str, Any]]:
+    """The events of a worker, in this process, that does what is left."""
+    events: list[dict[str, Any]] = []
+    Worker(search.job, number, events.append, threading.Event()).work()
+    return events
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    """The command line that does the same."""
+    path = folder / "text.jsonl"
+    if not path.is_file():
+        write_text(folder)
+    return [sys.executable, "-m", "search", *overrides(f"data.path={path}", *more)]
+
+
+def environment() -> dict[str, str]:
+    """Of a command that finds the project wherever it runs."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def start(folder: Path, *more: str, **options: Any) -> "subprocess.Popen[str]":
+    """The command, running in `folder`."""
+    return subprocess.Popen(
+        command(folder, *more),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def run(folder: Path, *more: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """The command, run to its end in `folder`."""
+    return subprocess.run(
+        command(folder, *more),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
+
+
+def study_json(folder: Path, study: str = "tiny") -> dict[str, Any]:
+    """What the study says of itself."""
+    content: dict[str, Any] = json.loads((folder / "outputs" / study / "study.json").read_text())
+    return content
+
+
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    """All records by key."""
+    paths: Sequence[Path] = sorted((folder / "runs").glob("*/record.json"))
+    return {path.parent.name: json.loads(path.read_text()) for path in paths}
