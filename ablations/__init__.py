@@ -1,0 +1,1 @@
+"""Designed comparisons: arms × seeds, their differences with intervals, and verdicts."""
