@@ -1,0 +1,119 @@
+"""How fast proxies train: `python -m benchmarks.proxy [rounds]`.
+
+Tokens a second of the training loop for a thin-deep, a middle and a wide shape of about 5.5 million
+parameters, and the share of the machine's own bf16 matrix-product peak that their useful FLOPs
+(`cost(...).train_flops_per_token`) make. Peak and shapes take turns, round by round, so that a
+machine whose speed drifts is compared with itself.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from search.data import Data
+from search.placement import Placement, settle_precision
+from search.record import Recipe, Run
+from search.train import Training, device_name
+from space.arch import Architecture
+from space.cost import cost
+
+VOCABULARY = 4096
+SHAPES = {"thin-deep": (30, 128), "middle": (12, 192), "wide": (6, 256)}
+"""Blocks and width."""
+PEAK_SIZES = (1024, 2048, 4096)
+STEPS_A_ROUND = 2
+
+
+def main(rounds: int = 7) -> None:
+    """Print the table."""
+    placement = Placement()
+    recipe = settle_precision(Recipe(tokens=10**9, seq_len=256, batch_size=16), placement)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {name: start(name, recipe, placement, Path(folder)) for name in SHAPES}
+        peaks: list[float] = []
+        rates: dict[str, list[float]] = {name: [] for name in SHAPES}
+        for round_ in range(rounds + 1):
+            peak, speed = matmul_peak(placement), {n: tokens_per_s(r) for n, r in runs.items()}
+            if round_ > 0:  # the first round compiles and warms caches
+                peaks.append(peak)
+                for name, rate in speed.items():
+                    rates[name].append(rate)
+    print_table(runs, peaks, rates)
+
+
+def start(name: str, recipe: Recipe, placement: Placement, folder: Path) -> Training:
+    """A run of one shape on random tokens, ready for its first step."""
+    blocks, width = SHAPES[name]
+    heads = width // 32
+    arch = Architecture(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        num_blocks=blocks,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
+        intermediate_size=width * 8 // 3 // 8 * 8,
+    )
+    run = Run(architecture=arch, recipe=recipe, data_fingerprint="random")
+    return Training(run, Data.random(VOCABULARY, 10**6), folder / name, placement, lambda _: None)
+
+
+def tokens_per_s(training: Training) -> float:
+    """Over a few optimiser steps."""
+
+    def steps() -> None:
+        for _ in range(STEPS_A_ROUND):
+            training.timed_step()
+
+    return STEPS_A_ROUND * training.recipe.tokens_per_step / seconds(steps, training.placement)
+
+
+def matmul_peak(placement: Placement) -> float:
+    """FLOPs a second of the best square bf16 matrix product."""
+    on_gpu = torch.cuda.is_available() and placement.device != "cpu"
+    device = "cuda" if on_gpu else "cpu"
+    best = 0.0
+    for size in PEAK_SIZES:
+        a = torch.ones(size, size, dtype=torch.bfloat16, device=device)
+        best = max(best, 2 * size**3 / seconds(lambda a=a: a @ a, placement))  # type: ignore[misc]
+    return best
+
+
+def seconds(work: Callable[[], object], placement: Placement) -> float:
+    """How long the work takes, on the device too."""
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available() and placement.device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def print_table(
+    runs: dict[str, Training], peaks: list[float], rates: dict[str, list[float]]
+) -> None:
+    """Medians over the rounds; the share of the peak is the median of each round's own."""
+    placement = next(iter(runs.values())).placement
+    print(
+        f"{device_name(placement.device)}, {placement.threads} threads, torch {torch.__version__}"
+    )
+    print(f"bf16 matrix products: {median(peaks) / 1e9:,.0f} GFLOP/s; {len(peaks)} rounds, medians")
+    print("\n| shape | blocks × width | parameters | tokens/s | GFLOP/s | of the peak |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, training in runs.items():
+        costs = cost(training.run.architecture, training.recipe.seq_len)
+        flops = np.array(rates[name]) * costs.train_flops_per_token
+        blocks, width = SHAPES[name]
+        print(
+            f"| {name} | {blocks} × {width} | {costs.parameters / 1e6:.2f}M "
+            f"| {median(rates[name]):,.0f} | {median(flops) / 1e9:,.0f} "
+            f"| {median(flops / np.array(peaks)):.0%} |"
+        )
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:2]))
