@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from search.record import Run
+
 Event = dict[str, Any]
 
 METRIC_NAMES = {"val_bpb": "bits per byte", "val_loss": "nats per token"}
@@ -84,6 +86,39 @@ class Tally:
         left = self.seconds_left
         parts += [f"{duration(left)} left"] if left and self.left else []
         return ", ".join(parts)
+
+
+def told(run: Run) -> Event:
+    """What events say of a run."""
+    return {
+        "key": run.key,
+        "layers": run.architecture.num_layers,
+        "width": run.architecture.hidden_size,
+        "seed": run.seed,
+    }
+
+
+def ended(
+    run: Run,
+    number: int,
+    *,
+    status: str,
+    reason: str | None,
+    value: float | None = None,
+    reused: bool = False,
+    seconds: float = 0.0,
+) -> Event:
+    """The event of a trial's end."""
+    return {
+        "event": "end",
+        "number": number,
+        "status": status,
+        "reason": reason,
+        "value": value,
+        "reused": reused,
+        "seconds": seconds,
+        **told(run),
+    }
 
 
 class View:

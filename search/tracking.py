@@ -4,10 +4,13 @@ A run is mirrored when it has ended, from its record and its `metrics.jsonl`: th
 disk as they grow, which W&B's files are not, and a run that was interrupted is one clean W&B run.
 """
 
+import base64
+import http.client
+import json
 import os
 import shutil
-import socket
 import threading
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -156,23 +159,38 @@ def unreachable() -> str | None:
     import wandb
 
     settings = wandb.setup().settings
-    if not (settings.api_key or wandb.api.api_key):
+    key = settings.api_key or wandb.api.api_key
+    if not key:
         return "there is no API key (wandb login)"
-    address = urlsplit(settings.base_url)
-    answer = ["no answer"]
-
-    def reach() -> None:
-        port = address.port or (80 if address.scheme == "http" else 443)
-        try:
-            socket.create_connection((address.hostname, port), timeout=REACH_S).close()
-            answer.clear()
-        except OSError as error:
-            answer[0] = error.strerror or str(error)
-
-    looking = threading.Thread(target=reach, daemon=True)  # name servers have no timeout of ours
+    host = urlsplit(settings.base_url).hostname
+    answers: list[str | None] = []
+    looking = threading.Thread(  # name servers have a patience of their own
+        target=lambda: answers.append(_ask_who(settings.base_url, key)), daemon=True
+    )
     looking.start()
     looking.join(REACH_S + 0.5)
-    return f"{address.hostname}: {answer[0]}" if answer else None
+    obstacle = answers[0] if answers else "no answer"
+    return obstacle and f"{host}: {obstacle}"
+
+
+def _ask_who(server: str, key: str) -> str | None:
+    """What is wrong when the server is asked whose key this is; None for a good answer."""
+    login = base64.b64encode(f"api:{key}".encode()).decode()
+    request = urllib.request.Request(
+        f"{server}/graphql",
+        data=json.dumps({"query": "query { viewer { id } }"}).encode(),
+        headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=REACH_S) as response:
+            known = json.load(response)["data"]["viewer"]
+    except TimeoutError:
+        return "no answer"
+    except OSError as error:
+        return str(getattr(error, "reason", error))
+    except (ValueError, KeyError, TypeError, http.client.HTTPException):
+        return "it does not answer as W&B does"
+    return None if known else "it does not know this API key"
 
 
 def configuration(attempt: Attempt, record: Record) -> dict[str, Any]:

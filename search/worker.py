@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.data import open_data
 from search.plan import Attempt, Cell, Step, distinct, is_open
+from search.progress import Event, ended, told
 from search.record import FAILED, FINISHED, Record, Run, architecture_id, usable_record
 from search.study import (
     HOST,
@@ -35,7 +36,7 @@ from search.study import (
 )
 from search.train import Stop, train
 
-Emit = Callable[[dict[str, Any]], None]
+Emit = Callable[[Event], None]
 
 POLL_S = 0.3
 """Between looks at a study in which nothing can be decided yet, or at a run that is locked."""
@@ -60,7 +61,7 @@ class Worker:
         self.planning = filelock.FileLock(job.folder / ".plan.lock")
         """Held from looking at the study until a trial is claimed, by one worker at a time."""
         self.attempts: list[Attempt] = []
-        self.outcome: dict[str, Any] | None = None
+        self.outcome: Event | None = None
         """The event of the last trial's end."""
 
     def work(self) -> None:
@@ -108,7 +109,7 @@ class Worker:
             return self._answer(trial, twin)
         self._claim(trial, cell, run)
         self.planning.release()
-        self.emit({"event": "start", "number": trial.number, **_told(run)})
+        self.emit({"event": "start", "number": trial.number, **told(run)})
         try:
             record, reused = self._train(run)
         except Stop:
@@ -121,16 +122,15 @@ class Worker:
         if status == FINISHED and (value is None or not isfinite(value)):
             status, reason = FAILED, f"{self.job.metric} must be a number, but is {value}"
         trial.set_user_attr("reused", reused)
-        self.outcome = {
-            "event": "end",
-            "number": trial.number,
-            "status": status,
-            "value": value,
-            "reason": reason,
-            "reused": reused,
-            "seconds": record.train_s + record.eval_s,
-            **_told(run),
-        }
+        self.outcome = ended(
+            run,
+            trial.number,
+            status=status,
+            reason=reason,
+            value=value,
+            reused=reused,
+            seconds=record.train_s + record.eval_s,
+        )
         if status != FINISHED or value is None:
             self._end(trial, status, reason)
         trial.set_user_attr("status", status)
@@ -197,15 +197,15 @@ class Worker:
                     raise Stop from None
 
     def _progress(self, key: str) -> Emit:
-        told = 0.0
+        last = 0.0
 
-        def progress(event: dict[str, Any]) -> None:
-            nonlocal told
+        def progress(event: Event) -> None:
+            nonlocal last
             if self.stopping.is_set():
                 raise Stop
             now = time.monotonic()
-            if now - told >= TELL_S or event["step"] == event["of"]:
-                told = now
+            if now - last >= TELL_S or event["step"] == event["of"]:
+                last = now
                 self.emit({"event": "step", "key": key, **event})
 
         return progress
@@ -224,24 +224,13 @@ class Relay(io.TextIOBase):
         return len(text)
 
 
-def _told(run: Run) -> dict[str, Any]:
-    """What events say of a run."""
-    return {
-        "key": run.key,
-        "layers": run.architecture.num_layers,
-        "width": run.architecture.hidden_size,
-        "seed": run.seed,
-        "tokens_in_all": run.recipe.steps * run.recipe.tokens_per_step,
-    }
-
-
 def main() -> None:
     """Do the job that standard input brings."""
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to the log
     stopping = threading.Event()
 
-    def emit(event: dict[str, Any]) -> None:
+    def emit(event: Event) -> None:
         try:
             channel.write(json.dumps(event) + "\n")
             channel.flush()

@@ -20,7 +20,10 @@ from typing import Any
 import optuna
 
 from search.placement import Placement
-from search.study import HOST, Job, lose, running
+from search.plan import MAX_DEATHS, deaths
+from search.progress import ended
+from search.record import FAILED, Record, write_record
+from search.study import HOST, Job, lose, read_attempts, running
 
 Listener = Callable[[int, dict[str, Any]], None]
 """Called with a worker's number and each of its events."""
@@ -114,8 +117,8 @@ class Pool:
         try:
             process.stdin.write(pickle.dumps((number, self.job)))
             process.stdin.flush()
-        except BrokenPipeError:
-            return  # it died at once; the listener hears of it
+        except (BrokenPipeError, ValueError):
+            return  # it died at once, or an interrupt closed the pipe; the listener hears of it
 
     def _listen(self, child: Child) -> None:
         """Pass on a child's events, and at its end None. Runs in a thread of its own."""
@@ -149,6 +152,7 @@ class Pool:
         reason = child.last_words()
         for trial in running(self.study, child.name):
             lose(self.study, trial, reason, status="interrupted" if stopping else None)
+            self._give_up(child.number, trial.number, reason)
         if child.finished or stopping:
             return
         self._deaths += 1
@@ -159,6 +163,17 @@ class Pool:
             self._stop()
         else:
             self._start(child.number)
+
+    def _give_up(self, worker: int, number: int, reason: str) -> None:
+        """Record a run as failed that took too many workers with it."""
+        attempts = read_attempts(self.study)
+        lost = attempts[number]
+        if lost.key is None or deaths(lost, attempts, self.job.since) < MAX_DEATHS:
+            return
+        run = self.job.work.run(lost.params, lost.seed)
+        why = f"{MAX_DEATHS} workers died of it, the last with: {reason}"
+        write_record(self.job.runs / lost.key, Record(run=run, status=FAILED, reason=why))
+        self.listener(worker, ended(run, number, status=FAILED, reason=why))
 
     def _stop(self) -> None:
         for child in self.children.values():

@@ -1,0 +1,121 @@
+"""What is wrong with a command is one line on standard error and exit code 2, before training."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from study_fixtures import command, environment, open_search, run, write_text
+
+from search.__main__ import main
+
+
+def complain(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path, *more: str
+) -> str:
+    """The one line that the command line answers with."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["search", *command(folder, *more)[3:]])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert not list((folder / "runs").glob("*/metrics.jsonl")), "something was trained"
+    return line.removeprefix("error: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["n_trails=3"], ["n_trails"]),
+        (["recipe.lrr=3"], ["lrr", "Recipe"]),
+        (["recipe.lr=fast"], ["recipe.lr", "fast"]),
+        (["recipe.lr=-1"], ["lr must be positive", "-1"]),
+        (["sampler=tpee"], ["sampler", "tpee", "grid", "tpe"]),
+        (["proxy=day"], ["proxy", "day", "smoke"]),
+        (["executor=ray"], ["executor", "ray", "local"]),
+        (["tracker=mlflow"], ["tracker", "mlflow", "wandb"]),
+        (["tracker.mode=dry"], ["tracker.mode", "offline, online", "dry"]),
+        (["sampler.name=best"], ["sampler.name", "grid", "best"]),
+        (["sampler=tpe", "+sampler.options.pace=3"], ["sampler.options", "TPESampler", "pace"]),
+        (["keep=some"], ["keep must be one of best, all, none", "some"]),
+        (["n_trials=0"], ["n_trials must be at least 1", "0"]),
+        (["workers=0"], ["workers must be at least 1", "0"]),
+        (["workers=two"], ["workers", "two"]),
+        (["replicates.seeds=0"], ["replicates", "seeds", "0"]),
+        (["budget=much"], ["budget must be a number", "much"]),
+        (["budget=1k"], ["1,000 parameters"]),
+        (["space.axes.num_blocks=[]"], ["num_blocks", "at least one value"]),
+        (["study=a/b"], ["study must be a name", "a/b"]),
+        (["storage=nonsense"], ["storage", "SQLAlchemy URL"]),
+        (["storage=sqlite:////nowhere/at/all.db"], ["storage", "unable to open database file"]),
+        (["storage=nodriver://host/name"], ["storage", "nodriver"]),
+        (["data.path=missing.txt"], ["missing.txt"]),
+        (["recipe.seq_len=100000"], ["training split", "tokens", "smaller seq_len"]),
+        (["data.vocab_size=100000"], ["vocab"]),
+    ],
+    ids=lambda value: value[-1] if value and "=" in value[-1] else "",
+)
+def test_a_wrong_value_is_named_in_one_line(
+    given: list[str],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    line = complain(capsys, monkeypatch, tmp_path, *given)
+    assert all(word in line for word in words), line
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for name in ("outputs", "runs"):
+        line = complain(capsys, monkeypatch, tmp_path, f"{name}=file/inside")
+        assert f"{name} must be a folder that can be written" in line
+        assert "file/inside" in line
+
+
+def test_a_password_in_a_storage_url_is_not_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = "storage=postgresql+nodriver://me:secret@host/name"
+    assert "secret" not in complain(capsys, monkeypatch, tmp_path, url)
+
+
+def test_a_change_under_the_same_name_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    open_search(tmp_path).lock.release()
+    line = complain(capsys, monkeypatch, tmp_path, "recipe.lr=0.004")
+    assert "recipe.lr was 0.003, is 0.004; choose another name with study=NAME" in line
+
+
+def test_a_study_in_use_is_refused_in_another_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    search = open_search(tmp_path)
+    second = run(tmp_path)
+    search.lock.release()
+    assert second.returncode == 2
+    (line,) = second.stderr.strip().splitlines()
+    assert "another search on this machine works in it" in line
+
+
+def test_a_misspelt_key_is_refused_by_the_command_itself(tmp_path: Path) -> None:
+    write_text(tmp_path)
+    ended = subprocess.run(
+        [sys.executable, "-m", "search", "n_trails=3"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2
+    (line,) = ended.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert "n_trails" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.jsonl"], "nothing is left"
