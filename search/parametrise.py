@@ -5,26 +5,27 @@ table 1, alpha = 1) lets the rate of one base shape serve all widths and depths.
 folded into each tensor, so that the model stays a plain Llama: a tensor used as m·w with (std, lr,
 eps, decay) trains under AdamW exactly as the plain tensor m·w with (m·std, m·lr, eps/m, decay/m).
 
-With base width W0 and base depth L0, n = fan-in / base fan-in of the matrix and d = executed layers
-/ L0:
+With base width W0 and base depth L0, w = width / W0, d = executed layers / L0, and n = fan-in of
+the matrix / its fan-in in the base shape:
 
-    tensor                      folded m   std            lr          eps      decay
-    embedding (tied or not)     1          s              lr          eps/n    0
-    q, k, v, gate, up           1          s/√n           lr/n        eps/(n·d) decay·n
-    o, down                     1/d        s/(√n·d)       lr/(n·d)    eps/n    decay·n·d
-    norms and biases in blocks  1          1 (bias 0)     lr          eps/(n·d) 0
-    final norm                  1/n        1/n (a gain)   lr/n        eps·n    0
-    output matrix, untied       1          s              lr          eps/n    decay
+    tensor                     folded m   std           lr         eps        decay
+    embedding (tied or not)    1          e             f·lr       eps/w      0
+    q, k, v, gate, up          1          s/√n          lr/n       eps/(n·d)  decay·n
+    o, down                    1/d        r·s/(√n·d)    lr/(n·d)   eps/n      decay·n·d
+    gains, biases in layers    1          1, 0 (value)  lr         eps/(w·d)  0
+    final gain                 1/w        1/w (value)   lr/w       eps·w      0
+    output matrix, untied      1          e             f·lr       eps/w      decay
 
-The base fan-in of `o` is W0 and of `down` 8/3·W0 (4·W0 without a gate), so that drifting heads and
-FFN ratios are counted, not assumed. n of the output rows is width / W0: the output's multiplier 1/n
-sits in the final norm's gain.
+s is `init_std`, e `embedding_std`, f `embedding_lr_factor`, r `residual_init`. The output's
+multiplier 1/w sits in the final norm's gain. Counting each matrix's own fan-in (N·H for `o`, F for
+`down`, of which the base shape has W0 and 8/3·W0, or 4·W0 without a gate) follows drifting heads
+and FFN ratios, too.
 
 Shared blocks: d counts *executed* layers. A block executed N times adds N correlated updates, so
 that the sum over layers stays of order one only if each is scaled by one over all of them
 (arXiv:2606.18524 makes the same point).
 
-`sp` is the standard parametrisation: std s for every matrix, one lr, eps and decay.
+`sp`, the standard parametrisation, gives every shape what the base shape gets: w = d = n = 1.
 """
 
 import math
@@ -53,40 +54,43 @@ class Scale:
 
 
 def scales(model: Decoder, recipe: Recipe) -> dict[str, Scale]:
-    """The scale of each distinct parameter, by its name."""
-    rule = completep if recipe.parametrisation == "completep" else standard
-    return {name: rule(name, p, model, recipe) for name, p in model.named_parameters()}
+    """The scale of each distinct parameter, by its name: the rows of the table above."""
+    return {name: _scale(name, p, model, recipe) for name, p in model.named_parameters()}
 
 
-def standard(name: str, p: Tensor, model: Decoder, recipe: Recipe) -> Scale:
-    """Every matrix alike; norms and biases without decay."""
+def _scale(name: str, p: Tensor, model: Decoder, recipe: Recipe) -> Scale:
+    w, d, n = _ratios(name, p, model, recipe)
+    lr, eps, decay = recipe.lr, recipe.eps, recipe.weight_decay
+    if "embed_tokens" in name or name == "lm_head.weight":
+        return Scale(
+            std=recipe.embedding_std,
+            lr=recipe.embedding_lr_factor * lr,
+            eps=eps / w,
+            weight_decay=decay if name == "lm_head.weight" else 0.0,
+        )
+    if name == "model.norm.weight":
+        return Scale(std=1 / w, lr=lr / w, eps=eps * w, weight_decay=0.0)
+    if p.ndim == 1:
+        gain = float(name.endswith("norm.weight"))
+        return Scale(std=gain, lr=lr, eps=eps / (w * d), weight_decay=0.0)
+    m, std = 1.0, recipe.init_std
+    if "o_proj" in name or "down_proj" in name:
+        m, std = 1 / d, recipe.init_std * recipe.residual_init
     return Scale(
-        std=recipe.init_std if p.ndim == 2 else float(name.endswith("norm.weight")),
-        lr=recipe.lr,
-        eps=recipe.eps,
-        weight_decay=recipe.weight_decay if p.ndim == 2 and "embed" not in name else 0.0,
+        std=m * std / math.sqrt(n), lr=m * lr / n, eps=eps / (n * d) / m, weight_decay=decay * n / m
     )
 
 
-def completep(name: str, p: Tensor, model: Decoder, recipe: Recipe) -> Scale:
-    """The row of the table above that the tensor's name belongs to."""
+def _ratios(name: str, p: Tensor, model: Decoder, recipe: Recipe) -> tuple[float, float, float]:
+    """w, d and n of a tensor."""
+    if recipe.parametrisation == "sp":
+        return 1.0, 1.0, 1.0
     arch = model.arch
-    d = arch.num_layers / recipe.base_num_hidden_layers
-    width = arch.hidden_size / recipe.base_hidden_size
-    s, lr, eps, decay = recipe.init_std, recipe.lr, recipe.eps, recipe.weight_decay
-    if "embed_tokens" in name:
-        return Scale(std=s, lr=lr, eps=eps / width, weight_decay=0.0)
-    if name == "lm_head.weight":
-        return Scale(std=s, lr=lr, eps=eps / width, weight_decay=decay)
-    if name == "model.norm.weight":
-        return Scale(std=1 / width, lr=lr / width, eps=eps * width, weight_decay=0.0)
-    if p.ndim == 1:
-        gain = float(name.endswith("norm.weight"))
-        return Scale(std=gain, lr=lr, eps=eps / (width * d), weight_decay=0.0)
-    n = p.shape[1] / _base_fan_in(name, arch.gated, recipe)
-    m = 1 / d if "o_proj" in name or "down_proj" in name else 1.0
-    return Scale(
-        std=m * s / n**0.5, lr=m * lr / n, eps=eps / (n * d) / m, weight_decay=decay * n / m
+    base_fan_in = recipe.base_hidden_size * (FFN_RATIO[arch.gated] if "down_proj" in name else 1.0)
+    return (
+        arch.hidden_size / recipe.base_hidden_size,
+        arch.num_layers / recipe.base_num_hidden_layers,
+        p.shape[-1] / base_fan_in,
     )
 
 
@@ -133,11 +137,7 @@ def lr_factor(recipe: Recipe, step: int) -> float:
     decay = recipe.decay_fraction * steps if recipe.schedule == "wsd" else steps - warmup
     progress = min(1.0, max(0.0, (step - (steps - decay)) / decay)) if decay else 0.0
     if recipe.schedule == "wsd":
-        left = 1 - progress**0.5
+        left = 1 - math.sqrt(progress)
     else:
         left = 0.5 * (1 + math.cos(math.pi * progress))
     return recipe.final_lr_fraction + (1 - recipe.final_lr_fraction) * left
-
-
-def _base_fan_in(name: str, gated: bool, recipe: Recipe) -> float:
-    return recipe.base_hidden_size * (FFN_RATIO[gated] if "down_proj" in name else 1.0)

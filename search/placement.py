@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from search.record import Recipe, Run
 
 COMPILING_PAYS = 2e12
-"""Training FLOPs from which a compiled layer saves a CPU core more than the ten seconds it takes."""
+"""Training FLOPs from which a compiled layer saves a CPU core more time than compiling took."""
 CPU_TOKENS = 1024
 """Tokens in a micro-batch on a CPU: their activations stay in its cache."""
 

@@ -43,7 +43,7 @@ class Recipe:
     """Peak learning rate of the base shape; the parametrisation carries it to other shapes."""
     schedule: str = "wsd"
     """`wsd`: warmup, stable, decay (arXiv:2405.18392, decaying as 1 - sqrt); `cosine`."""
-    warmup_fraction: float = 0.02
+    warmup_fraction: float = 0.1
     decay_fraction: float = 0.2
     """Share of the steps spent decaying (`wsd`)."""
     final_lr_fraction: float = 0.0
@@ -57,10 +57,15 @@ class Recipe:
     """Largest global gradient norm."""
     parametrisation: str = "completep"
     """`completep` or `sp`: see `search.parametrise`."""
-    base_hidden_size: int = 128
-    base_num_hidden_layers: int = 8
-    init_std: float = 0.02
+    base_hidden_size: int = 96
+    base_num_hidden_layers: int = 9
+    init_std: float = 0.05
     """Initial standard deviation of the base shape's matrices."""
+    residual_init: float = 0.0
+    """Factor on it for `o_proj` and `down_proj`; 0 starts with closed residual branches."""
+    embedding_std: float = 0.05
+    embedding_lr_factor: float = 4.0
+    """Learning rate of the embedding, as a multiple of `lr`: most of its rows see few gradients."""
     precision: str = "auto"
     """`bf16` (autocast, float32 weights), `fp32`, or `auto`: bf16 where the hardware multiplies it
     faster."""

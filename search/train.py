@@ -28,9 +28,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
-from search.data import Data, batch, validation_windows
 from torch import Tensor
 
+from search.data import Data, batch, validation_windows
 from search.parametrise import initialise, lr_factor, parameter_groups
 from search.placement import Placement, autocast, rank, settle, world
 from search.record import (
@@ -206,7 +206,7 @@ class Training:
         for rows in self._micro_batches(recipe.batch_size):
             with autocast(self.placement, recipe.precision):
                 loss = self._nll(inputs[rows], targets[rows]).sum() / targets.size
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         if world() > 1:
             self._sum_over_ranks(total)

@@ -1,4 +1,4 @@
-"""The decoder against `transformers`, against itself with a cache, and against the meaning of sharing."""
+"""The decoder against `transformers`, against itself with a cache, and under sharing."""
 
 from typing import Any
 
@@ -70,7 +70,8 @@ def randomise(model: nn.Module) -> None:
 @pytest.mark.parametrize("name", REFERENCES)
 @pytest.mark.parametrize("fused", [True, False])
 def test_logits_equal_those_of_transformers(name: str, tied: bool, fused: bool) -> None:
-    arch = Architecture(**{**TINY, "num_blocks": 3, "tie_word_embeddings": tied} | REFERENCES[name][2])
+    fields = {**TINY, "num_blocks": 3, "tie_word_embeddings": tied, **REFERENCES[name][2]}
+    arch = Architecture(**fields)
     theirs = reference(name, arch)
     ours = Decoder(arch).eval()
     state = theirs.state_dict()

@@ -11,7 +11,13 @@ from search.record import Recipe
 from space.arch import Architecture
 from space.model import Decoder
 
-BASE = Recipe(tokens=100_000, base_hidden_size=64, base_num_hidden_layers=4, init_std=0.05)
+BASE = Recipe(
+    tokens=100_000,
+    base_hidden_size=64,
+    base_num_hidden_layers=4,
+    init_std=0.05,
+    residual_init=1.0,
+)
 
 
 def model_of(width: int, layers: int, **fields: object) -> Decoder:
@@ -54,6 +60,16 @@ def test_drawn_weights_have_the_deviations_of_the_table() -> None:
     assert model.model.norm.weight[0].item() == pytest.approx(1 / 4)
 
 
+def test_residual_branches_start_closed_by_default() -> None:
+    model = model_of(64, 2, qk_norm=True)
+    initialise(model, replace(BASE, residual_init=0.0), init_seed=0)
+    ids = torch.arange(8).view(1, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.hidden(ids), model.model.norm(model.model.embed_tokens(ids))
+        )
+
+
 def test_depth_counts_executed_layers() -> None:
     plain, looped = model_of(64, 8), model_of(64, 2, sharing="cycle", repeats=4)
     name = "model.layers.0.self_attn.o_proj.weight"
@@ -68,7 +84,7 @@ def test_every_parameter_is_in_exactly_one_group() -> None:
 
 
 def test_a_folded_multiplier_trains_as_the_multiplier_itself() -> None:
-    """m·w with (std, lr, eps, decay) and the plain tensor with (m·std, m·lr, eps/m, decay/m) are one model."""
+    """m·w with (lr, eps, decay) is the plain tensor with (m·lr, eps/m, decay/m)."""
     m, lr, eps, decay = 0.25, 1e-2, 1e-3, 0.1
     torch.manual_seed(0)
     w = nn.Parameter(torch.randn(8, 8, dtype=torch.float64))

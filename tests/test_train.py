@@ -1,7 +1,6 @@
 """The one training loop: it learns, resumes bit for bit, and says how a run ended."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -199,29 +198,6 @@ def test_micro_batches_do_not_change_the_gradient(data: Data, tmp_path: Path) ->
     train(run_of(data), data, tmp_path / "whole", placement=whole)
     train(run_of(data), data, tmp_path / "parts", placement=parts)
     for a, b in zip(losses(tmp_path / "whole"), losses(tmp_path / "parts"), strict=True):
-        assert a == pytest.approx(b, rel=1e-4)
-
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-WORKER = KILLED.replace("os.kill(os.getpid(), signal.SIGKILL)", "pass")
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(data: Data, tmp_path: Path) -> None:
-    """Data parallel over gloo: the same losses as one process at the same global batch."""
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    run, placement = run_of(data), {"device": "cpu", "threads": 1}
-    arguments = [json.dumps(run.to_dict()), str(data.folder), str(tmp_path / "two")]
-    subprocess.run(
-        [*TORCHRUN, "--standalone", str(script), *arguments, json.dumps(placement)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=True,
-        capture_output=True,
-    )
-    train(run, data, tmp_path / "one", placement=HERE)
-    for a, b in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
         assert a == pytest.approx(b, rel=1e-4)
 
 

@@ -1,0 +1,67 @@
+"""`python -m search.run architecture=mobilellm_125m`: train one architecture, outside any study.
+
+Several GPUs share each batch under `torchrun --nproc-per-node=8 -m search.run …`. The record lands
+among those of the studies, and the same run is trained once, wherever it is asked for.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from search.data import DataConfig, prepare, require_tokens
+from search.placement import Placement, rank, settle_precision
+from search.record import Recipe, Run
+from search.train import train
+from space.arch import Architecture
+from space.cli import one_line_errors, verb
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """What `conf/run.yaml` holds."""
+
+    architecture: dict[str, Any]
+    data: DataConfig
+    recipe: Recipe
+    proxy: str = "custom"
+    placement: Placement = field(default_factory=Placement)
+    seed: int = 0
+    init_seed: int | None = None
+    runs: str = "runs"
+
+
+@verb("run", RunConfig)
+def main(config: RunConfig) -> None:
+    """Train the run, or go on with it, and print its last reading."""
+    with one_line_errors():
+        data = prepare(config.data)
+        arch = Architecture.from_dict(config.architecture)
+        if arch.vocab_size != data.vocab_size:
+            raise ValueError(
+                f"the architecture's vocab_size must be the data's, but got {arch.vocab_size} and "
+                f"{data.vocab_size}; set architecture.vocab_size={data.vocab_size}"
+            )
+        recipe = settle_precision(config.recipe, config.placement)
+        require_tokens(data, recipe.seq_len, recipe.batch_size)
+        run = Run(
+            architecture=arch,
+            recipe=recipe,
+            data_fingerprint=data.fingerprint,
+            seed=config.seed,
+            init_seed=config.init_seed,
+        )
+    folder = Path(config.runs) / run.key
+    record = train(run, data, folder, placement=config.placement, progress=_print_some)
+    if rank() == 0:
+        print(f"{record.status}: {record.reason or record.readings[-1]}\nrecord: {folder}")
+
+
+def _print_some(event: dict[str, Any]) -> None:
+    """Twenty lines a run."""
+    if rank() == 0 and event["step"] % max(1, event["of"] // 20) == 0:
+        loss, speed = event["train_loss"], event["tokens_per_s"]
+        print(f"step {event['step']}/{event['of']}: loss {loss:.3f}, {speed:,.0f} tokens/s")
+
+
+if __name__ == "__main__":
+    main()
