@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from strategies import architectures
 from torch import nn
 
@@ -36,7 +36,7 @@ REFERENCES: dict[str, tuple[type[Any], type[Any], dict[str, Any]]] = {
 }
 
 
-def reference(name: str, arch: Architecture) -> nn.Module:
+def reference(name: str, arch: Architecture, randomised: bool = True) -> nn.Module:
     """`transformers`' model of an unshared architecture, with random weights of a visible size."""
     config_class, model_class, _ = REFERENCES[name]
     config = config_class(
@@ -53,7 +53,8 @@ def reference(name: str, arch: Architecture) -> nn.Module:
         max_position_embeddings=arch.max_position_embeddings,
     )
     model: nn.Module = model_class(config)
-    randomise(model)
+    if randomised:
+        randomise(model)
     return model.eval()
 
 
@@ -110,6 +111,20 @@ def test_closed_form_counts_equal_the_built_model(arch: Architecture) -> None:
     assert expected.parameters == sum(p.numel() for p in model.parameters())
     embeddings = {model.model.embed_tokens.weight, model.lm_head.weight}
     assert expected.embedding_parameters == sum(p.numel() for p in embeddings)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@given(arch=architectures())
+def test_closed_form_counts_equal_those_of_transformers(arch: Architecture) -> None:
+    """Of the same layers with weights of their own, where `transformers` has such a model."""
+    kinds = {(False, False): "llama", (True, False): "qwen2", (False, True): "qwen3"}
+    name = kinds.get((arch.attention_bias, arch.qk_norm))
+    assume(name is not None and arch.gated)
+    assume(arch.hidden_size % arch.num_attention_heads == 0)
+    plain = unrolled(arch)
+    with torch.device("meta"):
+        theirs = reference(str(name), plain, randomised=False)
+    assert cost(plain).parameters == sum(p.numel() for p in theirs.parameters())
 
 
 @settings(max_examples=25, deadline=None)
