@@ -10,6 +10,7 @@ resumed therefore gives, on CPU, losses bit-identical to those of one that was n
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -87,6 +88,8 @@ def train(
     except (Stop, OSError):
         raise
     except Exception as error:
+        if (disk := _disk_error(error)) is not None:
+            raise disk from error
         (folder / "error.txt").write_text(traceback.format_exc())
         record = replace(record, reason=_reason(error))
     if training is not None:
@@ -384,6 +387,14 @@ def _sync(file: Any) -> None:
     file.flush()
     if file.name != os.devnull:
         os.fsync(file.fileno())
+
+
+def _disk_error(error: Exception) -> OSError | None:
+    """The failure of the disk behind an error: torch and safetensors raise errors of their own."""
+    if isinstance(error.__context__, OSError):
+        return error.__context__
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 def _reason(error: Exception) -> str:
