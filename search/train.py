@@ -7,6 +7,7 @@ resumed therefore gives, on CPU, losses bit-identical to those of one that was n
 
 # B sequences in a micro-batch, T positions
 
+import errno
 import json
 import os
 import platform
@@ -50,6 +51,7 @@ from space.model import Attention, Decoder, token_nll
 Progress = Callable[[dict[str, Any]], None]
 Tokens = np.ndarray[Any, np.dtype[np.int64]]
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 CURVE_POINTS = 200
 """Training lines of `metrics.jsonl`, whatever the length of the run."""
 
@@ -390,11 +392,11 @@ def _sync(file: Any) -> None:
 
 
 def _disk_error(error: Exception) -> OSError | None:
-    """The failure of the disk behind an error: torch and safetensors raise errors of their own."""
-    if isinstance(error.__context__, OSError):
-        return error.__context__
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
+    """The full or failing disk behind an error: torch and safetensors raise errors of their own."""
+    inner = error.__context__
+    said = re.search(r"os error (\d+)", str(error))
+    number = inner.errno if isinstance(inner, OSError) else int(said[1]) if said else None
+    return OSError(number, os.strerror(number)) if number in DISK_ERRORS else None
 
 
 def _reason(error: Exception) -> str:

@@ -107,7 +107,7 @@ def run(folder: Path, *more: str, **options: Any) -> "subprocess.CompletedProces
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         **options,
     )
 
