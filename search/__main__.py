@@ -19,7 +19,7 @@ from search.estimate import estimate
 from search.placement import Placement, settle, settle_precision
 from search.plan import Attempt, best_runs, distinct
 from search.progress import Event, Tally, view
-from search.record import Recipe, read_record
+from search.record import Recipe, usable_record
 from search.study import (
     Job,
     SearchWork,
@@ -48,9 +48,7 @@ def main(config: SearchConfig) -> None:
     print(search.estimate(), flush=True)
     ending = search.train()
     with one_line_errors():
-        search.describe(finished=ending.kind == "done")
-        search.tidy()
-        search.report()
+        search.conclude(ending)
     finish(ending, search)
 
 
@@ -156,6 +154,16 @@ class Search:
             workers = min(self.config.workers, self.expected.runs)
             return Pool(self.job, self.study, workers, listen).run()
 
+    def conclude(self, ending: Ending) -> None:
+        """Describe, tidy and report; on a full disk as far as it goes."""
+        try:
+            self.describe(finished=ending.kind == "done")
+            self.tidy()
+            self.report()
+        except OSError:
+            if ending.kind != "fatal":
+                raise
+
     def describe(self, finished: bool) -> None:
         """Write `study.json` and mirror what ended."""
         attempts = read_attempts(self.study)
@@ -218,7 +226,7 @@ class Search:
             expected_s=self.expected.seconds,
         )
         for run in runs:
-            record = read_record(self.job.runs / run.key) if run.value and run.key else None
+            record = usable_record(self.job.runs / run.key) if run.value and run.key else None
             if record is not None:
                 arch = record.run.architecture
                 what = f"{arch.num_layers} layers × {arch.hidden_size}, seed {run.seed}"
@@ -297,4 +305,8 @@ def _wall_s(folder: Path) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # before or after training, during which it is no exception
+        print("stopped", file=sys.stderr)
+        raise SystemExit(130) from None

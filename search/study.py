@@ -319,6 +319,12 @@ def lose_abandoned(study: optuna.Study, runs: Path) -> int:
     return abandoned
 
 
+def fail_silent(study: optuna.Study) -> None:
+    """Mark trials that have not beaten for `GRACE_S`: other machines' workers that are gone."""
+    with _without_experimental_warnings():
+        optuna.storages.fail_stale_trials(study)
+
+
 def run_lock(runs: Path, key: str) -> filelock.FileLock:
     """Held by whoever works in a run's folder."""
     (runs / key).mkdir(parents=True, exist_ok=True)

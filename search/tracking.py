@@ -12,6 +12,7 @@ import shutil
 import threading
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 
 from search.config import TrackerConfig
 from search.plan import Attempt
-from search.record import FINISHED, Record, architecture_id, read_metrics, read_record
+from search.record import FINISHED, Record, architecture_id, read_metrics, usable_record
 
 REACH_S = 3.0
 """How long the server may take to answer before the study goes on offline."""
@@ -63,13 +64,15 @@ class WandbTracker(Tracker):
     def mirror(self, runs: Path, attempts: Sequence[Attempt]) -> None:
         done = set(self.mirrored.read_text().split()) if self.mirrored.is_file() else set()
         for attempt in attempts:
-            if attempt.busy or attempt.key is None or attempt.key in done:
+            if attempt.busy or f"{attempt.key}:{attempt.status}" in done:
                 continue
-            record = read_record(runs / attempt.key)
-            if record is not None and record.final:
-                self._mirror_run(attempt, record, runs / attempt.key)
-                with open(self.mirrored, "a") as file:
-                    file.write(f"{attempt.key}\n")
+            record = usable_record(runs / str(attempt.key))
+            if record is None or f"{attempt.key}:{record.status}" in done:
+                continue
+            with self._harmless():
+                self._mirror_run(attempt, record, runs / record.run.key)
+            with open(self.mirrored, "a") as file:  # a failed run may be tried again
+                file.write(f"{attempt.key}:{record.status}\n")
 
     def _mirror_run(self, attempt: Attempt, record: Record, folder: Path) -> None:
         run = self._open(
@@ -85,6 +88,10 @@ class WandbTracker(Tracker):
         run.finish(exit_code=0 if record.status == FINISHED else 1)
 
     def summarise(self, runs: Path, content: Mapping[str, Any], plot: Path) -> None:
+        with self._harmless():
+            self._mirror_study(runs, content, plot)
+
+    def _mirror_study(self, runs: Path, content: Mapping[str, Any], plot: Path) -> None:
         import wandb
 
         facts = {name: content[name] for name in ("metric", "budget", "space", "sampler")}
@@ -103,6 +110,16 @@ class WandbTracker(Tracker):
         best = {f"best_{metric}": min(values)} if values else {}
         run.summary.update({"runs": len(values), "wall_s": content["wall_s"], **best})
         run.finish()
+
+    @contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """Say what W&B could not take, and go on: it is a mirror."""
+        import wandb
+
+        try:
+            yield
+        except wandb.errors.Error as error:
+            print(f"W&B has not taken it: {str(error).splitlines()[0]}; the study goes on")
 
     def _open(self, part: str, **facts: Any) -> Any:
         """A W&B run, begun anew: what an earlier start left of it offline is removed."""
@@ -228,7 +245,7 @@ def curve(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def table(runs: Path, content: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     """The finished runs: trial, seed, role, shape, parameters, value."""
     for trial in content["trials"]:
-        record = read_record(runs / trial["key"]) if trial["value"] is not None else None
+        record = usable_record(runs / trial["key"]) if trial["value"] is not None else None
         if record is not None:
             arch = record.run.architecture
             dims = (getattr(arch, name) for name in COLUMNS)

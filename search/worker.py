@@ -28,6 +28,7 @@ from search.record import FAILED, FINISHED, Record, Run, architecture_id, usable
 from search.study import (
     HOST,
     Job,
+    fail_silent,
     load_study,
     make_sampler,
     read_attempts,
@@ -78,6 +79,7 @@ class Worker:
         """Ask the plan and do what it says; one trial at most."""
         self.planning.acquire()
         try:
+            fail_silent(self.study)
             self.attempts = read_attempts(self.study)
             step = self.job.work.next(self.attempts, self.job.since)
             if step in (Step.DONE, Step.WAIT):

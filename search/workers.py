@@ -21,11 +21,11 @@ import optuna
 
 from search.placement import Placement
 from search.plan import MAX_DEATHS, deaths
-from search.progress import ended
+from search.progress import Event, ended
 from search.record import FAILED, Record, write_record
 from search.study import HOST, Job, lose, read_attempts, running
 
-Listener = Callable[[int, dict[str, Any]], None]
+Listener = Callable[[int, Event], None]
 """Called with a worker's number and each of its events."""
 
 MAX_DEATHS_IN_A_ROW = 5
@@ -83,7 +83,7 @@ class Pool:
     interrupts: int = 0
     _deaths: int = 0
     _trouble: Ending | None = None
-    _events: "queue.Queue[tuple[int, dict[str, Any] | None]]" = field(default_factory=queue.Queue)
+    _events: "queue.Queue[tuple[int, Event | None]]" = field(default_factory=queue.Queue)
 
     def run(self) -> Ending:
         """Work through the job. An interrupt stops it cleanly, a second one at once."""
@@ -143,7 +143,15 @@ class Pool:
         if event["event"] == "fatal":
             self._trouble = self._trouble or Ending("fatal", event["reason"])
             self._stop()
-        self.listener(number, event)
+        self._tell(number, event)
+
+    def _tell(self, worker: int, event: Event) -> None:
+        """Pass an event on; where the listener cannot write, no worker can."""
+        try:
+            self.listener(worker, event)
+        except OSError as error:
+            self._trouble = self._trouble or Ending("fatal", str(error))
+            self._stop()
 
     def _bury(self, child: Child) -> None:
         """Free what a dead worker held, and replace it unless it had a right to end."""
@@ -156,7 +164,7 @@ class Pool:
         if child.finished or stopping:
             return
         self._deaths += 1
-        self.listener(child.number, {"event": "death", "reason": reason, "log": str(child.log)})
+        self._tell(child.number, {"event": "death", "reason": reason, "log": str(child.log)})
         if self._deaths >= MAX_DEATHS_IN_A_ROW:
             words = f"{self._deaths} workers died in a row, the last with: {reason}"
             self._trouble = Ending("crashed", words)
@@ -173,7 +181,7 @@ class Pool:
         run = self.job.work.run(lost.params, lost.seed)
         why = f"{MAX_DEATHS} workers died of it, the last with: {reason}"
         write_record(self.job.runs / lost.key, Record(run=run, status=FAILED, reason=why))
-        self.listener(worker, ended(run, number, status=FAILED, reason=why))
+        self._tell(worker, ended(run, number, status=FAILED, reason=why))
 
     def _stop(self) -> None:
         for child in self.children.values():
@@ -191,7 +199,7 @@ class Pool:
             self.interrupts += 1
             if self.interrupts == 1:
                 self._stop()
-                self.listener(-1, {"event": "interrupt"})
+                self._tell(-1, {"event": "interrupt"})
             else:
                 self._kill()
 

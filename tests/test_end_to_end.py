@@ -8,6 +8,7 @@ import subprocess
 import threading
 from pathlib import Path
 
+import pytest
 from study_fixtures import command, environment, records, run, study_json
 from wandb_files import read
 
@@ -58,6 +59,7 @@ def test_three_trials_leave_records_a_report_and_wandb_runs(tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_nothing_and_says_the_same(tmp_path: Path) -> None:
     options = ("n_trials=2", "replicates.seeds=1")
     assert run(tmp_path, *options).returncode == 0
@@ -70,6 +72,7 @@ def test_the_same_command_again_trains_nothing_and_says_the_same(tmp_path: Path)
     assert study_json(tmp_path)["trials"] == trials
 
 
+@pytest.mark.slow
 def test_what_it_will_take_is_said_before_anything_is_trained(tmp_path: Path) -> None:
     ended = run(tmp_path, "n_trials=2", "replicates.seeds=1")
     lines = [line for line in ended.stdout.splitlines() if not line.startswith("data:")]
@@ -83,6 +86,7 @@ def test_what_it_will_take_is_said_before_anything_is_trained(tmp_path: Path) ->
     assert "by 2 runs recorded on such a machine" in other.stdout
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_bar_for_each_worker(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     options = ("workers=2", "n_trials=2", "replicates.seeds=1", "recipe.tokens=6400")
@@ -118,6 +122,7 @@ def test_a_terminal_shows_a_bar_for_each_worker(tmp_path: Path) -> None:
     assert "\x1b[?25h" in screen, "the cursor is shown again"
 
 
+@pytest.mark.slow
 def test_what_was_deleted_is_written_again(tmp_path: Path) -> None:
     options = ("n_trials=1", "replicates.seeds=1", "report=true")
     assert run(tmp_path, *options).returncode == 0

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import sqlite3
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -276,7 +277,13 @@ def test_a_diverged_run_is_recorded_and_the_study_goes_on(here: Path) -> None:
     assert work(open_search(here, "n_trials=2", "recipe.lr=1e30")) == [], "it is final"
 
 
-@pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"grid"}))
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        pytest.param(name, marks=[] if name in ("tpe", "random") else pytest.mark.slow)
+        for name in sorted(set(SAMPLERS) - {"grid"})
+    ],
+)
 def test_every_sampler_proposes_until_n_trials_distinct_runs(here: Path, sampler: str) -> None:
     search = open_search(
         here,
@@ -343,6 +350,28 @@ def test_a_second_start_in_the_same_study_is_refused(here: Path) -> None:
     with pytest.raises(ValueError, match="another search on this machine works in it"):
         open_search(here)
     search.lock.release()
+
+
+def test_a_run_that_another_machine_left_is_taken_over(here: Path) -> None:
+    search = open_search(here, "n_trials=1", "replicates.seeds=1")
+    trial = search.study.ask()
+    cell = search.work.suggest(trial)
+    run = search.work.run(cell, 0)
+    marks = {"worker": "elsewhere:1:", "cell": cell, "key": run.key, "arm": "a", "seed": 0}
+    for name, value in marks.items():
+        trial.set_user_attr(name, value)
+    assert work(search) == [], "it may be alive"
+    database = sqlite3.connect(here / "outputs" / "tiny" / "study.db")
+    with database:
+        database.execute(
+            "insert into trial_heartbeats (trial_id, heartbeat) "
+            "select trial_id, datetime('now', '-1 hour') from trials"
+        )
+    database.close()
+    assert [event["event"] for event in work(search)] == ["start", "step", "step", "end"]
+    first, second = read_attempts(search.study)
+    assert (first.state, second.state) == ("FAIL", "COMPLETE")
+    assert first.key == second.key
 
 
 def test_study_json_tells_what_reports_need(here: Path) -> None:

@@ -27,7 +27,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def shown(folder: Path, study: str = "tiny") -> dict[str, dict[str, Any]]:
-    """What W&B's files say, by run id."""
+    """What W&B's files say, by run id, once its own process has written them out."""
+    import wandb
+
+    wandb.teardown()
     files = (folder / "outputs" / study / "wandb").glob("offline-run-*/run-*.wandb")
     return {content["run"]["id"]: content for content in map(read, files)}
 

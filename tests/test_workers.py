@@ -104,6 +104,7 @@ def curve(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k != "elapsed_s"} for line in lines]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_run_goes_on(
     tmp_path: Path,
     undisturbed: list[dict[str, Any]],
@@ -123,6 +124,7 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on(
     assert curve(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_where_its_checkpoint_was(
     tmp_path: Path,
     undisturbed: list[dict[str, Any]],
@@ -144,6 +146,7 @@ def test_a_killed_study_goes_on_where_its_checkpoint_was(
     assert curve(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(
     tmp_path: Path, kill_left: list["subprocess.Popen[str]"]
 ) -> None:
@@ -159,11 +162,12 @@ def test_workers_end_when_their_parent_is_killed(
     assert (attempt.state, attempt.status) == ("FAIL", "interrupted")
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_the_checkpoint_and_leaves_a_report(
     tmp_path: Path, kill_left: list["subprocess.Popen[str]"]
 ) -> None:
     two = ("n_trials=2", "replicates.seeds=1", "placement.checkpoint_s=60", "report=true")
-    process = start(tmp_path, *two, "recipe.tokens=64000")
+    process = start(tmp_path, *two, "recipe.tokens=32000")
     kill_left.append(process)
     wait_for(lambda: records(tmp_path))
     # In the middle of the second run, before its first checkpoint by the clock.
@@ -175,13 +179,14 @@ def test_an_interrupt_keeps_the_checkpoint_and_leaves_a_report(
     assert checkpoint(tmp_path)
     assert study_json(tmp_path)["finished"] is False
     assert (tmp_path / "outputs" / "tiny" / "report.html").is_file()
-    again = run(tmp_path, *two, "recipe.tokens=64000")
+    again = run(tmp_path, *two, "recipe.tokens=32000")
     assert again.returncode == 0, again.stderr
     content = study_json(tmp_path)
     assert content["finished"] is True
     assert Counter(trial["attempts"] for trial in content["trials"]) == {1: 1, 2: 1}
 
 
+@pytest.mark.slow
 def test_a_run_that_keeps_killing_its_workers_is_recorded_as_failed(
     tmp_path: Path, kill_left: list["subprocess.Popen[str]"]
 ) -> None:
@@ -202,6 +207,7 @@ def test_a_run_that_keeps_killing_its_workers_is_recorded_as_failed(
     assert "failed: 3 workers died of it" in out
 
 
+@pytest.mark.slow
 def test_two_workers_never_train_the_same_run(tmp_path: Path) -> None:
     ended = run(tmp_path, "workers=2", "n_trials=6", "replicates.top=1", "replicates.seeds=2")
     assert ended.returncode == 0, ended.stderr
@@ -211,6 +217,24 @@ def test_two_workers_never_train_the_same_run(tmp_path: Path) -> None:
     assert ended.stdout.count("bits per byte in") == 6
 
 
+@pytest.mark.slow
+def test_two_studies_share_the_runs_that_both_want(
+    tmp_path: Path, kill_left: list["subprocess.Popen[str]"]
+) -> None:
+    options = ("n_trials=2", "replicates.seeds=1", "recipe.tokens=6400")
+    run(tmp_path, *options, "n_trials=1", "seed=9", "study=first")  # prepares the data
+    both = [start(tmp_path, *options, f"study={name}") for name in ("one", "two")]
+    kill_left.extend(both)
+    said = ""
+    for process in both:
+        out, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err
+        said += out
+    assert said.count("bits per byte in ") == 2
+    assert said.count("bits per byte from its record") == 2
+
+
+@pytest.mark.slow
 def test_another_machine_joins_by_the_same_command(
     tmp_path: Path, kill_left: list["subprocess.Popen[str]"]
 ) -> None:
@@ -239,6 +263,7 @@ def test_another_machine_joins_by_the_same_command(
     assert len(records(tmp_path)) == 4
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_study_with_its_finished_runs_kept(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
