@@ -27,6 +27,8 @@ VOCABULARY = 4096
 SHAPES = {"thin-deep": (30, 128), "middle": (12, 192), "wide": (6, 256)}
 """Blocks and width."""
 PEAK_SIZES = (1024, 2048, 4096)
+PRODUCTS = 4
+"""In one timing, so that starting the first costs little."""
 STEPS_A_ROUND = 2
 
 
@@ -94,19 +96,26 @@ def tokens_per_s(training: Training) -> float:
 def matmul_peak(placement: Placement) -> float:
     """FLOPs a second of the best square bf16 matrix product."""
     on_gpu = torch.cuda.is_available() and placement.device != "cpu"
-    device = "cuda" if on_gpu else "cpu"
     best = 0.0
-    for size in PEAK_SIZES:
-        a = torch.ones(size, size, dtype=torch.bfloat16, device=device)
-        best = max(best, 2 * size**3 / seconds(lambda a=a: a @ a, placement))  # type: ignore[misc]
+    for size in (*PEAK_SIZES, *([2 * PEAK_SIZES[-1]] if on_gpu else [])):
+        a = torch.ones(size, size, dtype=torch.bfloat16, device="cuda" if on_gpu else "cpu")
+        best = max(best, 2 * size**3 * PRODUCTS / seconds(lambda a=a: multiply(a), placement))  # type: ignore[misc]
     return best
+
+
+def multiply(a: torch.Tensor) -> None:
+    for _ in range(PRODUCTS):
+        a @ a
 
 
 def seconds(work: Callable[[], object], placement: Placement) -> float:
     """How long the work takes, on the device too."""
+    on_gpu = torch.cuda.is_available() and placement.device != "cpu"
+    if on_gpu:
+        torch.cuda.synchronize()
     started = time.perf_counter()
     work()
-    if torch.cuda.is_available() and placement.device != "cpu":
+    if on_gpu:
         torch.cuda.synchronize()
     return time.perf_counter() - started
 

@@ -2,15 +2,18 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 from search.record import Recipe, Run
 
 COMPILING_PAYS = 2e12
 """Training FLOPs from which a compiled layer saves a CPU core more time than compiling took."""
-CPU_TOKENS = 1024
-"""Tokens in a micro-batch on a CPU: their activations stay in its cache."""
+CPU_TOKENS, GPU_TOKENS = 1024, 32768
+"""Tokens in a micro-batch: on a CPU their activations stay in its cache, on a GPU their logits and
+activations in its memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,15 @@ class Placement:
             if value is not None and value <= 0:
                 raise ValueError(f"placement.{name} must be positive, but got {value}")
 
+    def pinned_by(self, saved: Mapping[str, Any]) -> Self:
+        """This placement with all that it leaves open as a checkpoint has it.
+
+        What is given explicitly wins: a run that ran out of memory must be able to go on with a
+        smaller micro-batch. It is then no longer bit-identical to one that was never stopped.
+        """
+        open_ = {k: saved[k] for k, v in asdict(self).items() if v in (None, "auto")}
+        return replace(self, **open_)
+
 
 def settle(placement: Placement, run: Run) -> Placement:
     """The placement with nothing left open on this machine.
@@ -60,8 +72,14 @@ def settle(placement: Placement, run: Run) -> Placement:
     if placement.device == "cuda" and not cuda:
         raise ValueError("placement.device must be there, but got cuda and no GPU is seen; use cpu")
     on_gpu = cuda and placement.device != "cpu"
-    share = max(1, run.recipe.batch_size // world())
-    fits = share if on_gpu else min(share, max(1, CPU_TOKENS // run.recipe.seq_len))
+    share = run.recipe.batch_size // world()
+    if share < 1:
+        raise ValueError(
+            f"batch_size must be at least the number of processes, but got {run.recipe.batch_size} "
+            f"and {world()}; start fewer"
+        )
+    tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
+    fits = min(share, max(1, tokens // run.recipe.seq_len))
     compiler = on_gpu or shutil.which("g++") is not None
     pays = on_gpu or run.train_flops >= COMPILING_PAYS
     settled = replace(

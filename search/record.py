@@ -98,9 +98,15 @@ class Recipe:
                 raise ValueError(
                     f"{name} must be one of {', '.join(choices)}, but got {getattr(self, name)!r}"
                 )
-        if not 0 <= self.warmup_fraction + self.decay_fraction <= 1:
+        for name in ("warmup_fraction", "decay_fraction", "final_lr_fraction", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], but got {getattr(self, name)}")
+        for name in ("eps", "weight_decay", "residual_init", "embedding_std"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, but got {getattr(self, name)}")
+        if self.warmup_fraction + self.decay_fraction > 1:
             raise ValueError(
-                "warmup_fraction + decay_fraction must lie in [0, 1], but got "
+                "warmup_fraction + decay_fraction must be at most 1, but got "
                 f"{self.warmup_fraction} + {self.decay_fraction}"
             )
 
@@ -268,20 +274,15 @@ def read_record(folder: Path) -> Record | None:
     """
     path = folder / "record.json"
     try:
-        record = Record.from_dict(json.loads(path.read_text()))
+        values = json.loads(path.read_text())
+        record = Record.from_dict(values)
     except FileNotFoundError:
         return None
     except (ValueError, UnicodeDecodeError) as error:
         raise CorruptRecord(f"{path} must hold a run's record, but {error}") from None
-    if record.run.key != folder.name and values_of_this_version(path):
-        raise CorruptRecord(f"{path} belongs to run {record.run.key}, not to its folder")
+    if values.get("key") != folder.name:
+        raise CorruptRecord(f"{path} belongs to run {values.get('key')}, not to its folder")
     return record
-
-
-def values_of_this_version(path: Path) -> bool:
-    """Whether a record was written under today's `NUMERICS_VERSION` (others keep their own
-    keys)."""
-    return bool(json.loads(path.read_text()).get("numerics_version") == NUMERICS_VERSION)
 
 
 def usable_record(folder: Path) -> Record | None:

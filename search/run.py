@@ -4,13 +4,15 @@ Several GPUs share each batch under `torchrun --nproc-per-node=8 -m search.run â
 among those of the studies, and the same run is trained once, wherever it is asked for.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from search.data import DataConfig, prepare, require_tokens
-from search.placement import Placement, rank, settle_precision
-from search.record import Recipe, Run
+from search.placement import Placement, rank, settle, settle_precision
+from search.record import FINISHED, Recipe, Run
+from search.study import run_lock
 from search.train import train
 from space.arch import Architecture
 from space.cli import one_line_errors, verb
@@ -28,6 +30,12 @@ class RunConfig:
     seed: int = 0
     init_seed: int | None = None
     runs: str = "runs"
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "init_seed"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} must be at least 0, but got {value}")
 
 
 @verb("run", RunConfig)
@@ -50,10 +58,17 @@ def main(config: RunConfig) -> None:
             seed=config.seed,
             init_seed=config.init_seed,
         )
+        settle(config.placement, run)
     folder = Path(config.runs) / run.key
-    record = train(run, data, folder, placement=config.placement, progress=_print_some)
+    with (
+        one_line_errors((OSError,)),
+        run_lock(Path(config.runs), run.key) if rank() == 0 else nullcontext(),
+    ):
+        record = train(run, data, folder, placement=config.placement, progress=_print_some)
     if rank() == 0:
         print(f"{record.status}: {record.reason or record.readings[-1]}\nrecord: {folder}")
+    if record.status != FINISHED:
+        raise SystemExit(1)
 
 
 def _print_some(event: dict[str, Any]) -> None:

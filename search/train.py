@@ -52,6 +52,7 @@ Progress = Callable[[dict[str, Any]], None]
 Tokens = np.ndarray[Any, np.dtype[np.int64]]
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""Of these no other run would fare better."""
 CURVE_POINTS = 200
 """Training lines of `metrics.jsonl`, whatever the length of the run."""
 
@@ -79,6 +80,8 @@ def train(
     if (existing := usable_record(folder)) is not None and existing.final:
         return existing
     folder.mkdir(parents=True, exist_ok=True)
+    if torch.cuda.is_available() and world() > 1:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before anything is put on a card
     record = Record(run=run, status=FAILED, started=datetime.now(UTC).isoformat(timespec="seconds"))
     training = None
     try:
@@ -87,11 +90,13 @@ def train(
         record = replace(record, status=FINISHED)
     except Diverged as reason:
         record = replace(record, status=DIVERGED, reason=str(reason))
-    except (Stop, OSError):
+    except Stop:
         raise
     except Exception as error:
         if (disk := _disk_error(error)) is not None:
             raise disk from error
+        if world() > 1:
+            raise  # torchrun then ends the other ranks, which would wait for this one
         (folder / "error.txt").write_text(traceback.format_exc())
         record = replace(record, reason=_reason(error))
     if training is not None:
@@ -126,7 +131,8 @@ class Training:
         self.run, self.recipe, self.data = run, run.recipe, data
         self.folder, self.progress = folder, progress
         saved = _load_checkpoint(folder)
-        self.placement = Placement(**saved["placement"]) if saved else settle(placement, run)
+        pinned = placement.pinned_by(saved["placement"]) if saved else placement
+        self.placement = settle(pinned, run)
         assert self.placement.threads is not None, "settled"
         torch.set_num_threads(self.placement.threads)
         self.model = _build(run, self.placement)
@@ -254,6 +260,8 @@ class Training:
         if world() > 1:
             dist.all_reduce(nll)
         loss, bpb = self.data.score(float(nll), targets)
+        if not isfinite(loss):
+            raise Diverged(f"validation loss {loss} at step {self.state.step}")
         self.state.eval_s += time.perf_counter() - started
         self._log(metrics, val_loss=loss, val_bpb=bpb)
         if self.state.step == self.recipe.steps:
@@ -281,6 +289,7 @@ class Training:
         with open(path, "a+") as file:
             if rank() == 0:
                 file.truncate(self.state.metrics_bytes)
+                file.seek(0, os.SEEK_END)  # where a checkpoint before the next line finds it
             yield file
             _sync(file)
 
@@ -376,8 +385,6 @@ def _process_group(placement: Placement) -> Iterator[None]:
     if world() == 1 or dist.is_initialized():
         yield
         return
-    if placement.device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if placement.device == "cuda" else "gloo")
     try:
         yield
@@ -393,16 +400,20 @@ def _sync(file: Any) -> None:
 
 def _disk_error(error: Exception) -> OSError | None:
     """The full or failing disk behind an error: torch and safetensors raise errors of their own."""
-    inner = error.__context__
+    own = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
     said = re.search(r"os error (\d+)", str(error))
-    number = inner.errno if isinstance(inner, OSError) else int(said[1]) if said else None
-    return OSError(number, os.strerror(number)) if number in DISK_ERRORS else None
+    number = own.errno if own is not None else int(said[1]) if said else None
+    if number is None or number not in DISK_ERRORS:
+        return None
+    return OSError(number, os.strerror(number), own and own.filename)
 
 
 def _reason(error: Exception) -> str:
     """One line: the kind of failure and what it says."""
     lines = str(error).strip().splitlines()
-    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "memory" in str(error)
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        sign in str(error) for sign in ("out of memory", "allocate memory")
+    )
     kind = "out of memory" if memory else type(error).__name__
     return f"{kind}: {lines[0]}" if lines else kind
 

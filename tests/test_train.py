@@ -154,6 +154,38 @@ def test_a_killed_run_goes_on_bit_for_bit(data: Data, tmp_path: Path) -> None:
     assert losses(folder) == losses(tmp_path / "whole")
 
 
+def test_a_run_stopped_right_after_it_was_resumed_keeps_its_curve(
+    data: Data, tmp_path: Path
+) -> None:
+    """The curve is cut back to the checkpoint, whose successor must know where it ends."""
+
+    def stop_at(step: int) -> Any:
+        def progress(event: dict[str, Any]) -> None:
+            if event["step"] == step:
+                raise Stop
+
+        return progress
+
+    run = run_of(data)
+    with pytest.raises(Stop):
+        train(run, data, tmp_path / "a", placement=HERE, progress=stop_at(9))
+    with (tmp_path / "a" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 10}\n' * 50)  # what a kill would leave behind the checkpoint
+    with pytest.raises(Stop):
+        train(run, data, tmp_path / "a", placement=HERE, progress=stop_at(10))
+    train(run, data, tmp_path / "a", placement=HERE)
+    train(run, data, tmp_path / "whole", placement=HERE)
+    assert losses(tmp_path / "a") == losses(tmp_path / "whole")
+
+
+def test_what_is_given_wins_over_what_a_checkpoint_pins() -> None:
+    saved = {"device": "cpu", "threads": 2, "micro_batch": 8, "attention": "sdpa", "compile": "no"}
+    given = Placement(micro_batch=4, checkpoint_s=5)
+    pinned = given.pinned_by({**saved, "checkpoint_s": 20.0})
+    assert (pinned.micro_batch, pinned.threads, pinned.attention) == (4, 2, "sdpa")
+    assert pinned.checkpoint_s == 5
+
+
 def test_a_damaged_checkpoint_is_set_aside(
     data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
