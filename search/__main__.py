@@ -3,6 +3,7 @@
 The story: check everything, say what it will take, let workers train, describe what they found.
 """
 
+import json
 import shlex
 import subprocess
 import sys
@@ -158,7 +159,7 @@ class Search:
         """Describe, tidy and report; on a full disk as far as it goes."""
         try:
             self.describe(finished=ending.kind == "done")
-            self.tidy()
+            self.tidy(arms=1 if ending.kind == "done" else self.config.replicates.top + 1)
             self.report()
         except OSError:
             if ending.kind != "fatal":
@@ -172,7 +173,8 @@ class Search:
         self.tracker.mirror(self.job.runs, distinct(attempts))
 
     def tidy(self, arms: int = 1) -> None:
-        """Delete weights that this study wrote and need not be kept: see `keep`."""
+        """Delete weights that this study wrote and need not be kept: see `keep`. Until it is done,
+        any of the best `arms` may turn out to be the best."""
         if self.config.keep == "all":
             return
         attempts = read_attempts(self.study)
@@ -209,7 +211,7 @@ class Search:
             "workers": config.workers,
             "runs": config.runs,
             "config": configuration,
-            "command": shlex.join(["python", "-m", "search", *sys.argv[1:]]),
+            "command": shlex.join(["python", "-m", "search", *map(_without_secret, sys.argv[1:])]),
             "wall_s": self.before_s + time.monotonic() - self.started,
             "finished": finished,
         }
@@ -251,13 +253,24 @@ def finish(ending: Ending, search: Search) -> None:
     if ending.kind == "interrupted":
         print(f"stopped with {done} of {search.work.total} runs; the same command goes on")
         raise SystemExit(130)
-    if done < search.config.n_trials:
+    if done < search.work.total:
+        print(
+            f"{done} of {search.work.total} runs; {search.work.total - done} failed, and the same "
+            "command tries them again"
+        )
+    elif done < search.config.n_trials:
         plan = search.work.plan
         print(
             f"{done} of {search.config.n_trials} runs: {plan.explorations} of "
             f"{search.work.space.size} architectures tried, {plan.replicates.seeds} seeds each of "
             "those worth it; there is no more to do in this space"
         )
+
+
+def _without_secret(argument: str) -> str:
+    """A command's argument as it may be shown: a storage URL without its password."""
+    name, _, value = argument.partition("=")
+    return f"{name}={without_password(value)}" if name == "storage" else argument
 
 
 def _is_done(run: Attempt) -> bool:
@@ -296,8 +309,6 @@ def _check_writable(runs: Path) -> None:
 
 def _wall_s(folder: Path) -> float:
     """Wall time that `study.json` has of earlier starts."""
-    import json
-
     try:
         return float(json.loads((folder / "study.json").read_text())["wall_s"])
     except (OSError, ValueError, KeyError):

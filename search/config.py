@@ -14,6 +14,7 @@ SAMPLERS = ("tpe", "gp", "random", "grid", "qmc", "cmaes", "nsga2")
 EXECUTORS = ("local",)
 TRACKERS = ("wandb", "none")
 TRACKER_MODES = ("offline", "online")
+NOT_IN_NAMES = set("/\\\0#?%:")
 KEEP = ("best", "all", "none")
 
 
@@ -95,8 +96,11 @@ class SearchConfig:
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, but got {self.seed}")
         Budget.parse(self.budget)
-        if self.study is not None and (not self.study or set(self.study) & set("/\\\0")):
-            raise ValueError(f"study must be a name that a folder can have, but got {self.study!r}")
+        if self.study is not None and (not self.study or set(self.study) & NOT_IN_NAMES):
+            raise ValueError(
+                "study must be a name that a folder and a W&B run can have, without any of "
+                f"/ \\ # ? % :, but got {self.study!r}"
+            )
 
     @property
     def name(self) -> str:

@@ -36,7 +36,7 @@ class Estimate:
         return (
             f"to do: {self.runs} runs, {count(self.tokens)} tokens, {count(self.flops)} FLOPs, "
             f"about {duration(self.seconds)} ({self.basis}), "
-            f"{count(self.disk_bytes)}B of disk"
+            f"{self.disk_bytes / 1e6:,.0f} MB of disk"
         )
 
 

@@ -202,9 +202,15 @@ class Exploration:
 
 
 def distinct(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """The study's runs: the last attempt at each key, in the order of their first."""
-    last = {a.key: a for a in attempts if a.key is not None and not a.duplicate}
-    return list(last.values())
+    """The study's runs: at each key the attempt that finished, else the last one, in the order of
+    the first ones."""
+    runs: dict[str, Attempt] = {}
+    for attempt in attempts:
+        if attempt.key is None or attempt.duplicate:
+            continue
+        if attempt.key not in runs or runs[attempt.key].state != "COMPLETE":
+            runs[attempt.key] = attempt
+    return list(runs.values())
 
 
 def deaths(run: Attempt, attempts: Sequence[Attempt], since: int = 0) -> int:
@@ -239,12 +245,15 @@ def ranked(runs: Sequence[Attempt]) -> list[Attempt]:
 
 
 def best_runs(attempts: Sequence[Attempt], arms: int = 1) -> list[Attempt]:
-    """The best run of each of the best arms, by the mean of the arms with the most seeds."""
+    """The best run of each of the best arms: of those with the most seeds, by the mean of the seeds
+    that did not choose them, where there are two."""
     by_arm: dict[str | None, list[Attempt]] = {}
     for run in ranked(distinct(attempts)):
         by_arm.setdefault(run.arm, []).append(run)
 
     def standing(runs: list[Attempt]) -> tuple[int, float]:
-        return -len(runs), sum(run.value or 0.0 for run in runs) / len(runs)
+        fresh = [run for run in runs if run.role == REPLICATE]
+        counted = fresh if len(fresh) > 1 else runs
+        return -len(runs), sum(run.value or 0.0 for run in counted) / len(counted)
 
     return [runs[0] for runs in sorted(by_arm.values(), key=standing)[:arms]]

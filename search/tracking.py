@@ -71,8 +71,8 @@ class WandbTracker(Tracker):
                 continue
             with self._harmless():
                 self._mirror_run(attempt, record, runs / record.run.key)
-            with open(self.mirrored, "a") as file:  # a failed run may be tried again
-                file.write(f"{attempt.key}:{record.status}\n")
+                with open(self.mirrored, "a") as file:  # a failed run may be tried again
+                    file.write(f"{attempt.key}:{record.status}\n")
 
     def _mirror_run(self, attempt: Attempt, record: Record, folder: Path) -> None:
         run = self._open(

@@ -146,6 +146,7 @@ class Training:
         self.state = State()
         if saved:
             self._restore(saved)
+        self.started_at = self.state.step
         self.validation = validation_windows(data, run.recipe.seq_len, run.recipe.eval_tokens)
 
     def to_the_end(self) -> None:
@@ -196,14 +197,14 @@ class Training:
             raise
 
     def timed_step(self) -> tuple[float, float, float]:
-        first = self.state.step == 0
+        first = self.state.step == self.started_at
         started = time.perf_counter()
         result = self._step()
         seconds = time.perf_counter() - started
         self.state.step += 1
         self.state.train_s += seconds
         if first and self.placement.compile == "yes":
-            self.state.compile_s = seconds  # the step itself is next to nothing beside it
+            self.state.compile_s += seconds  # the step itself is next to nothing beside it
         return result
 
     def _step(self) -> tuple[float, float, float]:

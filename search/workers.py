@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class Child:
     def stop(self) -> None:
         """Ask it to write a checkpoint and end."""
         assert self.process.stdin is not None, "a pipe was asked for"
-        if not self.process.stdin.closed:
+        with suppress(BrokenPipeError):  # it died before it had read its job
             self.process.stdin.close()
 
     def last_words(self) -> str:
@@ -81,6 +81,8 @@ class Pool:
     listener: Listener
     children: dict[int, Child] = field(default_factory=dict)
     interrupts: int = 0
+    _told: bool = False
+    """Whether the listener knows of the interrupt."""
     _deaths: int = 0
     _trouble: Ending | None = None
     _events: "queue.Queue[tuple[int, Event | None]]" = field(default_factory=queue.Queue)
@@ -123,12 +125,17 @@ class Pool:
     def _listen(self, child: Child) -> None:
         """Pass on a child's events, and at its end None. Runs in a thread of its own."""
         assert child.process.stdout is not None, "a pipe was asked for"
-        for line in child.process.stdout:
-            self._events.put((child.number, json.loads(line)))
-        child.process.wait()
-        self._events.put((child.number, None))
+        try:
+            for line in child.process.stdout:
+                self._events.put((child.number, json.loads(line)))
+        finally:  # a line cut off by its death is no event
+            child.process.wait()
+            self._events.put((child.number, None))
 
     def _take_event(self) -> None:
+        if self.interrupts and not self._told:
+            self._told = True
+            self._tell(-1, {"event": "interrupt"})
         try:
             number, event = self._events.get(timeout=0.5)
         except queue.Empty:
@@ -198,8 +205,7 @@ class Pool:
         def interrupt(signum: int, frame: Any) -> None:
             self.interrupts += 1
             if self.interrupts == 1:
-                self._stop()
-                self._tell(-1, {"event": "interrupt"})
+                self._stop()  # `_take_event` tells: a signal may come while something is printed
             else:
                 self._kill()
 

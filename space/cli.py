@@ -112,6 +112,7 @@ def _first_lines(error: BaseException) -> str:
         "provider=",
         "See https://hydra.cc",
         "Set the environment variable HYDRA_FULL_ERROR",
+        "To append to your config use",
     )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(x for x in lines if not x.startswith(noise)) or type(error).__name__
