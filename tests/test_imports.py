@@ -1,0 +1,48 @@
+"""Who imports whom, read from the sources: the arrows of CONTRIBUTING.md."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = {"space", "search", "ablations", "reports", "benchmarks", "tests"}
+ALLOWED = {
+    "space": {"space"},
+    "search": {"space", "search"},
+    "ablations": {"space", "search", "ablations"},
+    "reports": {"space", "search", "ablations", "reports"},
+}
+WITHOUT_TORCH = ["space.arch", "space.cost", "space.budget", "space.axes", "search.record"]
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of ours that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name for name in names if name.split(".")[0] in OURS}
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_imports_follow_the_arrows(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        packages = {name.split(".")[0] for name in imported(path)}
+        assert packages <= ALLOWED[folder], f"{path.name} imports {packages}"
+
+
+def test_reports_read_records_and_effects_alone() -> None:
+    for path in (ROOT / "reports").glob("*.py"):
+        theirs = {name for name in imported(path) if not name.startswith(("reports", "space"))}
+        assert theirs <= {"search.record", "ablations.effects"}, path.name
+
+
+def test_counting_and_records_need_no_torch() -> None:
+    modules = [*WITHOUT_TORCH, "ablations.effects"]
+    code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
