@@ -9,8 +9,9 @@ from typing import Any, Self
 
 from search.record import Recipe, Run
 
-COMPILING_PAYS = 2e12
-"""Training FLOPs from which a compiled layer saves a CPU core more time than compiling took."""
+COMPILING_PAYS = 1e13
+"""Training FLOPs of a run from which a compiled layer saves a CPU core more than the forty seconds
+that compiling a new width takes it."""
 CPU_TOKENS, GPU_TOKENS = 1024, 32768
 """Tokens in a micro-batch: on a CPU their activations stay in its cache, on a GPU their logits and
 activations in its memory."""

@@ -248,16 +248,19 @@ class Training:
         for part, summed in zip(parts, torch.split(flat, [p.numel() for p in parts]), strict=True):
             part.copy_(summed.view_as(part))
 
-    @torch.no_grad()
     def _evaluate(self, metrics: TextIO) -> None:
         """Score the fixed validation slice; at the end, where the rate has decayed, it is a
-        reading."""
+        reading.
+
+        Gradients stay enabled, though none is taken: the training step's compiled graph then serves
+        here, and none is compiled for the sake of one pass.
+        """
         started = time.perf_counter()
         inputs, targets = self.validation
         nll = torch.zeros((), device=self.placement.device, dtype=torch.float64)
         for rows in self._micro_batches(len(inputs)):
             with autocast(self.placement, self.recipe.precision):
-                nll += self._nll(inputs[rows], targets[rows]).double().sum()
+                nll += self._nll(inputs[rows], targets[rows]).detach().double().sum()
         if world() > 1:
             dist.all_reduce(nll)
         loss, bpb = self.data.score(float(nll), targets)
