@@ -13,6 +13,8 @@ from wandb_files import read
 from search.record import read_metrics
 from search.tracking import WandbTracker
 
+pytestmark = pytest.mark.slow  # a W&B service process for every run
+
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
