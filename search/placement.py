@@ -7,11 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
+from search.kernels import MAX_HEAD_DIM, Unavailable, library
 from search.record import Recipe, Run
 
-COMPILING_PAYS = 1e13
-"""Training FLOPs of a run from which a compiled layer saves a CPU core more than the forty seconds
-that compiling a new width takes it."""
 CPU_TOKENS, GPU_TOKENS = 1024, 32768
 """Tokens in a micro-batch: on a CPU their activations stay in its cache, on a GPU their logits and
 activations in its memory."""
@@ -28,17 +26,18 @@ class Placement:
     """CPU threads of one worker. Default: the cores divided among the workers."""
     micro_batch: int | None = None
     """Sequences in one forward and backward pass; the rest of the batch is accumulated."""
-    attention: str = "auto"
-    """`sdpa` (torch's fused kernel), `matmul` (two batched products), or `auto`."""
+    engine: str = "auto"
+    """`kernels` (`search/kernels.cpp`, on CPUs), `autograd` (torch's own way), or `auto`: kernels
+    on a CPU with g++."""
     compile: str = "auto"
-    """`yes`, `no`, or `auto`: on a GPU; on a CPU for runs long enough to pay for the compiler."""
+    """Whether `autograd` compiles the layers: `yes`, `no`, or `auto`: on a GPU."""
     checkpoint_s: float = 20.0
     """Seconds between checkpoints: the most that a kill can lose."""
 
     def __post_init__(self) -> None:
         for name, choices in (
             ("device", ("auto", "cpu", "cuda")),
-            ("attention", ("auto", "sdpa", "matmul")),
+            ("engine", ("auto", "kernels", "autograd")),
             ("compile", ("auto", "yes", "no")),
         ):
             if getattr(self, name) not in choices:
@@ -81,21 +80,51 @@ def settle(placement: Placement, run: Run) -> Placement:
         )
     tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
     fits = min(share, max(1, tokens // run.recipe.seq_len))
-    compiler = on_gpu or shutil.which("g++") is not None
-    pays = on_gpu or run.train_flops >= COMPILING_PAYS
+    engine = _settle_engine(placement.engine, on_gpu, run)
     settled = replace(
         placement,
         device="cuda" if on_gpu else "cpu",
         threads=placement.threads or torch.get_num_threads(),
         micro_batch=placement.micro_batch or fits,
-        attention=_or(placement.attention, "sdpa" if on_gpu else "matmul"),
-        compile=_or(placement.compile, "yes" if compiler and pays else "no"),
+        engine=engine,
+        compile=_or(placement.compile, "yes" if on_gpu else "no"),
     )
-    if settled.compile == "yes" and not compiler:
+    if settled.compile == "yes" and not on_gpu and shutil.which("g++") is None:
         raise ValueError(
             "placement.compile=yes needs g++ on a CPU, and none is found; use compile=no"
         )
     return settled
+
+
+def _settle_engine(given: str, on_gpu: bool, run: Run) -> str:
+    """The engine by name; where kernels are asked for and cannot be had, a clear error."""
+    if given == "autograd" or (given == "auto" and on_gpu):
+        return "autograd"
+    try:
+        if on_gpu:
+            raise Unavailable("they run on CPUs only")
+        if run.architecture.head_size > MAX_HEAD_DIM:
+            raise Unavailable(f"head_dim is over {MAX_HEAD_DIM}")
+        library()
+    except Unavailable as reason:
+        if given == "kernels":
+            raise ValueError(
+                f"placement.engine=kernels must be possible here, but {reason}; use auto"
+            ) from None
+        return "autograd"
+    return "kernels"
+
+
+def what_is_lost(placement: Placement) -> str | None:
+    """A line for a user whose CPU trains more slowly than it could, and why; None where all is
+    well."""
+    if placement.device != "cpu" or placement.engine == "kernels":
+        return None
+    try:
+        library()
+    except Unavailable as reason:
+        return f"training goes the slow way, because {reason}: about half the tokens a second"
+    return None
 
 
 def settle_precision(recipe: Recipe, placement: Placement) -> Recipe:

@@ -33,8 +33,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from search.data import Data, batch, validation_windows
+from search.engine import AutogradEngine, Engine, KernelEngine, Weights
 from search.parametrise import initialise, lr_factor, parameter_groups
-from search.placement import Placement, autocast, rank, settle, world
+from search.placement import Placement, rank, settle, world
 from search.record import (
     DIVERGED,
     FAILED,
@@ -46,7 +47,7 @@ from search.record import (
     write_record,
     write_run,
 )
-from space.model import Attention, Decoder, token_nll
+from space.model import Attention, Decoder
 
 Progress = Callable[[dict[str, Any]], None]
 Tokens = np.ndarray[Any, np.dtype[np.int64]]
@@ -136,8 +137,8 @@ class Training:
         assert self.placement.threads is not None, "settled"
         torch.set_num_threads(self.placement.threads)
         self.model = _build(run, self.placement)
-        compiled = self.placement.compile == "yes"
-        self.token_nll = torch.compile(token_nll, dynamic=False) if compiled else token_nll
+        self.weights = Weights(self.model)
+        self.engine = _engine(self.model, self.weights, self.placement, run.recipe.precision)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, run.recipe),
             betas=(run.recipe.beta1, run.recipe.beta2),
@@ -156,7 +157,7 @@ class Training:
         with self._open_metrics() as metrics, _process_group(self.placement):
             self._loop(metrics)
         if rank() == 0:
-            weights = {n: p.detach().cpu() for n, p in self.model.named_parameters()}
+            weights = {n: p.detach().cpu().clone() for n, p in self.model.named_parameters()}
             save_file(weights, self.folder / "weights.safetensors")
 
     def outcome(self) -> dict[str, Any]:
@@ -215,23 +216,20 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         total = torch.zeros((), device=self.placement.device)
+        self.weights.gradients.zero_()
         for rows in self._micro_batches(recipe.batch_size):
-            with autocast(self.placement, recipe.precision):
-                loss = self._nll(inputs[rows], targets[rows]).sum() / targets.size
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
+            x, y = self._put(inputs[rows]), self._put(targets[rows])
+            total += self.engine.nll(x, y, 1 / targets.size).sum() / targets.size
         if world() > 1:
-            self._sum_over_ranks(total)
+            dist.all_reduce(total)  # each rank has done its share of the batch's sequences
+            dist.all_reduce(self.weights.gradients)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.engine.refresh()
         return float(total), float(norm), recipe.lr * factor
 
-    def _nll(self, inputs: Tokens, targets: Tokens) -> Tensor:
-        """Negative log-likelihood (B, T) of each target, in nats. inputs, targets: (B, T) ids."""
-        x = torch.from_numpy(inputs).to(self.placement.device, non_blocking=True)
-        y = torch.from_numpy(targets).to(self.placement.device, non_blocking=True)
-        return self.token_nll(self.model.hidden(x), self.model.lm_head.weight, y)
+    def _put(self, ids: Tokens) -> Tensor:
+        return torch.from_numpy(ids).to(self.placement.device, non_blocking=True)
 
     def _micro_batches(self, sequences: int) -> Iterator[slice]:
         """This rank's rows of a batch, a micro-batch at a time."""
@@ -240,27 +238,14 @@ class Training:
         for row in range(first, last, self.placement.micro_batch):
             yield slice(row, min(last, row + self.placement.micro_batch))
 
-    def _sum_over_ranks(self, total: Tensor) -> None:
-        """Add up gradients and loss; each rank has done its share of the batch's sequences."""
-        parts = [p.grad for p in self.model.parameters() if p.grad is not None] + [total]
-        flat = torch.cat([part.flatten() for part in parts])
-        dist.all_reduce(flat)
-        for part, summed in zip(parts, torch.split(flat, [p.numel() for p in parts]), strict=True):
-            part.copy_(summed.view_as(part))
-
     def _evaluate(self, metrics: TextIO) -> None:
         """Score the fixed validation slice; at the end, where the rate has decayed, it is a
-        reading.
-
-        Gradients stay enabled, though none is taken: the training step's compiled graph then serves
-        here, and none is compiled for the sake of one pass.
-        """
+        reading."""
         started = time.perf_counter()
         inputs, targets = self.validation
         nll = torch.zeros((), device=self.placement.device, dtype=torch.float64)
         for rows in self._micro_batches(len(inputs)):
-            with autocast(self.placement, self.recipe.precision):
-                nll += self._nll(inputs[rows], targets[rows]).detach().double().sum()
+            nll += self.engine.nll(self._put(inputs[rows]), self._put(targets[rows])).double().sum()
         if world() > 1:
             dist.all_reduce(nll)
         loss, bpb = self.data.score(float(nll), targets)
@@ -329,6 +314,7 @@ class Training:
         with torch.no_grad():
             for name, p in self.model.named_parameters():
                 p.copy_(saved["weights"][name])
+        self.engine.refresh()
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state = State(**saved["state"])
 
@@ -341,12 +327,18 @@ def _build(run: Run, placement: Placement) -> Decoder:
     model.to(placement.device)
     for module in model.modules():
         if isinstance(module, Attention):
-            module.fused = placement.attention == "sdpa"
+            module.fused = placement.device == "cuda"  # on CPUs two products are faster
     if placement.compile == "yes":
         _forget_other_shapes(run)
         for layer in model.model.layers:
             layer.compile(dynamic=False)  # compiled once, for all layers of this shape
     return model
+
+
+def _engine(model: Decoder, weights: Weights, placement: Placement, precision: str) -> Engine:
+    if placement.engine == "kernels":
+        return KernelEngine(model, weights, precision)
+    return AutogradEngine(model, placement, precision)
 
 
 _compiled: tuple[Any, ...] = ()

@@ -1,0 +1,98 @@
+"""Builds and loads `search/kernels.cpp`, once per machine.
+
+g++ takes a few seconds; the library is kept under a name made of its source, the compiler and the
+processor. Where there is no compiler, `library` says why and training does without.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the parent process does without torch
+    import torch
+    from torch import Tensor
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
+ARITHMETIC = ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+WIDE = "-mprefer-vector-width=512"
+NAMES = {"torch.bfloat16": "bf16", "torch.float32": "fp32"}
+"""Of the element types, by `str(dtype)`."""
+MAX_HEAD_DIM = 1024
+"""What the kernels reserve for one row of a head."""
+
+
+class Unavailable(Exception):
+    """The kernels cannot be used here; the message says why. Caught where another engine is
+    taken."""
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The kernels, built if they are not there.
+
+    Raises:
+        Unavailable: no compiler, or it failed.
+    """
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        raise Unavailable("no g++ is installed")
+    flags = [*FLAGS, *ARITHMETIC, *([WIDE] if platform.machine() == "x86_64" else [])]
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    parts = (SOURCE.read_text(), version, " ".join(flags), _processor())
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "isoparam"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"kernels-{key}.so"
+        if not path.is_file():
+            _build([compiler, *flags, str(SOURCE)], path)
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise Unavailable(f"the kernels could not be built or loaded: {error}") from None
+
+
+def _build(command: list[str], path: Path) -> None:
+    """Compile beside the place and move there, so that workers that build at once do no harm."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        part = Path(folder) / path.name
+        made = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True)
+        if made.returncode:
+            lines = made.stderr.strip().splitlines() or ["no reason given"]
+            raise Unavailable(f"{command[0]} failed: {lines[0]}")
+        part.replace(path)
+
+
+def _processor() -> str:
+    """What `-march=native` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    named = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
+    return "\n".join(sorted(set(named)))
+
+
+def call(name: str, dtype: "torch.dtype", *arguments: "Tensor | int | float | None") -> None:
+    """Run a kernel for an element type, with tensors by address. Shapes are in the C++ source."""
+    run(f"{name}_{NAMES[str(dtype)]}", *arguments)
+
+
+def run(name: str, *arguments: "Tensor | int | float | None") -> None:
+    """Run a kernel by its whole name. Integers are passed as C longs, which serve as ints too."""
+    getattr(library(), name)(*map(_argument, arguments))
+
+
+def _argument(value: "Tensor | int | float | None") -> object:
+    if value is None:
+        return None
+    if isinstance(value, int):
+        return ctypes.c_long(value)
+    return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_void_p(value.data_ptr())

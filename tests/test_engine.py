@@ -1,0 +1,148 @@
+"""The kernels against torch's autograd: the same loss and the same gradients."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import architectures
+
+from search.engine import AutogradEngine, KernelEngine, Weights
+from search.kernels import Unavailable, library
+from search.placement import Placement
+from space.arch import Architecture
+from space.model import Attention, Decoder
+
+try:
+    library()
+except Unavailable as reason:
+    pytest.skip(f"no kernels: {reason}", allow_module_level=True)
+
+TINY: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "num_blocks": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 72,
+}
+SHAPES: list[tuple[dict[str, Any], int]] = [
+    ({}, 40),
+    ({"head_dim": 32}, 130),
+    ({"head_dim": 10}, 64),
+    ({"head_dim": 80, "num_key_value_heads": 1}, 17),
+    ({"attention_bias": True}, 65),
+    ({"qk_norm": True}, 40),
+    ({"hidden_act": "relu"}, 33),
+    ({"hidden_act": "gelu", "intermediate_size": 70}, 33),
+    ({"tie_word_embeddings": False, "hidden_size": 44, "head_dim": 16}, 33),
+    ({"sharing": "immediate", "repeats": 2}, 33),
+    ({"sharing": "cycle", "repeats": 3, "sharing_scope": "ffn"}, 33),
+]
+
+
+def losses_and_gradients(
+    arch: Architecture, length: int, precision: str, engine: str
+) -> dict[str, torch.Tensor]:
+    """Of a model with visible weights, on two sequences given in two micro-batches."""
+    generator = torch.Generator().manual_seed(0)
+    model = Decoder(arch)
+    for p in model.parameters():
+        p.data = torch.randn(p.shape, generator=generator) * 0.1 + (p.ndim == 1)
+    weights = Weights(model)
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.fused = False
+    built: Any = (
+        KernelEngine(model, weights, precision)
+        if engine == "kernels"
+        else AutogradEngine(model, Placement(device="cpu", compile="no"), precision)
+    )
+    ids = torch.randint(arch.vocab_size, (3, length + 1), generator=generator)
+    x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    nll = torch.cat([built.nll(x[rows], y[rows], 0.01) for rows in (slice(0, 2), slice(2, 3))])
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {"nll": nll, **found}
+
+
+def error(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Of each tensor, relative to its size."""
+    assert found.keys() == wanted.keys()
+    return {
+        name: float((found[name] - wanted[name]).norm() / wanted[name].norm().clamp_min(1e-12))
+        for name in wanted
+    }
+
+
+@pytest.mark.parametrize(("change", "length"), SHAPES)
+def test_in_float32_the_kernels_are_autograd(change: dict[str, Any], length: int) -> None:
+    arch = Architecture(**{**TINY, **change})
+    wanted = losses_and_gradients(arch, length, "fp32", "autograd")
+    found = losses_and_gradients(arch, length, "fp32", "kernels")
+    assert max(error(found, wanted).values()) < 1e-5
+
+
+@settings(max_examples=25)
+@given(arch=architectures(), length=st.integers(1, 70))
+def test_in_float32_the_kernels_are_autograd_for_any_architecture(
+    arch: Architecture, length: int
+) -> None:
+    wanted = losses_and_gradients(arch, length, "fp32", "autograd")
+    found = losses_and_gradients(arch, length, "fp32", "kernels")
+    assert max(error(found, wanted).values()) < 1e-4
+
+
+@pytest.mark.parametrize(("change", "length"), SHAPES)
+def test_in_bf16_the_kernels_err_no_more_than_autocast(change: dict[str, Any], length: int) -> None:
+    """Both against the float32 gradient, over all weights; rounding differs, so a fifth is
+    allowed."""
+    arch = Architecture(**{**TINY, **change})
+    exact = losses_and_gradients(arch, length, "fp32", "autograd")
+
+    def distance(engine: str) -> float:
+        found = losses_and_gradients(arch, length, "bf16", engine)
+        far = sum((found[name] - exact[name]).square().sum() for name in exact if name != "nll")
+        size = sum(exact[name].square().sum() for name in exact if name != "nll")
+        return float((torch.as_tensor(far) / size).sqrt())
+
+    assert 0 < distance("kernels") < 1.2 * distance("autograd")
+
+
+def test_the_future_does_not_reach_the_past() -> None:
+    """Exactly: changing the last token changes no earlier loss, and no earlier gradient row."""
+    arch = Architecture(**TINY)
+    model = Decoder(arch)
+    engine = KernelEngine(model, Weights(model), "bf16")
+    ids = torch.randint(97, (1, 100))
+    other = ids.clone()
+    other[0, -1] = (other[0, -1] + 1) % 97
+    targets = torch.randint(97, (1, 100))
+    assert torch.equal(engine.nll(ids, targets)[:, :-1], engine.nll(other, targets)[:, :-1])
+
+
+def test_threads_do_not_change_a_gradient() -> None:
+    """Each head's work is one thread's, and rows are summed in the same order within a thread."""
+    arch = Architecture(**TINY)
+    before = torch.get_num_threads()
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(losses_and_gradients(arch, 40, "fp32", "kernels"))
+    torch.set_num_threads(before)
+    assert max(error(*found).values()) < 1e-5
+
+
+def test_weights_side_by_side_keep_their_names_and_values() -> None:
+    model = Decoder(Architecture(**TINY, attention_bias=True))
+    before = copy.deepcopy(model.state_dict())
+    weights = Weights(model)
+    attention = model.model.layers[0].self_attn
+    stacked = weights.of(
+        weights.values, *(attention.get_parameter(f"{n}_proj.weight") for n in "qkv")
+    )
+    assert torch.equal(stacked[:48], before["model.layers.0.self_attn.q_proj.weight"])
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    weights.values.zero_()
+    assert all(not value.any() for value in model.state_dict().values())
