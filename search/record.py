@@ -56,7 +56,7 @@ class Recipe:
     grad_clip: float = 1.0
     """Largest global gradient norm."""
     parametrisation: str = "completep"
-    """`completep` or `sp`: see `search.parametrise`."""
+    """`sp`, `mup` or `completep`: see `search.parametrise`."""
     base_hidden_size: int = 96
     base_num_hidden_layers: int = 9
     init_std: float = 0.05
@@ -91,7 +91,7 @@ class Recipe:
                 raise ValueError(f"{name} must be positive, but got {getattr(self, name)}")
         for name, choices in (
             ("schedule", ("wsd", "cosine")),
-            ("parametrisation", ("completep", "sp")),
+            ("parametrisation", ("sp", "mup", "completep")),
             ("precision", ("auto", "bf16", "fp32")),
         ):
             if getattr(self, name) not in choices:

@@ -73,7 +73,66 @@ def test_residual_branches_start_closed_by_default() -> None:
 def test_depth_counts_executed_layers() -> None:
     plain, looped = model_of(64, 8), model_of(64, 2, sharing="cycle", repeats=4)
     name = "model.layers.0.self_attn.o_proj.weight"
-    assert scales(plain, BASE)[name] == scales(looped, BASE)[name]
+    one, four = scales(plain, BASE)[name], scales(looped, BASE)[name]
+    assert four == replace(one, eps=4 * one.eps)  # its gradient sums four executions
+
+
+def test_mup_follows_width_alone() -> None:
+    deep, shallow = model_of(256, 8), model_of(256, 4)
+    recipe = replace(BASE, parametrisation="mup")
+    name = "model.layers.0.mlp.down_proj.weight"
+    assert scales(deep, recipe)[name] == scales(shallow, recipe)[name]
+    assert scales(deep, recipe)[name].lr == pytest.approx(recipe.lr / 4, rel=5e-3)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("parametrisation", "d"), [("mup", 1), ("completep", 2)])
+def test_the_folded_model_trains_as_the_published_multipliers(
+    parametrisation: str, d: int, tied: bool
+) -> None:
+    """The paper's table (arXiv:2505.01618, table 1), multipliers in the forward pass, torch's
+    AdamW: the same logits as the folded model, step by step."""
+    recipe = replace(BASE, parametrisation=parametrisation, eps=1e-4, embedding_lr_factor=1.0)
+    # A base FFN of 8/3 · 64 cannot be built; 384 and 192 make every fan-in twice its base.
+    recipe = replace(recipe, base_hidden_size=72)
+    folded = model_of(144, 8, intermediate_size=384, tie_word_embeddings=tied).double()
+    initialise(folded, recipe, init_seed=0)
+    plain = Decoder(folded.arch).double()
+    plain.load_state_dict(folded.state_dict())
+    with torch.no_grad():
+        plain.model.norm.weight.mul_(2)
+        for layer in plain.model.layers:
+            layer.self_attn.o_proj.weight.mul_(d)
+            layer.mlp.down_proj.weight.mul_(d)
+    for layer in plain.model.layers:
+        for branch in (layer.self_attn, layer.mlp):
+            branch.register_forward_hook(lambda module, given, result: result / d)
+    plain.model.norm.register_forward_hook(lambda module, given, result: result / 2)
+    matrices = [p for p in plain.model.layers.parameters() if p.ndim == 2]
+    gains = [p for p in plain.model.layers.parameters() if p.ndim == 1]
+    lr, eps, decay = recipe.lr, recipe.eps, recipe.weight_decay
+    outside = {"lr": lr, "eps": eps / 2, "weight_decay": 0.0}
+    groups = [
+        {"params": matrices, "lr": lr / 2, "eps": eps / 2 / d, "weight_decay": 2 * decay},
+        {"params": gains, "lr": lr, "eps": eps / 2 / d, "weight_decay": 0.0},
+        {"params": [plain.model.embed_tokens.weight, plain.model.norm.weight], **outside},
+    ]
+    if not tied:
+        groups.append({"params": [plain.lm_head.weight], **outside, "weight_decay": decay})
+    models = (folded, plain)
+    optimizers = (
+        torch.optim.AdamW(parameter_groups(folded, recipe)),
+        torch.optim.AdamW(groups),
+    )
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        ids = torch.randint(512, (2, 17), generator=generator)
+        logits = [model(ids[:, :-1]) for model in models]
+        torch.testing.assert_close(logits[0], logits[1], rtol=1e-6, atol=1e-8)
+        for out, optimizer in zip(logits, optimizers, strict=True):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(out.flatten(0, 1), ids[:, 1:].flatten()).backward()
+            optimizer.step()
 
 
 def test_every_parameter_is_in_exactly_one_group() -> None:
