@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from search.placement import Placement
+from search.placement import Placement, what_is_lost
 from search.progress import count, duration
 from search.record import FINISHED, CorruptRecord, read_record
 from search.study import SearchWork
@@ -31,12 +31,14 @@ class Estimate:
     basis: str
     """Where the speed comes from."""
     disk_bytes: float
+    lost: str | None = None
+    """Why this machine trains more slowly than it could."""
 
     def __str__(self) -> str:
         return (
             f"to do: {self.runs} runs, {count(self.tokens)} tokens, {count(self.flops)} FLOPs, "
             f"about {duration(self.seconds)} ({self.basis}), "
-            f"{self.disk_bytes / 1e6:,.0f} MB of disk"
+            f"{self.disk_bytes / 1e6:,.0f} MB of disk" + (f"\n{self.lost}" if self.lost else "")
         )
 
 
@@ -55,6 +57,7 @@ def estimate(
         flops=flops,
         seconds=flops / (rate * workers),
         basis=basis,
+        lost=what_is_lost(placement),
         disk_bytes=weights * (min(left, kept) + workers * CHECKPOINT_WEIGHTS),
     )
 

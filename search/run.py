@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from search.data import DataConfig, prepare, require_tokens
-from search.placement import Placement, rank, settle, settle_precision
+from search.placement import Placement, rank, settle, settle_precision, what_is_lost
 from search.record import FINISHED, Recipe, Run
 from search.study import run_lock
 from search.train import train
@@ -58,7 +58,9 @@ def main(config: RunConfig) -> None:
             seed=config.seed,
             init_seed=config.init_seed,
         )
-        settle(config.placement, run)
+        lost = what_is_lost(settle(config.placement, run))
+    if lost and rank() == 0:
+        print(lost)
     folder = Path(config.runs) / run.key
     with (
         one_line_errors((OSError,)),
