@@ -193,7 +193,8 @@ class Exploration:
         arms = [middle] if exploring else [middle, *others[: self.replicates.top]]
         have = {(run.arm, run.seed) for run in runs}
         left = self.n_trials - len(explored)
-        further = min(self.replicates.seeds - 1, ceil(left / (self.replicates.top + 1)))
+        worthy = min(self.replicates.top + 1, self.explorations)
+        further = min(self.replicates.seeds - 1, ceil(left / worthy))
         for seed in range(self.first_seed + 1, self.first_seed + 1 + further):
             for arm in arms:
                 if (arm.arm, seed) not in have:

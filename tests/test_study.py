@@ -9,7 +9,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from study_fixtures import open_search, records, work
 
@@ -110,6 +110,12 @@ plans = st.builds(
 
 
 @given(plans, st.integers(0, 9999), st.integers(1, 5), st.sampled_from([0.0, 0.1, 0.5]))
+@example(
+    Exploration(options=options(1), n_trials=3, replicates=Replicates(top=1, seeds=3), grid=False),
+    0,
+    1,
+    0.0,
+)
 def test_a_plan_ends_with_as_many_runs_as_it_said(
     plan: Exploration, seed: int, workers: int, trouble: float
 ) -> None:
