@@ -123,7 +123,7 @@ def what_is_lost(placement: Placement) -> str | None:
     try:
         library()
     except Unavailable as reason:
-        return f"training goes the slow way, because {reason}: about half the tokens a second"
+        return f"training goes by autograd, which is slower, because {reason}"
     return None
 
 
