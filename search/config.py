@@ -1,6 +1,9 @@
-"""What `python -m search` can be told. The values are in `conf/search.yaml` and its groups."""
+"""What a verb that trains can be told. The values are in `conf/search.yaml`, `conf/ablations.yaml`
+and their groups."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from search.data import DataConfig
@@ -57,28 +60,19 @@ class TrackerConfig:
 
 
 @dataclass(kw_only=True)
-class SearchConfig:
-    """What `conf/search.yaml` holds."""
+class StudyConfig(ABC):
+    """What every study can be told, whatever it asks."""
 
-    space: SpaceConfig
     data: DataConfig
     recipe: Recipe
     proxy: str = "custom"
     """Name of the file that the recipe came from."""
-    budget: str = "1m"
-    """`1m`, `125m`, `1.5b` or `non_embedding_parameters:100m`."""
-    n_trials: int = 22
-    """Distinct runs in all, over all starts of the study."""
     workers: int = 2
-    replicates: Replicates = field(default_factory=Replicates)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     placement: Placement = field(default_factory=Placement)
     seed: int = 0
     """First seed of the runs, and the samplers'."""
-    study: str | None = None
-    """Default: named after space, budget, and data and proxy where these are not the default."""
     storage: str | None = None
     """SQLAlchemy URL. Default: SQLite in the study's folder."""
     outputs: str = "outputs"
@@ -90,27 +84,76 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         _choose("keep", self.keep, KEEP)
-        for name in ("n_trials", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, but got {self.seed}")
+        require_at_least(1, workers=self.workers)
+        require_at_least(0, seed=self.seed)
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Of the study in its storage."""
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path:
+        """Of the study, under `outputs`."""
+
+    @property
+    def url(self) -> str:
+        """Of the storage."""
+        return self.storage or f"sqlite:///{self.folder.resolve() / 'study.db'}"
+
+
+@dataclass(kw_only=True)
+class SearchConfig(StudyConfig):
+    """What `conf/search.yaml` holds."""
+
+    space: SpaceConfig
+    budget: str = "1m"
+    """`1m`, `125m`, `1.5b` or `non_embedding_parameters:100m`."""
+    n_trials: int = 22
+    """Distinct runs in all, over all starts of the study."""
+    replicates: Replicates = field(default_factory=Replicates)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    study: str | None = None
+    """Default: named after space, budget, and data and proxy where these are not the default."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(1, n_trials=self.n_trials)
         Budget.parse(self.budget)
-        if self.study is not None and (not self.study or set(self.study) & NOT_IN_NAMES):
-            raise ValueError(
-                "study must be a name that a folder and a W&B run can have, without any of "
-                f"/ \\ # ? % :, but got {self.study!r}"
-            )
+        if self.study is not None:
+            require_name("study", self.study)
 
     @property
     def name(self) -> str:
-        """The study's name: `depth_width_1m`, `depth_width_1m_hour`."""
+        """`depth_width_1m`, `depth_width_1m_hour`."""
         if self.study is not None:
             return self.study
         parts = [self.space.name, self.budget.lower().replace(":", "_")]
         parts += [] if self.proxy == "default" else [self.proxy]
         parts += [] if self.data.source == "embedded" else [self.data.source]
         return "_".join(parts)
+
+    @property
+    def folder(self) -> Path:
+        """`outputs/<name>`."""
+        return Path(self.outputs) / self.name
+
+
+def require_name(option: str, name: str) -> None:
+    """Raises: ValueError where a folder or a W&B run cannot have the name."""
+    if not name or set(name) & NOT_IN_NAMES:
+        raise ValueError(
+            f"{option} must be a name that a folder and a W&B run can have, without any of "
+            f"/ \\ # ? % :, but got {name!r}"
+        )
+
+
+def require_at_least(least: int, **options: int) -> None:
+    """Raises: ValueError for the first option that is less."""
+    for name, value in options.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, but got {value}")
 
 
 def _choose(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 
 from search.placement import Placement, what_is_lost
+from search.plan import Work
 from search.progress import count, duration
 from search.record import FINISHED, CorruptRecord, read_record
-from search.study import SearchWork
 
 RECENT = 40
 """Records looked at."""
@@ -43,17 +43,16 @@ class Estimate:
 
 
 def estimate(
-    work: SearchWork, done: int, workers: int, placement: Placement, runs: Path, keep: str
+    work: Work, done: int, workers: int, placement: Placement, runs: Path, kept: int
 ) -> Estimate:
-    """What the runs that are not done will take on this machine."""
+    """What the runs that are not done will take on this machine; `kept` leave their weights."""
     left = max(0, work.total - done)
     flops = work.flops * left / work.total
     rate, basis = speed(work, placement, runs)
-    weights = work.space.budget.value * WEIGHT_BYTES
-    kept = {"all": left, "best": work.plan.replicates.top + 1, "none": 0}[keep]
+    weights = work.parameters * WEIGHT_BYTES
     return Estimate(
         runs=left,
-        tokens=left * work.recipe.steps * work.recipe.tokens_per_step,
+        tokens=work.tokens * left / work.total,
         flops=flops,
         seconds=flops / (rate * workers),
         basis=basis,
@@ -62,17 +61,17 @@ def estimate(
     )
 
 
-def speed(work: SearchWork, placement: Placement, runs: Path) -> tuple[float, str]:
+def speed(work: Work, placement: Placement, runs: Path) -> tuple[float, str]:
     """Training FLOPs a second of one worker, and where that comes from."""
     measured = recorded_speeds(work, placement, runs)
     if measured:
         return median(measured), f"by {len(measured)} runs recorded on such a machine"
-    return UTILISATION * matrix_product_speed(placement, work.recipe.precision), (
+    return UTILISATION * matrix_product_speed(placement, work.typical.recipe.precision), (
         f"rough: {UTILISATION:.0%} of a measured matrix product"
     )
 
 
-def recorded_speeds(work: SearchWork, placement: Placement, runs: Path) -> list[float]:
+def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]:
     """Training FLOPs a second of the last records with this device, threads and precision."""
     from search.train import device_name
 
@@ -88,7 +87,7 @@ def recorded_speeds(work: SearchWork, placement: Placement, runs: Path) -> list[
         device, recipe = record.device, record.run.recipe
         here = (device_name(placement.device), placement.device, placement.threads)
         same = (device.get("name"), device.get("device"), device.get("threads")) == here
-        if same and recipe.precision == work.recipe.precision:
+        if same and recipe.precision == work.typical.recipe.precision:
             tokens = recipe.steps * recipe.tokens_per_step
             seconds = record.train_s + record.eval_s
             speeds.append(tokens * record.cost.train_flops_per_token / seconds)

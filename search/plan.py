@@ -89,6 +89,26 @@ class Work(Protocol):
         """How many distinct runs it will be, at most."""
         ...
 
+    @property
+    def tokens(self) -> float:
+        """Training tokens of all of them."""
+        ...
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs of all of them."""
+        ...
+
+    @property
+    def parameters(self) -> int:
+        """Of the largest."""
+        ...
+
+    @property
+    def typical(self) -> Run:
+        """A run whose placement and precision stand for all."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Option:

@@ -102,11 +102,24 @@ class SearchWork:
         return self.plan.total
 
     @property
+    def tokens(self) -> float:
+        return self.total * self.recipe.steps * self.recipe.tokens_per_step
+
+    @property
     def flops(self) -> float:
-        """Training FLOPs of all runs, replicates taken as the average architecture."""
-        tokens = self.recipe.steps * self.recipe.tokens_per_step
+        """Replicates are taken as the average architecture."""
         chosen = self.plan.grid_order if self.plan.grid else self.plan.options
-        return self.total * tokens * sum(option.flops for option in chosen) / len(chosen)
+        return self.tokens * sum(option.flops for option in chosen) / len(chosen)
+
+    @property
+    def parameters(self) -> int:
+        return self.space.budget.value
+
+    @property
+    def typical(self) -> Run:
+        """Of an architecture in the middle of the space."""
+        middle = self.plan.options[len(self.plan.options) // 2]
+        return self.run(middle.params, self.plan.first_seed)
 
 
 def options_of(space: Space, seq_len: int) -> list[Option]:
@@ -177,7 +190,7 @@ def without_password(url: str) -> str:
 
 
 def open_study(
-    storage: RDBStorage, name: str, settings: Mapping[str, Any], sampler: BaseSampler | None = None
+    storage: RDBStorage, name: str, settings: Mapping[str, Any], naming: str = "study"
 ) -> optuna.Study:
     """The study of this name, new or with the trials it has.
 
@@ -185,7 +198,7 @@ def open_study(
         ValueError: it was made with other settings; the message shows the difference.
     """
     study = optuna.create_study(
-        storage=storage, study_name=name, sampler=sampler, direction="minimize", load_if_exists=True
+        storage=storage, study_name=name, direction="minimize", load_if_exists=True
     )
     before = study.user_attrs.get("settings")
     if before is None:
@@ -195,7 +208,7 @@ def open_study(
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         raise ValueError(
             f"study {name} must keep its space, data and recipe, but {'; '.join(changed[:3])}{more}"
-            "; choose another name with study=NAME, or take the change back"
+            f"; choose another name with {naming}=NAME, or take the change back"
         )
     return study
 
@@ -331,7 +344,7 @@ def run_lock(runs: Path, key: str) -> filelock.FileLock:
     return filelock.FileLock(runs / key / ".lock")
 
 
-def hold_study(folder: Path) -> filelock.FileLock:
+def hold_study(folder: Path, verb: str, naming: str) -> filelock.FileLock:
     """The study's folder, held for this machine until the process ends.
 
     Raises:
@@ -353,25 +366,24 @@ def hold_study(folder: Path) -> filelock.FileLock:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise ValueError(
-            f"{folder} must be free, but another search on this machine works in it; wait for it, "
-            "stop it, or choose another name with study=NAME"
+            f"{folder} must be free, but another {verb} on this machine works in it; wait for "
+            f"it, stop it, or choose another name with {naming}=NAME"
         ) from None
     return lock
 
 
-def describe(
-    study: optuna.Study, attempts: Sequence[Attempt], facts: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What `study.json` holds: `facts`, and the trials, an entry for each distinct run."""
-    runs = distinct(attempts)
-    explored = [run for run in runs if run.role == EXPLORE]
+def entries(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
+    """The trials of `study.json`: an entry for each distinct run."""
+    return [_entry(run, attempts) for run in distinct(attempts)]
+
+
+def exploration_facts(study: optuna.Study, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """What `study.json` says of a search beyond its trials."""
+    explored = [run for run in distinct(attempts) if run.role == EXPLORE]
     middle = baseline(explored)
     return {
-        **facts,
         "baseline": middle.arm if middle else None,
-        "trials": [_entry(run, attempts) for run in runs],
         "importance": importance(study, {run.number for run in explored}),
-        "started": study.user_attrs.get("started"),
     }
 
 

@@ -43,7 +43,7 @@ class Tracker:
         """Show the runs that ended and are not shown yet."""
 
     def summarise(self, runs: Path, content: Mapping[str, Any], plot: Path) -> None:
-        """Show the study: its table of depth against width, and the plot of it."""
+        """Show the study: a table of its runs, and the plot of it, under the plot's name."""
 
 
 class WandbTracker(Tracker):
@@ -94,17 +94,18 @@ class WandbTracker(Tracker):
     def _mirror_study(self, runs: Path, content: Mapping[str, Any], plot: Path) -> None:
         import wandb
 
-        facts = {name: content[name] for name in ("metric", "budget", "space", "sampler")}
+        known = ("metric", "budget", "space", "sampler", "table")
+        facts = {name: content[name] for name in known if name in content}
         run = self._open("summary", job_type="study", name=self.study, config=facts)
         metric = content["metric"]
         shown: dict[str, Any] = {
-            "depth_vs_width": wandb.Table(
+            plot.stem: wandb.Table(
                 columns=["trial", "seed", "role", *COLUMNS, "parameters", metric],
                 data=[list(row) for row in table(runs, content)],
             )
         }
         if plot.is_file():
-            shown["depth_vs_width_plot"] = wandb.Image(str(plot))
+            shown[f"{plot.stem}_plot"] = wandb.Image(str(plot))
         run.log(shown, step=0)
         values = [t["value"] for t in content["trials"] if t["value"] is not None]
         best = {f"best_{metric}": min(values)} if values else {}

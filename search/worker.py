@@ -85,7 +85,7 @@ class Worker:
             if step in (Step.DONE, Step.WAIT):
                 return step
             if isinstance(step, Cell):
-                cell = {"seed": step.seed, "role": step.role}
+                cell = {"seed": step.seed, "role": step.role, "cell": dict(step.params)}
                 self.study.enqueue_trial(dict(step.params), user_attrs=cell)
             self._optimize()
             return step

@@ -249,7 +249,7 @@ def test_a_grid_trains_each_architecture_once_and_then_seeds(here: Path) -> None
 def test_a_finished_study_has_nothing_left_to_do(here: Path) -> None:
     work(open_search(here, "n_trials=2"))
     again = open_search(here, "n_trials=2")
-    assert again._count_done() == 2
+    assert again.count_done() == 2
     assert work(again) == []
 
 
