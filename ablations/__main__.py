@@ -1,0 +1,174 @@
+"""`python -m ablations table=NAME`: arms × seeds on one budget, and which differences are real.
+
+The story is that of a search (`search.story`); only that every cell is known beforehand.
+"""
+
+import sys
+from dataclasses import asdict, replace
+from typing import Any
+
+from ablations.config import AblationConfig
+from ablations.plan import TableWork
+from ablations.table import Table, TableFile, table_names
+from search.config import SamplerConfig
+from search.data import Data, require_tokens
+from search.estimate import estimate
+from search.placement import settle, settle_precision
+from search.progress import count, duration
+from search.record import Recipe
+from search.story import Story, data_settings
+from search.workers import share_cores
+from space.cli import one_line_errors, verb
+
+
+@verb("ablations", AblationConfig)
+def main(config: AblationConfig) -> None:
+    """Make a table, all of them, or list them."""
+    if config.table == "help":
+        with one_line_errors():
+            print("\n\n".join(describe_table(name, config) for name in table_names()))
+        return
+    names = table_names() if config.table == "all" else [str(config.table)]
+    for name in names:
+        with one_line_errors():
+            comparison = Comparison.open(replace(config, table=name))
+        comparison.tell()
+
+
+class Comparison(Story[AblationConfig, TableWork]):
+    """A table as a study whose every trial is enqueued."""
+
+    verb, naming, plot = "ablations", "called", "forest.png"
+
+    @classmethod
+    def check(cls, config: AblationConfig) -> SamplerConfig:
+        read_table(config, config.recipe, config.data.vocab_size)
+        return SamplerConfig()
+
+    @classmethod
+    def plan(cls, config: AblationConfig, recipe: Recipe, data: Data) -> TableWork:
+        table = read_table(config, recipe, data.vocab_size)
+        for panel in table.panels:
+            for arm in panel.arms:
+                require_tokens(data, arm.recipe.seq_len, arm.recipe.batch_size)
+                if arm.architecture.vocab_size != data.vocab_size:
+                    raise ValueError(
+                        f"vocab_size of arm {arm.name} must be the data's, but got "
+                        f"{arm.architecture.vocab_size} and {data.vocab_size}; "
+                        "scale=paper goes with proxy=paper_exploration"
+                    )
+        return TableWork(table=table, data_fingerprint=data.fingerprint, first_seed=config.seed)
+
+    @classmethod
+    def settings(
+        cls, work: TableWork, recipe: Recipe, data: Data, config: AblationConfig
+    ) -> dict[str, Any]:
+        """Arms and seeds may change: their cells are known by key."""
+        budgets = {panel.name: str(panel.budget) for panel in work.table.panels}
+        return {
+            "scale": config.scale,
+            "budget": next(iter(budgets.values())),
+            "recipe": asdict(recipe),
+            "data": data_settings(data),
+        }
+
+    def attempts(self) -> Any:
+        """Of cells that the table has now."""
+        return [a for a in super().attempts() if a.key is None or a.key in self.work.cells]
+
+    def train(self) -> Any:
+        if not self.config.train:
+            self.expected = replace(self.expected, runs=0)
+        return super().train()
+
+    def headline(self) -> str:
+        table = self.work.table
+        arms = sum(len(panel.arms) for panel in table.panels)
+        return f"table {table.name}: {arms} arms, {table.seeds} seeds each"
+
+    def facts(self) -> dict[str, Any]:
+        return {"table": table_facts(self.work.table), "places": list(self.work.places())}
+
+    def page(self) -> list[str]:
+        return [f"table={self.config.table_name}"]
+
+    @property
+    def kept_arms(self) -> int:
+        return 1
+
+
+def read_table(config: AblationConfig, recipe: Recipe, vocab_size: int) -> Table:
+    """The table of a configuration.
+
+    Raises:
+        ValueError: something in it does not fit.
+    """
+    file = TableFile.read(str(config.table))
+    return file.table(config.scale, recipe, vocab_size, budget=config.budget, seeds=config.seeds)
+
+
+def table_facts(table: Table) -> dict[str, Any]:
+    """What a report needs of a table, in plain types."""
+    return {
+        "name": table.name,
+        "caption": table.caption,
+        "seeds": table.seeds,
+        "panels": [
+            {
+                "name": panel.name,
+                "budget": asdict(panel.budget),
+                "baseline": panel.baseline,
+                "source": panel.source,
+                "arms": [
+                    {
+                        "name": arm.name,
+                        "architecture": arm.architecture.to_dict(),
+                        "recipe": asdict(arm.recipe),
+                        "published": arm.published,
+                    }
+                    for arm in panel.arms
+                ],
+            }
+            for panel in table.panels
+        ],
+    }
+
+
+def describe_table(name: str, config: AblationConfig) -> str:
+    """A table's caption, arms and what all of it would take on this machine."""
+    recipe = settle_precision(config.recipe, config.placement)
+    vocab_size = config.data.vocab_size
+    file = TableFile.read(name)
+    try:
+        table = file.table(
+            config.scale, recipe, vocab_size, budget=config.budget, seeds=config.seeds
+        )
+    except ValueError as error:
+        return f"{name}: {file.caption}\n  {error}"
+    work = TableWork(table=table, data_fingerprint="")
+    placement = settle(share_cores(config.placement, config.workers), work.typical)
+    whole = estimate(work, 0, config.workers, placement, config_runs(config), 0)
+    lines = [f"{name}: {table.caption}"]
+    for panel in table.panels:
+        arms = ", ".join(arm.name for arm in panel.arms)
+        lines.append(f"  {panel.name or 'arms'} ({panel.budget}): {arms}")
+    lines.append(
+        f"  {work.total} runs with {table.seeds} seeds, {count(whole.tokens)} tokens, about "
+        f"{duration(whole.seconds)} here ({whole.basis})"
+    )
+    return "\n".join(lines)
+
+
+def config_runs(config: AblationConfig) -> Any:
+    """The folder of the runs."""
+    from pathlib import Path
+
+    return Path(config.runs)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:  # before or after training, during which it is no exception
+        print("stopped", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,54 @@
+"""What `python -m ablations` can be told. The values are in `conf/ablations.yaml`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.config import StudyConfig, require_at_least, require_name
+
+SCALES = ("proxy", "paper")
+
+
+@dataclass(kw_only=True)
+class AblationConfig(StudyConfig):
+    """What `conf/ablations.yaml` holds."""
+
+    table: str | None = None
+    scale: str = "proxy"
+    budget: str | None = None
+    seeds: Any = None
+    """Whole number of at least 1. Default: the table's."""
+    called: str | None = None
+    study: str | None = None
+    """`table=confirm`: the search whose best candidates are run again."""
+    top: int = 4
+    train: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(1, top=self.top)
+        if self.table is None:
+            raise ValueError("table must name a table, but got none; table=help lists them")
+        if self.scale not in SCALES:
+            raise ValueError(f"scale must be one of {', '.join(SCALES)}, but got {self.scale!r}")
+        if self.seeds is not None:
+            if type(self.seeds) is not int:
+                raise ValueError(f"seeds must be a whole number, but got {self.seeds!r}")
+            require_at_least(1, seeds=self.seeds)
+        if self.called is not None:
+            require_name("called", self.called)
+
+    @property
+    def table_name(self) -> str:
+        """The table's folder under `outputs/tables`."""
+        return self.called or Path(str(self.table)).stem
+
+    @property
+    def name(self) -> str:
+        """Of the study: a search may have the table's."""
+        return f"table_{self.table_name}"
+
+    @property
+    def folder(self) -> Path:
+        """`outputs/tables/<table>`."""
+        return Path(self.outputs) / "tables" / self.table_name

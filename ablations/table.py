@@ -1,0 +1,231 @@
+"""A designed comparison: panels of arms, read from YAML.
+
+A table has one or more panels. The arms of a panel are compared with its baseline over shared seeds
+and shared data; each arm is a few overrides of architecture (`fit` closes the budget, unless every
+size is given) and of the recipe.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from search.record import Recipe
+from space.arch import Architecture
+from space.axes import parse_sharing
+from space.budget import MAX_DEVIATION, SIZES, Budget, fit
+
+TABLES = Path(__file__).parent.parent / "conf" / "ablation"
+OWN = ("recipe", "init_shift", "like", "spend", "off_budget", "published")
+"""What an arm may say besides fields of its architecture."""
+SEEDS_APART = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One thing compared."""
+
+    name: str
+    architecture: Architecture
+    recipe: Recipe
+    init_shift: int = 0
+    """`init_seed` is the seed plus this."""
+    published: float | None = None
+    """The source's average for it, in percent; higher is better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """Arms that are compared with one baseline."""
+
+    name: str
+    budget: Budget
+    baseline: str
+    arms: tuple[Arm, ...]
+    source: str | None = None
+    """Of what is published."""
+
+    def arm(self, name: str) -> Arm:
+        """The arm of this name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """All panels of a question."""
+
+    name: str
+    caption: str
+    seeds: int
+    panels: tuple[Panel, ...]
+
+    def panel(self, name: str) -> Panel:
+        """The panel of this name."""
+        return next(panel for panel in self.panels if panel.name == name)
+
+
+@dataclass(kw_only=True)
+class TableFile:
+    """What a file of `conf/ablation/` holds."""
+
+    name: str
+    caption: str
+    budget: str = "1m"
+    seeds: int = 5
+    proxy: list[Any] = field(default_factory=list)
+    """Panels with the paper's proportions, on the budget."""
+    paper: list[Any] = field(default_factory=list)
+    """Panels as printed."""
+
+    @classmethod
+    def read(cls, name: str) -> Self:
+        """The file of this name in `conf/ablation/`, or at this path.
+
+        Raises:
+            ValueError: no such file, or one that describes no table.
+        """
+        path = Path(name)
+        if path.suffix not in (".yaml", ".yml"):
+            path = TABLES / f"{name}.yaml"
+        if not path.is_file():
+            known = ", ".join([*table_names(), "all", "help", "confirm"])
+            raise ValueError(f"table must be one of {known}, or a path, but got {name!r}")
+        values = yaml.safe_load(path.read_text())
+        known_keys = {f.name for f in fields(cls)} - {"name"}
+        if not isinstance(values, dict) or "caption" not in values or set(values) - known_keys:
+            raise ValueError(
+                f"{path} must hold caption and may hold {', '.join(sorted(known_keys))}, but has "
+                f"{', '.join(map(str, values)) if isinstance(values, dict) else 'none of them'}"
+            )
+        return cls(name=path.stem, **values)
+
+    def table(
+        self,
+        scale: str,
+        recipe: Recipe,
+        vocab_size: int,
+        *,
+        budget: str | None = None,
+        seeds: int | None = None,
+    ) -> Table:
+        """The table with its architectures.
+
+        Raises:
+            ValueError: an arm that does not fit, a baseline that is none of the arms, or no such
+                scale.
+        """
+        panels = getattr(self, scale)
+        if not panels:
+            raise ValueError(f"table {self.name} has no panels at scale={scale}; choose another")
+        if scale == "paper" and budget is not None:
+            raise ValueError("budget must be left out at scale=paper: its shapes are as printed")
+        made = []
+        for content in panels:
+            limit = Budget.parse(budget or content.get("budget") or self.budget)
+            made.append(_panel(content, limit, recipe, vocab_size, exact=scale == "proxy"))
+        if len({panel.name for panel in made}) < len(made):
+            raise ValueError(f"panels of table {self.name} must have names of their own")
+        return Table(
+            name=self.name, caption=self.caption, seeds=seeds or self.seeds, panels=tuple(made)
+        )
+
+
+def table_names() -> list[str]:
+    """All tables of `conf/ablation/`."""
+    return sorted(path.stem for path in TABLES.glob("*.yaml"))
+
+
+def _panel(
+    content: Mapping[str, Any], budget: Budget, recipe: Recipe, vocab_size: int, exact: bool
+) -> Panel:
+    name, arms = content.get("name", ""), dict(content.get("arms") or {})
+    baseline = content.get("baseline")
+    if baseline not in arms:
+        raise ValueError(
+            f"the baseline of panel {name!r} must be one of its arms, but got {baseline!r}; "
+            f"choose among {', '.join(arms)}"
+        )
+    if len(arms) < 2:
+        raise ValueError(f"panel {name!r} must have at least two arms, but has {len(arms)}")
+    base = {"vocab_size": vocab_size, **(content.get("base") or {})}
+    made: dict[str, Arm] = {}
+    for label, given in arms.items():
+        try:
+            arm = _arm(str(label), dict(given or {}), base, budget, recipe, made)
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"arm {label} of panel {name!r}: {error}") from None
+        off = budget.deviation(arm.architecture)
+        if exact and abs(off) > MAX_DEVIATION and not (given or {}).get("off_budget"):
+            raise ValueError(
+                f"arm {label} of panel {name!r} must lie within {MAX_DEVIATION:.2%} of {budget}, "
+                f"but is {off:+.2%} off; change it, or say off_budget: true"
+            )
+        made[arm.name] = arm
+    return Panel(
+        name=name,
+        budget=budget,
+        baseline=str(baseline),
+        arms=tuple(made.values()),
+        source=content.get("source"),
+    )
+
+
+def _arm(
+    name: str,
+    given: dict[str, Any],
+    base: Mapping[str, Any],
+    budget: Budget,
+    recipe: Recipe,
+    made: Mapping[str, Arm],
+) -> Arm:
+    own = {key: given.pop(key) for key in OWN if key in given}
+    overrides = own.get("recipe") or {}
+    if unknown := sorted(set(overrides) - {f.name for f in fields(Recipe)}):
+        raise ValueError(f"recipe has no {unknown[0]!r}")
+    values = {**base, **given}
+    if " " in str(values.get("sharing", "")):
+        values |= parse_sharing(values["sharing"])
+    return Arm(
+        name=name,
+        architecture=_architecture(values, given, own, budget, made),
+        recipe=replace(recipe, **overrides),
+        init_shift=int(own.get("init_shift", 0)),
+        published=own.get("published"),
+    )
+
+
+def _architecture(
+    values: dict[str, Any],
+    given: Mapping[str, Any],
+    own: Mapping[str, Any],
+    budget: Budget,
+    made: Mapping[str, Arm],
+) -> Architecture:
+    """An earlier arm's shape with changes, the sizes as they are given, or those that fit."""
+    if "like" in own:
+        if own["like"] not in made:
+            raise ValueError(f"like must name an arm above it, but got {own['like']!r}")
+        shape = made[own["like"]].architecture
+        if own.get("spend") == "depth":
+            return _deeper(values, shape, budget)
+        return replace(shape, **given)
+    if {"hidden_size", "intermediate_size", "num_attention_heads"} <= set(values):
+        return Architecture.from_dict(values)
+    return fit(values, budget)
+
+
+def _deeper(values: dict[str, Any], shape: Architecture, budget: Budget) -> Architecture:
+    """As wide as a shape, and as deep as leaves its FFN nearest to what it was."""
+    kept = {k: getattr(shape, k) for k in SIZES if k != "intermediate_size"}
+    rest = {k: v for k, v in values.items() if k not in ("heads_per_kv", "heads_per_kv_target")}
+    found = []
+    for blocks in range(shape.num_blocks or 1, 2 * shape.num_layers + 2):
+        try:
+            found.append(fit({**rest, **kept, "num_blocks": blocks}, budget))
+        except ValueError:
+            continue
+    if not found:
+        raise ValueError(f"no depth of {shape.hidden_size} wide layers closes {budget}")
+    return min(found, key=lambda arch: abs(arch.intermediate_size - shape.intermediate_size))
