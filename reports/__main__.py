@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import figures, page, tables
+from reports import ablation, figures, page, tables
 from reports.answer import answer, weigh
 from reports.study import Study, read_study
 from space.cli import one_line_errors, verb
@@ -19,6 +19,8 @@ from space.cli import one_line_errors, verb
 class ReportsConfig:
     """What `conf/reports.yaml` holds."""
 
+    table: str | None = None
+    """Name of a table of `python -m ablations`, instead of a study."""
     study: str | None = None
     """Name of the study: its folder under `outputs`."""
     outputs: str = "outputs"
@@ -29,6 +31,9 @@ class ReportsConfig:
 @verb("reports", ReportsConfig)
 def main(config: ReportsConfig) -> None:
     """Read a study, weigh its evidence, write what one looks at."""
+    if config.table is not None:
+        _remake_table(config, config.table)
+        return
     with one_line_errors():
         study = read_study(config.study, config.outputs, config.runs)
     files = render(study)
@@ -37,6 +42,15 @@ def main(config: ReportsConfig) -> None:
             replace(study.folder / name, content)
     print(" ".join(answer(study, weigh(study))))
     print(f"report: {study.folder / 'report.html'}")
+
+
+def _remake_table(config: ReportsConfig, name: str) -> None:
+    with one_line_errors():
+        report = ablation.read_table(name, config.outputs, config.runs)
+        for file, content in ablation.render(report).items():
+            replace(report.folder / file, content)
+    print(ablation.summary(report))
+    print(f"table: {report.folder / 'table.html'}")
 
 
 def render(study: Study) -> dict[str, bytes]:

@@ -126,7 +126,7 @@ def trial_rows(study: Study) -> tuple[list[Column], list[list[Cell]]]:
         if set(frame.sharing.dropna()) == {"none"}:
             frame["sharing"] = None
     frame["run"] = frame.key.str[:8]
-    return _rows(frame, TRIAL_COLUMNS, hints={"run": "key"})
+    return printed_rows(frame, TRIAL_COLUMNS, hints={"run": "key"})
 
 
 def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
@@ -139,10 +139,10 @@ def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
     frame["series"] = frame.series.replace("", None)
     frame["diff"] = frame["diff"].where(frame.arm != evidence.baseline)
     frame["verdict"] = frame.verdict.where(frame.arm != evidence.baseline, "baseline")
-    return _rows(frame, ARM_COLUMNS)
+    return printed_rows(frame, ARM_COLUMNS)
 
 
-def _rows(
+def printed_rows(
     frame: pd.DataFrame, columns: Sequence[Column], hints: dict[str, str] | None = None
 ) -> tuple[list[Column], list[list[Cell]]]:
     """The columns in which some row has something, and the cells of every row."""
@@ -178,8 +178,11 @@ def trials_csv(study: Study) -> str:
 def markdown(study: Study, evidence: Evidence) -> str:
     """The table of architectures in GitHub's Markdown."""
     columns, rows = arm_rows(evidence)
-    if not rows:
-        return f"No finished trial in {study.name}.\n"
+    return markdown_table(columns, rows) if rows else f"No finished trial in {study.name}.\n"
+
+
+def markdown_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> str:
+    """A table in GitHub's Markdown."""
     rule = ["---:" if column.numeric else ":---" for column in columns]
     lines = [[column.heading for column in columns], rule]
     lines += [[cell.text.replace("|", "\\|") for cell in row] for row in rows]
@@ -192,20 +195,22 @@ def latex(study: Study, evidence: Evidence) -> str:
     caption = escape(f"Study {study.name}: {budget_words(study)}, {study.metric}.")
     if not rows:
         return f"% {caption} No finished trial.\n"
+    needs = "% needs \\usepackage{booktabs}"
+    return "\n".join([f"% {caption}", needs, latex_table(columns, rows), ""])
+
+
+def latex_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> str:
+    """A tabular with the rules of booktabs."""
     form = "".join("r" if column.numeric else "l" for column in columns)
-    body = [[escape(cell.text) for cell in row] for row in rows]
     return "\n".join(
         [
-            f"% {caption}",
-            "% needs \\usepackage{booktabs}",
             f"\\begin{{tabular}}{{{form}}}",
             "\\toprule",
             _latex_line(escape(column.heading) for column in columns),
             "\\midrule",
-            *map(_latex_line, body),
+            *(_latex_line(escape(cell.text) for cell in row) for row in rows),
             "\\bottomrule",
             "\\end{tabular}",
-            "",
         ]
     )
 

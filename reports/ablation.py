@@ -1,0 +1,374 @@
+"""A table of `python -m ablations`: its records weighed, and shown in every form.
+
+The same records give the same bytes: nothing here depends on when or how often they were asked for.
+"""
+
+import base64
+import io
+import json
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from ablations.effects import compare
+from reports.tables import (
+    Cell,
+    Column,
+    decimals,
+    escape,
+    latex_table,
+    markdown_table,
+    megas,
+    percent,
+    printed_rows,
+    probability,
+    signed,
+    whole,
+)
+from search.record import DIVERGED, FINISHED, CorruptRecord, Recipe, read_record
+from space.arch import Architecture
+from space.budget import Budget
+from space.cost import cost
+
+COLUMNS = (
+    Column("arm", "arm", str, "what is compared", numeric=False),
+    Column("num_hidden_layers", "layers", whole, "layers executed"),
+    Column("parameters", "parameters", whole, "distinct weights, a shared or tied one once"),
+    Column("off_budget", "off budget", percent(2, sign=True), "deviation from the budget"),
+    Column("forward_flops_per_token", "FLOPs/token", megas, "one forward pass"),
+    Column("kv_bytes_per_token", "KV B/token", whole, "bytes of key-value cache a token"),
+    Column(
+        "decode_bytes_per_token",
+        "decode B/token",
+        megas,
+        "bytes moved to decode one token, adjacent repeats of a block once",
+    ),
+    Column("tokens", "tokens", whole, "tokens each run is trained on"),
+    Column("of", "n", str, "seeds with a result, and of how many where some are missing", False),
+    Column("mean", "mean", decimals(4), "of the metric over these seeds; lower is better"),
+    Column("sd", "sd", decimals(4), "the arm's own standard deviation over seeds"),
+    Column("diff", "difference", signed(4), "to the baseline at equal seeds; negative is better"),
+    Column(
+        "interval", "95% interval", str, "of the difference; all of a panel hold together", False
+    ),
+    Column("p_adjusted", "adj. p", probability, "adjusted for all comparisons of the panel"),
+    Column(
+        "mdd",
+        "MDD",
+        decimals(4),
+        "minimum detectable difference: a true one as large gets a verdict with 80% power",
+    ),
+    Column("verdict", "verdict", str, "unresolved where the interval contains zero", False),
+    Column("published", "published", decimals(1), "the source's average; higher is better"),
+    Column("direction", "direction", str, "whether ours and the published one agree", False),
+)
+MEASURED = ("of", "mean", "sd", "diff", "interval", "p_adjusted", "mdd", "verdict", "direction")
+COLORS = {"better": "#2f9a78", "worse": "#b9505f", "unresolved": "#63666b", "baseline": "#1c1d1f"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One comparison, weighed."""
+
+    name: str
+    source: str | None
+    baseline: str
+    rows: pd.DataFrame
+    """One row an arm, the names of `COLUMNS` and `runs`, the keys of its runs."""
+    missing: tuple[str, ...]
+    """Each cell that has no result, and why."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table, weighed."""
+
+    folder: Path
+    name: str
+    caption: str
+    metric: str
+    panels: tuple[Panel, ...]
+    cells: pd.DataFrame
+    """`panel arm seed key status reason` and the metric, one row a cell."""
+
+
+def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
+    """The table under `outputs/tables/<name>/` with the records of its runs.
+
+    Raises:
+        ValueError: no such table, or a `study.json` that describes none.
+    """
+    tables = Path(outputs) / "tables"
+    path = tables / name / "study.json"
+    if not path.is_file():
+        known = ", ".join(sorted(p.parent.name for p in tables.glob("*/study.json")))
+        advice = f"choose one of {known}" if known else "run `python -m ablations` first"
+        raise ValueError(f"table must name a folder of {tables}, but got {name!r}; {advice}")
+    try:
+        content = json.loads(path.read_text())
+        table, places, metric = content["table"], content["places"], content["metric"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path} must describe a table, but lacks it ({error}); start the same table again"
+        ) from None
+    where = Path(runs or content.get("runs") or "runs")
+    reasons = {trial["key"]: trial.get("reason") for trial in content["trials"]}
+    rows = [_cell(place, where, metric, reasons) for place in places]
+    cells = pd.DataFrame(rows)
+    panels = tuple(_panel(p, cells[cells.panel == p["name"]], metric) for p in table["panels"])
+    return Report(path.parent, name, table["caption"], metric, panels, cells)
+
+
+def _cell(
+    place: dict[str, Any], runs: Path, metric: str, reasons: dict[str, str | None]
+) -> dict[str, Any]:
+    blank = {metric: math.nan, "status": "not run", "reason": reasons.get(place["key"])}
+    try:
+        record = read_record(runs / place["key"])
+    except (CorruptRecord, OSError) as error:
+        return {**place, **blank, "status": "missing", "reason": str(error)}
+    if record is None:
+        return {**place, **blank}
+    value = record.value(metric)
+    ended = {"status": record.status, "reason": record.reason}
+    usable = record.status == FINISHED and value is not None
+    return {**place, **ended, metric: value if usable else math.nan}
+
+
+def _panel(content: dict[str, Any], cells: pd.DataFrame, metric: str) -> Panel:
+    arms = pd.DataFrame([_costs(arm, content["budget"]) for arm in content["arms"]])
+    effects = compare(cells, baseline=content["baseline"], metric=metric)
+    rows = arms.merge(effects, on="arm")
+    asked = cells.groupby("arm").seed.count()
+    rows["asked"] = rows.arm.map(asked)
+    rows["of"] = [
+        str(n) if n == m else f"{n} of {m}" for n, m in zip(rows.n, rows.asked, strict=True)
+    ]
+    others = rows.arm != content["baseline"]
+    rows["interval"] = [
+        f"{signed(4)(low)} to {signed(4)(high)}" if math.isfinite(low) else None
+        for low, high in zip(rows.ci_low, rows.ci_high, strict=True)
+    ]
+    rows["diff"] = rows["diff"].where(others)
+    rows["direction"] = _directions(rows, content["baseline"])
+    rows["runs"] = rows.arm.map(cells.groupby("arm").key.agg(" ".join))
+    if rows.off_budget.abs().max() <= 0.0015:
+        rows["off_budget"] = None
+    gone = cells[cells[metric].isna()]
+    missing = tuple(
+        f"{c['arm']}, seed {c['seed']}: {c['status']}{_why(c['reason'])}"
+        for c in gone.to_dict("records")
+    )
+    return Panel(content["name"], content.get("source"), content["baseline"], rows, missing)
+
+
+def _why(reason: Any) -> str:
+    return f" ({reason})" if reason else ""
+
+
+def _costs(arm: dict[str, Any], budget: dict[str, Any]) -> dict[str, Any]:
+    architecture, recipe = Architecture.from_dict(arm["architecture"]), Recipe(**arm["recipe"])
+    counts = cost(architecture, recipe.seq_len)
+    return {
+        "arm": arm["name"],
+        "num_hidden_layers": architecture.num_layers,
+        "parameters": counts.parameters,
+        "off_budget": Budget(**budget).deviation(architecture),
+        "forward_flops_per_token": counts.forward_flops_per_token,
+        "kv_bytes_per_token": counts.kv_bytes_per_token,
+        "decode_bytes_per_token": counts.decode_bytes_per_token,
+        "tokens": recipe.steps * recipe.tokens_per_step,
+        "published": arm["published"],
+    }
+
+
+def _directions(rows: pd.DataFrame, baseline: str) -> list[str | None]:
+    """Whether our verdict goes the way of the published average (higher is better there)."""
+    base = rows.loc[rows.arm == baseline, "published"].iloc[0]
+
+    def direction(row: Any) -> str | None:
+        if row.arm == baseline or pd.isna(row.published) or pd.isna(base):
+            return None
+        gain = row.published - base
+        if row.verdict == "unresolved" or gain == 0:
+            return "unresolved"
+        return "agrees" if (gain > 0) == (row.verdict == "better") else "differs"
+
+    return [direction(row) for row in rows.itertuples()]
+
+
+def table_rows(panel: Panel) -> tuple[list[Column], list[list[Cell]]]:
+    """The columns that hold anything, and the cells; each names the runs that it rests on."""
+    frame = panel.rows.copy()
+    base = frame.loc[frame.arm == panel.baseline, "runs"].iloc[0]
+    frame["own"] = "runs " + frame.runs
+    frame["both"] = ("runs " + frame.runs + "; baseline " + base).where(
+        frame.arm != panel.baseline, "runs " + frame.runs
+    )
+    alone = ("of", "mean", "sd")
+    hints = {
+        c.name: "both" if c.name in MEASURED and c.name not in alone else "own" for c in COLUMNS
+    }
+    return printed_rows(frame, COLUMNS, hints)
+
+
+def render(report: Report) -> dict[str, bytes]:
+    """The files of a table by name."""
+    texts = {
+        "table.md": markdown(report),
+        "table.tex": latex(report),
+        "table.csv": csv(report),
+        "cells.csv": str(report.cells.to_csv(index=False, lineterminator="\n")),
+        "table.html": html(report),
+    }
+    drawn = {f"forest.{form}": forest(report, form) for form in ("png", "pdf")}
+    return {name: text.encode() for name, text in texts.items()} | drawn
+
+
+def markdown(report: Report) -> str:
+    """All panels in GitHub's Markdown, and what the columns say."""
+    parts = [f"{report.caption}\n"]
+    for panel in report.panels:
+        columns, rows = table_rows(panel)
+        parts.append(f"{_title(panel)}\n\n{markdown_table(columns, rows)}")
+        parts += [f"No result: {text}.\n" for text in panel.missing]
+    shown = {c.name: c for panel in report.panels for c in table_rows(panel)[0]}
+    parts.append("".join(f"- **{c.heading}**: {c.hint}\n" for c in shown.values()))
+    return "\n".join(parts)
+
+
+def _title(panel: Panel) -> str:
+    source = f" Published: {panel.source}." if panel.source else ""
+    return f"**{panel.name}**, against {panel.baseline}.{source}"
+
+
+def latex(report: Report) -> str:
+    """All panels for LaTeX, a booktabs tabular each, scaled to the line."""
+    lines = ["% needs \\usepackage{booktabs,graphicx}"]
+    for panel in report.panels:
+        columns, rows = table_rows(panel)
+        lines += [
+            "\\begin{table}",
+            f"\\caption{{{escape(report.caption)} {escape(panel.name)}, "
+            f"against {escape(panel.baseline)}.}}",
+            "\\resizebox{\\linewidth}{!}{%",
+            latex_table(columns, rows) + "}",
+            *[f"% no result: {text}" for text in panel.missing],
+            "\\end{table}",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def csv(report: Report) -> str:
+    """Every arm of every panel at full precision, with the keys of its runs."""
+    frames = [
+        panel.rows.drop(columns=["interval", "of"]).assign(
+            panel=panel.name, baseline=panel.baseline, missing="; ".join(panel.missing)
+        )
+        for panel in report.panels
+    ]
+    whole_table = pd.concat(frames)
+    first = ["panel", "arm", "baseline"]
+    rest = [name for name in whole_table if name not in first]
+    return str(whole_table[first + rest].to_csv(index=False, lineterminator="\n"))
+
+
+def html(report: Report) -> str:
+    """One page that needs nothing but itself."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    picture = base64.b64encode(forest(report, "svg")).decode()
+    shown = {c.name: c for panel in report.panels for c in table_rows(panel)[0]}
+    return environment.get_template("table.html.j2").render(
+        report=report,
+        panels=[
+            (panel, _title(panel).replace("**", ""), *table_rows(panel)) for panel in report.panels
+        ],
+        columns=list(shown.values()),
+        picture=picture,
+    )
+
+
+def summary(report: Report) -> str:
+    """What was resolved, in a sentence."""
+    verdicts = pd.concat([panel.rows.verdict for panel in report.panels])
+    told = (verdicts.isin(["better", "worse"])).sum()
+    compared = (verdicts != "baseline").sum()
+    lost = sum(len(panel.missing) for panel in report.panels)
+    text = f"{told} of {compared} differences to the baseline are resolved"
+    diverged = int((report.cells.status == DIVERGED).sum())
+    gaps = f"; {lost} cells have no result, {diverged} of them diverged" if lost else ""
+    return f"{report.name}: {text}{gaps}."
+
+
+def forest(report: Report, form: str) -> bytes:
+    """Effects with their simultaneous intervals: the same bytes from the same runs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
+    from matplotlib.figure import Figure
+
+    style: Any = {
+        "font.family": "STIXGeneral",
+        "mathtext.fontset": "stix",
+        "font.size": 10,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.spines.left": False,
+        "axes.linewidth": 0.7,
+        "pdf.fonttype": 42,
+        "svg.hashsalt": "isoparam",
+    }
+    heights = [len(panel.rows) + 1 for panel in report.panels]
+    with matplotlib.rc_context(style):
+        size = (6.4, 0.29 * sum(heights) + 0.55 * len(heights) + 0.4)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(heights), squeeze=False, sharex=True, height_ratios=heights)
+        for axes, panel in zip(grid[:, 0], report.panels, strict=True):
+            _draw(axes, panel)
+        unit = {"val_bpb": "bits per byte", "val_loss": "nats per token"}[report.metric]
+        grid[-1, 0].set_xlabel(f"Difference to the baseline in {unit}; left is better")
+        empty: dict[str, dict[str, Any]] = {
+            "png": {"Software": None},
+            "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+            "svg": {"Date": None, "Creator": None},
+        }
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=form, dpi=200, metadata=empty[form])
+    return buffer.getvalue()
+
+
+def _draw(axes: Any, panel: Panel) -> None:
+    axes.axvline(0, color="#9a9da2", lw=0.8, zorder=0)
+    names = list(panel.rows.arm)
+    for place, row in enumerate(panel.rows.to_dict("records")):
+        color = COLORS[row["verdict"]]
+        effect = 0.0 if row["verdict"] == "baseline" else row["diff"]
+        if math.isfinite(row["ci_low"]):
+            axes.plot([row["ci_low"], row["ci_high"]], [place, place], color=color, lw=1.4)
+        axes.plot([effect], [place], "o", ms=5, color=color)
+        axes.annotate(
+            row["verdict"],
+            (1.01, place),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+            color=color,
+        )
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_title(panel.name, loc="left", fontsize=10)
