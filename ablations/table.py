@@ -15,12 +15,12 @@ import yaml
 from search.record import Recipe
 from space.arch import Architecture
 from space.axes import parse_sharing
-from space.budget import MAX_DEVIATION, SIZES, Budget, fit
+from space.budget import FFN_TOLERANCE, MAX_DEVIATION, SIZES, Budget, fit
+from space.cost import cost
 
 TABLES = Path(__file__).parent.parent / "conf" / "ablation"
-OWN = ("recipe", "init_shift", "like", "spend", "off_budget", "published")
+OWN = ("recipe", "init_shift", "like", "spend", "off_budget", "published", "equal", "ffn_tolerance")
 """What an arm may say besides fields of its architecture."""
-SEEDS_APART = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +140,8 @@ def table_names() -> list[str]:
 def _panel(
     content: Mapping[str, Any], budget: Budget, recipe: Recipe, vocab_size: int, exact: bool
 ) -> Panel:
-    name, arms = content.get("name", ""), dict(content.get("arms") or {})
-    baseline = content.get("baseline")
+    name, baseline = content.get("name", ""), str(content.get("baseline"))
+    arms = {str(label): given for label, given in (content.get("arms") or {}).items()}
     if baseline not in arms:
         raise ValueError(
             f"the baseline of panel {name!r} must be one of its arms, but got {baseline!r}; "
@@ -153,7 +153,7 @@ def _panel(
     made: dict[str, Arm] = {}
     for label, given in arms.items():
         try:
-            arm = _arm(str(label), dict(given or {}), base, budget, recipe, made)
+            arm = _arm(label, dict(given or {}), base, budget, recipe, made)
         except (ValueError, KeyError) as error:
             raise ValueError(f"arm {label} of panel {name!r}: {error}") from None
         off = budget.deviation(arm.architecture)
@@ -166,7 +166,7 @@ def _panel(
     return Panel(
         name=name,
         budget=budget,
-        baseline=str(baseline),
+        baseline=baseline,
         arms=tuple(made.values()),
         source=content.get("source"),
     )
@@ -187,10 +187,16 @@ def _arm(
     values = {**base, **given}
     if " " in str(values.get("sharing", "")):
         values |= parse_sharing(values["sharing"])
+    architecture, trained = (
+        _architecture(values, given, own, budget, made),
+        replace(recipe, **overrides),
+    )
+    if "equal" in own:
+        trained = _equal_flops(architecture, trained, own["equal"], made)
     return Arm(
         name=name,
-        architecture=_architecture(values, given, own, budget, made),
-        recipe=replace(recipe, **overrides),
+        architecture=architecture,
+        recipe=trained,
         init_shift=int(own.get("init_shift", 0)),
         published=own.get("published"),
     )
@@ -213,7 +219,22 @@ def _architecture(
         return replace(shape, **given)
     if {"hidden_size", "intermediate_size", "num_attention_heads"} <= set(values):
         return Architecture.from_dict(values)
-    return fit(values, budget)
+    return fit(values, budget, ffn_tolerance=own.get("ffn_tolerance", FFN_TOLERANCE))
+
+
+def _equal_flops(
+    architecture: Architecture, recipe: Recipe, what: str, made: Mapping[str, Arm]
+) -> Recipe:
+    """As many tokens as use up the training FLOPs of the panel's first arm."""
+    if what != "flops" or not made:
+        raise ValueError(f"equal must be flops, of an arm below the first, but got {what!r}")
+    first = next(iter(made.values()))
+    share = (
+        cost(first.architecture, recipe.seq_len).train_flops_per_token
+        / cost(architecture, recipe.seq_len).train_flops_per_token
+    )
+    steps = max(1, round(first.recipe.steps * share))
+    return replace(recipe, tokens=steps * recipe.tokens_per_step)
 
 
 def _deeper(values: dict[str, Any], shape: Architecture, budget: Budget) -> Architecture:
