@@ -5,9 +5,11 @@ The story is that of a search (`search.story`); only that every cell is known be
 
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
-from ablations.config import AblationConfig
+from ablations.config import CONFIRM, AblationConfig
+from ablations.confirm import confirmation
 from ablations.plan import TableWork
 from ablations.table import Table, TableFile, table_names
 from search.config import SamplerConfig
@@ -16,7 +18,7 @@ from search.estimate import estimate
 from search.placement import settle, settle_precision
 from search.progress import count, duration
 from search.record import Recipe
-from search.story import Story, data_settings
+from search.story import Story, data_settings, make_report
 from search.workers import share_cores
 from space.cli import one_line_errors, verb
 
@@ -42,12 +44,12 @@ class Comparison(Story[AblationConfig, TableWork]):
 
     @classmethod
     def check(cls, config: AblationConfig) -> SamplerConfig:
-        read_table(config, config.recipe, config.data.vocab_size)
+        read_table(config, config.recipe, config.data.vocab_size, settled=False)
         return SamplerConfig()
 
     @classmethod
     def plan(cls, config: AblationConfig, recipe: Recipe, data: Data) -> TableWork:
-        table = read_table(config, recipe, data.vocab_size)
+        table, first_seed = read_table(config, recipe, data.vocab_size)
         for panel in table.panels:
             for arm in panel.arms:
                 require_tokens(data, arm.recipe.seq_len, arm.recipe.batch_size)
@@ -57,7 +59,7 @@ class Comparison(Story[AblationConfig, TableWork]):
                         f"{arm.architecture.vocab_size} and {data.vocab_size}; "
                         "scale=paper goes with proxy=paper_exploration"
                     )
-        return TableWork(table=table, data_fingerprint=data.fingerprint, first_seed=config.seed)
+        return TableWork(table=table, data_fingerprint=data.fingerprint, first_seed=first_seed)
 
     @classmethod
     def settings(
@@ -89,6 +91,11 @@ class Comparison(Story[AblationConfig, TableWork]):
     def facts(self) -> dict[str, Any]:
         return {"table": table_facts(self.work.table), "places": list(self.work.places())}
 
+    def report(self) -> None:
+        super().report()
+        if self.config.table == CONFIRM and self.config.report:
+            make_report([f"study={self.config.study}", f"outputs={self.config.outputs}"])
+
     def page(self) -> list[str]:
         return [f"table={self.config.table_name}"]
 
@@ -97,14 +104,26 @@ class Comparison(Story[AblationConfig, TableWork]):
         return 1
 
 
-def read_table(config: AblationConfig, recipe: Recipe, vocab_size: int) -> Table:
-    """The table of a configuration.
+def read_table(
+    config: AblationConfig, recipe: Recipe, vocab_size: int, *, settled: bool = True
+) -> tuple[Table, int]:
+    """The table of a configuration, and its first seed.
 
     Raises:
         ValueError: something in it does not fit.
     """
+    if config.table == CONFIRM:
+        return confirmation(
+            config.study,
+            config.top,
+            config.seeds,
+            Path(config.outputs),
+            Path(config.runs),
+            recipe if settled else None,
+        )
     file = TableFile.read(str(config.table))
-    return file.table(config.scale, recipe, vocab_size, budget=config.budget, seeds=config.seeds)
+    table = file.table(config.scale, recipe, vocab_size, budget=config.budget, seeds=config.seeds)
+    return table, config.seed
 
 
 def table_facts(table: Table) -> dict[str, Any]:
@@ -147,7 +166,7 @@ def describe_table(name: str, config: AblationConfig) -> str:
         return f"{name}: {file.caption}\n  {error}"
     work = TableWork(table=table, data_fingerprint="")
     placement = settle(share_cores(config.placement, config.workers), work.typical)
-    whole = estimate(work, 0, config.workers, placement, config_runs(config), 0)
+    whole = estimate(work, 0, config.workers, placement, Path(config.runs), 0)
     lines = [f"{name}: {table.caption}"]
     for panel in table.panels:
         arms = ", ".join(arm.name for arm in panel.arms)
@@ -157,13 +176,6 @@ def describe_table(name: str, config: AblationConfig) -> str:
         f"{duration(whole.seconds)} here ({whole.basis})"
     )
     return "\n".join(lines)
-
-
-def config_runs(config: AblationConfig) -> Any:
-    """The folder of the runs."""
-    from pathlib import Path
-
-    return Path(config.runs)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from typing import Any
 from search.config import StudyConfig, require_at_least, require_name
 
 SCALES = ("proxy", "paper")
+CONFIRM = "confirm"
+"""The table that no file describes."""
 
 
 @dataclass(kw_only=True)
@@ -41,6 +43,8 @@ class AblationConfig(StudyConfig):
     @property
     def table_name(self) -> str:
         """The table's folder under `outputs/tables`."""
+        if self.table == CONFIRM and self.called is None:
+            return f"{CONFIRM}_{self.study}"
         return self.called or Path(str(self.table)).stem
 
     @property

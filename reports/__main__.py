@@ -41,6 +41,8 @@ def main(config: ReportsConfig) -> None:
         for name, content in files.items():
             replace(study.folder / name, content)
     print(" ".join(answer(study, weigh(study))))
+    if (confirmed := ablation.confirmed(study.name, study.folder.parent)) is not None:
+        print(ablation.order(confirmed))
     print(f"report: {study.folder / 'report.html'}")
 
 

@@ -301,6 +301,24 @@ def html(report: Report) -> str:
     )
 
 
+def confirmed(study: str, outputs: Path) -> Report | None:
+    """The confirmation of a search (`table=confirm`), where there is one."""
+    name = f"confirm_{study}"
+    there = (outputs / "tables" / name / "study.json").is_file()
+    return read_table(name, outputs, None) if there else None
+
+
+def order(report: Report) -> str:
+    """The confirmed order, best first, with each verdict against the baseline."""
+    rows = pd.concat([panel.rows for panel in report.panels]).dropna(subset="mean")
+    told = [
+        f"{row['arm']} ({row['mean']:.4f}, {row['verdict']})"
+        for row in rows.sort_values(["mean", "arm"]).to_dict("records")
+    ]
+    seeds = sorted(set(report.cells.seed))
+    return f"Confirmed over {len(seeds)} fresh seeds, best first: {'; '.join(told)}."
+
+
 def summary(report: Report) -> str:
     """What was resolved, in a sentence."""
     verdicts = pd.concat([panel.rows.verdict for panel in report.panels])

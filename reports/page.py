@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from reports import figures, tables
+from reports import ablation, figures, tables
 from reports.answer import Evidence, answer, budget_words, count, join, on_selection
 from reports.study import Study, is_number, plain
 from search.record import Recipe, Record
@@ -34,6 +34,7 @@ def html(study: Study, evidence: Evidence) -> str:
     )
     first, *rest = answer(study, evidence)
     drawn = page_figures(study, evidence)
+    confirmed = ablation.confirmed(study.name, study.folder.parent)
     arm_columns, arm_rows = tables.arm_rows(evidence)
     trial_columns, trial_rows = tables.trial_rows(study)
     return environment.get_template("page.html.j2").render(
@@ -58,6 +59,8 @@ def html(study: Study, evidence: Evidence) -> str:
         unhappy=unhappy(study),
         facts=how_it_was_run(study),
         figures=in_script(drawn),
+        confirmed=confirmed and ablation.order(confirmed),
+        confirmed_table=confirmed and ablation.table_rows(confirmed.panels[0]),
         plotly=Markup(get_plotlyjs()),
     )
 

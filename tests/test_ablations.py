@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from study_fixtures import TINY, environment, records, write_text
+from study_fixtures import TINY, environment, records, run, write_text
 
 from ablations.plan import TableWork
 from ablations.table import TableFile, table_names
@@ -119,6 +119,23 @@ def test_a_table_is_made_once_and_regenerated_byte_for_byte(tmp_path: Path) -> N
     assert other.returncode == 2
     assert "recipe.lr was 0.003, is 0.004" in other.stderr
     assert "called=NAME" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_search_is_confirmed_over_fresh_seeds_and_its_report_says_so(tmp_path: Path) -> None:
+    searched = run(tmp_path, "n_trials=3", "replicates.seeds=1", "report=true")
+    assert searched.returncode == 0, searched.stderr
+    used = set(records(tmp_path))
+    made = make(tmp_path, "table=confirm", "study=tiny", "top=1", "seeds=2")
+    assert made.returncode == 0, made.stderr
+    fresh = {k: r for k, r in records(tmp_path).items() if k not in used}
+    assert {record["seed"] for record in fresh.values()} == {1, 2}
+    assert len(fresh) == 4
+    page = (tmp_path / "outputs" / "tiny" / "report.html").read_text()
+    assert "Confirmed over 2 fresh seeds" in page
+    other = make(tmp_path, "table=confirm", "study=tiny", "recipe.lr=0.01", "called=other")
+    assert other.returncode == 2
+    assert "trained with another" in other.stderr
 
 
 @pytest.mark.slow
