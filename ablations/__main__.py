@@ -44,7 +44,9 @@ class Comparison(Story[AblationConfig, TableWork]):
 
     @classmethod
     def check(cls, config: AblationConfig) -> SamplerConfig:
-        read_table(config, config.recipe, config.data.vocab_size, settled=False)
+        table, _ = read_table(config, config.recipe, config.data.vocab_size, settled=False)
+        if config.data.tokenizer is None and config.table != CONFIRM:
+            _require_vocabulary(table, config.data.vocab_size)
         return SamplerConfig()
 
     @classmethod
@@ -53,12 +55,7 @@ class Comparison(Story[AblationConfig, TableWork]):
         for panel in table.panels:
             for arm in panel.arms:
                 require_tokens(data, arm.recipe.seq_len, arm.recipe.batch_size)
-                if arm.architecture.vocab_size != data.vocab_size:
-                    raise ValueError(
-                        f"vocab_size of arm {arm.name} must be the data's, but got "
-                        f"{arm.architecture.vocab_size} and {data.vocab_size}; "
-                        "scale=paper goes with proxy=paper_exploration"
-                    )
+        _require_vocabulary(table, data.vocab_size)
         return TableWork(table=table, data_fingerprint=data.fingerprint, first_seed=first_seed)
 
     @classmethod
@@ -102,6 +99,17 @@ class Comparison(Story[AblationConfig, TableWork]):
     @property
     def kept_arms(self) -> int:
         return 1
+
+
+def _require_vocabulary(table: Table, vocab_size: int) -> None:
+    for panel in table.panels:
+        for arm in panel.arms:
+            if arm.architecture.vocab_size != vocab_size:
+                raise ValueError(
+                    f"vocab_size of arm {arm.name} must be the data's, but got "
+                    f"{arm.architecture.vocab_size} and {vocab_size}; "
+                    "scale=paper goes with proxy=paper_exploration"
+                )
 
 
 def read_table(
