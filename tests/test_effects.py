@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -13,8 +14,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from ablations.effects import _brown_forsythe, arm_means, compare, equal_spread, indistinguishable
+from ablations.effects import _brown_forsythe, arm_means, equal_spread, indistinguishable
+from ablations.effects import compare as compare_tested
 
+compare = partial(compare_tested, pooled=True)
+"""Equal spread taken for granted, as in the references."""
 COLUMNS = ["arm", "n", "mean", "sd", "diff", "ci_low", "ci_high", "p_adjusted", "mdd", "verdict"]
 HOLES = [(1, 0), (1, 2), (3, 1), (5, 0), (0, 3)]
 """Cells (arm, seed) that the unbalanced tables lack: in the baseline and in other arms."""
@@ -296,13 +300,57 @@ def test_equal_spread_is_denied_by_chance_as_often_as_promised(
     assert stats.kstest(p, "uniform").pvalue > 0.001
 
 
+@pytest.mark.parametrize("holes", [[], HOLES], ids=["complete", "holes"])
+def test_an_arms_spread_is_tested_by_leaving_it_out(holes: list[tuple[int, int]]) -> None:
+    frame = table(6, 4, holes=holes)
+    rows = compare(frame, "a00").set_index("arm")
+    everything, rest = ols(frame), ols(frame[frame.arm != "a02"])
+    df = everything.df_resid - rest.df_resid
+    ratio = (everything.ssr - rest.ssr) / df / rest.mse_resid
+    assert rows.spread_p["a02"] == pytest.approx(stats.f.sf(ratio, df, rest.df_resid))
+
+
+def test_a_loud_arm_must_also_hold_by_its_own_pairs_and_others_are_left_alone() -> None:
+    frame = table(6, 5, rng=4)
+    loud = frame.val_bpb + (frame.val_bpb - 2 - frame.seed / 3) * 20 * (frame.arm == "a03")
+    frame = frame.assign(val_bpb=loud)
+    rows, pooled = compare_tested(frame, "a00"), compare(frame, "a00")
+    rows, pooled = rows.set_index("arm"), pooled.set_index("arm")
+    assert rows.spread["a03"] == "own"
+    assert rows.mdd["a03"] > pooled.mdd["a03"]
+    quiet = rows.index[rows.spread == "pooled"]
+    assert len(quiet)
+    same = ["diff", "ci_low", "ci_high", "p_adjusted", "mdd"]
+    pd.testing.assert_frame_equal(rows.loc[quiet, same], pooled.loc[quiet, same])
+    own = table(6, 5).groupby("arm").size()  # the design of the pairs: 5 contrasts, 4 degrees
+    pairs = frame.pivot(index="seed", columns="arm", values="val_bpb")
+    error = (pairs.a03 - pairs.a00).std() / np.sqrt(own["a03"])
+    joint = stats.multivariate_t(shape=np.full((5, 5), 0.5) + np.eye(5) / 2, df=4, seed=0)
+    box = np.full(5, (rows.ci_high["a03"] - rows["diff"]["a03"]) / error)
+    assert joint.cdf(box, lower_limit=-box, maxpts=50_000) == pytest.approx(0.95, abs=1e-3)
+
+
+@pytest.mark.parametrize("holes", [[], HOLES], ids=["complete", "holes"])
+def test_outliers_are_those_of_statsmodels_and_stay_in_the_table(
+    holes: list[tuple[int, int]],
+) -> None:
+    frame = table(6, 4, rng=2, holes=holes)
+    frame.loc[frame.index[-2], "val_bpb"] += 3
+    rows = compare_tested(frame, "a00")
+    reference = ols(frame).outlier_test(method="bonf")["bonf(p)"] < 0.05
+    flagged = frame[reference.to_numpy()].groupby("arm").seed.agg(lambda s: ", ".join(map(str, s)))
+    assert len(flagged)
+    assert rows.set_index("arm").outliers.replace("", np.nan).dropna().to_dict() == dict(flagged)
+    assert rows.n.sum() == len(frame)
+
+
 # Verdicts and shape.
 
 
 def test_there_is_one_row_per_arm_in_the_order_given() -> None:
     frame = table(4, 3, effects=(0, 5, -5))[::-1]
     rows = compare(frame, "a00")
-    assert list(rows) == COLUMNS
+    assert list(rows)[: len(COLUMNS)] == COLUMNS
     assert list(rows.arm) == ["a03", "a02", "a01", "a00"]
     assert list(rows.verdict) == ["unresolved", "better", "worse", "baseline"]
     assert rows.n.tolist() == [3] * 4
@@ -381,7 +429,9 @@ def test_a_metric_that_is_not_finite_is_a_missing_cell(value: float | None) -> N
     frame.loc[5, "val_bpb"] = value  # arm a01, seed 2
     rows = compare(frame, "a00")
     assert rows.n.tolist() == [3, 2, 3, 3]
-    pd.testing.assert_frame_equal(rows, compare(table(4, 3, holes=[(1, 2)]), "a00"))
+    assert rows.of.tolist() == [3, 3, 3, 3]
+    missing = compare(table(4, 3, holes=[(1, 2)]), "a00")
+    pd.testing.assert_frame_equal(rows.drop(columns="of"), missing.drop(columns="of"))
 
 
 def test_one_seed_resolves_nothing() -> None:
