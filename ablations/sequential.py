@@ -1,0 +1,75 @@
+"""Seeds as they are needed: looks at 4, 6 and 10, and further seeds only where nothing is resolved.
+
+Bonferroni over the looks: each compares at a third of the 5%, so that the chance of any false
+verdict at any look stays at or under 5%, whatever ties the looks together (Jennison and Turnbull,
+Group Sequential Methods, 2000, chapter 2, has the sharper bounds of the group-sequential kind).
+An arm that is resolved keeps its verdict and the numbers it was reached by; seeds it may have
+beyond that look are not used, so that the answer does not depend on what else was trained.
+"""
+
+import pandas as pd
+
+from ablations.effects import LEVEL, compare
+
+LOOKS = (4, 6, 10)
+"""Seeds an arm has when it is looked at."""
+
+
+def verdicts(
+    frame: pd.DataFrame, baseline: str, metric: str = "val_bpb", *, lower_is_better: bool = True
+) -> pd.DataFrame:
+    """The columns of `compare`, at the level of one look, and `look`: the seeds it was made at.
+
+    `look` is 0, and every verdict `unresolved`, before all arms have the seeds of the first look.
+    `frame` is as for `compare`; a row counts as asked for though its metric is missing.
+
+    Raises:
+        ValueError: as for `compare`.
+    """
+    return _looked(frame, baseline, metric, lower_is_better)[0]
+
+
+def wanted(
+    frame: pd.DataFrame, baseline: str, metric: str = "val_bpb", *, lower_is_better: bool = True
+) -> dict[str, int]:
+    """How many seeds each arm shall have next, in the order of first rows; empty when finished.
+
+    `frame` has a row for each arm at least, without a metric where nothing was trained yet. Only
+    unresolved arms, and with them the baseline, get more.
+    """
+    return _looked(frame, baseline, metric, lower_is_better)[1]
+
+
+def _looked(
+    frame: pd.DataFrame, baseline: str, metric: str, lower_is_better: bool
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    level = 1 - (1 - LEVEL) / len(LOOKS)
+    arms = list(frame.arm.unique())
+    seeds = sorted(frame.seed.unique())
+    resolved: dict[str, int] = {}
+    table: pd.DataFrame | None = None
+    for look in LOOKS:
+        going = [arm for arm in arms if arm not in resolved]
+        limit = {arm: set(seeds[: resolved.get(arm, look)]) for arm in arms}
+        used = [seed in limit[arm] for arm, seed in zip(frame.arm, frame.seed, strict=True)]
+        seen = frame[used]
+        asked = seen.groupby("arm").size().reindex(arms, fill_value=0)
+        if any(asked[arm] < look for arm in going):
+            if table is None:
+                table = compare(frame, baseline, metric, lower_is_better=lower_is_better)
+                table.loc[table.arm != baseline, "verdict"] = "unresolved"
+                table["look"] = 0
+            return table, dict.fromkeys(going, look)
+        found = compare(seen, baseline, metric, lower_is_better=lower_is_better, level=level)
+        found["look"] = look
+        if table is not None:
+            kept = found.arm.isin(resolved)
+            found = pd.concat([found[~kept], table[table.arm.isin(resolved)]])
+            found = found.set_index("arm").loc[arms].reset_index()
+        table = found
+        for arm in table.arm[table.verdict.isin(["better", "worse"])]:
+            resolved.setdefault(arm, look)
+        if all(arm in resolved for arm in arms if arm != baseline):
+            break
+    assert table is not None, "there is a first look"
+    return table, {}

@@ -1,0 +1,71 @@
+"""`ablations.sequential`: who gets further seeds, and what it costs in false verdicts."""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ablations.effects import compare
+from ablations.sequential import LOOKS, verdicts, wanted
+
+
+def table(seeds: dict[str, int], rng: int = 0, **effects: float) -> pd.DataFrame:
+    errors = np.random.default_rng(rng).normal(size=(len(seeds), max(LOOKS)))
+    rows = [
+        (arm, seed, 5 + seed / 3 + effects.get(arm, 0) + errors[row, seed])
+        for row, (arm, n) in enumerate(seeds.items())
+        for seed in range(n)
+    ]
+    return pd.DataFrame(rows, columns=["arm", "seed", "val_bpb"])
+
+
+def test_every_arm_gets_the_seeds_of_the_first_look() -> None:
+    assert wanted(table({"base": 1, "a": 4}), "base") == {"base": 4, "a": 4}
+    early = verdicts(table({"base": 3, "a": 3}, a=-99), "base")
+    assert list(early.verdict) == ["baseline", "unresolved"]
+
+
+def test_only_unresolved_arms_and_the_baseline_get_more() -> None:
+    frame = table({"base": 4, "a": 4, "far": 4}, far=-50)
+    assert wanted(frame, "base") == {"base": 6, "a": 6}
+    more = table({"base": 6, "a": 6, "far": 4}, far=-50)
+    assert wanted(more, "base") == {"base": 10, "a": 10}
+    last = table({"base": 10, "a": 10, "far": 4}, far=-50)
+    assert wanted(last, "base") == {}
+    rows = verdicts(last, "base").set_index("arm")
+    assert rows.verdict["far"] == "better"
+    assert rows.look.to_dict() == {"base": 10, "a": 10, "far": 4}
+
+
+def test_a_verdict_and_its_numbers_stay_and_surplus_seeds_change_nothing() -> None:
+    first = verdicts(table({"base": 4, "a": 4, "far": 4}, far=-50), "base").set_index("arm")
+    last = verdicts(table({"base": 10, "a": 10, "far": 4}, far=-50), "base").set_index("arm")
+    more = verdicts(table({"base": 10, "a": 10, "far": 10}, far=-50), "base").set_index("arm")
+    pd.testing.assert_series_equal(first.loc["far"], last.loc["far"])
+    pd.testing.assert_frame_equal(last, more)
+
+
+def test_a_look_compares_at_a_third_of_five_per_cent() -> None:
+    frame = table({"base": 4, "a": 4, "b": 4})
+    reference = compare(frame, "base", level=1 - 0.05 / 3)
+    pd.testing.assert_frame_equal(verdicts(frame, "base").drop(columns="look"), reference)
+
+
+def test_five_seeds_are_looked_at_as_four_and_a_diverged_run_was_asked_for() -> None:
+    five = table({"base": 5, "a": 5})
+    pd.testing.assert_frame_equal(
+        verdicts(five, "base"), verdicts(table({"base": 4, "a": 4}), "base")
+    )
+    five.loc[6, "val_bpb"] = np.nan
+    rows = verdicts(five, "base").set_index("arm")
+    assert (rows.n["a"], rows.of["a"]) == (3, 4)
+    assert wanted(five, "base") == {"base": 6, "a": 6}
+
+
+def test_false_verdicts_over_all_looks_stay_under_five_per_cent() -> None:
+    tables = 300
+    seeds = dict.fromkeys(("base", "a", "b", "c"), max(LOOKS))
+    wrong = sum(
+        verdicts(table(seeds, rng), "base").verdict.isin(["better", "worse"]).any()
+        for rng in range(tables)
+    )
+    assert stats.binomtest(int(wrong), tables, 0.05, "greater").pvalue > 0.01, wrong
