@@ -8,9 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ablations.config import CONFIRM, AblationConfig
+from ablations.config import CONFIRM, POWER, AblationConfig
 from ablations.confirm import confirmation
 from ablations.plan import TableWork
+from ablations.sequential import LOOKS
 from ablations.table import Table, TableFile, table_names
 from search.config import SamplerConfig
 from search.data import Data, require_tokens
@@ -29,6 +30,9 @@ def main(config: AblationConfig) -> None:
     if config.table == "help":
         with one_line_errors():
             print("\n\n".join(describe_table(name, config) for name in table_names()))
+        return
+    if config.table == POWER:
+        make_report([f"table={POWER}", f"outputs={config.outputs}"])
         return
     names = table_names() if config.table == "all" else [str(config.table)]
     for name in names:
@@ -75,6 +79,18 @@ class Comparison(Story[AblationConfig, TableWork]):
         """Of cells that the table has now."""
         return [a for a in super().attempts() if a.key is None or a.key in self.work.cells]
 
+    def estimate(self) -> str:
+        self.look()
+        return super().estimate()
+
+    def describe(self, finished: bool) -> None:
+        self.look()
+        super().describe(finished)
+
+    def look(self) -> None:
+        """Narrow what is left to the seeds that are wanted as yet."""
+        self.work = self.work.after(self.attempts(), self.job.since)
+
     def train(self) -> Any:
         if not self.config.train:
             self.expected = replace(self.expected, runs=0)
@@ -83,7 +99,7 @@ class Comparison(Story[AblationConfig, TableWork]):
     def headline(self) -> str:
         table = self.work.table
         arms = sum(len(panel.arms) for panel in table.panels)
-        return f"table {table.name}: {arms} arms, {table.seeds} seeds each"
+        return f"table {table.name}: {arms} arms, {seeds_words(table)}"
 
     def facts(self) -> dict[str, Any]:
         return {"table": table_facts(self.work.table), "places": list(self.work.places())}
@@ -99,6 +115,13 @@ class Comparison(Story[AblationConfig, TableWork]):
     @property
     def kept_arms(self) -> int:
         return 1
+
+
+def seeds_words(table: Table) -> str:
+    """How many seeds each arm gets."""
+    if table.auto:
+        return f"{LOOKS[0]} seeds each, up to {LOOKS[-1]} where nothing is resolved"
+    return f"{table.seeds} seeds each"
 
 
 def _require_vocabulary(table: Table, vocab_size: int) -> None:
@@ -140,6 +163,7 @@ def table_facts(table: Table) -> dict[str, Any]:
         "name": table.name,
         "caption": table.caption,
         "seeds": table.seeds,
+        "auto": table.auto,
         "panels": [
             {
                 "name": panel.name,
@@ -172,7 +196,7 @@ def describe_table(name: str, config: AblationConfig) -> str:
         )
     except ValueError as error:
         return f"{name}: {file.caption}\n  {error}"
-    work = TableWork(table=table, data_fingerprint="")
+    work = TableWork(table=table, data_fingerprint="").after([], 0)
     placement = settle(share_cores(config.placement, config.workers), work.typical)
     whole = estimate(work, 0, config.workers, placement, Path(config.runs), 0)
     lines = [f"{name}: {table.caption}"]
@@ -180,7 +204,7 @@ def describe_table(name: str, config: AblationConfig) -> str:
         arms = ", ".join(arm.name for arm in panel.arms)
         lines.append(f"  {panel.name or 'arms'} ({panel.budget}): {arms}")
     lines.append(
-        f"  {work.total} runs with {table.seeds} seeds, {count(whole.tokens)} tokens, about "
+        f"  {work.total} runs with {seeds_words(table)}, {count(whole.tokens)} tokens, about "
         f"{duration(whole.seconds)} here ({whole.basis})"
     )
     return "\n".join(lines)

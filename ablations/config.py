@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablations.sequential import AUTO
 from search.config import StudyConfig, require_at_least, require_name
 
 SCALES = ("proxy", "paper")
-CONFIRM = "confirm"
-"""The table that no file describes."""
+CONFIRM, POWER = "confirm", "power"
+"""The tables that no file describes; for the second nothing is trained."""
 
 
 @dataclass(kw_only=True)
@@ -19,7 +20,8 @@ class AblationConfig(StudyConfig):
     scale: str = "proxy"
     budget: str | None = None
     seeds: Any = None
-    """Whole number of at least 1. Default: the table's."""
+    """Whole number of at least 1, or `auto`: 4, and 6 or 10 of arms that are not resolved by them.
+    Default: the table's."""
     called: str | None = None
     study: str | None = None
     """`table=confirm`: the search whose best candidates are run again."""
@@ -33,9 +35,9 @@ class AblationConfig(StudyConfig):
             raise ValueError("table must name a table, but got none; table=help lists them")
         if self.scale not in SCALES:
             raise ValueError(f"scale must be one of {', '.join(SCALES)}, but got {self.scale!r}")
-        if self.seeds is not None:
+        if self.seeds not in (None, AUTO):
             if type(self.seeds) is not int:
-                raise ValueError(f"seeds must be a whole number, but got {self.seeds!r}")
+                raise ValueError(f"seeds must be a whole number or auto, but got {self.seeds!r}")
             require_at_least(1, seeds=self.seeds)
         if self.called is not None:
             require_name("called", self.called)

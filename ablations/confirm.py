@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ablations.table import Arm, Panel, Table
+from ablations.table import Arm, Panel, Table, seeds_of
 from search.plan import Attempt, best_runs
 from search.record import Recipe, read_record
 from space.budget import Budget
@@ -18,7 +18,12 @@ SEEDS = 5
 
 
 def confirmation(
-    study: str | None, top: int, seeds: int | None, outputs: Path, runs: Path, recipe: Recipe | None
+    study: str | None,
+    top: int,
+    seeds: int | str | None,
+    outputs: Path,
+    runs: Path,
+    recipe: Recipe | None,
 ) -> tuple[Table, int]:
     """The table of the best `top` candidates of a search against its baseline, with the search's
     own recipe; and its first seed, the first that the search has not used.
@@ -51,7 +56,9 @@ def confirmation(
         arms=tuple(_named_apart(arms)),
     )
     caption = f"The best candidates of {study} and its baseline over fresh seeds."
-    table = Table(name=f"confirm_{study}", caption=caption, seeds=seeds or SEEDS, panels=(panel,))
+    table = Table(
+        name=f"confirm_{study}", caption=caption, panels=(panel,), **seeds_of(seeds or SEEDS)
+    )
     return table, 1 + max(t["seed"] for t in content["trials"] if t["seed"] is not None)
 
 

@@ -1,10 +1,13 @@
 """What a table trains: its cells, each the run of an arm with a seed."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
+import pandas as pd
+
+from ablations.sequential import looked
 from ablations.table import Arm, Table
 from search.plan import Attempt, Cell, Step, distinct, is_open
 from search.record import Run
@@ -22,6 +25,8 @@ class TableWork:
     table: Table
     data_fingerprint: str
     first_seed: int = 0
+    limits: Mapping[tuple[str, str], int] | None = None
+    """Seeds that each panel's arms shall have as yet, where they are given as they are needed."""
 
     def __post_init__(self) -> None:
         for panel in self.table.panels:
@@ -37,14 +42,17 @@ class TableWork:
 
     @cached_property
     def cells(self) -> dict[str, Cell]:
-        """What is to be trained, by key of the run: seed after seed, all arms of each."""
+        """What may have to be trained, by key of the run: seed after seed, all arms of each."""
         found: dict[str, Cell] = {}
-        for seed in self.seeds:
-            for panel in self.table.panels:
-                for arm in panel.arms:
-                    params = {"panel": panel.name, "arm": arm.name}
-                    found.setdefault(self._run(arm, seed).key, Cell(params=params, seed=seed))
+        for place in self._all_places:
+            params = {"panel": place["panel"], "arm": place["arm"]}
+            found.setdefault(place["key"], Cell(params=params, seed=place["seed"]))
         return found
+
+    @cached_property
+    def wanted(self) -> dict[str, Cell]:
+        """Those of `cells` that shall be trained as yet, by key of the run."""
+        return {place["key"]: self.cells[place["key"]] for place in self.places()}
 
     @property
     def seeds(self) -> range:
@@ -52,19 +60,52 @@ class TableWork:
         return range(self.first_seed, self.first_seed + self.table.seeds)
 
     def places(self) -> Iterator[dict[str, Any]]:
-        """Every place of the table: panel, arm, seed, and the key of the run in it."""
+        """Every place of the table as yet: panel, arm, seed, and the key of the run in it."""
+        for place in self._all_places:
+            if self.limits is None or place["seed"] - self.first_seed < self.limits.get(
+                (place["panel"], place["arm"]), 0
+            ):
+                yield place
+
+    @cached_property
+    def _all_places(self) -> list[dict[str, Any]]:
+        return [
+            {"panel": panel.name, "arm": arm.name, "seed": seed, "key": self._run(arm, seed).key}
+            for seed in self.seeds
+            for panel in self.table.panels
+            for arm in panel.arms
+        ]
+
+    def after(self, attempts: Sequence[Attempt], since: int) -> Self:
+        """This work once it is known what these trials show: only that limits the seeds."""
+        if not self.table.auto:
+            return self
+        runs = {run.key: run for run in distinct(attempts)}
+        ended = {
+            key: run.value
+            for key, run in runs.items()
+            if not (run.busy or is_open(run, attempts, since))
+        }
+        frame = pd.DataFrame(self._all_places).assign(
+            done=lambda all_: all_.key.isin(ended),
+            value=lambda all_: all_.key.map(ended).astype(float),
+        )
+        limits: dict[tuple[str, str], int] = {}
         for panel in self.table.panels:
-            for arm in panel.arms:
-                for seed in self.seeds:
-                    key = self._run(arm, seed).key
-                    yield {"panel": panel.name, "arm": arm.name, "seed": seed, "key": key}
+            mine = frame[frame.panel == panel.name]
+            rows, more = looked(mine, panel.baseline, "value")
+            for arm, look in zip(rows.arm, rows["look"], strict=True):
+                limits[panel.name, arm] = more.get(arm, look)
+        return replace(self, limits=limits)
 
     def next(self, attempts: Sequence[Attempt], since: int) -> Cell | Step:
         runs = {run.key: run for run in distinct(attempts)}
-        for key, cell in self.cells.items():
+        asked = self.after(attempts, since).wanted
+        for key, cell in asked.items():
             if key not in runs or is_open(runs[key], attempts, since):
                 return cell
-        return Step.DONE
+        undecided = self.table.auto and any(runs[key].busy for key in asked)
+        return Step.WAIT if undecided else Step.DONE
 
     def suggest(self, trial: Any) -> dict[str, Any]:
         """All cells are enqueued. Optuna's own parameters could not grow by an arm."""
@@ -84,12 +125,12 @@ class TableWork:
 
     @cached_property
     def runs(self) -> list[Run]:
-        """All of them."""
-        return [self.run(cell.params, cell.seed) for cell in self.cells.values()]
+        """Those that are wanted."""
+        return [self.run(cell.params, cell.seed) for cell in self.wanted.values()]
 
     @property
     def total(self) -> int:
-        return len(self.cells)
+        return len(self.wanted)
 
     @property
     def tokens(self) -> float:

@@ -11,6 +11,8 @@ import pandas as pd
 
 from ablations.effects import LEVEL, compare
 
+AUTO = "auto"
+"""As a number of seeds: as many as these looks ask for."""
 LOOKS = (4, 6, 10)
 """Seeds an arm has when it is looked at."""
 
@@ -21,12 +23,13 @@ def verdicts(
     """The columns of `compare`, at the level of one look, and `look`: the seeds it was made at.
 
     `look` is 0, and every verdict `unresolved`, before all arms have the seeds of the first look.
-    `frame` is as for `compare`; a row counts as asked for though its metric is missing.
+    `frame` is as for `compare`; a row counts as asked for though its metric is missing, unless it
+    has a column `done` that says that its run has not ended.
 
     Raises:
         ValueError: as for `compare`.
     """
-    return _looked(frame, baseline, metric, lower_is_better)[0]
+    return looked(frame, baseline, metric, lower_is_better)[0]
 
 
 def wanted(
@@ -34,18 +37,20 @@ def wanted(
 ) -> dict[str, int]:
     """How many seeds each arm shall have next, in the order of first rows; empty when finished.
 
-    `frame` has a row for each arm at least, without a metric where nothing was trained yet. Only
-    unresolved arms, and with them the baseline, get more.
+    `frame` is as for `verdicts`, with a row for each arm at least. Only unresolved arms, and with
+    them the baseline, get more.
     """
-    return _looked(frame, baseline, metric, lower_is_better)[1]
+    return looked(frame, baseline, metric, lower_is_better)[1]
 
 
-def _looked(
-    frame: pd.DataFrame, baseline: str, metric: str, lower_is_better: bool
+def looked(
+    frame: pd.DataFrame, baseline: str, metric: str = "val_bpb", lower_is_better: bool = True
 ) -> tuple[pd.DataFrame, dict[str, int]]:
+    """`verdicts` and `wanted` at once."""
     level = 1 - (1 - LEVEL) / len(LOOKS)
     arms = list(frame.arm.unique())
     seeds = sorted(frame.seed.unique())
+    done = frame.done if "done" in frame else pd.Series(True, frame.index)
     resolved: dict[str, int] = {}
     table: pd.DataFrame | None = None
     for look in LOOKS:
@@ -53,7 +58,7 @@ def _looked(
         limit = {arm: set(seeds[: resolved.get(arm, look)]) for arm in arms}
         used = [seed in limit[arm] for arm, seed in zip(frame.arm, frame.seed, strict=True)]
         seen = frame[used]
-        asked = seen.groupby("arm").size().reindex(arms, fill_value=0)
+        asked = done[used].groupby(seen.arm).sum().reindex(arms, fill_value=0)
         if any(asked[arm] < look for arm in going):
             if table is None:
                 table = compare(frame, baseline, metric, lower_is_better=lower_is_better)

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import yaml
 
+from ablations.sequential import AUTO, LOOKS
 from search.record import Recipe
 from space.arch import Architecture
 from space.axes import parse_sharing
@@ -59,7 +60,10 @@ class Table:
     name: str
     caption: str
     seeds: int
+    """Of each arm; at most, if they are given as they are needed."""
     panels: tuple[Panel, ...]
+    auto: bool = False
+    """Seeds are given as they are needed: see `ablations.sequential`."""
 
     def panel(self, name: str) -> Panel:
         """The panel of this name."""
@@ -73,7 +77,8 @@ class TableFile:
     name: str
     caption: str
     budget: str = "1m"
-    seeds: int = 5
+    seeds: int | str = 5
+    """Or `auto`."""
     proxy: list[Any] = field(default_factory=list)
     """Panels with the paper's proportions, on the budget."""
     paper: list[Any] = field(default_factory=list)
@@ -90,7 +95,7 @@ class TableFile:
         if path.suffix not in (".yaml", ".yml"):
             path = TABLES / f"{name}.yaml"
         if not path.is_file():
-            known = ", ".join([*table_names(), "all", "help", "confirm"])
+            known = ", ".join([*table_names(), "all", "help", "confirm", "power"])
             raise ValueError(f"table must be one of {known}, or a path, but got {name!r}")
         values = yaml.safe_load(path.read_text())
         known_keys = {f.name for f in fields(cls)} - {"name"}
@@ -108,7 +113,7 @@ class TableFile:
         vocab_size: int,
         *,
         budget: str | None = None,
-        seeds: int | None = None,
+        seeds: int | str | None = None,
     ) -> Table:
         """The table with its architectures.
 
@@ -128,8 +133,24 @@ class TableFile:
         if len({panel.name for panel in made}) < len(made):
             raise ValueError(f"panels of table {self.name} must have names of their own")
         return Table(
-            name=self.name, caption=self.caption, seeds=seeds or self.seeds, panels=tuple(made)
+            name=self.name,
+            caption=self.caption,
+            panels=tuple(made),
+            **seeds_of(seeds or self.seeds),
         )
+
+
+def seeds_of(given: int | str) -> dict[str, Any]:
+    """What a table says of its seeds, for a number or `auto`.
+
+    Raises:
+        ValueError: neither.
+    """
+    if given == AUTO:
+        return {"seeds": max(LOOKS), "auto": True}
+    if type(given) is not int or given < 1:
+        raise ValueError(f"seeds of a table must be at least 1, or auto, but got {given!r}")
+    return {"seeds": given, "auto": False}
 
 
 def table_names() -> list[str]:

@@ -9,10 +9,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import ablation, figures, page, tables
+from reports import ablation, calibration, figures, page, tables
 from reports.answer import answer, weigh
 from reports.study import Study, read_study
 from space.cli import one_line_errors, verb
+
+POWER = "power"
+"""The table that needs no runs."""
 
 
 @dataclass
@@ -47,12 +50,25 @@ def main(config: ReportsConfig) -> None:
 
 
 def _remake_table(config: ReportsConfig, name: str) -> None:
+    folder = Path(config.outputs) / "tables" / name
     with one_line_errors():
+        if name == POWER:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder, calibration.power_files())
+            print(f"table: {folder / 'table.md'}")
+            return
         report = ablation.read_table(name, config.outputs, config.runs)
-        for file, content in ablation.render(report).items():
-            replace(report.folder / file, content)
+        _write(folder, ablation.render(report))
+        if calibration.is_aa_test(report):
+            _write(folder, calibration.aa_files(report))
+            print(f"calibration: {folder / 'calibration.md'}")
     print(ablation.summary(report))
-    print(f"table: {report.folder / 'table.html'}")
+    print(f"table: {folder / 'table.html'}")
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    for file, content in files.items():
+        replace(folder / file, content)
 
 
 def render(study: Study) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ import jinja2
 import pandas as pd
 
 from ablations.effects import compare
+from ablations.sequential import verdicts
 from reports.tables import (
     Cell,
     Column,
@@ -64,10 +65,34 @@ COLUMNS = (
         "minimum detectable difference: a true one as large gets a verdict with 80% power",
     ),
     Column("verdict", "verdict", str, "unresolved where the interval contains zero", False),
+    Column("look", "look", whole, "seeds of the look at which verdict and numbers were reached"),
+    Column(
+        "spread",
+        "spread",
+        str,
+        "own: the arm or the baseline spreads more than the others (F test, 5% of tables), and the "
+        "interval is the wider of the pooled one and that of these pairs alone",
+        False,
+    ),
+    Column("outliers", "outliers", str, "seeds far from the model, flagged and kept", False),
     Column("published", "published", decimals(1), "the source's average; higher is better"),
     Column("direction", "direction", str, "whether ours and the published one agree", False),
 )
-MEASURED = ("of", "mean", "sd", "diff", "interval", "p_adjusted", "mdd", "verdict", "direction")
+NOT_RUN = "not run"
+MEASURED = (
+    "of",
+    "mean",
+    "sd",
+    "diff",
+    "interval",
+    "p_adjusted",
+    "mdd",
+    "verdict",
+    "look",
+    "spread",
+    "outliers",
+    "direction",
+)
 COLORS = {"better": "#2f9a78", "worse": "#b9505f", "unresolved": "#63666b", "baseline": "#1c1d1f"}
 
 
@@ -95,6 +120,8 @@ class Report:
     panels: tuple[Panel, ...]
     cells: pd.DataFrame
     """`panel arm seed key status reason` and the metric, one row a cell."""
+    equal_arms: bool = False
+    """All arms are one thing but for their initial weights: any verdict is a false one."""
 
 
 def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
@@ -120,14 +147,26 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
     reasons = {trial["key"]: trial.get("reason") for trial in content["trials"]}
     rows = [_cell(place, where, metric, reasons) for place in places]
     cells = pd.DataFrame(rows)
-    panels = tuple(_panel(p, cells[cells.panel == p["name"]], metric) for p in table["panels"])
-    return Report(path.parent, name, table["caption"], metric, panels, cells)
+    auto = table.get("auto", False)
+    panels = tuple(
+        _panel(p, cells[cells.panel == p["name"]], metric, auto) for p in table["panels"]
+    )
+    things = [(arm["architecture"], arm["recipe"]) for p in table["panels"] for arm in p["arms"]]
+    return Report(
+        folder=path.parent,
+        name=name,
+        caption=table["caption"],
+        metric=metric,
+        panels=panels,
+        cells=cells,
+        equal_arms=all(thing == things[0] for thing in things),
+    )
 
 
 def _cell(
     place: dict[str, Any], runs: Path, metric: str, reasons: dict[str, str | None]
 ) -> dict[str, Any]:
-    blank = {metric: math.nan, "status": "not run", "reason": reasons.get(place["key"])}
+    blank = {metric: math.nan, "status": NOT_RUN, "reason": reasons.get(place["key"])}
     try:
         record = read_record(runs / place["key"])
     except (CorruptRecord, OSError) as error:
@@ -140,9 +179,14 @@ def _cell(
     return {**place, **ended, metric: value if usable else math.nan}
 
 
-def _panel(content: dict[str, Any], cells: pd.DataFrame, metric: str) -> Panel:
+def _panel(content: dict[str, Any], cells: pd.DataFrame, metric: str, auto: bool) -> Panel:
     arms = pd.DataFrame([_costs(arm, content["budget"]) for arm in content["arms"]])
-    effects = compare(cells, baseline=content["baseline"], metric=metric)
+    if auto:
+        effects = verdicts(cells.assign(done=cells.status != NOT_RUN), content["baseline"], metric)
+    else:
+        effects = compare(cells, baseline=content["baseline"], metric=metric)
+    effects["spread"] = effects.spread.where(effects.spread == "own")
+    effects["outliers"] = effects.outliers.where(effects.outliers != "")
     rows = arms.merge(effects, on="arm")
     asked = cells.groupby("arm").seed.count()
     rows["asked"] = rows.arm.map(asked)

@@ -3,14 +3,18 @@
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from study_fixtures import TINY, environment, records, run, write_text
 
 from ablations.plan import TableWork
 from ablations.table import TableFile, table_names
+from search.plan import Attempt, Cell, Step
 from search.record import Recipe
 from space.budget import MAX_DEVIATION
 from space.cost import cost, num_norms
@@ -96,6 +100,54 @@ def test_equal_flops_means_equal_flops() -> None:
     assert max(params) / min(params) < 1.003
 
 
+def told(work: TableWork, value: "dict[str, float]", run: int) -> "list[Attempt]":
+    """Trials of a study whose workers did all that `work` asked for, with an arm's own value."""
+    attempts: list[Attempt] = []
+    rng = np.random.default_rng(run)
+    while isinstance(cell := work.next(attempts, 0), Cell):
+        key = work.run(cell.params, cell.seed).key
+        attempts.append(
+            Attempt(
+                number=len(attempts),
+                state="COMPLETE",
+                params=cell.params,
+                key=key,
+                seed=cell.seed,
+                value=value.get(cell.params["arm"], 0.0) + rng.normal(0, 0.01),
+                status="finished",
+            )
+        )
+    assert cell is Step.DONE
+    return attempts
+
+
+def small_work(tmp_path: Path, arms: str = "") -> TableWork:
+    path = tmp_path / "small.yaml"
+    path.write_text(TABLE.replace("seeds: 2", "seeds: auto") + arms)
+    table = TableFile.read(str(path)).table("proxy", RECIPE, 300)
+    return TableWork(table=table, data_fingerprint="a", first_seed=7)
+
+
+def test_seeds_are_given_as_they_are_needed(tmp_path: Path) -> None:
+    work = small_work(tmp_path, "      cycle: {sharing: cycle x2}\n")
+    attempts = told(work, {"immediate": -5.0}, run=1)
+    runs = Counter(a.params["arm"] for a in attempts)
+    assert runs == {"none": 10, "immediate": 4, "cycle": 10}
+    assert {a.seed for a in attempts} == set(range(7, 17))
+    after = work.after(attempts, 0)
+    assert after.total == len(attempts)
+    assert {p["key"] for p in after.places()} == {a.key for a in attempts}
+    assert work.after([], 0).total == 3 * 4
+
+
+def test_a_look_waits_for_the_runs_in_progress(tmp_path: Path) -> None:
+    work = small_work(tmp_path)
+    attempts = told(work, {}, run=0)[:8]
+    assert isinstance(work.next(attempts, 0), Cell)
+    attempts[-1] = replace(attempts[-1], state="RUNNING", value=None, status=None)
+    assert work.next(attempts, 0) is Step.WAIT
+
+
 @pytest.mark.slow
 def test_a_table_is_made_once_and_regenerated_byte_for_byte(tmp_path: Path) -> None:
     made = make(tmp_path)
@@ -144,6 +196,7 @@ def test_a_search_is_confirmed_over_fresh_seeds_and_its_report_says_so(tmp_path:
     [
         ("table=nonsense", "table must be one of"),
         ("seeds=0", "seeds must be at least 1"),
+        ("seeds=many", "seeds must be a whole number or auto"),
         ("scale=large", "scale must be one of"),
     ],
 )
