@@ -12,8 +12,10 @@ import pandas as pd
 import pytest
 from study_fixtures import TINY, environment, records, run, write_text
 
+from ablations.__main__ import table_facts
 from ablations.plan import TableWork
 from ablations.table import TableFile, table_names
+from reports.ablation import _panel, table_rows
 from search.plan import Attempt, Cell, Step
 from search.record import Recipe
 from space.budget import MAX_DEVIATION
@@ -238,3 +240,27 @@ def test_latex_compiles(tmp_path: Path) -> None:
     )
     command = ["pdflatex", "-interaction=batchmode", "all.tex"]
     assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+
+
+def test_a_table_with_seeds_as_needed_shows_the_look_of_each_verdict(tmp_path: Path) -> None:
+    work = small_work(tmp_path, "      cycle: {sharing: cycle x2}\n")
+    attempts = told(work, {"immediate": -5.0}, run=1)
+    values = {a.key: a.value for a in attempts}
+    cells = pd.DataFrame(work.after(attempts, 0).places())
+    cells = cells.assign(val_bpb=cells.key.map(values), status="finished", reason=None)
+    facts = table_facts(work.table)
+    panel = _panel(facts["panels"][0], cells, "val_bpb", facts["auto"])
+    rows = panel.rows.set_index("arm")
+    assert rows["look"].to_dict() == {"none": 10, "immediate": 4, "cycle": 10}
+    assert rows.verdict.to_dict() == {
+        "none": "baseline",
+        "immediate": "better",
+        "cycle": "unresolved",
+    }
+    assert rows.of.to_dict() == {"none": "10", "immediate": "4", "cycle": "10"}
+    headings = [column.heading for column in table_rows(panel)[0]]
+    assert "look" in headings
+    assert "outliers" not in headings
+    half = cells.assign(status=["finished"] * 3 + ["not run"] * (len(cells) - 3))
+    early = _panel(facts["panels"][0], half, "val_bpb", auto=True)
+    assert set(early.rows.verdict) == {"baseline", "unresolved"}
