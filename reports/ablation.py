@@ -281,9 +281,13 @@ def markdown(report: Report) -> str:
         columns, rows = table_rows(panel)
         parts.append(f"{_title(panel)}\n\n{markdown_table(columns, rows)}")
         parts += [f"No result: {text}.\n" for text in panel.missing]
-    shown = {c.name: c for panel in report.panels for c in table_rows(panel)[0]}
-    parts.append("".join(f"- **{c.heading}**: {c.hint}\n" for c in shown.values()))
+    parts.append("".join(f"- **{c.heading}**: {c.hint}\n" for c in shown_columns(report)))
     return "\n".join(parts)
+
+
+def shown_columns(report: Report) -> list[Column]:
+    """Every column that some panel shows, once."""
+    return list({c.name: c for panel in report.panels for c in table_rows(panel)[0]}.values())
 
 
 def _title(panel: Panel) -> str:
@@ -306,6 +310,11 @@ def latex(report: Report) -> str:
             "\\end{table}",
             "",
         ]
+    told = [
+        f"\\textbf{{{escape(column.heading)}}}: {escape(column.hint)}."
+        for column in shown_columns(report)
+    ]
+    lines += ["{\\footnotesize\\noindent", *told, "\\par}", ""]
     return "\n".join(lines)
 
 
@@ -334,13 +343,12 @@ def html(report: Report) -> str:
         keep_trailing_newline=True,
     )
     picture = base64.b64encode(forest(report, "svg")).decode()
-    shown = {c.name: c for panel in report.panels for c in table_rows(panel)[0]}
     return environment.get_template("table.html.j2").render(
         report=report,
         panels=[
             (panel, _title(panel).replace("**", ""), *table_rows(panel)) for panel in report.panels
         ],
-        columns=list(shown.values()),
+        columns=shown_columns(report),
         picture=picture,
     )
 
