@@ -55,7 +55,11 @@ COLUMNS = (
     Column("sd", "sd", decimals(4), "the arm's own standard deviation over seeds"),
     Column("diff", "difference", signed(4), "to the baseline at equal seeds; negative is better"),
     Column(
-        "interval", "95% interval", str, "of the difference; all of a panel hold together", False
+        "interval",
+        "95% interval",
+        str,
+        "of the difference; all of a panel hold together, over all looks",
+        False,
     ),
     Column("p_adjusted", "adj. p", probability, "adjusted for all comparisons of the panel"),
     Column(
