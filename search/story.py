@@ -273,7 +273,7 @@ class Story(ABC, Generic[C, W]):
         """The count of runs so far."""
         runs = distinct(self.attempts())
         tally = Tally(
-            total=self.work.total,
+            total=self.job.work.total,
             metric=self.job.metric,
             done=sum(run.state == "COMPLETE" for run in runs),
             pruned=sum(run.state == "PRUNED" for run in runs),

@@ -1,5 +1,6 @@
 """`python -m ablations`: tables from YAML, their cells, what they leave, and what is refused."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -173,6 +174,35 @@ def test_a_table_is_made_once_and_regenerated_byte_for_byte(tmp_path: Path) -> N
     assert other.returncode == 2
     assert "recipe.lr was 0.003, is 0.004" in other.stderr
     assert "called=NAME" in other.stderr
+
+
+@pytest.mark.slow
+def test_seeds_as_needed_end_and_are_asked_for_once(tmp_path: Path) -> None:
+    made = make(tmp_path, "seeds=auto")
+    assert made.returncode == 0, made.stderr
+    assert "4 seeds each, up to 10" in made.stdout
+    frame = pd.read_csv(tmp_path / "outputs" / "tables" / "small" / "table.csv")
+    runs = frame.set_index("arm").runs.str.split().str.len()
+    assert set(frame["look"]) == set(runs) <= {4, 6, 10}
+    assert len(records(tmp_path)) == runs.sum()
+    again = make(tmp_path, "seeds=auto")
+    assert f"{runs.sum()} of {runs.sum()} runs done" in again.stdout
+    assert len(records(tmp_path)) == runs.sum()
+
+
+@pytest.mark.slow
+def test_equal_arms_leave_a_calibration(tmp_path: Path) -> None:
+    write_text(tmp_path)
+    table = TABLE.split("    arms:")[0].replace("none", "a") + (
+        "    arms:\n      a: {init_shift: 0}\n      b: {init_shift: 100}\n"
+        "      c: {init_shift: 200}\n"
+    )
+    (tmp_path / "small.yaml").write_text(table)
+    made = make(tmp_path)
+    assert made.returncode == 0, made.stderr
+    text = (tmp_path / "outputs" / "tables" / "small" / "calibration.md").read_text()
+    assert "| 3 | 2 | equal |" in text
+    assert re.search(r"\| verdicts \| [0-2] of 2 \|", text)
 
 
 @pytest.mark.slow
