@@ -1,6 +1,6 @@
 """How often `compare` errs, and how often it finds what is there: simulation in its own model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from ablations.effects import (
     _noncentrality,
     compare,
 )
-from ablations.sequential import LOOKS, verdicts
+from ablations.sequential import LOOKS
 
 TABLES, UNEQUAL_TABLES = 10_000, 2_000
 PLANTED = (0.5, 1.0, 2.0)
@@ -117,7 +117,11 @@ def sequential_aa_test(spread: Spread, arms: int, *, tables: int = TABLES, rng: 
     alpha = (1 - LEVEL) / len(LOOKS)
     looks = [_pooled_verdicts(values[:, :, :look], alpha).any(-1) for look in LOOKS]
     suspects = np.any(looks, axis=0)
-    return Rate(sum(bool(_resolved(table, verdicts).any()) for table in values[suspects]), tables)
+    wrong = sum(
+        any(_resolved(table[:, :look], 1 - alpha).any() for look in LOOKS)
+        for table in values[suspects]
+    )
+    return Rate(wrong, tables)
 
 
 def unequal(
@@ -199,14 +203,11 @@ def _pooled_verdicts(values: Array, alpha: float) -> NDArray[np.bool_]:
     return resolved
 
 
-def _resolved(
-    values: Array, weigh: Callable[[pd.DataFrame, str], pd.DataFrame] = compare
-) -> NDArray[np.bool_]:
+def _resolved(values: Array, level: float = LEVEL) -> NDArray[np.bool_]:
     """(A,) which arms of a table (A, S) have a verdict against the first."""
-    found: NDArray[np.bool_] = (
-        weigh(_frame(values), "a00").verdict.isin(["better", "worse"]).to_numpy()
-    )
-    return found
+    found = compare(_frame(values), "a00", level=level).verdict
+    resolved: NDArray[np.bool_] = found.isin(["better", "worse"]).to_numpy()
+    return resolved
 
 
 def _frame(values: Array) -> pd.DataFrame:
