@@ -41,9 +41,10 @@ def library() -> ctypes.CDLL:
     Raises:
         Unavailable: no compiler, or it failed.
     """
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    wanted = os.environ.get("CXX", "g++")
+    compiler = shutil.which(wanted)
     if compiler is None:
-        raise Unavailable("no g++ is installed")
+        raise Unavailable(f"no {wanted} is installed")
     flags = [*FLAGS, *ARITHMETIC, *([WIDE] if platform.machine() == "x86_64" else [])]
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     parts = (SOURCE.read_text(), version, " ".join(flags), _processor())
