@@ -27,6 +27,12 @@ class Config:
     space: SpaceConfig
     architecture: dict[str, Any] | None = None
     architecture_file: str | None = None
+    architecture_from: str | None = None
+    export: str | None = None
+    to: str | None = None
+    runs: str = "runs"
+    cache: str = ".cache/data"
+    tokenizer: str | None = None
     budget: str = "125m"
     vocab_size: int = 32000
     seq_len: int = 2048
@@ -36,8 +42,10 @@ class Config:
 
 @verb("space", Config)
 def main(config: Config) -> None:
-    """Print an architecture where one is asked for, and else the ladder of the space."""
+    """Export a model, or print an architecture where one is asked for, and else the ladder."""
     with one_line_errors():
+        if config.export is not None:
+            return _export(config.export, config)
         if config.format not in FORMATS:
             raise ValueError(
                 f"format must be one of {', '.join(FORMATS)}, but got {config.format!r}"
@@ -52,7 +60,20 @@ def main(config: Config) -> None:
     print(text)
 
 
+def _export(source: str, config: Config) -> None:
+    from space.hf import export_run  # torch; the ladder does without it
+
+    if config.to is None:
+        raise ValueError("to must name the folder that the export goes to; add to=FOLDER")
+    folder = export_run(source, config.to, config.runs, config.cache, config.tokenizer)
+    print(f"exported: {folder}")
+
+
 def _architecture(config: Config) -> Architecture | None:
+    if config.architecture_from is not None:
+        from space.hf import architecture_of
+
+        return architecture_of(config.architecture_from)
     if config.architecture_file is not None:
         return Architecture.from_yaml(config.architecture_file)
     if config.architecture is not None:
