@@ -6,8 +6,8 @@ bits per byte of the right answer, and `margin`, by how much the best wrong answ
 """
 
 import json
+import logging
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -63,7 +63,7 @@ class TaskScore:
 @verb("evaluate", EvaluateConfig)
 def main(config: EvaluateConfig) -> None:
     """Score the model, print the table and keep what it rests on."""
-    os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval has bars for each step of each task
+    logging.disable(logging.WARNING)  # lm-eval tells of each step of each task
     with one_line_errors():
         specs = chosen(config.tasks, config.only)
         tasks = build(specs, config.source, Path(config.package))
@@ -102,13 +102,19 @@ def open_model(config: EvaluateConfig) -> Any:
 def score(lm: Any, task: Any, source: str, limit: int | None = None) -> TaskScore:
     """Score one of lm-eval's tasks."""
     import lm_eval
+    from lm_eval.tasks import TaskManager
 
     started = time.perf_counter()
     result = lm_eval.simple_evaluate(
-        model=lm, tasks=[task], limit=limit, bootstrap_iters=0, log_samples=True
+        model=lm,
+        tasks=[task],
+        limit=limit,
+        bootstrap_iters=0,
+        log_samples=True,
+        task_manager=TaskManager(include_defaults=False),  # indexing all tasks takes seconds
     )
     name = task.config.task
-    documents = [_document(sample, result["configs"][name]) for sample in result["samples"][name]]
+    documents = [_document(sample, task) for sample in result["samples"][name]]
     metrics = [key for key in documents[0] if key != "doc"]
     values = {m: sum(d[m] for d in documents) / len(documents) for m in metrics}
     return TaskScore(
@@ -123,21 +129,22 @@ def score(lm: Any, task: Any, source: str, limit: int | None = None) -> TaskScor
     )
 
 
-def _document(sample: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+def _document(sample: dict[str, Any], task: Any) -> dict[str, Any]:
     """A document's metrics: lm-eval's, and the continuous ones where it has choices."""
     row: dict[str, Any] = {"doc": sample["doc_id"]}
     row |= {name: float(sample[name]) for name in sample["metrics"]}
-    if config["output_type"] == "multiple_choice":
-        row |= continuous(sample)
+    if task.config.output_type == "multiple_choice":
+        inputs = task.multiple_input  # WinoGrande's choices are contexts, its target is a text
+        right = task.doc_to_text(sample["doc"]) if inputs else sample["target"]
+        row |= continuous(sample, int(right))
     return row
 
 
-def continuous(sample: dict[str, Any]) -> dict[str, float]:
+def continuous(sample: dict[str, Any], right: int) -> dict[str, float]:
     """`bpb` and `margin` of one multiple-choice document, in bits per byte of the answer's text.
 
     The space before it is not counted: for ASCII the margin is positive where `acc_norm` is one.
     """
-    right = int(sample["target"])
     answers = [str(arguments[1]).strip() for arguments in sample["arguments"]]
     likelihoods = [float(response[0]) for response in sample["filtered_resps"]]
     bits = [

@@ -58,6 +58,10 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]
         options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         return list(self.tokenizer.encode(string, **options))
 
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """As `TemplateLM`, without its bar."""
+        return list(super().loglikelihood(requests, disable_tqdm=True))
+
     @torch.inference_mode()
     def _loglikelihood_tokens(
         self, requests: Sequence[Any], disable_tqdm: bool = False, **kwargs: Any

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -63,6 +64,7 @@ def main(config: Config) -> None:
 def _export(source: str, config: Config) -> None:
     from space.hf import export_run  # torch; the ladder does without it
 
+    logging.disable(logging.INFO)  # the hub's library tells of the temporary folder
     if config.to is None:
         raise ValueError("to must name the folder that the export goes to; add to=FOLDER")
     folder = export_run(source, config.to, config.runs, config.cache, config.tokenizer)
