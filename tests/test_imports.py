@@ -47,3 +47,14 @@ def test_counting_and_records_need_no_torch() -> None:
     modules = [*WITHOUT_TORCH, *STATISTICS]
     code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_only_evaluation_and_exports_wait_for_the_libraries_of_hugging_face() -> None:
+    verbs = ["space", "search", "search.run", "search.evaluate", "reports"]
+    modules = [*(f"{v}.__main__" if v in OURS else v for v in verbs), "search.worker", "space.hf"]
+    heavy = {"transformers", "lm_eval", "datasets", "huggingface_hub"}
+    code = f"import sys, {', '.join(modules)}; print(*({heavy} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
