@@ -5,6 +5,7 @@ gets two continuous ones, which tell small models apart where accuracy stays nea
 bits per byte of the right answer, and `margin`, by how much the best wrong answer needs more.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from search.paired import aligned, standard_error
 from search.record import write_atomically
 from search.tasks import PACKAGE, build, chosen
 from space.cli import fail, one_line_errors, verb
@@ -54,10 +56,10 @@ class TaskScore:
     values: dict[str, float]
     """Mean of each metric over the documents."""
     errors: dict[str, float]
-    """Standard error of each mean, documents taken as independent."""
+    """Standard error of each mean, clustered where the data set has groups."""
     seconds: float
     documents: list[dict[str, Any]] = field(repr=False)
-    """Each document's id and metrics."""
+    """Each document's id, hash, group and metrics: what `search.paired` compares."""
 
 
 @verb("evaluate", EvaluateConfig)
@@ -69,9 +71,9 @@ def main(config: EvaluateConfig) -> None:
         tasks = build(specs, config.source, Path(config.package))
         lm = open_model(config)
     scores = []
-    for task in tasks:
+    for spec, task in zip(specs, tasks, strict=True):
         try:
-            scores.append(score(lm, task, config.source, config.limit))
+            scores.append(score(lm, task, config.source, config.limit, spec.group))
         except ValueError as error:
             fail(error)
     print(table(scores))
@@ -99,8 +101,10 @@ def open_model(config: EvaluateConfig) -> Any:
     return DecoderLM(model, tokenizer, device)
 
 
-def score(lm: Any, task: Any, source: str, limit: int | None = None) -> TaskScore:
-    """Score one of lm-eval's tasks."""
+def score(
+    lm: Any, task: Any, source: str, limit: int | None = None, group: str | None = None
+) -> TaskScore:
+    """Score one of lm-eval's tasks, whose documents are grouped by a column of theirs."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -114,30 +118,35 @@ def score(lm: Any, task: Any, source: str, limit: int | None = None) -> TaskScor
         task_manager=TaskManager(include_defaults=False),  # indexing all tasks takes seconds
     )
     name = task.config.task
-    documents = [_document(sample, task) for sample in result["samples"][name]]
-    metrics = [key for key in documents[0] if key != "doc"]
-    values = {m: sum(d[m] for d in documents) / len(documents) for m in metrics}
+    documents = [_document(sample, task, group) for sample in result["samples"][name]]
+    groups = [document["group"] for document in documents]
+    values = {m: [d["values"][m] for d in documents] for m in documents[0]["values"]}
     return TaskScore(
         task=name,
         split=task.config.test_split or task.config.validation_split,
         source=source,
         n=len(documents),
-        values=values,
-        errors={m: _standard_error([d[m] for d in documents]) for m in metrics},
+        values={m: sum(found) / len(found) for m, found in values.items()},
+        errors={m: standard_error(found, groups) for m, found in values.items()},
         seconds=time.perf_counter() - started,
         documents=documents,
     )
 
 
-def _document(sample: dict[str, Any], task: Any) -> dict[str, Any]:
+def _document(sample: dict[str, Any], task: Any, group: str | None) -> dict[str, Any]:
     """A document's metrics: lm-eval's, and the continuous ones where it has choices."""
-    row: dict[str, Any] = {"doc": sample["doc_id"]}
-    row |= {name: float(sample[name]) for name in sample["metrics"]}
+    values = {name: float(sample[name]) for name in sample["metrics"]}
     if task.config.output_type == "multiple_choice":
         inputs = task.multiple_input  # WinoGrande's choices are contexts, its target is a text
         right = task.doc_to_text(sample["doc"]) if inputs else sample["target"]
-        row |= continuous(sample, int(right))
-    return row
+        values |= continuous(sample, int(right))
+    owner = str(sample["doc_id"] if group is None else sample["doc"][group])
+    return {
+        "doc": sample["doc_id"],
+        "hash": sample["doc_hash"],
+        "group": hashlib.sha256(owner.encode()).hexdigest()[:16],
+        "values": values,
+    }
 
 
 def continuous(sample: dict[str, Any], right: int) -> dict[str, float]:
@@ -155,14 +164,6 @@ def continuous(sample: dict[str, Any], right: int) -> dict[str, float]:
     return {"bpb": bits[right], "margin": min(wrong) - bits[right]}
 
 
-def _standard_error(values: list[float]) -> float:
-    n = len(values)
-    if n < 2:
-        return math.nan
-    mean = sum(values) / n
-    return math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
-
-
 def table(scores: list[TaskScore]) -> str:
     """A row a task: which split was scored, how many documents, each mean with its standard
     error."""
@@ -171,11 +172,7 @@ def table(scores: list[TaskScore]) -> str:
     for s in scores:
         cells = [f"{s.values[m]:.4f} ± {s.errors[m]:.4f}" if m in s.values else "" for m in metrics]
         rows.append([s.task, f"{s.split} ({s.source})", str(s.n), *cells, f"{s.seconds:.1f}"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return aligned(rows)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,9 @@ class TaskSpec:
     num_fewshot: int = 0
     columns: dict[str, str] | None = None
     """Whole-number columns that upstream's definition wants, by the package's name of them."""
+    group: str | None = None
+    """Column that is equal in documents which are not independent of each other, such as questions
+    about one passage; None: the data set has no groups."""
 
 
 def chosen(tasks: Mapping[str, Any], only: str | None = None) -> list[TaskSpec]:

@@ -1,0 +1,212 @@
+"""`python -m search.paired baseline=A.json candidate=B.json`: which of two models does better.
+
+Both files are what `search.evaluate … to=FILE` leaves. Each document is a pair, and documents that
+share a passage count as one cluster: Miller, Adding Error Bars to Evals (arXiv:2411.00640). A hard
+document is hard for both models; in their difference that cancels.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from space.cli import one_line_errors, verb
+
+LEVEL = 0.95
+POWER = 0.8
+LOWER_IS_BETTER = ("bpb",)
+
+
+@dataclass(kw_only=True)
+class PairedConfig:
+    """What `conf/paired.yaml` holds."""
+
+    baseline: str
+    candidate: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One metric of one task, the candidate's less the baseline's."""
+
+    task: str
+    metric: str
+    n: int
+    """Documents."""
+    groups: int
+    """Clusters of documents; n where the data set has none."""
+    baseline: float
+    candidate: float
+    diff: float
+    ci_low: float
+    ci_high: float
+    """Interval of `diff`; those of all tasks in this metric hold together with 95% (Bonferroni)."""
+    p_adjusted: float
+    """Two-sided, for as many comparisons as there are tasks with this metric."""
+    mdd: float
+    """Minimum detectable difference: if the true one is as large, a verdict comes four times in
+    five. It scales with the standard error found, so it is as uncertain as that."""
+    verdict: str
+    """`better`, `worse` or `unresolved`."""
+
+
+@verb("paired", PairedConfig)
+def main(config: PairedConfig) -> None:
+    """Print the comparison."""
+    with one_line_errors():
+        rows = compare(read(config.baseline), read(config.candidate))
+    print(table(rows))
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """The scores that `search.evaluate` left in a file.
+
+    Raises:
+        ValueError, OSError: there is no such file, or it holds something else.
+    """
+    try:
+        scores = json.loads(Path(path).read_text())
+        if all({"task", "source", "split", "documents"} <= score.keys() for score in scores):
+            return list(scores)
+    except (ValueError, AttributeError, TypeError):
+        pass
+    raise ValueError(f"{path} must be a file of scores, as search.evaluate to=FILE writes them")
+
+
+def compare(
+    baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]]
+) -> list[Difference]:
+    """A row for each metric of each task, the tasks in the order of the baseline's file.
+
+    Raises:
+        ValueError: the files have different tasks, or a task has different documents.
+    """
+    theirs = {score["task"]: score for score in candidate}
+    names = [score["task"] for score in baseline]
+    if set(names) != set(theirs):
+        raise ValueError(
+            f"both models must be scored in the same tasks, but one in {', '.join(names)}, the "
+            f"other in {', '.join(theirs)}; choose with only=…"
+        )
+    found = [row for score in baseline for row in _task(score, theirs[score["task"]])]
+    tasks = {metric: sum(m == metric for _, m, *_ in found) for _, metric, *_ in found}
+    return [_difference(*row, comparisons=tasks[row[1]]) for row in found]
+
+
+Row = tuple[str, str, list[float], list[float], list[str]]
+"""Task, metric, the baseline's values, the candidate's, and each document's group."""
+
+
+def _task(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[Row]:
+    pairs = list(zip(ours["documents"], theirs["documents"], strict=False))
+    same = len(ours["documents"]) == len(theirs["documents"])
+    if not same or any(a["hash"] != b["hash"] for a, b in pairs):
+        raise ValueError(
+            f"both models must be scored on the same documents, but those of {ours['task']} "
+            f"differ ({len(ours['documents'])} and {len(theirs['documents'])}); evaluate both with "
+            "the same source and limit"
+        )
+    groups = [a["group"] for a, _ in pairs]
+    return [
+        (
+            ours["task"],
+            metric,
+            [a["values"][metric] for a, _ in pairs],
+            [b["values"][metric] for _, b in pairs],
+            groups,
+        )
+        for metric in ours["values"]
+    ]
+
+
+def _difference(
+    task: str,
+    metric: str,
+    baseline: Sequence[float],
+    candidate: Sequence[float],
+    groups: Sequence[str],
+    *,
+    comparisons: int,
+) -> Difference:
+    from scipy.stats import t
+
+    differences = np.subtract(candidate, baseline)
+    diff, error = float(differences.mean()), standard_error(differences.tolist(), groups)
+    df = len(set(groups)) - 1
+    critical = float(t.isf((1 - LEVEL) / 2 / comparisons, df)) if df else math.nan
+    low, high = diff - critical * error, diff + critical * error
+    if error > 0:
+        p = min(1.0, comparisons * 2 * float(t.sf(abs(diff) / error, df)))
+    else:  # all differences are equal
+        p = 1.0 if diff == 0 else 0.0
+    below, above = ("better", "worse") if metric in LOWER_IS_BETTER else ("worse", "better")
+    return Difference(
+        task=task,
+        metric=metric,
+        n=len(differences),
+        groups=len(set(groups)),
+        baseline=float(np.mean(baseline)),
+        candidate=float(np.mean(candidate)),
+        diff=diff,
+        ci_low=low,
+        ci_high=high,
+        p_adjusted=p if df else math.nan,
+        mdd=(critical + float(t.isf(1 - POWER, df))) * error if df else math.nan,
+        verdict=below if high < 0 else above if low > 0 else "unresolved",
+    )
+
+
+def standard_error(values: Sequence[float], groups: Sequence[str]) -> float:
+    """Standard error of the mean of values that are independent between groups alone; NaN for one
+    group.
+
+    The cluster-robust one (arXiv:2411.00640) times √(G / (G - 1)) for G groups: with a group for
+    each value it is the usual one.
+    """
+    residuals = np.asarray(values, dtype=float) - np.mean(values)
+    _, owner = np.unique(groups, return_inverse=True)
+    sums = np.bincount(owner, residuals)
+    n_groups = len(sums)
+    if n_groups < 2:
+        return math.nan
+    return math.sqrt(n_groups / (n_groups - 1) * float(sums @ sums)) / len(residuals)
+
+
+def table(rows: Sequence[Difference]) -> str:
+    """A row a metric of a task."""
+    head = ["task", "metric", "n", "groups", "baseline", "candidate", "difference"]
+    head += ["95% interval", "adjusted p", "detectable", "verdict"]
+    cells = [
+        [
+            row.task,
+            row.metric,
+            str(row.n),
+            str(row.groups),
+            f"{row.baseline:.4f}",
+            f"{row.candidate:.4f}",
+            f"{row.diff:+.4f}",
+            f"{row.ci_low:+.4f} to {row.ci_high:+.4f}",
+            f"{row.p_adjusted:.3f}",
+            f"{row.mdd:.4f}",
+            row.verdict,
+        ]
+        for row in rows
+    ]
+    return aligned([head, *cells])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+if __name__ == "__main__":
+    main()
