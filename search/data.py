@@ -205,6 +205,24 @@ def _cut(tokens: Array, windows: Tokens, seq_len: int) -> tuple[Tokens, Tokens]:
     return rows[:, :-1], rows[:, 1:]
 
 
+def held_out_documents(data: Data) -> list[str]:
+    """The texts of the validation split.
+
+    Raises:
+        ValueError: the data came as tokens, without the tokenizer that made them.
+    """
+    if data.tokenizer is None:
+        raise ValueError(
+            f"{data.folder} must have a tokenizer to give its text, but came as token ids without; "
+            "prepare it with data.tokenizer=FILE"
+        )
+    tokenizer = _load_tokenizer(data.tokenizer)
+    ends = np.flatnonzero(data.validation == data.end_token)
+    parts = np.split(data.validation, ends)
+    ids = [part[1:] if i else part for i, part in enumerate(parts)]  # without the end token
+    return [tokenizer.decode(part.tolist()) for part in ids if len(part)]
+
+
 # --- The cache ------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,9 @@ class EvaluateConfig:
     limit: int | None = None
     """Documents of each task; None: all."""
     package: str = str(PACKAGE)
+    held_out: str | None = None
+    """A run, or the folder of its data, whose held-out text gives the minimal pairs; None: the
+    model's own run."""
     runs: str = "runs"
     cache: str = ".cache/data"
     tokenizer: str | None = None
@@ -68,12 +71,13 @@ def main(config: EvaluateConfig) -> None:
     logging.disable(logging.WARNING)  # lm-eval tells of each step of each task
     with one_line_errors():
         specs = chosen(config.tasks, config.only)
-        tasks = build(specs, config.source, Path(config.package))
+        tasks = build(specs, config.source, Path(config.package), lambda: held_out(config))
         lm = open_model(config)
     scores = []
     for spec, task in zip(specs, tasks, strict=True):
         try:
-            scores.append(score(lm, task, config.source, config.limit, spec.group))
+            source = "held-out text" if spec.pairs else config.source
+            scores.append(score(lm, task, source, config.limit, spec.group))
         except ValueError as error:
             fail(error)
     print(table(scores))
@@ -99,6 +103,27 @@ def open_model(config: EvaluateConfig) -> Any:
     else:
         tokenizer = run_tokenizer(folder, config.cache, model.arch)
     return DecoderLM(model, tokenizer, device)
+
+
+def held_out(config: EvaluateConfig) -> list[str]:
+    """The texts that minimal pairs are made of.
+
+    Raises:
+        ValueError: no run and no folder of data is named, or its data are not in the cache.
+    """
+    from search.data import held_out_documents, open_data
+    from space.hf import run_data
+
+    named = config.held_out or config.model
+    run = Path(config.runs) / named
+    if (run / "run.yaml").is_file():
+        return held_out_documents(open_data(run_data(run, config.cache)))
+    if (Path(named) / "manifest.json").is_file():
+        return held_out_documents(open_data(named))
+    raise ValueError(
+        "held_out must name a run or the folder of its data, whose held-out text gives the "
+        f"minimal pairs, but {named} is neither; set held_out=RUN_KEY"
+    )
 
 
 def score(

