@@ -9,6 +9,8 @@ import hashlib
 import json
 import logging
 import math
+import os
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -68,7 +70,7 @@ class TaskScore:
 @verb("evaluate", EvaluateConfig)
 def main(config: EvaluateConfig) -> None:
     """Score the model, print the table and keep what it rests on."""
-    logging.disable(logging.WARNING)  # lm-eval tells of each step of each task
+    _quiet()
     with one_line_errors():
         specs = chosen(config.tasks, config.only)
         tasks = build(specs, config.source, Path(config.package), lambda: held_out(config))
@@ -83,6 +85,13 @@ def main(config: EvaluateConfig) -> None:
     print(table(scores))
     if config.to is not None:
         write_atomically(Path(config.to), json.dumps([asdict(s) for s in scores], indent=1) + "\n")
+
+
+def _quiet() -> None:
+    """lm-eval and datasets tell of each step of each task; their bars are for terminals alone."""
+    logging.disable(logging.WARNING)
+    if not sys.stderr.isatty():
+        os.environ |= {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
 
 def open_model(config: EvaluateConfig) -> Any:
