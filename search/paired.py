@@ -190,7 +190,7 @@ def table(rows: Sequence[Difference]) -> str:
             f"{row.candidate:.4f}",
             f"{row.diff:+.4f}",
             f"{row.ci_low:+.4f} to {row.ci_high:+.4f}",
-            f"{row.p_adjusted:.3f}",
+            "<0.001" if row.p_adjusted < 0.001 else f"{row.p_adjusted:.3f}",
             f"{row.mdd:.4f}",
             row.verdict,
         ]
