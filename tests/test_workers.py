@@ -241,7 +241,7 @@ def test_another_machine_joins_by_the_same_command(
     apart = ["unshare", "--user", "--map-root-user", "--uts", "--"]
     if shutil.which("unshare") is None or subprocess.run([*apart, "true"]).returncode:
         pytest.skip("needs unshare, to have another host name")
-    options = ("n_trials=4", "replicates.seeds=1", "recipe.tokens=12800")
+    options = ("n_trials=4", "replicates.seeds=1", "recipe.tokens=256000")
     here = start(tmp_path, *options)
     kill_left.append(here)
     wait_for(lambda: list((tmp_path / "runs").glob("*/metrics.jsonl")))
