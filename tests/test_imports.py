@@ -49,6 +49,7 @@ def test_counting_and_records_need_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_only_evaluation_and_exports_wait_for_the_libraries_of_hugging_face() -> None:
     verbs = ["space", "search", "search.run", "search.evaluate", "reports"]
     modules = [*(f"{v}.__main__" if v in OURS else v for v in verbs), "search.worker", "space.hf"]
