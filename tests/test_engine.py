@@ -73,7 +73,7 @@ def error(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> di
     assert found.keys() == wanted.keys()
     whole = float(sum(w.square().sum() for name, w in wanted.items() if name != "nll")) ** 0.5
     return {
-        name: float((found[name] - w).norm()) / max(float(w.norm()), 1e-3 * whole)
+        name: float((found[name] - w).norm()) / max(float(w.norm()), 1e-3 * whole, 1e-12)
         for name, w in wanted.items()
     }
 
