@@ -68,14 +68,14 @@ def losses_and_gradients(
 
 
 def error(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Of each tensor, relative to its size; one that is next to nothing beside the whole gradient
-    (a single position's query has none) relative to a thousandth of that."""
+    """Of each tensor, relative to its size."""
     assert found.keys() == wanted.keys()
-    whole = float(sum(w.square().sum() for name, w in wanted.items() if name != "nll")) ** 0.5
-    return {
-        name: float((found[name] - w).norm()) / max(float(w.norm()), 1e-3 * whole, 1e-12)
-        for name, w in wanted.items()
-    }
+    return {name: float((found[name] - w).norm() / w.norm()) for name, w in wanted.items()}
+
+
+def flat_gradient(found: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Of all weights together."""
+    return torch.cat([gradient.flatten() for name, gradient in found.items() if name != "nll"])
 
 
 @pytest.mark.parametrize(("change", "length"), SHAPES)
@@ -91,9 +91,14 @@ def test_in_float32_the_kernels_are_autograd(change: dict[str, Any], length: int
 def test_in_float32_the_kernels_are_autograd_for_any_architecture(
     arch: Architecture, length: int
 ) -> None:
+    """Beside the whole gradient: parts of it vanish in exact arithmetic, as that of a single
+    position's query or of what stands before the norm of a single number. There the slope also
+    reaches 1 / sqrt(eps) = 1000, which enlarges both engines' rounding: hence 1e-4."""
     wanted = losses_and_gradients(arch, length, "fp32", "autograd")
     found = losses_and_gradients(arch, length, "fp32", "kernels")
-    assert max(error(found, wanted).values()) < 1e-4
+    torch.testing.assert_close(found["nll"], wanted["nll"], rtol=1e-4, atol=1e-5)
+    exact = flat_gradient(wanted)
+    assert (flat_gradient(found) - exact).norm() <= 1e-4 * exact.norm() + 1e-9
 
 
 @pytest.mark.parametrize(("change", "length"), SHAPES)
@@ -104,10 +109,8 @@ def test_in_bf16_the_kernels_err_no_more_than_autocast(change: dict[str, Any], l
     exact = losses_and_gradients(arch, length, "fp32", "autograd")
 
     def distance(engine: str) -> float:
-        found = losses_and_gradients(arch, length, "bf16", engine)
-        far = sum((found[name] - exact[name]).square().sum() for name in exact if name != "nll")
-        size = sum(exact[name].square().sum() for name in exact if name != "nll")
-        return float((torch.as_tensor(far) / size).sqrt())
+        found = flat_gradient(losses_and_gradients(arch, length, "bf16", engine))
+        return float((found - flat_gradient(exact)).norm())
 
     assert 0 < distance("kernels") < 1.2 * distance("autograd")
 
