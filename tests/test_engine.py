@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import architectures
 
@@ -91,9 +91,11 @@ def test_in_float32_the_kernels_are_autograd(change: dict[str, Any], length: int
 def test_in_float32_the_kernels_are_autograd_for_any_architecture(
     arch: Architecture, length: int
 ) -> None:
-    """Beside the whole gradient: parts of it vanish in exact arithmetic, as that of a single
-    position's query or of what stands before the norm of a single number. There the slope also
-    reaches 1 / sqrt(eps) = 1000, which enlarges both engines' rounding: hence 1e-4."""
+    """Beside the whole gradient, for parts of it vanish in exact arithmetic, as that of a single
+    position's query. A few numbers may all be near zero, where the norm's slope of up to
+    1 / sqrt(eps) = 1000 enlarges any rounding: hence a width of eight at least. And no ReLU (tested
+    above): its slope jumps where rounding may decide the sign."""
+    assume(arch.hidden_size >= 8 and arch.hidden_act != "relu")
     wanted = losses_and_gradients(arch, length, "fp32", "autograd")
     found = losses_and_gradients(arch, length, "fp32", "kernels")
     torch.testing.assert_close(found["nll"], wanted["nll"], rtol=1e-4, atol=1e-5)
