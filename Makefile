@@ -1,7 +1,7 @@
 # make sweep   a depth-versus-width sweep, end to end; ARGS="budget=2m" passes Hydra overrides
 # make test    lint, types and all tests but those that need a GPU
 # make eval-data  data of zero-shot tasks, for python -m search.evaluate
-# make fast    the tests without the slow ones: one to two minutes
+# make fast    the tests without the slow ones: about a minute
 
 PYTHON ?= python3
 # Another build of torch, for example TORCH="torch==2.13.0 --index-url <from PyTorch's install page>"

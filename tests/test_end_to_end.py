@@ -25,6 +25,7 @@ THREE = (
 )
 
 
+@pytest.mark.slow
 def test_three_trials_leave_records_a_report_and_wandb_runs(tmp_path: Path) -> None:
     ended = run(tmp_path, *THREE)
     assert ended.returncode == 0, ended.stderr
