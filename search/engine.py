@@ -3,7 +3,8 @@
 Both engines work on `Weights`, add gradients up in float32 and multiply in the recipe's precision.
 `KernelEngine` writes the backward pass of `space.model.Decoder` out: the products are torch's,
 everything between them is fused in `search/kernels.cpp`, and every activation has its place in
-memory that is taken once. It needs no compiling and equals the other to rounding (tested).
+memory that is taken once. It needs no compiling, and equals the other to rounding
+(`tests/test_engine.py`).
 """
 
 # B sequences, T positions, R = B·T rows, D hidden_size, N, K query and key/value heads, H head_dim,

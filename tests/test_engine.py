@@ -118,7 +118,7 @@ def test_in_bf16_the_kernels_err_no_more_than_autocast(change: dict[str, Any], l
 
 
 def test_the_future_does_not_reach_the_past() -> None:
-    """Exactly: changing the last token changes no earlier loss, and no earlier gradient row."""
+    """Exactly: changing the last token changes no earlier loss."""
     arch = Architecture(**TINY)
     model = Decoder(arch)
     engine = KernelEngine(model, Weights(model), "bf16")
