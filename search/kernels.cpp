@@ -16,12 +16,6 @@
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_max_threads() { return 1; }
-static int omp_get_thread_num() { return 0; }
-#endif
 
 namespace {
 
@@ -80,6 +74,13 @@ inline float maximum(Floats v) {
   return m;
 }
 
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+#define MASKS
+inline __mmask16 lanes(int n) { return __mmask16((1u << n) - 1); }
+#endif
+constexpr uint16_t WOVEN[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+
 // An element type says how to read and write it, and packs `pack` of it into a 32-bit word: words
 // are what matrix products read, and `dot` adds the product of a word with each of 16.
 struct Bf16 {
@@ -98,16 +99,51 @@ struct Bf16 {
     std::memcpy(&high, p + next, sizeof(high));
     return __builtin_convertvector(low, Words) | __builtin_convertvector(high, Words) << 16;
   }
+  static Floats widened(Halves h) { return bits<Floats>(__builtin_convertvector(h, Words) << 16); }
+  static Halves rounded(Floats v) {
+#ifdef __AVX512BF16__
+    return (Halves)_mm512_cvtneps_pbh((__m512)v);
+#else
+    Words u = bits<Words>(v);
+    return __builtin_convertvector((u + 0x7fff + ((u >> 16) & 1)) >> 16, Halves);
+#endif
+  }
   static Floats load16(const uint16_t* p) {
     Halves h;
     std::memcpy(&h, p, sizeof(h));
-    return bits<Floats>(__builtin_convertvector(h, Words) << 16);
+    return widened(h);
   }
   static void store16(uint16_t* p, Floats v) {
-#ifdef __AVX512BF16__
-    _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
+    Halves h = rounded(v);
+    std::memcpy(p, &h, sizeof(h));
+  }
+  static Floats load_first(const uint16_t* p, int n) {
+    Halves h{};
+#ifdef MASKS
+    h = (Halves)_mm256_maskz_loadu_epi16(lanes(n), p);
 #else
-    for (int i = 0; i < LANES; i++) p[i] = put(v[i]);
+    for (int i = 0; i < n; i++) h[i] = p[i];
+#endif
+    return widened(h);
+  }
+  static void store_first(uint16_t* p, Floats v, int n) {
+    Halves h = rounded(v);
+#ifdef MASKS
+    _mm256_mask_storeu_epi16(p, lanes(n), (__m256i)h);
+#else
+    for (int i = 0; i < n; i++) p[i] = h[i];
+#endif
+  }
+  // Sixteen words of the elements of two rows that are not yet rounded.
+  static Words weave(Floats row, Floats next) {
+#ifdef __AVX512BF16__
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)next, (__m512)row);
+    return (Words)_mm512_permutexvar_epi16(_mm512_loadu_si512(WOVEN), both);
+#else
+    uint16_t rows[2][LANES];
+    store16(rows[0], row);
+    store16(rows[1], next);
+    return words(rows[0], LANES);
 #endif
   }
   static Floats dot(Floats sum, Words b, uint32_t a) {
@@ -129,26 +165,69 @@ struct F32 {
   static Words words(const float* p, long) { return bits<Words>(load(p)); }
   static Floats load16(const float* p) { return load(p); }
   static void store16(float* p, Floats v) { store(p, v); }
+  static Floats load_first(const float* p, int n) {
+    Floats v{};
+#ifdef MASKS
+    v = (Floats)_mm512_maskz_loadu_ps(lanes(n), p);
+#else
+    for (int i = 0; i < n; i++) v[i] = p[i];
+#endif
+    return v;
+  }
+  static void store_first(float* p, Floats v, int n) {
+#ifdef MASKS
+    _mm512_mask_storeu_ps(p, lanes(n), (__m512)v);
+#else
+    for (int i = 0; i < n; i++) p[i] = v[i];
+#endif
+  }
+  static Words weave(Floats row, Floats) { return bits<Words>(row); }
   static Floats dot(Floats sum, Words b, uint32_t a) {
     return sum + bits<Floats>(b) * bits<float>(a);
   }
 };
 
-// exp(x) as a power of two and a polynomial of degree six; x at most 88, and below -87 about 1e-38.
-inline Floats exponential(Floats x) {
+// The first n lanes; what lies behind them is zero, or stays.
+template <class E>
+inline Floats get(const typename E::type* p, int n) {
+  return n < LANES ? E::load_first(p, n) : E::load16(p);
+}
+template <class E>
+inline void put(typename E::type* p, Floats v, int n) {
+  n < LANES ? E::store_first(p, v, n) : E::store16(p, v);
+}
+
+constexpr float LOG2_E = 1.44269504f, LN_2 = 0.69314718f;
+constexpr float POWER[] = {.693146978f, .240222421f, .0555073374f, .00967151275f, .00132647271f};
+
+// 2^x for x below 128, and next to nothing below -126: a whole power and a polynomial, within 2e-7.
+inline Floats power(Floats x) {
+#ifdef __AVX512F__
+  Floats whole = (Floats)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+#else
   const float magic = 12582912.f;  // adding it rounds to an integer, in the low bits
-  Floats z = largest(x * 1.44269504f, all(-126.f));
-  Floats t = z + magic;
-  Floats f = z - (t - magic);
-  Floats p = all(1.54035304e-4f);
-  p = p * f + 1.33335581e-3f;
-  p = p * f + 9.61812911e-3f;
-  p = p * f + 5.55041087e-2f;
-  p = p * f + 2.40226507e-1f;
-  p = p * f + 6.93147181e-1f;
+  x = largest(x, all(-126.f));
+  Floats raised = x + magic, whole = raised - magic;
+#endif
+  Floats f = x - whole;
+  Floats p = all(POWER[4]);
+  for (int i = 3; i >= 0; i--) p = p * f + POWER[i];
   p = p * f + 1.f;
-  Ints n = bits<Ints>(t) - bits<int32_t>(magic);
-  return bits<Floats>(bits<Ints>(p) + (n << 23));
+#ifdef __AVX512F__
+  return (Floats)_mm512_scalef_ps((__m512)p, (__m512)whole);
+#else
+  return bits<Floats>(bits<Ints>(p) + (bits<Ints>(raised) << 23));
+#endif
+}
+inline Floats exponential(Floats x) { return power(x * LOG2_E); }
+
+inline Floats reciprocal(Floats x) {
+#ifdef __AVX512F__
+  Floats r = (Floats)_mm512_rcp14_ps((__m512)x);
+  return r * (2.f - x * r);
+#else
+  return 1.f / x;
+#endif
 }
 
 // C (M × N) = or += A (M × K words) · B (K × N words). Word (m, k) of A is a[m·am + k·ak], so that A
@@ -187,6 +266,39 @@ void product(int M, int N, int K, const uint32_t* a, long am, long ak, const uin
   for (; n < N; n += 16) columns<E, 16, 1>(M, K, a, am, ak, b + n, ldb, c + n, ldc, add);
 }
 
+// The part of C (M × begin + M) = A · B at and left of the diagonal: queries times keys.
+template <class E>
+void lower(int M, int begin, int K, const uint32_t* a, const uint32_t* b, long ldb, float* c) {
+  const int ldc = begin + M;
+  product<E>(M, begin, K, a, K, 1, b, ldb, c, ldc);
+  for (int m = 0; m < M; m += LANES)
+    product<E>(LANES, m + LANES, K, a + long(m) * K, K, 1, b + begin, ldb, c + long(m) * ldc + begin,
+               ldc);
+}
+
+// C (M × N) = A · B for such an A (M × begin + M), a row's zeros right of the diagonal left out.
+template <class E>
+void lower_times(int M, int N, int begin, const uint32_t* a, const uint32_t* b, float* c) {
+  const int row = (begin + M) / E::pack, before = begin / E::pack;
+  product<E>(M, N, before, a, row, 1, b, N, c, N);
+  for (int m = 0; m < M; m += LANES)
+    product<E>(LANES, N, (m + LANES) / E::pack, a + long(m) * row + before, row, 1,
+               b + long(before) * N, N, c + long(m) * N, N, true);
+}
+
+// C (begin + M × N) += Aᵀ · B for such an A, in words down its rows.
+template <class E>
+void add_lower_transposed_times(int M, int N, int begin, const uint32_t* a, const uint32_t* b,
+                                float* c) {
+  const int row = begin + M;
+  product<E>(begin, N, M / E::pack, a, 1, row, b, N, c, N, true);
+  for (int m = 0; m < M; m += LANES) {
+    const int from = m / E::pack;
+    product<E>(LANES, N, M / E::pack - from, a + long(from) * row + begin + m, 1, row,
+               b + long(from) * N, N, c + long(begin + m) * N, N, true);
+  }
+}
+
 inline int padded(int n) { return (n + LANES - 1) / LANES * LANES; }
 
 // Memory of one thread, kept between calls.
@@ -194,6 +306,10 @@ struct Scratch {
   std::vector<float> memory;
   size_t used = 0;
   explicit Scratch(size_t floats) : memory(floats) {}
+  void open(size_t floats) {
+    if (memory.size() < floats) memory.resize(floats);
+    used = 0;
+  }
   template <class T>
   T* take(size_t n) {
     T* p = (T*)(memory.data() + used);
@@ -218,26 +334,20 @@ struct Heads {
   // x / rms, the returned value is 1 / rms.
   float turn(const T* __restrict x, const float* gain, int t, T* __restrict out,
              float* __restrict normed) const {
-    float a[MAX_HEAD_DIM], r = 1;
-#pragma omp simd
-    for (int i = 0; i < H; i++) a[i] = E::get(x[i]);
+    T gained[MAX_HEAD_DIM];
+    float r = 1;
     if (gain) {
-      float s = 0;
-      for (int i = 0; i < H; i++) s += a[i] * a[i];
-      r = 1.f / std::sqrt(s / H + eps);
+      float squares = 0;
+      for (int i = 0; i < H; i++) squares += E::get(x[i]) * E::get(x[i]);
+      r = 1.f / std::sqrt(squares / H + eps);
       for (int i = 0; i < H; i++) {
-        a[i] *= r;
-        if (normed) normed[i] = a[i];
-        a[i] = E::get(E::put(a[i] * gain[i]));
+        float a = E::get(x[i]) * r;
+        if (normed) normed[i] = a;
+        gained[i] = E::put(a * gain[i]);
       }
+      x = gained;
     }
-    int half = H / 2;
-    const float *c = cosine + long(t) * half, *s = sine + long(t) * half;
-#pragma omp simd
-    for (int i = 0; i < half; i++) {
-      out[i] = E::put(a[i] * c[i] - a[i + half] * s[i]);
-      out[i + half] = E::put(a[i + half] * c[i] + a[i] * s[i]);
-    }
+    rotate<E>(x, x + H / 2, t, 1.f, out);
     for (int i = H; i < Hp; i++) out[i] = 0;
     return r;
   }
@@ -245,27 +355,32 @@ struct Heads {
   // The gradient of `x` in `turn` from that of its result, which is destroyed.
   void turn_back(float* __restrict d, const T* x, const float* gain, float* dgain, int t,
                  T* __restrict dx) const {
-    int half = H / 2;
+    if (!gain) return rotate<F32>(d, d + H / 2, t, -1.f, dx);
+    float turned[MAX_HEAD_DIM], normed[MAX_HEAD_DIM], mean = 0;
+    T unused[MAX_HEAD_DIM];
+    Heads<F32>{B, len, N, K, H, cosine, sine}.template rotate<F32>(d, d + H / 2, t, -1.f, turned);
+    float r = turn(x, gain, t, unused, normed);
+    for (int i = 0; i < H; i++) {
+      dgain[i] += turned[i] * normed[i];
+      turned[i] *= gain[i];
+      mean += turned[i] * normed[i] / H;
+    }
+    for (int i = 0; i < H; i++) dx[i] = E::put(r * (turned[i] - normed[i] * mean));
+  }
+
+  // The halves of a row turned by the angle of position t, or back.
+  template <class From>
+  void rotate(const typename From::type* low, const typename From::type* high, int t, float sign,
+              T* out) const {
+    const int half = H / 2;
     const float *c = cosine + long(t) * half, *s = sine + long(t) * half;
-#pragma omp simd
-    for (int i = 0; i < half; i++) {
-      float a = d[i], b = d[i + half];
-      d[i] = a * c[i] + b * s[i];
-      d[i + half] = b * c[i] - a * s[i];
+    for (int i = 0; i < half; i += LANES) {
+      int n = std::min(LANES, half - i);
+      Floats a = get<From>(low + i, n), b = get<From>(high + i, n);
+      Floats cos = get<F32>(c + i, n), sin = get<F32>(s + i, n) * sign;
+      put<E>(out + i, a * cos - b * sin, n);
+      put<E>(out + half + i, b * cos + a * sin, n);
     }
-    if (gain) {
-      float normed[MAX_HEAD_DIM], mean = 0;
-      T unused[MAX_HEAD_DIM];
-      float r = turn(x, gain, t, unused, normed);
-      for (int i = 0; i < H; i++) {
-        dgain[i] += d[i] * normed[i];
-        d[i] *= gain[i];
-        mean += d[i] * normed[i] / H;
-      }
-      for (int i = 0; i < H; i++) d[i] = r * (d[i] - normed[i] * mean);
-    }
-#pragma omp simd
-    for (int i = 0; i < H; i++) dx[i] = E::put(d[i]);
   }
 
   // Rows as words across: word (h, t) holds elements h·pack … of row t.
@@ -288,26 +403,24 @@ struct Heads {
 
 constexpr int ROWS = 64;  // queries taken together
 
-// y (B, T, N·H) and lse (B, N, T), log of the sum of exponentials, from qkv (B, T, (N + 2K)·H).
+// y (B, T, N·H) and lse (B, N, T), log2 of the sum of exponentials, from qkv (B, T, (N + 2K)·H).
 template <class E>
 void attention_forward(const Heads<E>& s, const typename E::type* qkv, typename E::type* y,
                        float* lse) {
   using T = typename E::type;
   const int Tr = (s.Tp + ROWS - 1) / ROWS * ROWS;
-#pragma omp parallel for schedule(static)
+  const float factor = s.scale * LOG2_E;
+  static thread_local Scratch scratch(0);
+  scratch.open(size_t(Tr) * s.Hp * 6 + size_t(ROWS) * (Tr * 2 + s.Hp * 4) + 1024);
+  T* rows = scratch.take<T>(size_t(Tr) * s.Hp);
+  uint32_t* keys = scratch.take<uint32_t>(size_t(s.Hw) * Tr);
+  uint32_t* values = scratch.take<uint32_t>(size_t(Tr) * s.Hp);
+  T* q = scratch.take<T>(ROWS * s.Hp);
+  float* scores = scratch.take<float>(size_t(ROWS) * Tr);
+  T* weights = scratch.take<T>(size_t(ROWS) * Tr);
+  float* out = scratch.take<float>(ROWS * s.Hp);
   for (int task = 0; task < s.B * s.K; task++) {
     int b = task / s.K, g = task % s.K;
-    static thread_local Scratch scratch(0);
-    size_t need = size_t(Tr) * s.Hp * 6 + size_t(ROWS) * (Tr * 2 + s.Hp * 4) + 1024;
-    if (scratch.memory.size() < need) scratch.memory.resize(need);
-    scratch.used = 0;
-    T* rows = scratch.take<T>(size_t(Tr) * s.Hp);
-    uint32_t* keys = scratch.take<uint32_t>(size_t(s.Hw) * Tr);
-    uint32_t* values = scratch.take<uint32_t>(size_t(Tr) * s.Hp);
-    T* q = scratch.take<T>(ROWS * s.Hp);
-    float* scores = scratch.take<float>(size_t(ROWS) * Tr);
-    T* weights = scratch.take<T>(size_t(ROWS) * Tr);
-    float* out = scratch.take<float>(ROWS * s.Hp);
     const T* base = qkv + long(b) * s.len * s.row;
     std::memset(rows + size_t(s.len) * s.Hp, 0, size_t(Tr - s.len) * s.Hp * sizeof(T));
     for (int t = 0; t < s.len; t++)
@@ -319,77 +432,68 @@ void attention_forward(const Heads<E>& s, const typename E::type* qkv, typename 
     for (int n = g * s.G; n < (g + 1) * s.G; n++)
       for (int begin = 0; begin < s.len; begin += ROWS) {
         int count = std::min(ROWS, s.len - begin), M = padded(count), seen = begin + M;
-        std::memset(q, 0, size_t(M) * s.Hp * sizeof(T));
+        float total[ROWS];
         for (int i = 0; i < count; i++)
           s.turn(base + long(begin + i) * s.row + n * s.H, s.q_gain, begin + i, q + i * s.Hp,
                  nullptr);
-        product<E>(M, seen, s.Hw, (uint32_t*)q, s.Hw, 1, keys, Tr, scores, seen);
-        float total[ROWS];
+        std::memset(q + count * s.Hp, 0, size_t(M - count) * s.Hp * sizeof(T));
+        lower<E>(M, begin, s.Hw, (uint32_t*)q, keys, Tr, scores);
         for (int i = 0; i < M; i++) {
-          float* row = scores + long(i) * seen;
-          int limit = begin + i + 1;
-          for (int j = limit; j < seen; j++) row[j] = -INFINITY;
-          Floats high = all(-INFINITY);
-          for (int j = 0; j < padded(limit); j += LANES) high = largest(high, load(row + j));
-          float top = maximum(high) * s.scale;
-          Floats added{};
+          const int whole = begin + i / LANES * LANES, rest = begin + i + 1 - whole;
+          const float* row = scores + long(i) * seen;
           T* w = weights + long(i) * seen;
-          for (int j = 0; j < seen; j += LANES) {
-            Floats e{};
-            if (j < limit) {
-              e = first(exponential(load(row + j) * s.scale - top), limit - j);
-            }
+          Floats high = LANE < rest ? load(row + whole) : all(-INFINITY), added{};
+          for (int j = 0; j < whole; j += LANES) high = largest(high, load(row + j));
+          const float top = maximum(high) * factor;
+          for (int j = 0; j < whole; j += LANES) {
+            Floats e = power(load(row + j) * factor - top);
             added += e;
             E::store16(w + j, e);
           }
-          total[i] = sum(added);
-          if (i < count) lse[(long(b) * s.N + n) * s.len + begin + i] = top + std::log(total[i]);
+          Floats e = first(power(load(row + whole) * factor - top), rest);
+          E::store16(w + whole, e);
+          total[i] = sum(added + e);
+          if (i < count) lse[(long(b) * s.N + n) * s.len + begin + i] = top + std::log2(total[i]);
         }
-        product<E>(M, s.Hp, seen / E::pack, (uint32_t*)weights, seen / E::pack, 1, values, s.Hp,
-                   out, s.Hp);
+        lower_times<E>(M, s.Hp, begin, (uint32_t*)weights, values, out);
         for (int i = 0; i < count; i++) {
           T* to = y + (long(b) * s.len + begin + i) * s.N * s.H + n * s.H;
-          const float *from = out + i * s.Hp, part = 1.f / total[i];
-#pragma omp simd
-          for (int h = 0; h < s.H; h++) to[h] = E::put(from[h] * part);
+          const float part = 1.f / total[i];
+          for (int h = 0; h < s.H; h += LANES)
+            put<E>(to + h, load(out + i * s.Hp + h) * part, s.H - h);
         }
       }
   }
 }
 
-// dqkv from dy, and gradients added to those of the gains, summed in the order of the heads.
+// dqkv from dy, and gradients added to those of the gains.
 template <class E>
 void attention_backward(const Heads<E>& s, const typename E::type* qkv, const typename E::type* y,
                         const float* lse, const typename E::type* dy, typename E::type* dqkv,
                         float* dq_gain, float* dk_gain) {
   using T = typename E::type;
   const int Tr = (s.Tp + ROWS - 1) / ROWS * ROWS;
-  std::vector<float> dgains(size_t(2) * s.B * s.K * s.H);
-#pragma omp parallel for schedule(static)
+  const float factor = s.scale * LOG2_E;
+  static thread_local Scratch scratch(0);
+  scratch.open(size_t(Tr) * s.Hp * 10 + size_t(ROWS) * (Tr * 6 + s.Hp * 8) + 1024);
+  T* rows = scratch.take<T>(size_t(Tr) * s.Hp);
+  uint32_t* keys = scratch.take<uint32_t>(size_t(s.Hw) * Tr);
+  uint32_t* keys_down = scratch.take<uint32_t>(size_t(Tr) * s.Hp);
+  uint32_t* values = scratch.take<uint32_t>(size_t(s.Hw) * Tr);
+  float* dk = scratch.take<float>(size_t(Tr) * s.Hp);
+  float* dv = scratch.take<float>(size_t(Tr) * s.Hp);
+  T* q = scratch.take<T>(ROWS * s.Hp);
+  T* dout = scratch.take<T>(ROWS * s.Hp);
+  uint32_t* q_down = scratch.take<uint32_t>(ROWS * s.Hp);
+  uint32_t* dout_down = scratch.take<uint32_t>(ROWS * s.Hp);
+  float* scores = scratch.take<float>(size_t(ROWS) * Tr);
+  float* dscores = scratch.take<float>(size_t(ROWS) * Tr);
+  T* ds = scratch.take<T>(size_t(ROWS) * Tr);
+  uint32_t* p_down = scratch.take<uint32_t>(size_t(ROWS) * Tr);
+  uint32_t* ds_down = scratch.take<uint32_t>(size_t(ROWS) * Tr);
+  float* dq = scratch.take<float>(ROWS * s.Hp);
   for (int task = 0; task < s.B * s.K; task++) {
     int b = task / s.K, g = task % s.K;
-    static thread_local Scratch scratch(0);
-    size_t need = size_t(Tr) * s.Hp * 10 + size_t(ROWS) * (Tr * 6 + s.Hp * 8) + 1024;
-    if (scratch.memory.size() < need) scratch.memory.resize(need);
-    scratch.used = 0;
-    T* rows = scratch.take<T>(size_t(Tr) * s.Hp);
-    uint32_t* keys = scratch.take<uint32_t>(size_t(s.Hw) * Tr);
-    uint32_t* keys_down = scratch.take<uint32_t>(size_t(Tr) * s.Hp);
-    uint32_t* values = scratch.take<uint32_t>(size_t(s.Hw) * Tr);
-    float* dk = scratch.take<float>(size_t(Tr) * s.Hp);
-    float* dv = scratch.take<float>(size_t(Tr) * s.Hp);
-    T* q = scratch.take<T>(ROWS * s.Hp);
-    T* dout = scratch.take<T>(ROWS * s.Hp);
-    uint32_t* q_down = scratch.take<uint32_t>(ROWS * s.Hp);
-    uint32_t* dout_down = scratch.take<uint32_t>(ROWS * s.Hp);
-    float* scores = scratch.take<float>(size_t(ROWS) * Tr);
-    float* dscores = scratch.take<float>(size_t(ROWS) * Tr);
-    T* ds = scratch.take<T>(size_t(ROWS) * Tr);
-    uint32_t* p_down = scratch.take<uint32_t>(size_t(ROWS) * Tr);
-    uint32_t* ds_down = scratch.take<uint32_t>(size_t(ROWS) * Tr);
-    float* dq = scratch.take<float>(ROWS * s.Hp);
-    float* dqg = dgains.data() + size_t(2) * task * s.H;
-    float* dkg = dqg + s.H;
     const T* base = qkv + long(b) * s.len * s.row;
     T* dbase = dqkv + long(b) * s.len * s.row;
     std::memset(rows + size_t(s.len) * s.Hp, 0, size_t(Tr - s.len) * s.Hp * sizeof(T));
@@ -405,76 +509,65 @@ void attention_backward(const Heads<E>& s, const typename E::type* qkv, const ty
     for (int n = g * s.G; n < (g + 1) * s.G; n++)
       for (int begin = 0; begin < s.len; begin += ROWS) {
         int count = std::min(ROWS, s.len - begin), M = padded(count), seen = begin + M;
-        std::memset(q, 0, size_t(M) * s.Hp * sizeof(T));
-        std::memset(dout, 0, size_t(M) * s.Hp * sizeof(T));
         float inner[ROWS] = {0}, logs[ROWS] = {0};
         for (int i = 0; i < count; i++) {
           int t = begin + i;
           long at = (long(b) * s.len + t) * s.N * s.H + n * s.H;
           s.turn(base + long(t) * s.row + n * s.H, s.q_gain, t, q + i * s.Hp, nullptr);
-          std::memcpy(dout + i * s.Hp, dy + at, s.H * sizeof(T));
-          float product = 0;
-#pragma omp simd reduction(+ : product)
-          for (int h = 0; h < s.H; h++) product += E::get(dy[at + h]) * E::get(y[at + h]);
-          inner[i] = product;
+          s.copy_padded(dy + at, dout + i * s.Hp);
+          Floats products{};
+          for (int h = 0; h < s.H; h += LANES) {
+            int some = std::min(LANES, s.H - h);
+            products += get<E>(dy + at + h, some) * get<E>(y + at + h, some);
+          }
+          inner[i] = sum(products);
           logs[i] = lse[(long(b) * s.N + n) * s.len + t];
         }
+        std::memset(q + count * s.Hp, 0, size_t(M - count) * s.Hp * sizeof(T));
+        std::memset(dout + count * s.Hp, 0, size_t(M - count) * s.Hp * sizeof(T));
         s.down(q, M, q_down);
         s.down(dout, M, dout_down);
-        product<E>(M, seen, s.Hw, (uint32_t*)q, s.Hw, 1, keys, Tr, scores, seen);
-        product<E>(M, seen, s.Hw, (uint32_t*)dout, s.Hw, 1, values, Tr, dscores, seen);
+        lower<E>(M, begin, s.Hw, (uint32_t*)q, keys, Tr, scores);
+        lower<E>(M, begin, s.Hw, (uint32_t*)dout, values, Tr, dscores);
         // P and dS, as rows and, for products over queries, as words down the rows.
         for (int i = 0; i < M; i += E::pack) {
-          for (int j = 0; j < seen; j += LANES) {
-            alignas(64) T p16[2][LANES], d16[2][LANES];
+          const int whole = begin + i / LANES * LANES;
+          const long down = long(i / E::pack) * seen;
+          for (int j = 0; j <= whole; j += LANES) {
+            Floats p[2]{}, d[2]{};
             for (int r = 0; r < E::pack; r++) {
-              int limit = i + r < count ? begin + i + r + 1 : 0;
-              Floats p{}, d{};
-              if (j < limit) {
-                long at = long(i + r) * seen + j;
-                p = first(exponential(load(scores + at) * s.scale - logs[i + r]), limit - j);
-                d = p * (load(dscores + at) - inner[i + r]) * s.scale;
-              }
-              E::store16(p16[r], p);
-              E::store16(d16[r], d);
-              std::memcpy(ds + long(i + r) * seen + j, d16[r], sizeof(d16[r]));
+              const long at = long(i + r) * seen + j;
+              p[r] = power(load(scores + at) * factor - logs[i + r]);
+              if (j == whole) p[r] = first(p[r], begin + i + r + 1 - whole);
+              d[r] = p[r] * (load(dscores + at) - inner[i + r]) * s.scale;
+              E::store16(ds + at, d[r]);
             }
-            uint32_t* pw = p_down + long(i / E::pack) * seen + j;
-            uint32_t* dw = ds_down + long(i / E::pack) * seen + j;
-            store(pw, E::words(p16[0], LANES));
-            store(dw, E::words(d16[0], LANES));
+            store(p_down + down + j, E::weave(p[0], p[1]));
+            store(ds_down + down + j, E::weave(d[0], d[1]));
           }
         }
-        product<E>(M, s.Hp, seen / E::pack, (uint32_t*)ds, seen / E::pack, 1, keys_down, s.Hp, dq,
-                   s.Hp);
-        product<E>(seen, s.Hp, M / E::pack, p_down, 1, seen, dout_down, s.Hp, dv, s.Hp, true);
-        product<E>(seen, s.Hp, M / E::pack, ds_down, 1, seen, q_down, s.Hp, dk, s.Hp, true);
+        lower_times<E>(M, s.Hp, begin, (uint32_t*)ds, keys_down, dq);
+        add_lower_transposed_times<E>(M, s.Hp, begin, p_down, dout_down, dv);
+        add_lower_transposed_times<E>(M, s.Hp, begin, ds_down, q_down, dk);
         for (int i = 0; i < count; i++) {
           long at = long(begin + i) * s.row + n * s.H;
-          s.turn_back(dq + i * s.Hp, base + at, s.q_gain, dqg, begin + i, dbase + at);
+          s.turn_back(dq + i * s.Hp, base + at, s.q_gain, dq_gain, begin + i, dbase + at);
         }
       }
     for (int t = 0; t < s.len; t++) {
       long at = long(t) * s.row + (s.N + g) * s.H;
-      s.turn_back(dk + long(t) * s.Hp, base + at, s.k_gain, dkg, t, dbase + at);
+      s.turn_back(dk + long(t) * s.Hp, base + at, s.k_gain, dk_gain, t, dbase + at);
       T* to = dbase + at + s.K * s.H;
-      const float* from = dv + long(t) * s.Hp;
-#pragma omp simd
-      for (int h = 0; h < s.H; h++) to[h] = E::put(from[h]);
+      for (int h = 0; h < s.H; h += LANES)
+        put<E>(to + h, load(dv + long(t) * s.Hp + h), s.H - h);
     }
   }
-  for (int task = 0; task < s.B * s.K; task++)
-    for (int h = 0; h < s.H; h++) {
-      if (s.q_gain) dq_gain[h] += dgains[size_t(2) * task * s.H + h];
-      if (s.k_gain) dk_gain[h] += dgains[size_t(2) * task * s.H + s.H + h];
-    }
 }
 
 // x += delta (where there is one); y = x / rms(x) · gain; rstd = 1 / rms. x: (rows, D) float32.
 template <class E>
 void norm_forward(const float* before, const typename E::type* delta, const float* gain, float* x,
                   typename E::type* y, float* rstd, long rows, int D, float eps) {
-#pragma omp parallel for schedule(static)
   for (long r = 0; r < rows; r++) {
     const float* in = before + r * D;
     float* out = x + r * D;
@@ -499,37 +592,31 @@ void norm_forward(const float* before, const typename E::type* delta, const floa
 template <class E>
 void norm_backward(const typename E::type* dy, const float* x, const float* rstd, const float* gain,
                    float* dx, typename E::type* out, float* dgain, long rows, int D) {
-  const int threads = omp_get_max_threads();
-  std::vector<float> parts(size_t(threads) * D);
-#pragma omp parallel
-  {
-    float* part = parts.data() + size_t(omp_get_thread_num()) * D;
-#pragma omp for schedule(static)
-    for (long r = 0; r < rows; r++) {
-      const typename E::type* d = dy + r * D;
-      const float* xr = x + r * D;
-      float *to = dx + r * D, s = rstd[r], mean = 0;
+  for (long r = 0; r < rows; r++) {
+    const typename E::type* d = dy + r * D;
+    const float* xr = x + r * D;
+    float *to = dx + r * D, s = rstd[r], mean = 0;
 #pragma omp simd reduction(+ : mean)
-      for (int i = 0; i < D; i++) mean += E::get(d[i]) * gain[i] * xr[i];
-      mean *= s * s / D;
-      typename E::type* o = out + r * D;
+    for (int i = 0; i < D; i++) mean += E::get(d[i]) * gain[i] * xr[i];
+    mean *= s * s / D;
+    typename E::type* o = out + r * D;
 #pragma omp simd
-      for (int i = 0; i < D; i++) {
-        float g = E::get(d[i]);
-        part[i] += g * xr[i] * s;
-        float v = to[i] + s * (g * gain[i] - xr[i] * mean);
-        to[i] = v;
-        o[i] = E::put(v);
-      }
+    for (int i = 0; i < D; i++) {
+      float g = E::get(d[i]);
+      dgain[i] += g * xr[i] * s;
+      float v = to[i] + s * (g * gain[i] - xr[i] * mean);
+      to[i] = v;
+      o[i] = E::put(v);
     }
   }
-  for (int t = 0; t < threads; t++)
-    for (int i = 0; i < D; i++) dgain[i] += parts[size_t(t) * D + i];
 }
 
 enum Act { SILU, RELU, GELU };
 
-inline Floats sigmoid(Floats x) { return 1.f / (1.f + exponential(-x)); }
+inline Floats sigmoid(Floats x) {
+  Floats z = x * -LOG2_E;
+  return reciprocal(1.f + power(z < 126.f ? z : all(126.f)));
+}
 
 // The normal distribution function, by Abramowitz and Stegun 7.1.26 (erf within 1.5e-7).
 inline Floats normal(Floats x) {
@@ -545,37 +632,20 @@ inline Floats normal(Floats x) {
   return x < 0 ? tail : 1.f - tail;
 }
 
-template <class E>
-inline Floats gather(const typename E::type* p, int n) {
-  Floats v{};
-  for (int i = 0; i < n; i++) v[i] = E::get(p[i]);
-  return v;
-}
-template <class E>
-inline Floats get16(const typename E::type* p, int n) {
-  return n < LANES ? gather<E>(p, n) : E::load16(p);
-}
-template <class E>
-inline void put16(typename E::type* p, Floats v, int n) {
-  if (n >= LANES) return E::store16(p, v);
-  for (int i = 0; i < n; i++) p[i] = E::put(v[i]);
-}
-
 // h (rows, F): silu(gate)·up of gu (rows, 2F), or relu or gelu of gu (rows, F). With dh, the
 // gradient of h, dgu takes that of gu, which it may replace.
 template <class E>
 void activate(const typename E::type* gu, typename E::type* h, const typename E::type* dh,
               typename E::type* dgu, long rows, int F, int act) {
   const int width = act == SILU ? 2 * F : F;
-#pragma omp parallel for schedule(static)
   for (long r = 0; r < rows; r++) {
     const typename E::type* in = gu + r * width;
     for (int i = 0; i < F; i += LANES) {
       int n = std::min(LANES, F - i);
-      Floats x = get16<E>(in + i, n), value, slope, up{}, share{};
+      Floats x = get<E>(in + i, n), value, slope, up{}, share{};
       if (act == SILU) {
         share = sigmoid(x);
-        up = get16<E>(in + F + i, n);
+        up = get<E>(in + F + i, n);
         value = x * share;
         slope = share * (1.f + x * (1.f - share)) * up;
       } else if (act == RELU) {
@@ -586,11 +656,11 @@ void activate(const typename E::type* gu, typename E::type* h, const typename E:
         value = x * share;
         slope = share + x * 0.39894228f * exponential(x * x * -0.5f);
       }
-      put16<E>(h + r * F + i, act == SILU ? value * up : value, n);
+      put<E>(h + r * F + i, act == SILU ? value * up : value, n);
       if (dh) {
-        Floats d = get16<E>(dh + r * F + i, n);
-        put16<E>(dgu + r * width + i, d * slope, n);
-        if (act == SILU) put16<E>(dgu + r * width + F + i, d * value, n);
+        Floats d = get<E>(dh + r * F + i, n);
+        put<E>(dgu + r * width + i, d * slope, n);
+        if (act == SILU) put<E>(dgu + r * width + F + i, d * value, n);
       }
     }
   }
@@ -600,32 +670,27 @@ void activate(const typename E::type* gu, typename E::type* h, const typename E:
 template <class E>
 void cross_entropy(typename E::type* logits, const int64_t* targets, float* nll, long rows, int V,
                    float scale, int gradient) {
-#pragma omp parallel for schedule(static)
+  const int whole = V / LANES * LANES, rest = V - whole;
   for (long r = 0; r < rows; r++) {
     typename E::type* row = logits + r * V;
-    Floats high = all(-INFINITY), added{};
-    int whole = V / LANES * LANES;
-    float top = -INFINITY, total = 0;
-    for (int i = 0; i < whole; i += LANES) high = largest(high, get16<E>(row + i, LANES));
-    for (int i = whole; i < V; i++) top = std::max(top, E::get(row[i]));
-    top = std::max(top, maximum(high));
-    float at = E::get(row[targets[r]]);
-    for (int i = 0; i < whole; i += LANES) added += exponential(get16<E>(row + i, LANES) - top);
-    for (int i = whole; i < V; i++) total += std::exp(E::get(row[i]) - top);
-    float lse = top + std::log(total + sum(added));
-    nll[r] = lse - at;
+    Floats last = LANE < rest ? get<E>(row + whole, rest) : all(-INFINITY), high = last, added{};
+    for (int i = 0; i < whole; i += LANES) high = largest(high, E::load16(row + i));
+    const float top = maximum(high) * LOG2_E, at = E::get(row[targets[r]]);
+    for (int i = 0; i < whole; i += LANES) added += power(E::load16(row + i) * LOG2_E - top);
+    const float log2 = top + std::log2(sum(added + first(power(last * LOG2_E - top), rest)));
+    nll[r] = log2 * LN_2 - at;
     if (!gradient) continue;
     for (int i = 0; i < V; i += LANES) {
       int n = std::min(LANES, V - i);
-      put16<E>(row + i, exponential(get16<E>(row + i, n) - lse) * scale, n);
+      put<E>(row + i, power(get<E>(row + i, n) * LOG2_E - log2) * scale, n);
     }
-    row[targets[r]] = E::put((std::exp(at - lse) - 1.f) * scale);
+    row[targets[r]] = E::put((std::exp2(at * LOG2_E - log2) - 1.f) * scale);
   }
 }
 
 template <class E>
 void accumulate(float* to, const typename E::type* from, long n) {
-#pragma omp parallel for simd schedule(static)
+#pragma omp simd
   for (long i = 0; i < n; i++) to[i] += E::get(from[i]);
 }
 

@@ -11,7 +11,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:  # the parent process does without torch
     from torch import Tensor
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp-simd")
 ARITHMETIC = ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 WIDE = "-mprefer-vector-width=512"
 NAMES = {"torch.bfloat16": "bf16", "torch.float32": "fp32"}
@@ -81,14 +82,16 @@ def _processor() -> str:
     return "\n".join(sorted(set(named)))
 
 
-def call(name: str, dtype: "torch.dtype", *arguments: "Tensor | int | float | None") -> None:
-    """Run a kernel for an element type, with tensors by address. Shapes are in the C++ source."""
-    run(f"{name}_{NAMES[str(dtype)]}", *arguments)
+def kernel(
+    name: str, dtype: "torch.dtype | None", *arguments: "Tensor | int | float | None"
+) -> Callable[[], object]:
+    """A call of a kernel for an element type, or of one that has none, ready to be made.
 
-
-def run(name: str, *arguments: "Tensor | int | float | None") -> None:
-    """Run a kernel by its whole name. Integers are passed as C longs, which serve as ints too."""
-    getattr(library(), name)(*map(_argument, arguments))
+    Tensors are passed by address: the caller keeps them. Integers are passed as C longs, which
+    serve as ints too. Shapes are in the C++ source.
+    """
+    function = getattr(library(), name if dtype is None else f"{name}_{NAMES[str(dtype)]}")
+    return partial(function, *map(_argument, arguments))
 
 
 def _argument(value: "Tensor | int | float | None") -> object:

@@ -79,12 +79,14 @@ def settle(placement: Placement, run: Run) -> Placement:
             f"and {world()}; start fewer"
         )
     tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
-    fits = min(share, max(1, tokens // run.recipe.seq_len))
     engine = _settle_engine(placement.engine, on_gpu, run)
+    threads = placement.threads or torch.get_num_threads()
+    each = -(-share // threads) if engine == "kernels" else share  # threads share no micro-batch
+    fits = min(each, max(1, tokens // run.recipe.seq_len))
     settled = replace(
         placement,
         device="cuda" if on_gpu else "cpu",
-        threads=placement.threads or torch.get_num_threads(),
+        threads=threads,
         micro_batch=placement.micro_batch or fits,
         engine=engine,
         compile=_or(placement.compile, "yes" if on_gpu else "no"),

@@ -215,15 +215,16 @@ class Training:
         factor = lr_factor(recipe, step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        total = torch.zeros((), device=self.placement.device)
         self.weights.gradients.zero_()
-        for rows in self._micro_batches(recipe.batch_size):
-            x, y = self._put(inputs[rows]), self._put(targets[rows])
-            total += self.engine.nll(x, y, 1 / targets.size).sum() / targets.size
+        rows = _share(recipe.batch_size)
+        x, y = self._put(inputs[rows]), self._put(targets[rows])
+        total = self.engine.nll(x, y, 1 / targets.size).sum() / targets.size
         if world() > 1:
             dist.all_reduce(total)  # each rank has done its share of the batch's sequences
             dist.all_reduce(self.weights.gradients)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
+        norm = torch.linalg.vector_norm(self.weights.gradients)
+        if norm > recipe.grad_clip:
+            self.weights.gradients *= recipe.grad_clip / norm
         self.optimizer.step()
         self.engine.refresh()
         return float(total), float(norm), recipe.lr * factor
@@ -231,21 +232,13 @@ class Training:
     def _put(self, ids: Tokens) -> Tensor:
         return torch.from_numpy(ids).to(self.placement.device, non_blocking=True)
 
-    def _micro_batches(self, sequences: int) -> Iterator[slice]:
-        """This rank's rows of a batch, a micro-batch at a time."""
-        assert self.placement.micro_batch is not None, "settled"
-        first, last = (sequences * r // world() for r in (rank(), rank() + 1))
-        for row in range(first, last, self.placement.micro_batch):
-            yield slice(row, min(last, row + self.placement.micro_batch))
-
     def _evaluate(self, metrics: TextIO) -> None:
         """Score the fixed validation slice; at the end, where the rate has decayed, it is a
         reading."""
         started = time.perf_counter()
         inputs, targets = self.validation
-        nll = torch.zeros((), device=self.placement.device, dtype=torch.float64)
-        for rows in self._micro_batches(len(inputs)):
-            nll += self.engine.nll(self._put(inputs[rows]), self._put(targets[rows])).double().sum()
+        rows = _share(len(inputs))
+        nll = self.engine.nll(self._put(inputs[rows]), self._put(targets[rows])).double().sum()
         if world() > 1:
             dist.all_reduce(nll)
         loss, bpb = self.data.score(float(nll), targets)
@@ -337,8 +330,13 @@ def _build(run: Run, placement: Placement) -> Decoder:
 
 def _engine(model: Decoder, weights: Weights, placement: Placement, precision: str) -> Engine:
     if placement.engine == "kernels":
-        return KernelEngine(model, weights, precision)
+        return KernelEngine(model, weights, placement, precision)
     return AutogradEngine(model, placement, precision)
+
+
+def _share(sequences: int) -> slice:
+    """This rank's rows of a batch."""
+    return slice(*(sequences * r // world() for r in (rank(), rank() + 1)))
 
 
 _compiled: tuple[Any, ...] = ()
