@@ -144,6 +144,8 @@ class Training:
             betas=(run.recipe.beta1, run.recipe.beta2),
             fused=True,
         )
+        self.ahead: tuple[Tensor, Tensor] | None = None
+        """The next step's batch, where it was fetched ahead of time."""
         self.state = State()
         if saved:
             self._restore(saved)
@@ -211,14 +213,16 @@ class Training:
     def _step(self) -> tuple[float, float, float]:
         """One optimiser step: its loss (nats per token), gradient norm and base learning rate."""
         recipe, step = self.recipe, self.state.step
-        inputs, targets = batch(self.data, self.run.seed, step, recipe.batch_size, recipe.seq_len)
+        ahead, self.ahead = self.ahead, None
+        x, y = ahead or self._batch(step)
         factor = lr_factor(recipe, step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         self.weights.gradients.zero_()
-        rows = _share(recipe.batch_size)
-        x, y = self._put(inputs[rows]), self._put(targets[rows])
-        total = self.engine.nll(x, y, 1 / targets.size).sum() / targets.size
+        tokens = recipe.batch_size * recipe.seq_len
+        total = self.engine.nll(x, y, 1 / tokens).sum() / tokens
+        if step + 1 < recipe.steps:
+            self.ahead = self._batch(step + 1)  # while a GPU is busy with this one
         if world() > 1:
             dist.all_reduce(total)  # each rank has done its share of the batch's sequences
             dist.all_reduce(self.weights.gradients)
@@ -229,8 +233,18 @@ class Training:
         self.engine.refresh()
         return float(total), float(norm), recipe.lr * factor
 
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """This rank's inputs and targets of a step, on their way to the device."""
+        recipe = self.recipe
+        ids = batch(self.data, self.run.seed, step, recipe.batch_size, recipe.seq_len)
+        rows = _share(recipe.batch_size)
+        return self._put(ids[0][rows]), self._put(ids[1][rows])
+
     def _put(self, ids: Tokens) -> Tensor:
-        return torch.from_numpy(ids).to(self.placement.device, non_blocking=True)
+        here = torch.from_numpy(ids)
+        if self.placement.device == "cuda":
+            here = here.pin_memory()  # what is not pinned would be waited for
+        return here.to(self.placement.device, non_blocking=True)
 
     def _evaluate(self, metrics: TextIO) -> None:
         """Score the fixed validation slice; at the end, where the rate has decayed, it is a
