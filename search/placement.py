@@ -23,7 +23,8 @@ class Placement:
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: CUDA where there is one."""
     threads: int | None = None
-    """CPU threads of one worker. Default: the cores divided among the workers."""
+    """CPU threads of one worker. Default: the cores divided among the workers. Kernels use as many
+    as a batch has micro-batches, and hold gradients for each."""
     micro_batch: int | None = None
     """Sequences in one forward and backward pass; the rest of the batch is accumulated."""
     engine: str = "auto"
