@@ -13,6 +13,7 @@ from ablations.confirm import confirmation
 from ablations.plan import TableWork
 from ablations.sequential import LOOKS
 from ablations.table import Table, TableFile, table_names
+from ablations.timing import FILE, Timing
 from search.config import SamplerConfig
 from search.data import Data, require_tokens
 from search.estimate import estimate
@@ -48,14 +49,21 @@ class Comparison(Story[AblationConfig, TableWork]):
 
     @classmethod
     def check(cls, config: AblationConfig) -> SamplerConfig:
-        table, _ = read_table(config, config.recipe, config.data.vocab_size, settled=False)
+        table, _ = read_table(config, config.recipe, config.data.vocab_size)
         if config.data.tokenizer is None and config.table != CONFIRM:
             _require_vocabulary(table, config.data.vocab_size)
         return SamplerConfig()
 
     @classmethod
     def plan(cls, config: AblationConfig, recipe: Recipe, data: Data) -> TableWork:
-        table, first_seed = read_table(config, recipe, data.vocab_size)
+        timing = Timing(config.folder / FILE)
+        table, first_seed = read_table(config, recipe, data.vocab_size, timing)
+        if timing.missing:
+            placement = share_cores(config.placement, config.workers)
+            timing.measure(data, placement)
+            table, first_seed = read_table(config, recipe, data.vocab_size, timing)
+        if timing.content:
+            table = replace(table, caption=f"{table.caption} {timing.words()}")
         for panel in table.panels:
             for arm in panel.arms:
                 require_tokens(data, arm.recipe.seq_len, arm.recipe.batch_size)
@@ -136,9 +144,9 @@ def _require_vocabulary(table: Table, vocab_size: int) -> None:
 
 
 def read_table(
-    config: AblationConfig, recipe: Recipe, vocab_size: int, *, settled: bool = True
+    config: AblationConfig, recipe: Recipe, vocab_size: int, timing: Timing | None = None
 ) -> tuple[Table, int]:
-    """The table of a configuration, and its first seed.
+    """The table of a configuration, and its first seed. `timing` goes with a settled recipe.
 
     Raises:
         ValueError: something in it does not fit.
@@ -150,10 +158,12 @@ def read_table(
             config.seeds,
             Path(config.outputs),
             Path(config.runs),
-            recipe if settled else None,
+            recipe if timing is not None else None,
         )
     file = TableFile.read(str(config.table))
-    table = file.table(config.scale, recipe, vocab_size, budget=config.budget, seeds=config.seeds)
+    table = file.table(
+        config.scale, recipe, vocab_size, budget=config.budget, seeds=config.seeds, timing=timing
+    )
     return table, config.seed
 
 
@@ -192,7 +202,12 @@ def describe_table(name: str, config: AblationConfig) -> str:
     file = TableFile.read(name)
     try:
         table = file.table(
-            config.scale, recipe, vocab_size, budget=config.budget, seeds=config.seeds
+            config.scale,
+            recipe,
+            vocab_size,
+            budget=config.budget,
+            seeds=config.seeds,
+            timing=Timing(replace(config, table=name).folder / FILE),
         )
     except ValueError as error:
         return f"{name}: {file.caption}\n  {error}"

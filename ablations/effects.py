@@ -12,19 +12,26 @@ With ten arms and three seeds one paired t per arm, Bonferroni over ten, needs t
 difference of 10.4 standard deviations of a difference four times in five; the pooled model needs
 2.98 and finds 2.24.
 
-Unequal spread is tested for: the F test of each arm's residual variance against that of all others,
-exact in this model whatever cells are missing, at 5% for the table (Bonferroni over its arms). An
-arm that fails it is loud. A difference with a loud side, the arm or the baseline, must also hold by
-its own paired spread: its interval is the wider of the pooled and the paired one (Dunnett's
-critical value again, with the degrees of freedom of the pairs alone). Quiet arms lose nothing but
-what a loud one adds to the pool. `pooled=True` takes equal spread for granted.
+Arms may spread unequally, and few seeds cannot show that they do not: a test first, and another
+treatment if it rejects, errs where the test is blind. So every difference must hold by three
+spreads at once, and its interval is the widest of the three:
 
-Few seeds show little of a spread, so the rule does not hold the 5% in the worst case: see
-`ablations.calibration.unequal` and DECISIONS.md for how often it errs.
+- *pooled*: one spread for all arms, Dunnett's critical value;
+- *baseline*: one for the baseline and one for all others, for a loud baseline moves every
+  difference the same way. The critical value is that of a multivariate t with the correlations that
+  the two spreads give and Satterthwaite's degrees of freedom;
+- *own*: the baseline's and the arm's own, Welch's t at half of the level, since of many arms that
+  are loud the pooled spread knows.
+
+`spread_p` tests each arm's spread (F test of its residual variance against that of all others,
+exact in this model whatever cells are missing); it is told and switches nothing. With two arms all
+three are the paired t. `pooled=True` takes equal spread for granted.
+
+`python -m ablations table=power` shows how often this errs and what it costs in power.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, log10, sqrt
 
@@ -43,11 +50,16 @@ Tail = Callable[[float], float]
 
 LEVEL = 0.95
 POWER = 0.8
-LOUD = 0.05
-"""Chance that a table of equally spread arms has any loud one."""
+OWN = 0.5
+"""Part of the level at which a difference must hold by the two arms' own spreads."""
+LOUDEST = 30.0
+"""Ratio of variances beyond which the baseline's critical value is taken to stay: it falls."""
 OUTLIER = 0.05
 """Chance that a table of normal errors has any flagged run."""
 SIMULATED = 1999
+DRAWN = 2000
+"""Tables that the minimum detectable difference of a design is worked out from."""
+LEGENDRE = leggauss(72)
 DIGITS = 12
 """Kept of the largest value: what floating point adds to equal values must not order them."""
 
@@ -72,27 +84,31 @@ def compare(
     - `ci_low`, `ci_high`: interval of `diff`; all of them hold together with 95% (Dunnett)
     - `p_adjusted`: two-sided p of `diff`, adjusted for all comparisons made here (Dunnett)
     - `mdd`: minimum detectable difference: if the true one is as large, the chance of a verdict is
-      80%. It scales with the spread found, so it is as uncertain as that.
+      80%. It is the width found times a factor of the design (arms, seeds, level) for normal errors
+      of equal spread, so it is as uncertain as the width.
     - `verdict`: `better`, `worse` or `unresolved`; `baseline` for the baseline itself, whose `diff`
       is 0
     - `of`: runs asked for, finite or not: an arm with a diverged run has `n` of `of`
     - `spread_p`: p of the hypothesis that the arm spreads no more than the others, not adjusted;
       NaN where too few runs can say
-    - `spread`: `pooled`, or `own` where the difference must also hold by its own paired spread
+    - `spread`: which of the three spreads makes the interval as wide as it is
     - `outliers`: seeds of runs that lie too far from the model (externally studentised residual,
       Bonferroni over all runs of the table, 5%). They are flagged and kept.
 
     `frame` has the columns `arm`, `seed` and the metric, and one row per arm and seed, all at one
     horizon; a metric that is not finite is a missing cell. Nothing is resolved, and intervals are
-    NaN, where no degree of freedom is left for the spread (one seed). Where no chain of common
-    seeds links an arm with the baseline, `diff` is NaN too and the arm is not counted in adjusting.
+    NaN, where no degree of freedom is left for a spread (one seed; an arm or baseline with one
+    run). Where no chain of common seeds links an arm with the baseline, `diff` is NaN too and the
+    arm is not counted in adjusting.
 
     Raises:
         ValueError: a column is missing, a cell is there twice, there are fewer than two arms, or
             the baseline is none of them.
 
     Source: Dunnett, JASA 50:1096 (1955) and Biometrics 20:482 (1964), with the correlations that
-    the design at hand gives (Hsu, Multiple Comparisons, 1996, chapters 3 and 7).
+    the design at hand gives (Hsu, Multiple Comparisons, 1996, chapters 3 and 7); with those that
+    unequal spreads give, Hasler and Hothorn, Biometrical Journal 50:793 (2008); Welch, Biometrika
+    34:28 (1947); an arm's own variance in a block, Grubbs, JASA 43:243 (1948).
     """
     cells = _cells(frame, metric)
     if baseline not in cells.index:
@@ -104,35 +120,25 @@ def compare(
     against = _contrasts(fit, list(cells.index).index(baseline))
     others = cells.index[against.others]
     rows = _describe(cells).assign(
-        diff=np.nan, ci_low=np.nan, ci_high=np.nan, p_adjusted=np.nan, mdd=np.nan
+        diff=np.nan, ci_low=np.nan, ci_high=np.nan, p_adjusted=np.nan, mdd=np.nan, spread=""
     )
-    spread_p, spread = _spread_tests(fit), ["pooled"] * len(others)
-    loud = spread_p * (~np.isnan(spread_p)).sum() < LOUD
     rows.loc[others, "diff"] = against.diff
     if fit.df and len(others):
-        tail = _tail(against, fit.df, two_sided=True)
-        critical = _critical_of(against, fit.df, 1 - level)
-        error = fit.sigma * against.scale
-        half = critical * error
-        p = _p_values(against.diff, error, fit.df, tail)
-        mdd = _noncentrality(critical, fit.df, power) * error
-        at = list(cells.index).index(baseline)
-        for row, arm in enumerate(against.others):
-            if pooled or not (loud[at] or loud[arm]):
-                continue
-            spread[row] = "own"
-            own = _paired(cells.to_numpy()[[arm, at]], against, row, 1 - level, power)
-            half[row], p[row], mdd[row] = np.maximum([half[row], p[row], mdd[row]], own)
+        ways = _ways(fit, against, two_sided=True)[: 1 if pooled else None]
+        halves = np.stack([way.half(1 - level) for way in ways])
+        half = halves.max(0)  # NaN where one of them is
         rows.loc[others, "ci_low"] = against.diff - half
         rows.loc[others, "ci_high"] = against.diff + half
-        rows.loc[others, "p_adjusted"] = p
-        rows.loc[others, "mdd"] = mdd
+        rows.loc[others, "p_adjusted"] = np.max([way.p(against.diff) for way in ways], axis=0)
+        seeds = None if len(ways) == 1 else max(2, round(rows.n[[baseline, *others]].mean()))
+        reach = _reach(ways[0].critical(1 - level), fit.df, len(others), seeds, 1 - level, power)
+        rows.loc[others, "mdd"] = reach * half
+        rows.loc[others, "spread"] = [ways[widest].name for widest in halves.argmax(0)]
     below, above = ("better", "worse") if lower_is_better else ("worse", "better")
     rows["verdict"] = np.select([rows.ci_high < 0, rows.ci_low > 0], [below, above], "unresolved")
     rows.loc[[baseline], ["diff", "verdict"]] = 0.0, "baseline"
     rows["of"] = frame.groupby("arm").size()
-    rows["spread_p"] = spread_p
-    rows["spread"] = pd.Series(spread, others, dtype=object).reindex(rows.index).fillna("")
+    rows["spread_p"], rows["spread"] = _spread_tests(fit), rows.pop("spread")
     rows["outliers"] = _outliers(fit, cells.columns)
     return _in_order_of(frame, rows)
 
@@ -159,13 +165,15 @@ def indistinguishable(
     *,
     lower_is_better: bool = True,
     level: float = LEVEL,
+    pooled: bool = False,
 ) -> Best:
     """The arms that may be the best: with 95% confidence, the truly best one is among them.
 
     Multiple comparisons with the best, in the model and for the frame of `compare`. The promise is
-    to the best arm: of arms that are all equal, each is out in 5% of tables, and thus some arm is
-    in 20% (six arms) to 27% (ten arms, three seeds). So being out says "another is at least as
-    good".
+    to the best arm: of arms that are all equal, each is out in up to 5% of tables, and thus some
+    arm in up to 20% (six arms) or 27% (ten arms, three seeds). So being out says "another is at
+    least as good". An arm must be out by the three spreads of `compare`; `pooled=True` takes equal
+    spread for granted.
 
     Without degrees of freedom for the spread every arm may be best. Arms outside the largest group
     that common seeds link cannot be compared and stay in, after the others; an arm without a run is
@@ -186,7 +194,9 @@ def indistinguishable(
     if len(linked) > 1:
         sign = 1.0 if lower_is_better else -1.0
         effects = sign * fit.effects[linked]
-        to_best = _to_best(np.subtract.outer(effects, effects), _half_widths(fit, linked, level))
+        to_best = _to_best(
+            np.subtract.outer(effects, effects), _half_widths(fit, linked, level, pooled)
+        )
         rows.loc[rows.index[linked], ["diff", "ci_low", "ci_high"]] = to_best
     rows["may_be_best"] = ~(rows.ci_low >= 0) | (rows["diff"] <= 0)
     rows = rows.sort_values("diff", kind="stable")
@@ -331,36 +341,88 @@ def _solve(values: Array, covariance: Array) -> tuple[Array, Array]:
     return effects, residuals - np.nanmean(residuals, axis=-2, keepdims=True)
 
 
+@dataclass(frozen=True)
+class _Design:
+    """What the places of N runs of A arms say of their residuals, whatever the values."""
+
+    kept: Array
+    """(N,) the part of its error's variance that each residual keeps."""
+    inverses: tuple[Array, ...]
+    """(A,) the pseudo-inverse of the covariance of an arm's residuals, if sigma were 1."""
+    df: NDArray[np.int64]
+    """(A,) degrees of freedom of an arm's residual variance."""
+    share: Array
+    """(A,) the part of it that comes from the arm's own runs; the rest is the other arms'."""
+    total: int
+    """Degrees of freedom of all."""
+
+
+def _design(present: NDArray[np.bool_]) -> _Design:
+    return _design_of(present.tobytes(), present.shape[0])
+
+
 @lru_cache(maxsize=256)
-def _leverage(present: bytes, shape: tuple[int, int]) -> tuple[Array, tuple[Array, ...]]:
-    """What a design says of its residuals: the part of its error's variance that each keeps (n,),
-    and per arm the pseudo-inverse of the covariance of its residuals, if sigma were 1."""
-    arms, seeds = np.nonzero(np.frombuffer(present, bool).reshape(shape))
-    design = np.concatenate([np.eye(shape[0])[arms], np.eye(shape[1])[seeds]], axis=1)
-    kept = np.eye(len(arms)) - design @ np.linalg.pinv(design)
-    blocks = [kept[np.ix_(arms == arm, arms == arm)] for arm in range(shape[0])]
-    return np.diag(kept).copy(), tuple(np.linalg.pinv(block, rcond=1e-9) for block in blocks)
+def _design_of(places: bytes, rows: int) -> _Design:
+    present = np.frombuffer(places, bool).reshape(rows, -1)
+    arms, seeds = np.nonzero(present)
+    design = np.concatenate([np.eye(rows)[arms], np.eye(present.shape[1])[seeds]], axis=1)
+    kept = (np.eye(len(arms)) - design @ np.linalg.pinv(design)).round(DIGITS)
+    inverses = [
+        np.linalg.pinv(kept[np.ix_(arms == arm, arms == arm)], rcond=1e-9) for arm in range(rows)
+    ]
+    df = np.array(
+        [round(float(np.trace(np.linalg.pinv(x) @ x))) if x.size else 0 for x in inverses]
+    )
+    # A run's residual, the arm being left out: its own error and the mean of those with its seed.
+    others = present.sum(0) - 1
+    share = (others / np.maximum(others + 1, 1) * present).sum(1) / np.maximum(present.sum(1), 1)
+    total = round(float(np.trace(kept)))
+    return _Design(np.diag(kept).copy(), tuple(inverses), df, share, total)
+
+
+@dataclass(frozen=True)
+class _Spreads:
+    """Variances of the errors in tables (...,) of one design; NaN where nothing is left for one."""
+
+    arm: Array
+    """(..., A) of the arm's residuals as they are: its own errors, and a part of the others'."""
+    rest: Array
+    """(..., A) of all other arms', pooled."""
+    own: Array
+    """(..., A) of the arm's own errors; unbiased but for not being negative (Grubbs, 1948)."""
+
+
+def _spreads(residuals: Array) -> _Spreads:
+    """Of (..., A, S), NaN where a cell is missing, the same ones in all tables.
+
+    The numerator of `arm` is what the sum of squares falls by when the arm is left out.
+    """
+    present = ~np.isnan(residuals.reshape(-1, *residuals.shape[-2:])[0])
+    design = _design(present)
+    part = np.zeros(residuals.shape[:-1])
+    for arm, inverse in enumerate(design.inverses):
+        mine = residuals[..., arm, present[arm]]
+        part[..., arm] = np.einsum("...i,ij,...j->...", mine, inverse, mine)
+    total = np.nansum(residuals**2, axis=(-2, -1))[..., None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        arm_ = np.where(design.df > 0, part / design.df, np.nan)
+        left = design.total - design.df
+        rest = np.where(left > 0, np.maximum(total - part, 0.0) / left, np.nan)
+        own = np.maximum((arm_ - (1 - design.share) * rest) / design.share, 0.0)
+    return _Spreads(arm_, rest, own)
 
 
 def _spread_tests(fit: _Fit) -> Array:
     """(A,) p of the F test of each arm's residual variance against all others', one-sided.
 
-    The numerator is what the sum of squares falls by when the arm is left out. NaN where that, or
-    the rest, has no degree of freedom; with two arms, whose residuals mirror each other, always.
+    NaN where it, or the rest, has no degree of freedom; with two arms, whose residuals mirror each
+    other, always.
     """
-    p = np.full(len(fit.effects), np.nan)
     if not fit.sigma > 0:
-        return p
-    present = ~np.isnan(fit.residuals)
-    total = np.nansum(fit.residuals**2)
-    _, inverses = _leverage(present.tobytes(), (present.shape[0], present.shape[1]))
-    for arm, inverse in enumerate(inverses):
-        residuals = fit.residuals[arm][present[arm]]
-        df = round(float(np.linalg.matrix_rank(inverse))) if len(inverse) else 0
-        if 0 < df < fit.df:
-            part = residuals @ inverse @ residuals
-            rest = max(total - part, 0.0) / (fit.df - df)
-            p[arm] = f.sf(part / df / rest, df, fit.df - df) if rest > 0 else 0.0
+        return np.full(len(fit.effects), np.nan)
+    found, design = _spreads(fit.residuals), _design(~np.isnan(fit.residuals))
+    with np.errstate(divide="ignore"):
+        p: Array = f.sf(found.arm / found.rest, design.df, design.total - design.df)
     return p
 
 
@@ -369,7 +431,7 @@ def _outliers(fit: _Fit, seeds: pd.Index) -> list[str]:
     flagged = np.zeros(fit.residuals.shape, dtype=bool)
     present = ~np.isnan(fit.residuals)
     if fit.df > 1 and fit.sigma > 0:
-        kept, _ = _leverage(present.tobytes(), (present.shape[0], present.shape[1]))
+        kept = _design(present).kept
         total = np.nansum(fit.residuals**2)
         square = fit.residuals[present] ** 2 / np.where(kept > 1e-9, kept, np.inf)
         rest = np.maximum(total - square, 1e-12 * total) / (fit.df - 1)
@@ -377,28 +439,14 @@ def _outliers(fit: _Fit, seeds: pd.Index) -> list[str]:
     return [", ".join(str(seed) for seed in seeds[row]) for row in flagged]
 
 
-def _paired(
-    values: Array, against: "_Contrasts", row: int, alpha: float, power: float
-) -> tuple[float, float, float]:
-    """Half width, adjusted p and mdd of one difference by the spread of its pairs alone (2, S)."""
-    pairs = values[0] - values[1]
-    pairs = pairs[~np.isnan(pairs)]
-    df = len(pairs) - 1
-    if df < 1:
-        return (np.nan,) * 3
-    error = np.array([pairs.std(ddof=1) / sqrt(len(pairs))])
-    critical = _critical_of(against, df, alpha)
-    tail = _tail(against, df, two_sided=True)
-    p = _p_values(against.diff[[row]], error, df, tail, len(against.diff))
-    return critical * error[0], p[0], _noncentrality(critical, df, power) * error[0]
-
-
 @dataclass(frozen=True)
 class _Contrasts:
     """The differences of K arms to the one that they are all compared with."""
 
+    to: int
+    """That one."""
     others: list[int]
-    """The arms: all that are linked to that one."""
+    """The arms: all that are linked to it."""
     diff: Array
     """(K,)"""
     scale: Array
@@ -421,19 +469,82 @@ def _contrasts(fit: _Fit, to: int) -> _Contrasts:
     values, vectors = np.linalg.eigh(covariance - np.diag(own**2))  # has no negative ones
     loadings = (vectors * np.sqrt(np.maximum(values, 0)))[:, values > 1e-9]
     diff = fit.effects[others] - fit.effects[to]
-    return _Contrasts(others, diff, scale, own / scale, loadings / scale[:, None])
+    return _Contrasts(to, others, diff, scale, own / scale, loadings / scale[:, None])
 
 
-def _half_widths(fit: _Fit, arms: NDArray[np.intp], level: float) -> Array:
+@dataclass(frozen=True)
+class _Way:
+    """The differences of tables (...,) measured by one notion of their spread."""
+
+    name: str
+    error: Array
+    """(..., K) standard errors."""
+    critical: Callable[[float], Array]
+    """(..., K) or a shape that goes with it, for a level's complement."""
+    tail: Callable[[Array], Array]
+    """The adjusted p (K,) of the statistics (K,) of one table."""
+
+    def half(self, alpha: float) -> Array:
+        return self.critical(alpha) * self.error
+
+    def p(self, diff: Array) -> Array:
+        """Adjusted p (K,) of one table."""
+        away = np.where(diff == 0, 0.0, np.inf)
+        return self.tail(np.divide(np.abs(diff), self.error, out=away, where=self.error > 0))
+
+
+def _ways(fit: _Fit, against: "_Contrasts", *, two_sided: bool) -> list[_Way]:
+    """The three spreads a difference must hold by, the pooled one first: see above."""
+    return _ways_of(fit.residuals, np.array(fit.sigma), fit.df, against, two_sided)
+
+
+def _ways_of(
+    residuals: Array, sigma: Array, df: int, against: "_Contrasts", two_sided: bool
+) -> list[_Way]:
+    """Of tables (...,) with `residuals` (..., A, S) and `sigma` (...,)."""
+    arm, others, sides = against.to, against.others, 2 if two_sided else 1
+    pooled = _Way(
+        "pooled",
+        sigma[..., None] * against.scale,
+        lambda alpha: np.array(_critical_of(against, df, alpha, two_sided)),
+        lambda value: _adjusted(value, _tail(against, df, two_sided=two_sided), df),
+    )
+    if len(others) < 2 or not (sigma > 0).any():
+        return [pooled]
+    design = _design(~np.isnan(residuals.reshape(-1, *residuals.shape[-2:])[0]))
+    found, df_base, df_own = _spreads(residuals), design.df[arm], design.df[others]
+    # The part of each contrast's variance that is the arm's own, and the rest: the baseline's.
+    mine, shared = (against.own * against.scale) ** 2, (1 - against.own**2) * against.scale**2
+    loud, quiet = found.own[..., arm], found.rest[..., arm]
+    ratio = np.divide(loud, quiet, out=np.ones_like(loud), where=quiet > 0).clip(max=LOUDEST)
+    two = _TwoSpreads(against, design.total - df_base, df_base, two_sided)
+    baseline = _Way(
+        "baseline",
+        np.sqrt(loud[..., None] * shared + quiet[..., None] * mine),
+        lambda alpha: two.criticals(ratio, alpha),
+        lambda value: _adjusted(value, two.tail(float(ratio)), two.df(float(ratio))),
+    )
+    each = np.stack([found.own[..., others] * mine, loud[..., None] * shared])
+    both, lowest = each.sum(0), np.minimum(df_own, df_base)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        welch = both**2 / (each[0] ** 2 / df_own + each[1] ** 2 / df_base)
+    welch = np.where(both > 0, welch, lowest).clip(lowest, df_own + df_base)
+    own = _Way(
+        "own",
+        np.sqrt(both),
+        lambda alpha: t.isf(OWN * alpha / sides, welch),
+        lambda value: np.minimum(sides / OWN * t.sf(value, welch), 1.0),
+    )
+    return [pooled, baseline, own]
+
+
+def _half_widths(fit: _Fit, arms: NDArray[np.intp], level: float, pooled: bool) -> Array:
     """Row i has the half widths of one-sided intervals of all arms around arm i as the control."""
     half = np.full((len(arms), len(arms)), np.nan)
-    critical: dict[bytes, float] = {}  # the same for arms with the same seeds
     for row, arm in enumerate(arms if fit.df else []):
-        around, seeds = _contrasts(fit, arm), np.isnan(fit.residuals[arm]).tobytes()
-        if seeds not in critical:
-            tail = _tail(around, fit.df, two_sided=False)
-            critical[seeds] = _critical(tail, 1 - level, len(around.others), fit.df)
-        half[row, arms != arm] = critical[seeds] * fit.sigma * around.scale
+        ways = _ways(fit, _contrasts(fit, arm), two_sided=False)[: 1 if pooled else None]
+        widest = np.max([way.half(1 - level) for way in ways], axis=0)
+        half[row, arms != arm] = np.where(np.isnan(widest), np.inf, widest)  # says nothing
     return half
 
 
@@ -453,7 +564,7 @@ def _to_best(margin: Array, half: Array) -> Array:
 # The distribution of the largest of K t statistics that share a denominator.
 
 
-def _tail(contrasts: _Contrasts, df: int, *, two_sided: bool) -> Tail:
+def _tail(contrasts: _Contrasts, df: float, *, two_sided: bool) -> Tail:
     """Given the factors and the spread found, arms are independent: the rest is integration."""
     factors, spread, weight = _nodes(contrasts.shared.shape[1], df)
     alike = np.column_stack([contrasts.own, contrasts.shared]).round(DIGITS)
@@ -472,7 +583,7 @@ def _tail(contrasts: _Contrasts, df: int, *, two_sided: bool) -> Tail:
 
 
 @lru_cache(maxsize=4)
-def _nodes(factors: int, df: int) -> tuple[Array, Array, Array]:
+def _nodes(factors: int, df: float) -> tuple[Array, Array, Array]:
     """P points and weights to integrate over normal factors (F, P) and the spread (P,).
 
     With one factor by quadrature, to nine digits or more (Dunnett 1955). With more by a fixed set
@@ -482,7 +593,7 @@ def _nodes(factors: int, df: int) -> tuple[Array, Array, Array]:
         points = qmc.Sobol(factors + 1, rng=0).random_base2(15).clip(1e-12, 1 - 1e-12).T
         weight = np.full(points.shape[1], 1 / points.shape[1])
         return ndtri(points[1:]), np.sqrt(chi2.ppf(points[0], df) / df), weight
-    nodes, weights = leggauss(72)
+    nodes, weights = LEGENDRE
     normal_weight = weights * np.exp(-((9 * nodes) ** 2) / 2)
     spread, spread_weight = _spread_nodes(df)
     weight = np.outer(normal_weight / normal_weight.sum(), spread_weight).ravel()
@@ -490,48 +601,108 @@ def _nodes(factors: int, df: int) -> tuple[Array, Array, Array]:
     return normal[None, :], np.tile(spread, len(nodes)), weight
 
 
-def _spread_nodes(df: int) -> tuple[Array, Array]:
+def _spread_nodes(df: float) -> tuple[Array, Array]:
     """Points and weights to integrate over a standard deviation found with `df`, the true being 1.
 
     Gauss-Legendre between its extreme quantiles.
     """
-    nodes, weights = leggauss(72)
+    nodes, weights = LEGENDRE
     low, high = np.sqrt(chi2.ppf(1e-16, df)), np.sqrt(chi2.isf(1e-16, df))
     chi = low + (high - low) * (nodes + 1) / 2
     weights = weights * chi * chi2.pdf(chi**2, df)
     return chi / sqrt(df), weights / weights.sum()
 
 
-def _critical_of(contrasts: _Contrasts, df: int, alpha: float) -> float:
-    """The two-sided critical value: it depends on the design alone, so it is worked out once."""
+@dataclass(frozen=True)
+class _TwoSpreads:
+    """The contrasts if what they share has a variance of its own, `ratio` times the arms'."""
+
+    contrasts: _Contrasts
+    df_arms: int
+    df_shared: int
+    two_sided: bool
+
+    def df(self, ratio: float) -> float:
+        """Satterthwaite's, the fewest of any contrast; NaN where a spread has none."""
+        if not (self.df_arms > 0 and self.df_shared > 0):
+            return float("nan")
+        arms, shared = self.contrasts.own**2, ratio * (1 - self.contrasts.own**2)
+        parts = arms**2 / self.df_arms + shared**2 / self.df_shared
+        return float(((arms + shared) ** 2 / parts).min())
+
+    def tail(self, ratio: float) -> Tail:
+        own, shared = self.contrasts.own, self.contrasts.shared * sqrt(ratio)
+        scale = np.sqrt(own**2 + (shared**2).sum(1))
+        related = replace(self.contrasts, own=own / scale, shared=shared / scale[:, None])
+        return _tail(related, self.df(ratio), two_sided=self.two_sided)
+
+    def criticals(self, ratios: Array, alpha: float) -> Array:
+        """(..., 1) for (...,): of one ratio as it is, of many interpolated."""
+        if np.isnan(self.df(1.0)):
+            return np.full((*ratios.shape, 1), np.nan)
+        if ratios.size == 1:
+            return np.full((*ratios.shape, 1), self.critical(float(ratios.ravel()[0]), alpha))
+        design = (self.contrasts.own.round(DIGITS), self.contrasts.shared.round(DIGITS))
+        known = design[0].tobytes(), design[1].tobytes(), len(design[0])
+        found = _criticals_by_ratio(
+            *known, int(self.df_arms), int(self.df_shared), self.two_sided, alpha
+        )
+        return np.asarray(np.interp(ratios / (1 + ratios), *found)[..., None])
+
+    def critical(self, ratio: float, alpha: float) -> float:
+        contrasts = len(self.contrasts.own)
+        return _critical(self.tail(ratio), alpha, contrasts, self.df(ratio), self.two_sided)
+
+
+@lru_cache(maxsize=256)
+def _criticals_by_ratio(
+    own: bytes,
+    shared: bytes,
+    contrasts: int,
+    df_arms: int,
+    df_shared: int,
+    two_sided: bool,
+    alpha: float,
+) -> tuple[Array, Array]:
+    """Shares of what is shared in a variance, and the critical value at each."""
+    two = _TwoSpreads(_remade(own, shared, contrasts), df_arms, df_shared, two_sided)
+    parts = np.linspace(0, LOUDEST / (1 + LOUDEST), 17)
+    return parts, np.array([two.critical(part / (1 - part), alpha) for part in parts])
+
+
+def _remade(own: bytes, shared: bytes, contrasts: int) -> _Contrasts:
+    """The contrasts as far as their critical value depends on them."""
+    nothing = np.zeros(contrasts)
+    loadings = np.frombuffer(shared).reshape(contrasts, -1)
+    return _Contrasts(0, [], nothing, nothing, np.frombuffer(own), loadings)
+
+
+def _critical_of(contrasts: _Contrasts, df: int, alpha: float, two_sided: bool = True) -> float:
+    """The critical value with one spread: it depends on the design alone, so it is worked out
+    once."""
     own, shared = contrasts.own.round(DIGITS), contrasts.shared.round(DIGITS)
-    return _remembered(own.tobytes(), shared.tobytes(), len(own), df, alpha)
+    return _remembered(own.tobytes(), shared.tobytes(), len(own), df, alpha, two_sided)
 
 
 @lru_cache(maxsize=1024)
-def _remembered(own: bytes, shared: bytes, contrasts: int, df: int, alpha: float) -> float:
-    loadings = np.frombuffer(shared).reshape(contrasts, -1)
-    nothing = np.zeros(contrasts)
-    design = _Contrasts([], nothing, nothing, np.frombuffer(own), loadings)
-    return _critical(_tail(design, df, two_sided=True), alpha, contrasts, df)
+def _remembered(
+    own: bytes, shared: bytes, contrasts: int, df: int, alpha: float, two_sided: bool
+) -> float:
+    design = _remade(own, shared, contrasts)
+    return _critical(_tail(design, df, two_sided=two_sided), alpha, contrasts, df, two_sided)
 
 
-def _critical(tail: Tail, alpha: float, contrasts: int, df: int) -> float:
+def _critical(tail: Tail, alpha: float, contrasts: int, df: float, two_sided: bool = True) -> float:
     """The value that is exceeded with probability `alpha`; Bonferroni's bounds it from above."""
-    bonferroni = t.isf(alpha / 2 / contrasts, df)
+    bonferroni = t.isf(alpha / (2 if two_sided else 1) / contrasts, df)
     return float(brentq(lambda value: tail(value) - alpha, 0.0, 1.01 * bonferroni, xtol=1e-10))
 
 
-def _p_values(
-    diff: Array, error: Array, df: int, tail: Tail, contrasts: int | None = None
-) -> Array:
-    statistic = np.divide(
-        np.abs(diff), error, out=np.where(diff == 0, 0.0, np.inf), where=error > 0
-    )
+def _adjusted(statistic: Array, tail: Tail, df: float) -> Array:
     single = 2 * t.sf(statistic, df)
     adjusted = np.array([tail(value) for value in statistic])
     # Between the unadjusted and Bonferroni's by theory; far out in the tail, by this line.
-    p: Array = np.clip(adjusted, single, np.minimum((contrasts or len(diff)) * single, 1.0))
+    p: Array = np.clip(adjusted, single, np.minimum(len(statistic) * single, 1.0))
     return p
 
 
@@ -547,3 +718,48 @@ def _found(shift: float, critical: float, df: int) -> float:
     """The chance of a verdict on a difference of so many standard errors."""
     spread, weight = _spread_nodes(df)
     return float(weight @ (ndtr(shift - critical * spread) + ndtr(-shift - critical * spread)))
+
+
+def _reach(
+    critical: Array, df: int, contrasts: int, seeds: int | None, alpha: float, power: float
+) -> float:
+    """The minimum detectable difference in half widths: with one spread as it follows from the
+    critical value, with three (`seeds` given) from simulated widths."""
+    if seeds is None:
+        return _noncentrality(float(critical), df, power) / float(critical)
+    half = typical_widths(contrasts + 1, seeds, alpha)
+    return detectable(half, seeds, power) / float(half.mean())
+
+
+def detectable(half: Array, seeds: int, power: float = POWER) -> float:
+    """The difference, in standard deviations of a run's error, that gets a verdict with this
+    chance, when intervals have these half widths (any shape) in the same unit."""
+    top = 2 * float(half.max()) + 10
+    return float(brentq(lambda effect: chance(effect, half, seeds) - power, 0.0, top, xtol=1e-9))
+
+
+def chance(effect: float, half: Array, seeds: int) -> float:
+    """The chance of a verdict on such a difference: widths and differences are independent."""
+    error = sqrt(2 / seeds)
+    either = ndtr((effect - half) / error) + ndtr((-effect - half) / error)
+    return float(either.mean())
+
+
+@lru_cache(maxsize=64)
+def typical_widths(arms: int, seeds: int, alpha: float, *, pooled: bool = False) -> Array:
+    """Half widths (T, A - 1) of complete tables of normal errors with deviation 1, always the same
+    ones."""
+    tables = np.random.Generator(np.random.Philox(0)).normal(size=(DRAWN, arms, seeds))
+    return half_widths(tables, alpha, pooled=pooled)[1]
+
+
+def half_widths(values: Array, alpha: float, *, pooled: bool = False) -> tuple[Array, Array]:
+    """What `compare` says of many complete tables (T, A, S): differences to the first arm and half
+    widths of their intervals, (T, A - 1), to three digits."""
+    fit = _fit(pd.DataFrame(values[0]))
+    against = _contrasts(fit, 0)
+    means = values.mean(2, keepdims=True)
+    residuals = values - means - values.mean(1, keepdims=True) + values.mean((1, 2), keepdims=True)
+    sigma = np.sqrt((residuals**2).sum((1, 2)) / fit.df)
+    ways = _ways_of(residuals, sigma, fit.df, against, True)[: 1 if pooled else None]
+    return (means[:, 1:] - means[:, :1])[..., 0], np.max([way.half(alpha) for way in ways], axis=0)

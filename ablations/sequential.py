@@ -15,6 +15,8 @@ AUTO = "auto"
 """As a number of seeds: as many as these looks ask for."""
 LOOKS = (4, 6, 10)
 """Seeds an arm has when it is looked at."""
+ALPHAS = tuple((1 - LEVEL) / len(LOOKS) for _ in LOOKS)
+"""The part of the 5% that each look spends."""
 
 
 def verdicts(
@@ -47,13 +49,12 @@ def looked(
     frame: pd.DataFrame, baseline: str, metric: str = "val_bpb", lower_is_better: bool = True
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """`verdicts` and `wanted` at once."""
-    level = 1 - (1 - LEVEL) / len(LOOKS)
     arms = list(frame.arm.unique())
     seeds = sorted(frame.seed.unique())
     done = frame.done if "done" in frame else pd.Series(True, frame.index)
     resolved: dict[str, int] = {}
     table: pd.DataFrame | None = None
-    for look in LOOKS:
+    for look, alpha in zip(LOOKS, ALPHAS, strict=True):
         going = [arm for arm in arms if arm not in resolved]
         limit = {arm: set(seeds[: resolved.get(arm, look)]) for arm in arms}
         used = [seed in limit[arm] for arm, seed in zip(frame.arm, frame.seed, strict=True)]
@@ -65,7 +66,7 @@ def looked(
                 table.loc[table.arm != baseline, "verdict"] = "unresolved"
                 table["look"] = 0
             return table, dict.fromkeys(going, look)
-        found = compare(seen, baseline, metric, lower_is_better=lower_is_better, level=level)
+        found = compare(seen, baseline, metric, lower_is_better=lower_is_better, level=1 - alpha)
         found["look"] = look
         if table is not None:
             kept = found.arm.isin(resolved)

@@ -5,7 +5,7 @@ and shared data; each arm is a few overrides of architecture (`fit` closes the b
 size is given) and of the recipe.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +13,7 @@ from typing import Any, Self
 import yaml
 
 from ablations.sequential import AUTO, LOOKS
+from ablations.timing import Timing
 from search.record import Recipe
 from space.arch import Architecture
 from space.axes import parse_sharing
@@ -114,8 +115,9 @@ class TableFile:
         *,
         budget: str | None = None,
         seeds: int | str | None = None,
+        timing: Timing | None = None,
     ) -> Table:
-        """The table with its architectures.
+        """The table with its architectures. Tokens at equal time follow from `timing`.
 
         Raises:
             ValueError: an arm that does not fit, a baseline that is none of the arms, or no such
@@ -129,7 +131,8 @@ class TableFile:
         made = []
         for content in panels:
             limit = Budget.parse(budget or content.get("budget") or self.budget)
-            made.append(_panel(content, limit, recipe, vocab_size, exact=scale == "proxy"))
+            exact = scale == "proxy"
+            made.append(_panel(content, limit, recipe, vocab_size, exact, timing or Timing()))
         if len({panel.name for panel in made}) < len(made):
             raise ValueError(f"panels of table {self.name} must have names of their own")
         return Table(
@@ -159,7 +162,12 @@ def table_names() -> list[str]:
 
 
 def _panel(
-    content: Mapping[str, Any], budget: Budget, recipe: Recipe, vocab_size: int, exact: bool
+    content: Mapping[str, Any],
+    budget: Budget,
+    recipe: Recipe,
+    vocab_size: int,
+    exact: bool,
+    timing: Timing,
 ) -> Panel:
     name, baseline = content.get("name", ""), str(content.get("baseline"))
     arms = {str(label): given for label, given in (content.get("arms") or {}).items()}
@@ -174,7 +182,7 @@ def _panel(
     made: dict[str, Arm] = {}
     for label, given in arms.items():
         try:
-            arm = _arm(label, dict(given or {}), base, budget, recipe, made)
+            arm = _arm(label, dict(given or {}), base, budget, recipe, made, timing)
         except (ValueError, KeyError) as error:
             raise ValueError(f"arm {label} of panel {name!r}: {error}") from None
         off = budget.deviation(arm.architecture)
@@ -200,6 +208,7 @@ def _arm(
     budget: Budget,
     recipe: Recipe,
     made: Mapping[str, Arm],
+    timing: Timing,
 ) -> Arm:
     own = {key: given.pop(key) for key in OWN if key in given}
     overrides = own.get("recipe") or {}
@@ -213,7 +222,7 @@ def _arm(
         replace(recipe, **overrides),
     )
     if "equal" in own:
-        trained = _equal_flops(architecture, trained, own["equal"], made)
+        trained = _as_long(architecture, trained, own["equal"], made, timing)
     return Arm(
         name=name,
         architecture=architecture,
@@ -243,19 +252,26 @@ def _architecture(
     return fit(values, budget, ffn_tolerance=own.get("ffn_tolerance", FFN_TOLERANCE))
 
 
-def _equal_flops(
-    architecture: Architecture, recipe: Recipe, what: str, made: Mapping[str, Arm]
+def _as_long(
+    architecture: Architecture, recipe: Recipe, what: str, made: Mapping[str, Arm], timing: Timing
 ) -> Recipe:
-    """As many tokens as use up the training FLOPs of the panel's first arm."""
-    if what != "flops" or not made:
-        raise ValueError(f"equal must be flops, of an arm below the first, but got {what!r}")
-    first = next(iter(made.values()))
-    share = (
-        cost(first.architecture, recipe.seq_len).train_flops_per_token
-        / cost(architecture, recipe.seq_len).train_flops_per_token
-    )
+    """As many tokens as use up the training FLOPs or time of the panel's first arm."""
+    kinds: dict[str, Callable[[Architecture, Recipe], float]] = {
+        "flops": _flops_per_token,
+        "time": timing,
+    }
+    if what not in kinds or not made:
+        raise ValueError(
+            f"equal must be flops or time, of an arm below the first, but got {what!r}"
+        )
+    first, per_token = next(iter(made.values())), kinds[what]
+    share = per_token(first.architecture, first.recipe) / per_token(architecture, recipe)
     steps = max(1, round(first.recipe.steps * share))
     return replace(recipe, tokens=steps * recipe.tokens_per_step)
+
+
+def _flops_per_token(architecture: Architecture, recipe: Recipe) -> float:
+    return cost(architecture, recipe.seq_len).train_flops_per_token
 
 
 def _deeper(values: dict[str, Any], shape: Architecture, budget: Budget) -> Architecture:

@@ -8,11 +8,11 @@ import io
 import json
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from ablations.effects import compare
@@ -22,6 +22,7 @@ from reports.tables import (
     Column,
     decimals,
     escape,
+    fill,
     latex_table,
     markdown_table,
     megas,
@@ -74,9 +75,15 @@ COLUMNS = (
         "spread",
         "spread",
         str,
-        "own: the arm or the baseline spreads more than the others (F test, 5% of tables), and the "
-        "interval is the wider of the pooled one and that of these pairs alone",
+        "whose makes the interval as wide as it is, of three that the difference must hold by: "
+        "pooled over all arms; the baseline's beside all others'; the baseline's and the arm's own",
         False,
+    ),
+    Column(
+        "spread_p",
+        "p of spread",
+        probability,
+        "that the arm spreads no more than the others, F test",
     ),
     Column("outliers", "outliers", str, "seeds far from the model, flagged and kept", False),
     Column("published", "published", decimals(1), "the source's average; higher is better"),
@@ -94,6 +101,7 @@ MEASURED = (
     "verdict",
     "look",
     "spread",
+    "spread_p",
     "outliers",
     "direction",
 )
@@ -189,7 +197,7 @@ def _panel(content: dict[str, Any], cells: pd.DataFrame, metric: str, auto: bool
         effects = verdicts(cells.assign(done=cells.status != NOT_RUN), content["baseline"], metric)
     else:
         effects = compare(cells, baseline=content["baseline"], metric=metric)
-    effects["spread"] = effects.spread.where(effects.spread == "own")
+    effects["spread"] = effects.spread.where(effects.spread != "")
     effects["outliers"] = effects.outliers.where(effects.outliers != "")
     rows = arms.merge(effects, on="arm")
     asked = cells.groupby("arm").seed.count()
@@ -265,6 +273,31 @@ def table_rows(panel: Panel) -> tuple[list[Column], list[list[Cell]]]:
     return printed_rows(frame, COLUMNS, hints)
 
 
+SHAPE = COLUMNS[:3] + COLUMNS[4:7]
+"""What an arm is, whatever it is trained on."""
+BESIDE = ("tokens", "mean", "diff", "interval", "verdict")
+"""What each comparison says of it."""
+
+
+def side_by_side(report: Report) -> tuple[list[Column], list[list[Cell]]] | None:
+    """One row an arm and all panels beside each other, where they compare the same arms."""
+    first, *others = report.panels
+    shape = [column.name for column in SHAPE]
+    if not others or any(not p.rows[shape].equals(first.rows[shape]) for p in others):
+        return None
+    frame, columns, hints = first.rows[shape].copy(), list(SHAPE), {}
+    for number, panel in enumerate(report.panels):
+        for column in COLUMNS:
+            if column.name in BESIDE:
+                name = f"{number} {column.name}"
+                frame[name] = panel.rows[column.name]
+                frame[f"{name} runs"] = "runs " + panel.rows.runs
+                hints[name] = f"{name} runs"
+                heading = f"{panel.name}: {column.heading}"
+                columns.append(replace(column, name=name, heading=heading))
+    return printed_rows(frame, columns, hints)
+
+
 def render(report: Report) -> dict[str, bytes]:
     """The files of a table by name."""
     texts = {
@@ -281,9 +314,11 @@ def render(report: Report) -> dict[str, bytes]:
 def markdown(report: Report) -> str:
     """All panels in GitHub's Markdown, and what the columns say."""
     parts = [f"{report.caption}\n"]
+    if (beside := side_by_side(report)) is not None:
+        parts.append(markdown_table(*beside))
     for panel in report.panels:
-        columns, rows = table_rows(panel)
-        parts.append(f"{_title(panel)}\n\n{markdown_table(columns, rows)}")
+        name = f"**{panel.name}.** " if panel.name else ""
+        parts.append(f"{name}{_title(panel)}\n\n{markdown_table(*table_rows(panel))}")
         parts += [f"No result: {text}.\n" for text in panel.missing]
     parts.append("".join(f"- **{c.heading}**: {c.hint}\n" for c in shown_columns(report)))
     return "\n".join(parts)
@@ -296,30 +331,37 @@ def shown_columns(report: Report) -> list[Column]:
 
 def _title(panel: Panel) -> str:
     source = f" Published: {panel.source}." if panel.source else ""
-    return f"**{panel.name}**, against {panel.baseline}.{source}"
+    return f"Against {panel.baseline}.{source}"
 
 
 def latex(report: Report) -> str:
     """All panels for LaTeX, a booktabs tabular each, scaled to the line."""
     lines = ["% needs \\usepackage{booktabs,graphicx}"]
+    if (beside := side_by_side(report)) is not None:
+        lines += _float(report.caption, latex_table(*beside))
     for panel in report.panels:
-        columns, rows = table_rows(panel)
-        lines += [
-            "\\begin{table}",
-            f"\\caption{{{escape(report.caption)} {escape(panel.name)}, "
-            f"against {escape(panel.baseline)}.}}",
-            "\\resizebox{\\linewidth}{!}{%",
-            latex_table(columns, rows) + "}",
-            *[f"% no result: {text}" for text in panel.missing],
-            "\\end{table}",
-            "",
-        ]
+        name = f" {panel.name}." if panel.name else ""
+        caption = f"{report.caption}{name} Against {panel.baseline}."
+        missing = [f"% no result: {text}" for text in panel.missing]
+        lines += _float(caption, latex_table(*table_rows(panel)), missing)
     told = [
         f"\\textbf{{{escape(column.heading)}}}: {escape(column.hint)}."
         for column in shown_columns(report)
     ]
     lines += ["{\\footnotesize\\noindent", *told, "\\par}", ""]
     return "\n".join(lines)
+
+
+def _float(caption: str, tabular: str, comments: Sequence[str] = ()) -> list[str]:
+    return [
+        "\\begin{table}",
+        f"\\caption{{{escape(caption)}}}",
+        "\\resizebox{\\linewidth}{!}{%",
+        tabular + "}",
+        *comments,
+        "\\end{table}",
+        "",
+    ]
 
 
 def csv(report: Report) -> str:
@@ -338,20 +380,12 @@ def csv(report: Report) -> str:
 
 def html(report: Report) -> str:
     """One page that needs nothing but itself."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     picture = base64.b64encode(forest(report, "svg")).decode()
-    return environment.get_template("table.html.j2").render(
+    return fill(
+        "table.html.j2",
         report=report,
-        panels=[
-            (panel, _title(panel).replace("**", ""), *table_rows(panel)) for panel in report.panels
-        ],
+        panels=[(panel, _title(panel), *table_rows(panel)) for panel in report.panels],
+        beside=side_by_side(report),
         columns=shown_columns(report),
         picture=picture,
     )

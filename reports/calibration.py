@@ -9,8 +9,8 @@ import pandas as pd
 from scipy import stats
 
 from ablations.calibration import (
+    SEEDS_AUTO,
     TABLES,
-    UNEQUAL_TABLES,
     Rate,
     Spread,
     aa_test,
@@ -18,10 +18,12 @@ from ablations.calibration import (
     power,
     sequential_aa_test,
     unequal,
+    ways,
 )
 from ablations.effects import compare, equal_spread, residuals
 from reports.ablation import Panel, Report
 from reports.tables import (
+    Cell,
     Column,
     decimals,
     markdown_table,
@@ -31,8 +33,8 @@ from reports.tables import (
     whole,
 )
 
-EQUAL_DESIGN = (12, 6)
-"""Arms × seeds of the smallest table of equal arms that is taken for a calibration."""
+LOUD = 0.05
+"""Chance that a table of equally spread arms is told to have a loud one (Bonferroni)."""
 DESIGN = (
     Column("arms", "arms", whole, "the baseline among them"),
     Column("seeds", "seeds", str, "of each arm", numeric=False),
@@ -55,6 +57,13 @@ FALSE = (
     Column("upper", "upper bound", percent(1), "one-sided 95% bound of the rule's rate"),
     Column("tables", "tables", whole, "tables simulated"),
 )
+WAYS = (
+    *DESIGN,
+    Column("paired_t", "paired t needs", decimals(1), "one paired t per arm, Bonferroni over them"),
+    Column("paired", "it finds", decimals(1), "the difference that this finds four times in five"),
+    Column("pooled", "pooled finds", decimals(1), "one spread for all arms, Dunnett"),
+    Column("rule", "rule finds", decimals(1), "the rule in use: all three spreads"),
+)
 CHECKS = (
     Column("check", "check", str, "of the real runs", numeric=False),
     Column("value", "value", str, "what was found", numeric=False),
@@ -63,19 +72,46 @@ CHECKS = (
 )
 
 
-def power_files(tables: int = UNEQUAL_TABLES) -> dict[str, bytes]:
+def power_files(tables: int = TABLES) -> dict[str, bytes]:
     """The files of `table=power`: no run is needed."""
     found = _with_interval(power(tables))
-    equal = _false(Spread(1.0, 1.0), *EQUAL_DESIGN, TABLES)
-    false = _with_interval(pd.concat([equal, unequal(tables).assign(tables=tables)]))
+    false, needed = unequal(tables), ways()
+    worst = false.iloc[int(false.rule.argmax())]
     text = (
         "Simulated with normal errors. The spreads of errors and seeds change no rate.\n\n"
+        "**What a verdict takes**, in standard deviations of a difference between two runs of a "
+        f"seed\n\n{_printed(WAYS, needed)}\n"
         "**Planted effects and how often they are found**, where one arm differs and all spread "
         f"equally\n\n{_printed(POWER, found)}\n"
-        "**False verdicts of arms that are equal, but for their spread where it says so**\n\n"
-        f"{_printed(FALSE, false)}\n{_told((*POWER, *FALSE))}"
+        f"{_told((*WAYS, *POWER))}\n"
+        "**Tables with a false verdict, of arms that are equal but for their spread**, by arms × "
+        f"seeds (looks at {SEEDS_AUTO}: `seeds=auto`), of {tables:,} each; in brackets with equal "
+        "spread taken for granted\n\n"
+        f"{_by_design(false)}\n"
+        f"The worst is {percent(1)(worst.rule)}, with an upper 95% bound of "
+        f"{percent(1)(worst.upper)}; with equal spread the highest upper bound is "
+        f"{percent(1)(false.upper[false.spread == 'equal'].max())}.\n"
     )
-    return {"table.md": text.encode(), "table.csv": _csv(found), "unequal.csv": _csv(false)}
+    frames = {"table.csv": found, "unequal.csv": false, "ways.csv": needed}
+    return {"table.md": text.encode()} | {name: _csv(frame) for name, frame in frames.items()}
+
+
+def _by_design(false: pd.DataFrame) -> str:
+    """A row a pattern of spreads, a column a design."""
+    designs = false.arms.astype(str) + " × " + false.seeds
+    rates = [
+        percent(1)(rule) + (f" ({percent(1)(pooled)})" if pooled == pooled else "")
+        for rule, pooled in zip(false.rule, false.pooled, strict=True)
+    ]
+    frame = false.assign(design=designs, rate=rates)
+    wide = frame.pivot(index="spread", columns="design", values="rate")
+    wide = wide.loc[frame.spread.unique(), designs.unique()].reset_index()
+    columns = [
+        Column("spread", "spread", str, numeric=False),
+        *[Column(design, design, str) for design in designs.unique()],
+    ]
+    shown = [[Cell(str(value), "", False) for value in row] for row in wide.to_numpy()]
+    return markdown_table(columns, shown)
 
 
 def is_aa_test(report: Report) -> bool:
@@ -124,7 +160,8 @@ def real_checks(panel: Panel, frame: pd.DataFrame) -> list[dict[str, Any]]:
     flagged = ", ".join(
         f"{arm} seed {seeds}" for arm, seeds in zip(rows.arm, rows.outliers, strict=True) if seeds
     )
-    loud = ", ".join(rows.arm[rows.spread == "own"])
+    tests = rows.spread_p.notna().sum()
+    loud = ", ".join(rows.arm[rows.spread_p * tests < LOUD])
     return [
         {
             "check": "verdicts",
@@ -140,7 +177,7 @@ def real_checks(panel: Panel, frame: pd.DataFrame) -> list[dict[str, Any]]:
         },
         {
             "check": "arms spread equally",
-            "value": f"treated: {loud}" if loud else "no arm treated",
+            "value": f"loud: {loud}" if loud else "no loud arm",
             "p": equal_spread(frame, "value"),
             "expected": "p above 0.05",
         },
@@ -157,13 +194,13 @@ def _false(spread: Spread, arms: int, seeds: int, tables: int) -> pd.DataFrame:
     """False verdicts of equal arms, with all seeds at once and with `seeds=auto`."""
     return pd.DataFrame(
         [
-            _rate(arms, seeds, aa_test(spread, arms, seeds, tables=tables)),
-            _rate(arms, "4, 6, 10", sequential_aa_test(spread, arms, tables=tables)),
+            _rate(arms, str(seeds), aa_test(spread, arms, seeds, tables=tables)),
+            _rate(arms, SEEDS_AUTO, sequential_aa_test(spread, arms, tables=tables)),
         ]
     )
 
 
-def _rate(arms: int, seeds: int | str, rate: Rate) -> dict[str, Any]:
+def _rate(arms: int, seeds: str, rate: Rate) -> dict[str, Any]:
     low, high = rate.interval
     found = {"arms": arms, "seeds": seeds, "spread": "equal", "rule": rate.rate}
     return found | {"low": low, "high": high, "upper": rate.upper, "tables": rate.tables}

@@ -3,10 +3,8 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from reports import ablation, figures, tables
@@ -24,20 +22,13 @@ def html(study: Study, evidence: Evidence) -> str:
     """The page, complete with style, script, data and plotly.js."""
     from plotly.offline import get_plotlyjs
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     first, *rest = answer(study, evidence)
     drawn = page_figures(study, evidence)
     confirmed = ablation.confirmed(study.name, study.folder.parent)
     arm_columns, arm_rows = tables.arm_rows(evidence)
     trial_columns, trial_rows = tables.trial_rows(study)
-    return environment.get_template("page.html.j2").render(
+    return tables.fill(
+        "page.html.j2",
         study=study,
         evidence=evidence,
         budget=budget_words(study),

@@ -1,10 +1,12 @@
 """`python -m ablations`: tables from YAML, their cells, what they leave, and what is refused."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +18,14 @@ from study_fixtures import TINY, environment, records, run, write_text
 from ablations.__main__ import table_facts
 from ablations.plan import TableWork
 from ablations.table import TableFile, table_names
-from reports.ablation import _panel, table_rows
+from ablations.timing import Timing
+from reports.ablation import Report, _panel, latex, side_by_side, table_rows
+from search.config import DataConfig
+from search.data import prepare
+from search.placement import Placement
 from search.plan import Attempt, Cell, Step
 from search.record import Recipe
-from space.budget import MAX_DEVIATION
+from space.budget import MAX_DEVIATION, Budget, fit
 from space.cost import cost, num_norms
 
 RECIPE = Recipe(tokens=100_000, precision="fp32")
@@ -51,11 +57,14 @@ proxy:
 """
 
 
-def make(folder: Path, *more: str) -> "subprocess.CompletedProcess[str]":
+def make(
+    folder: Path, *more: str, program: Sequence[str] = ("-m", "ablations")
+) -> "subprocess.CompletedProcess[str]":
     """The command, run to its end in `folder` on its small table."""
     path = folder / "text.jsonl"
     if not path.is_file():
         write_text(folder)
+    if not (folder / "small.yaml").is_file():
         (folder / "small.yaml").write_text(TABLE)
     given = {text.split("=")[0] for text in more}
     own = [x for x in TINY if x.split(".")[0].split("=")[0] not in WITHOUT]
@@ -63,7 +72,7 @@ def make(folder: Path, *more: str) -> "subprocess.CompletedProcess[str]":
     options = [x for x in own if not x.startswith(("report", "budget"))] + defaults
     options = [x for x in options if x.split("=")[0] not in given]
     return subprocess.run(
-        [sys.executable, "-m", "ablations", *options, *more],
+        [sys.executable, *program, *options, *more],
         cwd=folder,
         env=environment(),
         capture_output=True,
@@ -170,6 +179,12 @@ def test_a_table_is_made_once_and_regenerated_byte_for_byte(tmp_path: Path) -> N
     assert more.returncode == 0, more.stderr
     assert len(records(tmp_path)) == 6
     assert started.items() <= {k: r["started"] for k, r in records(tmp_path).items()}.items()
+    (tmp_path / "small.yaml").write_text(TABLE + "      cycle: {sharing: cycle x2}\n")
+    arm = make(tmp_path, "seeds=3")
+    assert arm.returncode == 0, arm.stderr
+    assert "6 of 9 runs done" in arm.stdout
+    assert len(records(tmp_path)) == 9
+    assert started.items() <= {k: r["started"] for k, r in records(tmp_path).items()}.items()
     other = make(tmp_path, "recipe.lr=0.004")
     assert other.returncode == 2
     assert "recipe.lr was 0.003, is 0.004" in other.stderr
@@ -222,17 +237,33 @@ def test_a_search_is_confirmed_over_fresh_seeds_and_its_report_says_so(tmp_path:
     assert "trained with another" in other.stderr
 
 
+WRONG = {
+    "unknown": ("", "", "table=nonsense", "table must be one of"),
+    "no seed": ("", "", "seeds=0", "seeds must be at least 1"),
+    "no number": ("", "", "seeds=many", "seeds must be a whole number or auto"),
+    "no scale": ("", "", "scale=large", "scale must be one of"),
+    "no baseline": ("baseline: none", "baseline: nothing", "report=true", "the baseline of panel"),
+    "off budget": (
+        "{sharing: immediate x2,",
+        "{hidden_size: 32, num_attention_heads: 2, intermediate_size: 32,",
+        "report=true",
+        "must lie within 0.15%",
+    ),
+    "equal to nothing": (
+        "immediate x2,",
+        "immediate x2, equal: pace,",
+        "report=true",
+        "equal must",
+    ),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ("table=nonsense", "table must be one of"),
-        ("seeds=0", "seeds must be at least 1"),
-        ("seeds=many", "seeds must be a whole number or auto"),
-        ("scale=large", "scale must be one of"),
-    ],
-)
-def test_what_is_wrong_is_one_line(tmp_path: Path, given: str, words: str) -> None:
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_is_one_line(tmp_path: Path, wrong: str) -> None:
+    old, new, given, words = WRONG[wrong]
+    write_text(tmp_path)
+    (tmp_path / "small.yaml").write_text(TABLE.replace(old, new) if old else TABLE)
     ended = make(tmp_path, given)
     assert ended.returncode == 2
     (line,) = ended.stderr.strip().splitlines()
@@ -259,17 +290,136 @@ def test_a_wrong_table_is_refused(tmp_path: Path, old: str, new: str, words: str
         TableFile.read(str(path)).table("proxy", RECIPE, 300)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_latex_compiles(tmp_path: Path) -> None:
-    assert make(tmp_path).returncode == 0
-    body = (tmp_path / "outputs" / "tables" / "small" / "table.tex").read_text()
-    packages = "\\usepackage{booktabs,graphicx}"
+def test_latex_compiles_whatever_the_names(tmp_path: Path) -> None:
+    report = beside_each_other("50% of $x_1 & y^2 #3 {~\\}, “é” ≥ ≤ × → – − < > |")
+    (tmp_path / "table.tex").write_text(latex(report))
     (tmp_path / "all.tex").write_text(
-        f"\\documentclass{{article}}{packages}\\begin{{document}}{body}\\end{{document}}"
+        "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\\input{table}"
+        "\\end{document}"
     )
-    command = ["pdflatex", "-interaction=batchmode", "all.tex"]
-    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Missing character" not in (tmp_path / "all.log").read_text()
+
+
+def beside_each_other(name: str = "equal FLOPs") -> Report:
+    """A table whose two panels compare the same arms."""
+    work = TableWork(
+        table=TableFile.read("sharing_budgets").table("proxy", RECIPE, 2048), data_fingerprint="a"
+    )
+    cells = pd.DataFrame(work.places()).drop_duplicates(["panel", "arm", "seed"])
+    values = np.random.default_rng(0).normal(2, 0.01, len(cells))
+    cells = cells.assign(val_bpb=values, status="finished", reason=None)
+    facts = table_facts(work.table)["panels"][:2]
+    panels = [_panel(p, cells[cells.panel == p["name"]], "val_bpb", auto=False) for p in facts]
+    panels[1] = replace(panels[1], name=name, missing=(f"{name}\nof two lines",))
+    return Report(Path(), "t", name, "val_bpb", tuple(panels), cells)
+
+
+def test_comparisons_of_the_same_arms_are_printed_side_by_side() -> None:
+    report = beside_each_other()
+    beside = side_by_side(report)
+    assert beside is not None
+    columns, rows = beside
+    headings = [column.heading for column in columns]
+    assert headings[:6] == [
+        "arm",
+        "layers",
+        "parameters",
+        "FLOPs/token",
+        "KV B/token",
+        "decode B/token",
+    ]
+    assert [h.removeprefix("equal FLOPs: ") for h in headings[-5:]] == [
+        "tokens",
+        "mean",
+        "difference",
+        "95% interval",
+        "verdict",
+    ]
+    assert len(rows) == len(report.panels[0].rows)
+    mean = rows[1][headings.index("equal FLOPs: mean")]
+    assert mean.text == f"{report.panels[1].rows['mean'][1]:.4f}"
+    assert mean.hint == "runs " + report.panels[1].rows.runs[1]
+    other = TableFile.read("layer_sharing").table("proxy", RECIPE, 2048)
+    assert len({arm.name for panel in other.panels for arm in panel.arms}) == 4
+    first, second = report.panels
+    wider = replace(second, rows=second.rows.assign(num_hidden_layers=1))
+    assert side_by_side(replace(report, panels=(first, wider))) is None
+
+
+TIMED = """
+caption: At equal time.
+budget: 100k
+seeds: 1
+proxy:
+  - name: ""
+    baseline: none
+    base: {num_blocks: 2}
+    arms:
+      none: {sharing: none}
+      immediate: {sharing: immediate x3, equal: time}
+"""
+
+
+@pytest.mark.slow
+def test_all_tables_are_made_and_a_timing_is_made_once(tmp_path: Path) -> None:
+    """The command as it is, but for the folder of tables."""
+    write_text(tmp_path)
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    (tables / "first.yaml").write_text(TABLE)
+    (tables / "timed.yaml").write_text(TIMED)
+    code = (
+        "import sys; from pathlib import Path; import ablations.table; "
+        "ablations.table.TABLES = Path('tables'); from ablations.__main__ import main; main()"
+    )
+    made = make(tmp_path, "table=all", "seeds=1", program=["-c", code])
+    assert made.returncode == 0, made.stderr
+    outputs = tmp_path / "outputs" / "tables"
+    assert {path.parent.name for path in outputs.glob("*/table.md")} == {"first", "timed"}
+    timing = json.loads((outputs / "timed" / "timing.json").read_text())
+    base, shared = timing["seconds_per_token"].values()
+    frame = pd.read_csv(outputs / "timed" / "table.csv").set_index("arm")
+    assert frame.tokens["none"] == 1024
+    steps = max(1, round(8 * base / shared))
+    assert frame.tokens["immediate"] == 128 * steps
+    text = (outputs / "timed" / "table.md").read_text()
+    assert f"a timing of {timing['date']}" in text
+    before = {path: path.read_bytes() for path in outputs.glob("*/*.*") if path.suffix != ".db"}
+    again = make(tmp_path, "table=all", "seeds=1", program=["-c", code])
+    assert "timing" not in again.stdout
+    assert again.stdout.count("2 of 2 runs done") == 2
+    same = [path for path, content in before.items() if path.read_bytes() == content]
+    assert {path.name for path in before} - {path.name for path in same} <= {"study.json"}
+
+
+@pytest.mark.slow
+def test_an_arm_that_joins_is_timed_in_proportion(tmp_path: Path) -> None:
+    data = prepare(DataConfig(name="text", path=str(write_text(tmp_path)), vocab_size=300))
+    recipe = replace(RECIPE, tokens=1024, seq_len=32, batch_size=4, eval_tokens=512)
+    placement = Placement(device="cpu", threads=1, compile="no")
+    shapes = [fit({"num_blocks": n, "vocab_size": 300}, Budget.parse("100k")) for n in (2, 7)]
+    path = tmp_path / "timing.json"
+    timing = Timing(path)
+    assert timing(shapes[0], recipe) == cost(shapes[0], 32).train_flops_per_token
+    timing.measure(data, placement)
+    (key,) = timing.content["seconds_per_token"]
+    timing.content["seconds_per_token"][key] *= 1000  # a machine of another day
+    path.write_text(json.dumps(timing.content))
+    later = Timing(path)
+    first = later(shapes[0], recipe)
+    flops = [cost(shape, 32).train_flops_per_token for shape in shapes]
+    assert later(shapes[1], recipe) == pytest.approx(first * flops[1] / flops[0])
+    later.measure(data, placement)
+    assert later(shapes[0], recipe) == first
+    assert 1 < later(shapes[1], recipe) / first < 20
+    assert Timing(path)(shapes[1], recipe) == later(shapes[1], recipe)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="delete it to time anew"):
+        Timing(path)
 
 
 def test_a_table_with_seeds_as_needed_shows_the_look_of_each_verdict(tmp_path: Path) -> None:

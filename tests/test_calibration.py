@@ -13,15 +13,13 @@ from ablations.calibration import (
     Rate,
     Spread,
     _draw,
-    _frame,
-    _pooled_verdicts,
     aa_test,
     fitted,
     power,
     sequential_aa_test,
     unequal,
+    ways,
 )
-from ablations.effects import compare
 from reports.ablation import Panel, Report
 from reports.calibration import aa_files, real_checks
 
@@ -41,29 +39,17 @@ def test_the_spreads_of_a_large_table_are_found() -> None:
     assert found.seed == pytest.approx(3, rel=0.15)
 
 
-def test_tables_that_are_passed_over_have_no_verdict() -> None:
-    """Many tables are judged at once by plain least squares; `compare` must agree with that."""
-    values = _draw(Spread(1.0, 0.6), 4, 3, 60, 5, [3.0, 1.0, 1.0, 1.0])
-    values[::2, 1] += 3
-    quick = _pooled_verdicts(values, 0.05)
-    for table, resolved in zip(values, quick, strict=True):
-        pooled = compare(_frame(table), "a00", pooled=True).verdict[1:]
-        assert list(pooled != "unresolved") == list(resolved)
-        treated = compare(_frame(table), "a00").verdict[1:] != "unresolved"
-        assert not (treated & ~resolved).any()
-    assert 0 < quick.mean() < 1
-
-
 def test_equal_arms_have_false_verdicts_in_at_most_five_per_cent_of_tables() -> None:
-    result = aa_test(Spread(0.02, 0.012), arms=6, seeds=5, tables=2000)
-    assert stats.binomtest(result.count, 2000, 0.05, "greater").pvalue > 0.01, result
-    assert result.count > 0
+    """At twelve arms and six seeds, as calibrated: the upper bound of 10,000 tables."""
+    result = aa_test(Spread(0.02, 0.012), arms=12, seeds=6)
+    assert 0 < result.upper <= 0.05, result
+    pooled = aa_test(Spread(0.02, 0.012), arms=12, seeds=6, pooled=True)
+    assert stats.binomtest(pooled.count, pooled.tables, 0.05).pvalue > 0.001, pooled
 
 
 def test_looking_thrice_keeps_the_five_per_cent() -> None:
-    result = sequential_aa_test(Spread(0.02, 0.012), arms=5, tables=1000)
-    assert stats.binomtest(result.count, 1000, 0.05, "greater").pvalue > 0.01, result
-    assert result.count > 0
+    result = sequential_aa_test(Spread(0.02, 0.012), arms=12)
+    assert 0 < result.upper <= 0.05, result
 
 
 @pytest.mark.parametrize("seeds", [3, 10])
@@ -71,11 +57,23 @@ def test_the_power_of_two_arms_is_the_paired_t_tests(seeds: int) -> None:
     rows = power(tables=10, designs=[(2, seeds)])
     for row in rows.to_dict("records"):
         reference = TTestPower().power(row["effect"] / np.sqrt(2), seeds, 0.05)
-        assert row["computed"] == pytest.approx(reference, abs=1e-4)
+        assert row["computed"] == pytest.approx(reference, abs=0.01)
+
+
+def test_ten_arms_and_three_seeds_take_what_is_said_of_them() -> None:
+    (row,) = ways([(10, 3)]).to_dict("records")
+    paired = TTestPower().solve_power(nobs=3, alpha=0.005, power=0.8)
+    assert row["paired_t"] == pytest.approx(14.1, abs=0.05)
+    assert row["paired"] == pytest.approx(paired, rel=1e-3)
+    assert row["paired"] == pytest.approx(10.4, abs=0.05)
+    assert row["pooled"] == pytest.approx(2.24, abs=0.02)
+    assert row["pooled"] < row["rule"] < row["paired"]
 
 
 def aa_report(values: np.ndarray) -> Report:
-    frame = _frame(values)
+    arms = [f"a{arm:02}" for arm in range(len(values))]
+    frame = pd.DataFrame(values, arms).stack().rename_axis(["arm", "seed"])
+    frame = frame.reset_index(name="val_bpb")
     panel = Panel("", None, "a00", frame, ())
     return Report(Path(), "aa_test", "Equal arms.", "val_bpb", (panel,), frame, equal_arms=True)
 
@@ -100,7 +98,7 @@ def test_an_outlier_and_a_loud_arm_are_told() -> None:
     values[4, 2] += 0.2
     checks = {row["check"]: row for row in real_checks(*_one(aa_report(values)))}
     assert checks["outliers"]["value"] == "a04 seed 2"
-    assert checks["arms spread equally"]["value"] == "treated: a04"
+    assert checks["arms spread equally"]["value"] == "loud: a04"
     assert checks["errors are normal"]["p"] < 0.001
 
 
@@ -114,20 +112,19 @@ def test_one_seed_leaves_nothing_to_calibrate_with() -> None:
     assert b"train another seed" in files["calibration.md"]
 
 
-@pytest.mark.slow
 def test_planted_effects_are_found_as_often_as_computed() -> None:
-    rows = power(tables=500, designs=[(6, 5)])
+    rows = power(tables=2000, designs=[(6, 5), (4, 3)])
     for row in rows.to_dict("records"):
-        hits = round(row["pooled"] * 500)
-        assert stats.binomtest(hits, 500, row["computed"]).pvalue > 0.001, row
-        assert row["pooled"] - 0.06 < row["found"] <= row["pooled"], row
+        hits = round(row["found"] * 2000)
+        assert stats.binomtest(hits, 2000, row["computed"]).pvalue > 0.001, row
+        assert row["found"] <= row["pooled"], row
 
 
-@pytest.mark.slow
-def test_treating_unequal_spread_brings_most_false_verdicts_down() -> None:
-    """It does not hold 5% everywhere: DECISIONS.md has the figures."""
-    rows = unequal(tables=400, designs=[(10, 5)]).set_index("spread")
-    assert stats.binomtest(round(rows.rule["equal"] * 400), 400, 0.05, "greater").pvalue > 0.01
-    assert (rows.rule <= rows.pooled).all()
-    loud = rows.loc[["baseline 4 times", "baseline 10 times", "one arm 10 times"]]
-    assert (loud.rule < loud.pooled / 2).all(), rows
+def test_no_pattern_of_spread_makes_more_false_verdicts_than_five_per_cent() -> None:
+    rows = unequal(tables=2000, designs=[(10, 3), (4, 5)])
+    for row in rows.to_dict("records"):
+        false = round(row["rule"] * 2000)
+        assert stats.binomtest(false, 2000, 0.05, "greater").pvalue > 0.001, row
+    fixed = rows.dropna(subset="pooled")
+    assert (fixed.rule <= fixed.pooled).all()
+    assert fixed.pooled.max() > 0.25

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from ablations.effects import _brown_forsythe, arm_means, equal_spread, indistinguishable
-from ablations.effects import compare as compare_tested
+from ablations.effects import _brown_forsythe, arm_means, equal_spread, half_widths
+from ablations.effects import compare as compare_by_three
+from ablations.effects import indistinguishable as indistinguishable_by_three
 
-compare = partial(compare_tested, pooled=True)
+compare = partial(compare_by_three, pooled=True)
+indistinguishable = partial(indistinguishable_by_three, pooled=True)
 """Equal spread taken for granted, as in the references."""
 COLUMNS = ["arm", "n", "mean", "sd", "diff", "ci_low", "ci_high", "p_adjusted", "mdd", "verdict"]
 HOLES = [(1, 0), (1, 2), (3, 1), (5, 0), (0, 3)]
@@ -310,24 +312,120 @@ def test_an_arms_spread_is_tested_by_leaving_it_out(holes: list[tuple[int, int]]
     assert rows.spread_p["a02"] == pytest.approx(stats.f.sf(ratio, df, rest.df_resid))
 
 
-def test_a_loud_arm_must_also_hold_by_its_own_pairs_and_others_are_left_alone() -> None:
+def by_hand(frame: pd.DataFrame) -> pd.DataFrame:
+    """Half widths of the three intervals against a00 in a complete table, from the pairs of arms
+    and the multivariate t: variances of arms by Grubbs, JASA 43:243 (1948)."""
+    cells = frame.pivot(index="arm", columns="seed", values="val_bpb").to_numpy()
+    arms, seeds = cells.shape
+    left = cells - cells.mean(0) - cells.mean(1)[:, None] + cells.mean()
+    square = (left**2).sum(1) / (seeds - 1)
+    own = (square - square.sum() / arms / (arms - 1)) * arms / (arms - 2)
+    rest = ols(frame[frame.arm != "a00"]).mse_resid
+    df, df_rest = seeds - 1, (arms - 2) * (seeds - 1)
+    one = np.full(arms - 1, two_sided(frame) * sigma(frame) * np.sqrt(2 / seeds))
+    share = own[0] / (own[0] + rest)
+    fewer = (own[0] + rest) ** 2 / (own[0] ** 2 / df + rest**2 / df_rest)
+    shape = np.full((arms - 1, arms - 1), share) + (1 - share) * np.eye(arms - 1)
+    rng = np.random.default_rng(0)
+    normal = rng.multivariate_normal(np.zeros(arms - 1), shape, 400_000)
+    largest = np.abs(normal).max(1) / np.sqrt(rng.chisquare(fewer, 400_000) / fewer)
+    two = np.full(arms - 1, np.quantile(largest, 0.95) * np.sqrt((own[0] + rest) / seeds))
+    own = np.maximum(own, 0)
+    both = own[0] + own[1:]
+    welch = both**2 / (own[0] ** 2 + own[1:] ** 2) * df
+    three = stats.t.isf(0.05 / 4, welch) * np.sqrt(both / seeds)
+    return pd.DataFrame({"pooled": one, "baseline": two, "own": three})
+
+
+@pytest.mark.parametrize("loud", ["a00", "a03", "none"])
+def test_an_interval_is_the_widest_of_three(loud: str) -> None:
     frame = table(6, 5, rng=4)
-    loud = frame.val_bpb + (frame.val_bpb - 2 - frame.seed / 3) * 20 * (frame.arm == "a03")
-    frame = frame.assign(val_bpb=loud)
-    rows, pooled = compare_tested(frame, "a00"), compare(frame, "a00")
-    rows, pooled = rows.set_index("arm"), pooled.set_index("arm")
-    assert rows.spread["a03"] == "own"
-    assert rows.mdd["a03"] > pooled.mdd["a03"]
-    quiet = rows.index[rows.spread == "pooled"]
-    assert len(quiet)
-    same = ["diff", "ci_low", "ci_high", "p_adjusted", "mdd"]
-    pd.testing.assert_frame_equal(rows.loc[quiet, same], pooled.loc[quiet, same])
-    own = table(6, 5).groupby("arm").size()  # the design of the pairs: 5 contrasts, 4 degrees
-    pairs = frame.pivot(index="seed", columns="arm", values="val_bpb")
-    error = (pairs.a03 - pairs.a00).std() / np.sqrt(own["a03"])
-    joint = stats.multivariate_t(shape=np.full((5, 5), 0.5) + np.eye(5) / 2, df=4, seed=0)
-    box = np.full(5, (rows.ci_high["a03"] - rows["diff"]["a03"]) / error)
-    assert joint.cdf(box, lower_limit=-box, maxpts=50_000) == pytest.approx(0.95, abs=1e-3)
+    error = frame.val_bpb - 2 - frame.seed / 3
+    frame = frame.assign(val_bpb=frame.val_bpb + 4 * error * (frame.arm == loud))
+    rows, reference = compare_by_three(frame, "a00")[1:], by_hand(frame)
+    half = ((rows.ci_high - rows.ci_low) / 2).to_numpy()
+    assert half == pytest.approx(reference.max(axis=1).to_numpy(), rel=0.01)
+    assert list(rows.spread) == list(reference.idxmax(axis=1))
+
+
+@pytest.mark.parametrize("arms", [2, 3, 6])
+def test_many_tables_are_judged_as_each_alone(arms: int) -> None:
+    values = np.random.default_rng(0).normal(size=(12, arms, 4))
+    values[::2, 0] *= 3
+    values[1::2, -1] *= 3
+    diff, half = half_widths(values, 0.05)
+    for row, each in enumerate(values):
+        frame = pd.DataFrame(each, [f"a{arm}" for arm in range(arms)]).stack()
+        frame = frame.rename_axis(["arm", "seed"]).reset_index(name="val_bpb")
+        rows = compare_by_three(frame, "a0")[1:]
+        assert rows["diff"].to_numpy() == pytest.approx(diff[row])
+        found = ((rows.ci_high - rows.ci_low) / 2).to_numpy()
+        assert found == pytest.approx(half[row], rel=2e-3)
+
+
+def test_with_two_arms_or_one_spread_to_tell_nothing_is_added() -> None:
+    frame = table(2, 4)
+    one, three = compare(frame, "a00"), compare_by_three(frame, "a00")
+    pd.testing.assert_frame_equal(one, three)
+
+
+def test_an_arm_or_a_baseline_with_one_run_resolves_nothing() -> None:
+    frame = table(5, 3, effects=(0, 9, 9), holes=[(1, 0), (1, 2)])
+    rows = compare_by_three(frame, "a00").set_index("arm")
+    assert rows.verdict.to_dict() == {
+        "a00": "baseline",
+        "a01": "unresolved",
+        "a02": "worse",
+        "a03": "unresolved",
+        "a04": "unresolved",
+    }
+    assert np.isnan(rows.ci_low["a01"])
+    assert not np.isnan(rows.ci_low["a03"])
+    assert set(compare_by_three(frame, "a01").verdict) == {"baseline", "unresolved"}
+    assert "a01" in indistinguishable_by_three(frame).level
+    assert "a02" not in indistinguishable_by_three(frame).level
+
+
+@pytest.mark.parametrize("scales", [(1,), (4,), (1, 4), (4, 4), (10,)])
+@pytest.mark.parametrize(("arms", "seeds"), [(4, 3), (10, 5)])
+def test_unequal_spread_makes_no_more_false_verdicts(
+    scales: tuple[float, ...], arms: int, seeds: int
+) -> None:
+    """The first arm is the baseline; 5,000 tables of equal arms each."""
+    each = np.array([*scales, *[1] * (arms - len(scales))])[:, None]
+    values = np.random.default_rng(5).normal(size=(5000, arms, seeds)) * each
+    diff, half = half_widths(values, 0.05)
+    false = int((np.abs(diff) > half).any(1).sum())
+    assert stats.binomtest(false, 5000, 0.05, "greater").pvalue > 0.001, f"{false} of 5000"
+    assert false > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("holes", [[], HOLES], ids=["complete", "holes"])
+def test_missing_cells_and_a_loud_baseline_make_no_more_false_verdicts(
+    holes: list[tuple[int, int]],
+) -> None:
+    tables, false, best = 60, 0, 0
+    for rng in range(tables):
+        frame = table(6, 5, rng=rng, holes=holes)
+        error = frame.val_bpb - 2 - frame.seed / 3
+        frame = frame.assign(val_bpb=frame.val_bpb + 2 * error * (frame.arm == "a00"))
+        false += bool(compare_by_three(frame, "a00").verdict.isin(["better", "worse"]).any())
+        best += bool(holes) or "a00" in indistinguishable_by_three(frame).level
+    assert stats.binomtest(false, tables, 0.05, "greater").pvalue > 0.001, false
+    assert stats.binomtest(best, tables, 0.95, "less").pvalue > 0.001, best
+
+
+def test_a_difference_as_large_as_the_mdd_of_three_is_found_four_times_in_five() -> None:
+    values = np.random.default_rng(6).normal(size=(20_000, 6, 5))
+    half = half_widths(values, 0.05)[1]
+    frame = table(6, 5)
+    rows = compare_by_three(frame, "a00")[1:]
+    factor = rows.mdd / (rows.ci_high - rows.ci_low) * 2
+    assert factor.to_numpy() == pytest.approx(factor.iloc[0])
+    values[:, 1] += factor.iloc[0] * half.mean()
+    diff, half = half_widths(values, 0.05)
+    assert (np.abs(diff) > half)[:, 0].mean() == pytest.approx(0.8, abs=0.012)
 
 
 @pytest.mark.parametrize("holes", [[], HOLES], ids=["complete", "holes"])
@@ -336,7 +434,7 @@ def test_outliers_are_those_of_statsmodels_and_stay_in_the_table(
 ) -> None:
     frame = table(6, 4, rng=2, holes=holes)
     frame.loc[frame.index[-2], "val_bpb"] += 3
-    rows = compare_tested(frame, "a00")
+    rows = compare_by_three(frame, "a00")
     reference = ols(frame).outlier_test(method="bonf")["bonf(p)"] < 0.05
     flagged = frame[reference.to_numpy()].groupby("arm").seed.agg(lambda s: ", ".join(map(str, s)))
     assert len(flagged)
@@ -360,9 +458,10 @@ def test_there_is_one_row_per_arm_in_the_order_given() -> None:
 
 
 def test_verdict_interval_and_p_say_the_same() -> None:
+    effects = (0, 0.2, 0.35, -0.25, -0.5)
     rows = pd.concat(
-        compare(table(5, 3, rng=rng, effects=(0, 0.2, 0.3, -0.2, -0.3), holes=[(2, 1)]), "a00")[1:]
-        for rng in range(8)
+        compare_by_three(table(5, 4, rng=rng, effects=effects, holes=[(2, 1)]), "a00")[1:]
+        for rng in range(4)
     )
     resolved = rows.verdict != "unresolved"
     assert 0.2 < resolved.mean() < 0.9

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ablations.effects import compare
-from ablations.sequential import LOOKS, verdicts, wanted
+from ablations.sequential import ALPHAS, LOOKS, verdicts, wanted
 
 
 def table(seeds: dict[str, int], rng: int = 0, **effects: float) -> pd.DataFrame:
@@ -43,9 +43,9 @@ def test_a_verdict_and_its_numbers_stay_and_surplus_seeds_change_nothing() -> No
     pd.testing.assert_frame_equal(last, more)
 
 
-def test_a_look_compares_at_a_third_of_five_per_cent() -> None:
+def test_a_look_compares_at_its_own_level() -> None:
     frame = table({"base": 4, "a": 4, "b": 4})
-    reference = compare(frame, "base", level=1 - 0.05 / 3)
+    reference = compare(frame, "base", level=1 - ALPHAS[0])
     pd.testing.assert_frame_equal(verdicts(frame, "base").drop(columns="look"), reference)
 
 

@@ -1,0 +1,140 @@
+"""How long the arms of a table train, measured once and then kept.
+
+Equal training time fixes numbers of tokens. Measured anew they would be others, and with them the
+runs; so they follow from one timing, kept in a file beside the table with its date and machine.
+"""
+
+import json
+import platform
+import tempfile
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from search.data import Data
+from search.placement import Placement, settle
+from search.record import Recipe, Run
+from space.arch import Architecture
+from space.cost import cost
+
+FILE = "timing.json"
+ROUNDS, ROUND_S = 5, 0.5
+"""How often the arms take turns, and for how long at least."""
+
+
+class Timing:
+    """Seconds that a token takes in training, by architecture and recipe. What was not measured yet
+    is put in proportion by FLOPs, which will do to check a table."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {}
+        if path is not None and path.is_file():
+            try:
+                self.content = dict(json.loads(path.read_text()))
+            except ValueError as error:
+                raise ValueError(
+                    f"{path} must be as it was written, but is not ({error}); delete it to "
+                    "time anew"
+                ) from None
+        self.missing: dict[str, Run] = {}
+
+    def __call__(self, architecture: Architecture, recipe: Recipe) -> float:
+        """Seconds a token, up to a factor that all have in common."""
+        run = Run(
+            architecture=architecture,
+            recipe=replace(recipe, tokens=10 * recipe.tokens_per_step),
+            data_fingerprint="timing",
+        )
+        known = self.content.get("seconds_per_token", {})
+        if run.key in known:
+            return float(known[run.key])
+        self.missing[run.key] = run
+        flops = cost(architecture, recipe.seq_len).train_flops_per_token
+        if (reference := self._reference()) is None:
+            return flops
+        return float(known[reference.key]) * flops / _flops(reference)
+
+    def _reference(self) -> Run | None:
+        """A run that was timed."""
+        for given in self.content.get("runs", {}).values():
+            architecture = Architecture.from_dict(given["architecture"])
+            recipe = Recipe(**given["recipe"])
+            return Run(architecture=architecture, recipe=recipe, data_fingerprint="timing")
+        return None
+
+    def measure(self, data: Data, placement: Placement) -> None:
+        """Time what is missing and write the file; what it has already stays as it is.
+
+        Arms take turns, so that a machine whose speed drifts is compared with itself; an arm that
+        joins later is timed beside one that is there already, and put in proportion to it.
+        """
+        from search.train import commit, device_name
+
+        assert self.path is not None, "given where tables are trained"
+        known = dict(self.content.get("seconds_per_token", {}))
+        runs, kept = dict(self.missing), dict(self.content.get("runs", {}))
+        if (reference := self._reference()) is not None:
+            runs[reference.key] = reference
+        print(f"timing {len(self.missing)} arms, whose tokens follow from it", flush=True)
+        found = seconds_per_token(list(runs.values()), data, placement)
+        times = dict(zip(runs, found, strict=True))
+        scale = known[reference.key] / times[reference.key] if reference is not None else 1.0
+        known |= {key: times[key] * scale for key in self.missing}
+        kept |= {
+            key: {"architecture": run.architecture.to_dict(), "recipe": asdict(run.recipe)}
+            for key, run in self.missing.items()
+        }
+        settled = settle(placement, next(iter(runs.values())))
+        self.content = {
+            "date": self.content.get("date") or datetime.now(UTC).date().isoformat(),
+            "machine": device_name(settled.device) or platform.machine(),
+            "threads": settled.threads,
+            "commit": commit(),
+            **self.content,
+            "seconds_per_token": known,
+            "runs": kept,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.content, indent=1) + "\n")
+        part.replace(self.path)
+        self.missing = {}
+
+    def words(self) -> str:
+        """Where the token counts come from."""
+        commit = f", {self.content['commit'][:10]}" if self.content.get("commit") else ""
+        return (
+            f"Tokens at equal training time follow from a timing of {self.content['date']} "
+            f"({self.content['machine']}, {self.content['threads']} threads{commit})."
+        )
+
+
+def _flops(run: Run) -> float:
+    return cost(run.architecture, run.recipe.seq_len).train_flops_per_token
+
+
+def seconds_per_token(runs: list[Run], data: Data, placement: Placement) -> list[float]:
+    """Of a training step of each run: medians over rounds in which all take turns."""
+    from search.train import Training
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainings = [
+            Training(run, data, Path(folder) / run.key, placement, lambda _: None) for run in runs
+        ]
+        for training in trainings:
+            training.timed_step()  # compiles and warms caches
+        rounds = [[_steps(training) for training in trainings] for _ in range(ROUNDS)]
+    times = [median(times) for times in zip(*rounds, strict=True)]
+    return [s / run.recipe.tokens_per_step for s, run in zip(times, runs, strict=True)]
+
+
+def _steps(training: Any) -> float:
+    """Seconds of a step, the mean over a round."""
+    steps, before = 0, training.state.train_s
+    while training.state.train_s - before < ROUND_S:
+        training.timed_step()
+        steps += 1
+    return float((training.state.train_s - before) / steps)
