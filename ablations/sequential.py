@@ -1,22 +1,26 @@
 """Seeds as they are needed: looks at 4, 6 and 10, and further seeds only where nothing is resolved.
 
-Bonferroni over the looks: each compares at a third of the 5%, so that the chance of any false
-verdict at any look stays at or under 5%, whatever ties the looks together (Jennison and Turnbull,
-Group Sequential Methods, 2000, chapter 2, has the sharper bounds of the group-sequential kind).
+The 5% are spent over the looks as a group-sequential design does: the spending function of Lan and
+DeMets, Biometrika 70:659 (1983), of the kind of O'Brien and Fleming, Biometrics 35:549 (1979), with
+a look's share of the ten seeds as its information. Early looks find large effects only, and the
+last one has nearly the whole level. The levels are those of one arm's normal statistics; that they
+hold the 5% for t statistics of many arms is simulated (`ablations.calibration`), as Jennison and
+Turnbull, Group Sequential Methods (2000), chapter 3, found for one.
+
 An arm that is resolved keeps its verdict and the numbers it was reached by; seeds it may have
 beyond that look are not used, so that the answer does not depend on what else was trained.
 """
 
 import pandas as pd
 
-from ablations.effects import LEVEL, compare
+from ablations.effects import compare
 
 AUTO = "auto"
 """As a number of seeds: as many as these looks ask for."""
 LOOKS = (4, 6, 10)
 """Seeds an arm has when it is looked at."""
-ALPHAS = tuple((1 - LEVEL) / len(LOOKS) for _ in LOOKS)
-"""The part of the 5% that each look spends."""
+ALPHAS = (0.000788, 0.007356, 0.047548)
+"""The level that each look compares at: together they spend 5%."""
 
 
 def verdicts(

@@ -120,6 +120,7 @@ def test_planted_effects_are_found_as_often_as_computed() -> None:
         assert row["found"] <= row["pooled"], row
 
 
+@pytest.mark.slow
 def test_no_pattern_of_spread_makes_more_false_verdicts_than_five_per_cent() -> None:
     rows = unequal(tables=2000, designs=[(10, 3), (4, 5)])
     for row in rows.to_dict("records"):

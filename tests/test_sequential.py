@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+import pytest
+from scipy import stats
 
 from ablations.effects import compare
 from ablations.sequential import ALPHAS, LOOKS, verdicts, wanted
@@ -47,6 +49,21 @@ def test_a_look_compares_at_its_own_level() -> None:
     frame = table({"base": 4, "a": 4, "b": 4})
     reference = compare(frame, "base", level=1 - ALPHAS[0])
     pd.testing.assert_frame_equal(verdicts(frame, "base").drop(columns="look"), reference)
+
+
+def test_the_looks_spend_five_per_cent_as_o_brien_and_fleming_would() -> None:
+    """Two-sided: 2.5% on each side, by the function of Lan and DeMets (1983)."""
+    information = np.array(LOOKS) / max(LOOKS)
+    spent = 4 * stats.norm.sf(stats.norm.isf(0.05 / 4) / np.sqrt(information))
+    ratio = np.minimum.outer(information, information) / np.maximum.outer(information, information)
+    bounds = stats.norm.isf(np.array(ALPHAS) / 2)
+    for look in range(1, len(LOOKS) + 1):
+        paths = stats.multivariate_normal(
+            cov=np.sqrt(ratio)[:look, :look], seed=0, maxpts=1_000_000, abseps=1e-7
+        )
+        never = paths.cdf(bounds[:look], lower_limit=-bounds[:look])
+        assert 1 - never == pytest.approx(spent[look - 1], rel=1e-3)
+    assert spent[-1] == pytest.approx(0.05)
 
 
 def test_five_seeds_are_looked_at_as_four_and_a_diverged_run_was_asked_for() -> None:
