@@ -3,7 +3,6 @@
 The story is that of a search (`search.story`); only that every cell is known beforehand.
 """
 
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,18 @@ from search.story import Story, data_settings, make_report
 from search.workers import share_cores
 from space.cli import one_line_errors, verb
 
+OTHERS = """confirm: The best candidates of a search and its baseline over fresh seeds; study=NAME.
+
+power: How often planted effects are found and equal arms get a verdict; nothing is trained."""
+"""The tables that no file describes."""
+
 
 @verb("ablations", AblationConfig)
 def main(config: AblationConfig) -> None:
     """Make a table, all of them, or list them."""
     if config.table == "help":
         with one_line_errors():
-            print("\n\n".join(describe_table(name, config) for name in table_names()))
+            print("\n\n".join([*(describe_table(n, config) for n in table_names()), OTHERS]))
         return
     if config.table == POWER:
         make_report([f"table={POWER}", f"outputs={config.outputs}"])
@@ -216,7 +220,7 @@ def describe_table(name: str, config: AblationConfig) -> str:
     whole = estimate(work, 0, config.workers, placement, Path(config.runs), 0)
     lines = [f"{name}: {table.caption}"]
     for panel in table.panels:
-        arms = ", ".join(arm.name for arm in panel.arms)
+        arms = "; ".join(arm.name for arm in panel.arms)
         lines.append(f"  {panel.name or 'arms'} ({panel.budget}): {arms}")
     lines.append(
         f"  {work.total} runs with {seeds_words(table)}, {count(whole.tokens)} tokens, about "
@@ -226,8 +230,4 @@ def describe_table(name: str, config: AblationConfig) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:  # before or after training, during which it is no exception
-        print("stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+    main()

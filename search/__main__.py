@@ -4,7 +4,6 @@ The story (`search.story`): check everything, say what it will take, let workers
 what they found.
 """
 
-import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -97,8 +96,4 @@ class Search(Story[SearchConfig, SearchWork]):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:  # before or after training, during which it is no exception
-        print("stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+    main()

@@ -48,8 +48,12 @@ def verb(name: str, schema: type[T]) -> Callable[[Callable[[T], None]], Callable
         @wraps(main)
         def run() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed there
-            with one_line_errors((HydraException, OmegaConfBaseException)):
-                app()
+            try:
+                with one_line_errors((HydraException, OmegaConfBaseException)):
+                    app()
+            except KeyboardInterrupt:  # before or after training, during which it is no exception
+                print("stopped", file=sys.stderr)
+                raise SystemExit(130) from None
 
         return run
 
