@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
+from ablations.dunnett import noncentrality
 from ablations.effects import (
     LEVEL,
     POWER,
     _cells,
     _fit,
-    _noncentrality,
     chance,
     detectable,
     half_widths,
@@ -198,7 +198,7 @@ def ways(designs: Sequence[tuple[int, int]] = DESIGNS) -> pd.DataFrame:
     for arms, seeds in designs:
         alpha = (1 - LEVEL) / arms
         needed = float(student.isf(alpha / 2, seeds - 1))
-        paired = _noncentrality(needed, seeds - 1, POWER) / sqrt(seeds)
+        paired = noncentrality(needed, seeds - 1, POWER) / sqrt(seeds)
         found = [
             detectable(typical_widths(arms, seeds, 1 - LEVEL, pooled=equal), seeds, POWER)
             for equal in (True, False)

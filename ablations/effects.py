@@ -10,7 +10,7 @@ missing; the effects are then least squares ones.
 
 With ten arms and three seeds one paired t per arm, Bonferroni over ten, needs t = 14.1 and finds a
 difference of 10.4 standard deviations of a difference four times in five; the pooled model needs
-2.98 and finds 2.24.
+2.98 and finds 2.24, and what follows finds 3.4.
 
 Arms may spread unequally, and few seeds cannot show that they do not: a test first, and another
 treatment if it rejects, errs where the test is blind. So every difference must hold by three
@@ -31,37 +31,39 @@ three are the paired t. `pooled=True` takes equal spread for granted.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, log10, sqrt
 
 import numpy as np
 import pandas as pd
-from numpy.polynomial.legendre import leggauss
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.sparse.csgraph import connected_components
-from scipy.special import ndtr, ndtri
-from scipy.stats import chi2, f, qmc, t
+from scipy.special import ndtr
+from scipy.stats import f, t
 
-Array = NDArray[np.float64]
-Tail = Callable[[float], float]
-"""The probability that the largest of some t statistics is beyond a value, if all effects are 0."""
+from ablations.dunnett import (
+    DIGITS,
+    LOUDEST,
+    Array,
+    Contrasts,
+    TwoSpreads,
+    adjusted,
+    critical_of,
+    noncentrality,
+    tail_of,
+)
 
 LEVEL = 0.95
 POWER = 0.8
 OWN = 0.5
 """Part of the level at which a difference must hold by the two arms' own spreads."""
-LOUDEST = 30.0
-"""Ratio of variances beyond which the baseline's critical value is taken to stay: it falls."""
 OUTLIER = 0.05
 """Chance that a table of normal errors has any flagged run."""
 SIMULATED = 1999
 DRAWN = 2000
 """Tables that the minimum detectable difference of a design is worked out from."""
-LEGENDRE = leggauss(72)
-DIGITS = 12
-"""Kept of the largest value: what floating point adds to equal values must not order them."""
 
 
 def compare(
@@ -329,6 +331,7 @@ def _fit(cells: pd.DataFrame) -> _Fit:
     effects, residuals = _solve(values, covariance)
     df = int(present.sum()) - sum(values.shape) + len(set(group))
     sigma = sqrt(np.nansum(residuals**2) / df) if df else np.nan
+    # Of the largest value: what floating point adds to equal values must not order them.
     digits = DIGITS - ceil(log10(np.nanmax(np.abs(values), initial=0.0) or 1.0))
     return _Fit(effects.round(digits), covariance, group, residuals, df, round(sigma, digits))
 
@@ -439,27 +442,7 @@ def _outliers(fit: _Fit, seeds: pd.Index) -> list[str]:
     return [", ".join(str(seed) for seed in seeds[row]) for row in flagged]
 
 
-@dataclass(frozen=True)
-class _Contrasts:
-    """The differences of K arms to the one that they are all compared with."""
-
-    to: int
-    """That one."""
-    others: list[int]
-    """The arms: all that are linked to it."""
-    diff: Array
-    """(K,)"""
-    scale: Array
-    """(K,) standard errors if sigma were 1."""
-    own: Array
-    """(K,) the part of each standard error, as a fraction, that comes from the arm's own runs."""
-    shared: Array
-    """(K, F) the rest, as loadings on F independent factors. In a complete table there is one: the
-    mean of the arm they are compared with. So correlations = own² on the diagonal + shared sharedᵀ.
-    """
-
-
-def _contrasts(fit: _Fit, to: int) -> _Contrasts:
+def _contrasts(fit: _Fit, to: int) -> Contrasts:
     others = [int(arm) for arm in np.flatnonzero(fit.group == fit.group[to]) if arm != to]
     cross = fit.covariance[others, to]
     covariance = fit.covariance[np.ix_(others, others)] - np.add.outer(cross, cross)
@@ -469,7 +452,7 @@ def _contrasts(fit: _Fit, to: int) -> _Contrasts:
     values, vectors = np.linalg.eigh(covariance - np.diag(own**2))  # has no negative ones
     loadings = (vectors * np.sqrt(np.maximum(values, 0)))[:, values > 1e-9]
     diff = fit.effects[others] - fit.effects[to]
-    return _Contrasts(to, others, diff, scale, own / scale, loadings / scale[:, None])
+    return Contrasts(to, others, diff, scale, own / scale, loadings / scale[:, None])
 
 
 @dataclass(frozen=True)
@@ -493,21 +476,21 @@ class _Way:
         return self.tail(np.divide(np.abs(diff), self.error, out=away, where=self.error > 0))
 
 
-def _ways(fit: _Fit, against: "_Contrasts", *, two_sided: bool) -> list[_Way]:
+def _ways(fit: _Fit, against: Contrasts, *, two_sided: bool) -> list[_Way]:
     """The three spreads a difference must hold by, the pooled one first: see above."""
     return _ways_of(fit.residuals, np.array(fit.sigma), fit.df, against, two_sided)
 
 
 def _ways_of(
-    residuals: Array, sigma: Array, df: int, against: "_Contrasts", two_sided: bool
+    residuals: Array, sigma: Array, df: int, against: Contrasts, two_sided: bool
 ) -> list[_Way]:
     """Of tables (...,) with `residuals` (..., A, S) and `sigma` (...,)."""
     arm, others, sides = against.to, against.others, 2 if two_sided else 1
     pooled = _Way(
         "pooled",
         sigma[..., None] * against.scale,
-        lambda alpha: np.array(_critical_of(against, df, alpha, two_sided)),
-        lambda value: _adjusted(value, _tail(against, df, two_sided=two_sided), df),
+        lambda alpha: np.array(critical_of(against, df, alpha, two_sided)),
+        lambda value: adjusted(value, tail_of(against, df, two_sided=two_sided), df),
     )
     if len(others) < 2 or not (sigma > 0).any():
         return [pooled]
@@ -517,12 +500,12 @@ def _ways_of(
     mine, shared = (against.own * against.scale) ** 2, (1 - against.own**2) * against.scale**2
     loud, quiet = found.own[..., arm], found.rest[..., arm]
     ratio = np.divide(loud, quiet, out=np.ones_like(loud), where=quiet > 0).clip(max=LOUDEST)
-    two = _TwoSpreads(against, design.total - df_base, df_base, two_sided)
+    two = TwoSpreads(against, design.total - df_base, df_base, two_sided)
     baseline = _Way(
         "baseline",
         np.sqrt(loud[..., None] * shared + quiet[..., None] * mine),
         lambda alpha: two.criticals(ratio, alpha),
-        lambda value: _adjusted(value, two.tail(float(ratio)), two.df(float(ratio))),
+        lambda value: adjusted(value, two.tail(float(ratio)), two.df(float(ratio))),
     )
     each = np.stack([found.own[..., others] * mine, loud[..., None] * shared])
     both, lowest = each.sum(0), np.minimum(df_own, df_base)
@@ -561,172 +544,13 @@ def _to_best(margin: Array, half: Array) -> Array:
     return np.stack([diff, np.minimum(low, 0), np.maximum(high, 0)], axis=1)
 
 
-# The distribution of the largest of K t statistics that share a denominator.
-
-
-def _tail(contrasts: _Contrasts, df: float, *, two_sided: bool) -> Tail:
-    """Given the factors and the spread found, arms are independent: the rest is integration."""
-    factors, spread, weight = _nodes(contrasts.shared.shape[1], df)
-    alike = np.column_stack([contrasts.own, contrasts.shared]).round(DIGITS)
-    rows, times = np.unique(alike, axis=0, return_counts=True)  # arms with the same seeds: once
-    own, shared = rows[:, :1], rows[:, 1:]
-    centre = shared @ factors / own  # (K, P), for K different arms
-    reach = spread / own
-
-    def tail(value: float) -> float:
-        inside = ndtr(value * reach - centre)
-        if two_sided:
-            inside -= ndtr(-value * reach - centre)
-        return float(weight @ (1 - (inside ** times[:, None]).prod(0)))
-
-    return tail
-
-
-@lru_cache(maxsize=4)
-def _nodes(factors: int, df: float) -> tuple[Array, Array, Array]:
-    """P points and weights to integrate over normal factors (F, P) and the spread (P,).
-
-    With one factor by quadrature, to nine digits or more (Dunnett 1955). With more by a fixed set
-    of quasi-random points, to about four: as smooth in its arguments, and the same every time.
-    """
-    if factors > 1:
-        points = qmc.Sobol(factors + 1, rng=0).random_base2(15).clip(1e-12, 1 - 1e-12).T
-        weight = np.full(points.shape[1], 1 / points.shape[1])
-        return ndtri(points[1:]), np.sqrt(chi2.ppf(points[0], df) / df), weight
-    nodes, weights = LEGENDRE
-    normal_weight = weights * np.exp(-((9 * nodes) ** 2) / 2)
-    spread, spread_weight = _spread_nodes(df)
-    weight = np.outer(normal_weight / normal_weight.sum(), spread_weight).ravel()
-    normal = np.repeat(9 * nodes, len(spread))
-    return normal[None, :], np.tile(spread, len(nodes)), weight
-
-
-def _spread_nodes(df: float) -> tuple[Array, Array]:
-    """Points and weights to integrate over a standard deviation found with `df`, the true being 1.
-
-    Gauss-Legendre between its extreme quantiles.
-    """
-    nodes, weights = LEGENDRE
-    low, high = np.sqrt(chi2.ppf(1e-16, df)), np.sqrt(chi2.isf(1e-16, df))
-    chi = low + (high - low) * (nodes + 1) / 2
-    weights = weights * chi * chi2.pdf(chi**2, df)
-    return chi / sqrt(df), weights / weights.sum()
-
-
-@dataclass(frozen=True)
-class _TwoSpreads:
-    """The contrasts if what they share has a variance of its own, `ratio` times the arms'."""
-
-    contrasts: _Contrasts
-    df_arms: int
-    df_shared: int
-    two_sided: bool
-
-    def df(self, ratio: float) -> float:
-        """Satterthwaite's, the fewest of any contrast; NaN where a spread has none."""
-        if not (self.df_arms > 0 and self.df_shared > 0):
-            return float("nan")
-        arms, shared = self.contrasts.own**2, ratio * (1 - self.contrasts.own**2)
-        parts = arms**2 / self.df_arms + shared**2 / self.df_shared
-        return float(((arms + shared) ** 2 / parts).min())
-
-    def tail(self, ratio: float) -> Tail:
-        own, shared = self.contrasts.own, self.contrasts.shared * sqrt(ratio)
-        scale = np.sqrt(own**2 + (shared**2).sum(1))
-        related = replace(self.contrasts, own=own / scale, shared=shared / scale[:, None])
-        return _tail(related, self.df(ratio), two_sided=self.two_sided)
-
-    def criticals(self, ratios: Array, alpha: float) -> Array:
-        """(..., 1) for (...,): of one ratio as it is, of many interpolated."""
-        if np.isnan(self.df(1.0)):
-            return np.full((*ratios.shape, 1), np.nan)
-        if ratios.size == 1:
-            return np.full((*ratios.shape, 1), self.critical(float(ratios.ravel()[0]), alpha))
-        design = (self.contrasts.own.round(DIGITS), self.contrasts.shared.round(DIGITS))
-        known = design[0].tobytes(), design[1].tobytes(), len(design[0])
-        found = _criticals_by_ratio(
-            *known, int(self.df_arms), int(self.df_shared), self.two_sided, alpha
-        )
-        return np.asarray(np.interp(ratios / (1 + ratios), *found)[..., None])
-
-    def critical(self, ratio: float, alpha: float) -> float:
-        contrasts = len(self.contrasts.own)
-        return _critical(self.tail(ratio), alpha, contrasts, self.df(ratio), self.two_sided)
-
-
-@lru_cache(maxsize=256)
-def _criticals_by_ratio(
-    own: bytes,
-    shared: bytes,
-    contrasts: int,
-    df_arms: int,
-    df_shared: int,
-    two_sided: bool,
-    alpha: float,
-) -> tuple[Array, Array]:
-    """Shares of what is shared in a variance, and the critical value at each."""
-    two = _TwoSpreads(_remade(own, shared, contrasts), df_arms, df_shared, two_sided)
-    parts = np.linspace(0, LOUDEST / (1 + LOUDEST), 17)
-    return parts, np.array([two.critical(part / (1 - part), alpha) for part in parts])
-
-
-def _remade(own: bytes, shared: bytes, contrasts: int) -> _Contrasts:
-    """The contrasts as far as their critical value depends on them."""
-    nothing = np.zeros(contrasts)
-    loadings = np.frombuffer(shared).reshape(contrasts, -1)
-    return _Contrasts(0, [], nothing, nothing, np.frombuffer(own), loadings)
-
-
-def _critical_of(contrasts: _Contrasts, df: int, alpha: float, two_sided: bool = True) -> float:
-    """The critical value with one spread: it depends on the design alone, so it is worked out
-    once."""
-    own, shared = contrasts.own.round(DIGITS), contrasts.shared.round(DIGITS)
-    return _remembered(own.tobytes(), shared.tobytes(), len(own), df, alpha, two_sided)
-
-
-@lru_cache(maxsize=1024)
-def _remembered(
-    own: bytes, shared: bytes, contrasts: int, df: int, alpha: float, two_sided: bool
-) -> float:
-    design = _remade(own, shared, contrasts)
-    return _critical(_tail(design, df, two_sided=two_sided), alpha, contrasts, df, two_sided)
-
-
-def _critical(tail: Tail, alpha: float, contrasts: int, df: float, two_sided: bool = True) -> float:
-    """The value that is exceeded with probability `alpha`; Bonferroni's bounds it from above."""
-    bonferroni = t.isf(alpha / (2 if two_sided else 1) / contrasts, df)
-    return float(brentq(lambda value: tail(value) - alpha, 0.0, 1.01 * bonferroni, xtol=1e-10))
-
-
-def _adjusted(statistic: Array, tail: Tail, df: float) -> Array:
-    single = 2 * t.sf(statistic, df)
-    adjusted = np.array([tail(value) for value in statistic])
-    # Between the unadjusted and Bonferroni's by theory; far out in the tail, by this line.
-    p: Array = np.clip(adjusted, single, np.minimum(len(statistic) * single, 1.0))
-    return p
-
-
-@lru_cache(maxsize=1024)
-def _noncentrality(critical: float, df: int, power: float) -> float:
-    """How many standard errors a difference must have to be found with the power wanted."""
-    return float(
-        brentq(lambda shift: _found(shift, critical, df) - power, 0.0, 2 * critical + 5, xtol=1e-10)
-    )
-
-
-def _found(shift: float, critical: float, df: int) -> float:
-    """The chance of a verdict on a difference of so many standard errors."""
-    spread, weight = _spread_nodes(df)
-    return float(weight @ (ndtr(shift - critical * spread) + ndtr(-shift - critical * spread)))
-
-
 def _reach(
     critical: Array, df: int, contrasts: int, seeds: int | None, alpha: float, power: float
 ) -> float:
     """The minimum detectable difference in half widths: with one spread as it follows from the
     critical value, with three (`seeds` given) from simulated widths."""
     if seeds is None:
-        return _noncentrality(float(critical), df, power) / float(critical)
+        return noncentrality(float(critical), df, power) / float(critical)
     half = typical_widths(contrasts + 1, seeds, alpha)
     return detectable(half, seeds, power) / float(half.mean())
 

@@ -107,10 +107,12 @@ class Timing:
 
     def words(self) -> str:
         """Where the token counts come from."""
-        commit = f", {self.content['commit'][:10]}" if self.content.get("commit") else ""
+        said = self.content
+        commit = f", {said['commit'][:10]}" if said.get("commit") else ""
+        threads = "1 thread" if said["threads"] == 1 else f"{said['threads']} threads"
         return (
-            f"Tokens at equal training time follow from a timing of {self.content['date']} "
-            f"({self.content['machine']}, {self.content['threads']} threads{commit})."
+            f"Tokens at equal training time follow from a timing of {said['date']} "
+            f"({said['machine']}, {threads}{commit})."
         )
 
 

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -275,27 +275,35 @@ def table_rows(panel: Panel) -> tuple[list[Column], list[list[Cell]]]:
 
 SHAPE = COLUMNS[:3] + COLUMNS[4:7]
 """What an arm is, whatever it is trained on."""
-BESIDE = ("tokens", "mean", "diff", "interval", "verdict")
-"""What each comparison says of it."""
 
 
 def side_by_side(report: Report) -> tuple[list[Column], list[list[Cell]]] | None:
-    """One row an arm and all panels beside each other, where they compare the same arms."""
+    """One row an arm and all panels beside each other, where they compare the same arms: tokens,
+    and mean with difference and verdict."""
     first, *others = report.panels
     shape = [column.name for column in SHAPE]
     if not others or any(not p.rows[shape].equals(first.rows[shape]) for p in others):
         return None
-    frame, columns, hints = first.rows[shape].copy(), list(SHAPE), {}
+    frame, columns = first.rows[shape].copy(), list(SHAPE)
+    hints: dict[str, str] = {}
     for number, panel in enumerate(report.panels):
-        for column in COLUMNS:
-            if column.name in BESIDE:
-                name = f"{number} {column.name}"
-                frame[name] = panel.rows[column.name]
-                frame[f"{name} runs"] = "runs " + panel.rows.runs
-                hints[name] = f"{name} runs"
-                heading = f"{panel.name}: {column.heading}"
-                columns.append(replace(column, name=name, heading=heading))
+        rows, tokens, told = panel.rows, f"tokens {number}", f"told {number}"
+        frame[tokens] = rows.tokens
+        frame[told] = [_told(row) for row in rows.to_dict("records")]
+        frame["runs " + told] = "runs " + rows.runs
+        hints |= {tokens: "runs " + told, told: "runs " + told}
+        columns.append(Column(tokens, "tokens", whole, f"each run is trained on: {panel.name}"))
+        hint = f"mean of the metric, and difference to {panel.baseline} with its verdict"
+        columns.append(Column(told, panel.name, str, hint, numeric=False))
     return printed_rows(frame, columns, hints)
+
+
+def _told(row: dict[Any, Any]) -> str | None:
+    if row["mean"] != row["mean"]:
+        return None
+    mean = decimals(4)(row["mean"])
+    away = f"{signed(4)(row['diff'])}, " if row["diff"] == row["diff"] else ""
+    return f"{mean} ({away}{row['verdict']})"
 
 
 def render(report: Report) -> dict[str, bytes]:

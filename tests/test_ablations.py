@@ -332,17 +332,16 @@ def test_comparisons_of_the_same_arms_are_printed_side_by_side() -> None:
         "KV B/token",
         "decode B/token",
     ]
-    assert [h.removeprefix("equal FLOPs: ") for h in headings[-5:]] == [
-        "tokens",
-        "mean",
-        "difference",
-        "95% interval",
-        "verdict",
-    ]
+    assert headings[6:] == ["tokens", "equal distinct parameters", "tokens", "equal FLOPs"]
+    (second,) = (panel.rows.iloc[1] for panel in report.panels[1:])
     assert len(rows) == len(report.panels[0].rows)
-    mean = rows[1][headings.index("equal FLOPs: mean")]
-    assert mean.text == f"{report.panels[1].rows['mean'][1]:.4f}"
-    assert mean.hint == "runs " + report.panels[1].rows.runs[1]
+    assert rows[1][-2].order == repr(float(second.tokens))
+    sign = "+" if second["diff"] > 0 else "−"
+    assert rows[1][-1].text == (
+        f"{second['mean']:.4f} ({sign}{abs(second['diff']):.4f}, {second.verdict})"
+    )
+    assert rows[0][-1].text.endswith(" (baseline)")
+    assert rows[1][-1].hint == rows[1][-2].hint == "runs " + second.runs
     other = TableFile.read("layer_sharing").table("proxy", RECIPE, 2048)
     assert len({arm.name for panel in other.panels for arm in panel.arms}) == 4
     first, second = report.panels
