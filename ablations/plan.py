@@ -94,8 +94,8 @@ class TableWork:
         for panel in self.table.panels:
             mine = frame[frame.panel == panel.name]
             rows, more = looked(mine, panel.baseline, "value")
-            for arm, look in zip(rows.arm, rows["look"], strict=True):
-                limits[panel.name, arm] = more.get(arm, look)
+            looks = {} if rows is None else dict(zip(rows.arm, rows["look"], strict=True))
+            limits |= {(panel.name, arm): seeds for arm, seeds in {**looks, **more}.items()}
         return replace(self, limits=limits)
 
     def next(self, attempts: Sequence[Attempt], since: int) -> Cell | Step:

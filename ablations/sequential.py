@@ -35,7 +35,12 @@ def verdicts(
     Raises:
         ValueError: as for `compare`.
     """
-    return looked(frame, baseline, metric, lower_is_better)[0]
+    table, _ = looked(frame, baseline, metric, lower_is_better)
+    if table is None:
+        table = compare(frame, baseline, metric, lower_is_better=lower_is_better)
+        table.loc[table.arm != baseline, "verdict"] = "unresolved"
+        table["look"] = 0
+    return table
 
 
 def wanted(
@@ -51,8 +56,8 @@ def wanted(
 
 def looked(
     frame: pd.DataFrame, baseline: str, metric: str = "val_bpb", lower_is_better: bool = True
-) -> tuple[pd.DataFrame, dict[str, int]]:
-    """`verdicts` and `wanted` at once."""
+) -> tuple[pd.DataFrame | None, dict[str, int]]:
+    """`verdicts`, None before the first look, and `wanted`."""
     arms = list(frame.arm.unique())
     seeds = sorted(frame.seed.unique())
     done = frame.done if "done" in frame else pd.Series(True, frame.index)
@@ -65,10 +70,6 @@ def looked(
         seen = frame[used]
         asked = done[used].groupby(seen.arm).sum().reindex(arms, fill_value=0)
         if any(asked[arm] < look for arm in going):
-            if table is None:
-                table = compare(frame, baseline, metric, lower_is_better=lower_is_better)
-                table.loc[table.arm != baseline, "verdict"] = "unresolved"
-                table["look"] = 0
             return table, dict.fromkeys(going, look)
         found = compare(seen, baseline, metric, lower_is_better=lower_is_better, level=1 - alpha)
         found["look"] = look
@@ -81,5 +82,4 @@ def looked(
             resolved.setdefault(arm, look)
         if all(arm in resolved for arm in arms if arm != baseline):
             break
-    assert table is not None, "there is a first look"
     return table, {}
