@@ -1,139 +1,194 @@
-"""How fast proxies train: `python -m benchmarks.proxy [rounds]`.
+"""`python -m benchmarks.proxy`: how fast proxies train, beside other ways to train them.
 
 Tokens a second of the training loop for a thin-deep, a middle and a wide shape of about 5.5 million
-parameters, and the share of the machine's own bf16 matrix-product peak that their useful FLOPs
-(`cost(...).train_flops_per_token`) make. Beside it the same shapes, batch and optimiser in other
-hands: our loop by torch's autograd with compiled layers, and `transformers`' Llama in the plain way
-(SDPA, fused AdamW) in float32 and under bf16 autocast. All take turns, round by round, so that a
-machine whose speed drifts is compared with itself.
+parameters and for MobileLLM-125M, and the share of the machine's own bf16 matrix-product peak that
+their useful FLOPs (`cost(...).train_flops_per_token`) make. Beside it the same shapes, batch and
+optimiser in other hands (`benchmarks.peers`). Each has a process of its own, and all take turns of
+about a second, round by round, in an order that changes (`benchmarks.turns`). Figures are medians
+over the rounds, with the lowest and the highest; ratios are medians of each round's own.
 """
 
-import platform
-import sys
-import tempfile
-import time
-from collections.abc import Callable
-from datetime import date
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import transformers
 
-from search.data import Data, batch
-from search.placement import Placement, autocast, settle, settle_precision
+from benchmarks import peers
+from benchmarks.show import heading, leave, parser, spread, style, table
+from benchmarks.turns import WARM_UP, Contender, Step
+from search.data import Data
+from search.placement import Placement, settle, settle_precision
 from search.record import Recipe, Run
-from search.train import Training, device_name
 from space.arch import Architecture
 from space.cost import cost
 
-VOCABULARY = 4096
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 SHAPES = {"thin-deep": (30, 128), "middle": (12, 192), "wide": (6, 256)}
-"""Blocks and width."""
+"""Blocks and width, of about 5.5 million parameters."""
+REAL = "mobilellm_125m"
+"""Of `conf/architecture/`."""
+VOCABULARY = 4096
+TURN_S = 1.0
+"""A contender's turn in a round, or one step where that takes longer."""
 PEAK_SIZES = (1024, 2048, 4096)
 PRODUCTS = 4
 """In one timing, so that starting the first costs little."""
-OURS, COMPILED = "isoparam", "autograd, compiled"
+PUBLISHED = {
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+}
+"""Dense bf16 FLOPs a second of cards by a part of their name, from NVIDIA's data sheets."""
+
+OURS, COMPILED = "isoparam", "isoparam by autograd, compiled"
 PLAIN, AUTOCAST = "transformers, float32", "transformers, bf16"
+LITGPT, LEAN = "litgpt, bf16, compiled", "lean loop, bf16, compiled, tuned"
+ENGINES = (OURS, COMPILED, LEAN, LITGPT, AUTOCAST, PLAIN)
 
-Step = Callable[[], object]
-"""One optimiser step on a whole batch."""
+
+@dataclass(frozen=True)
+class Result:
+    """What the rounds of one shape gave."""
+
+    run: Run
+    placement: Placement
+    peaks: list[float]
+    """FLOPs a second of the best matrix product, a value a round."""
+    rates: dict[str, list[float]]
+    """Tokens a second by engine, a value a round."""
+    memory: dict[str, int]
+    """Bytes by engine, at the peak."""
+
+    @property
+    def flops(self) -> list[float]:
+        """FLOPs a second of our loop, a value a round."""
+        per_token = cost(self.run.architecture, self.run.recipe.seq_len).train_flops_per_token
+        return [rate * per_token for rate in self.rates[OURS]]
+
+    @property
+    def shares(self) -> list[float]:
+        """Of the peak, a value a round."""
+        return [flops / peak for flops, peak in zip(self.flops, self.peaks, strict=True)]
+
+    def ratios(self, engine: str) -> list[float]:
+        """How many times an engine is slower than our loop, a value a round."""
+        pairs = zip(self.rates[OURS], self.rates[engine], strict=True)
+        return [ours / theirs for ours, theirs in pairs]
 
 
-def main(rounds: int = 7) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
-    placement = Placement()
-    recipe = settle_precision(Recipe(tokens=10**9, seq_len=256, batch_size=16), placement)
-    with tempfile.TemporaryDirectory() as folder:
-        data = random_tokens(Path(folder))
-        runs = {name: run_of(name, recipe) for name in SHAPES}
-        settled = settle(placement, runs["middle"])
-        steps = {
-            (name, engine): step
-            for name, run in runs.items()
-            for engine, step in engines(run, data, Path(folder) / name, settled).items()
-        }
-        peaks: list[float] = []
-        rates: dict[tuple[str, str], list[float]] = {key: [] for key in steps}
-        for round_ in range(rounds + 2):
-            peak = matmul_peak(settled)
-            speed = {
-                key: recipe.tokens_per_step / seconds(step, settled) for key, step in steps.items()
-            }
-            if round_ > 1:  # the first rounds compile and warm caches
-                peaks.append(peak)
-                for key, rate in speed.items():
-                    rates[key].append(rate)
-    print_tables(runs, settled, peaks, rates)
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--shapes", nargs="+", choices=(*SHAPES, REAL), default=[*SHAPES, REAL])
+    options.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    chosen = options.parse_args(arguments)
+    engines = [OURS, *(name for name in chosen.engines if name != OURS)]
+    if not peers.litgpt_is_there() and LITGPT in engines:
+        print("litgpt is left out; `make peers` installs it apart from the environment")
+        engines.remove(LITGPT)
+    results = {name: compete(run_of(name), engines, chosen.rounds) for name in chosen.shapes}
+    leave("proxy", described(results), picture(results), chosen.save)
 
 
-def run_of(name: str, recipe: Recipe) -> Run:
+def run_of(name: str) -> Run:
     """A run of one shape."""
+    if name == REAL:
+        recipe = Recipe(tokens=10**9, seq_len=512, batch_size=4)
+        return benchmark_run(Architecture.from_yaml(REAL), recipe)
     blocks, width = SHAPES[name]
+    return benchmark_run(
+        shape(VOCABULARY, blocks, width), Recipe(tokens=10**9, seq_len=256, batch_size=16)
+    )
+
+
+def shape(vocab_size: int, blocks: int, width: int) -> Architecture:
+    """Heads of 32, two of them a key/value head, and an FFN of 8/3 of the width."""
     heads = width // 32
-    arch = Architecture(
-        vocab_size=VOCABULARY,
+    return Architecture(
+        vocab_size=vocab_size,
         hidden_size=width,
         num_blocks=blocks,
         num_attention_heads=heads,
         num_key_value_heads=heads // 2,
         intermediate_size=width * 8 // 3 // 8 * 8,
     )
-    return Run(architecture=arch, recipe=recipe, data_fingerprint="random")
 
 
-def engines(run: Run, data: Data, folder: Path, placement: Placement) -> dict[str, Step]:
-    """Ways to make a step of one run."""
-    compiled = Placement(device=placement.device, engine="autograd", compile="yes")
-    return {
-        OURS: Training(run, data, folder / "a", placement, lambda _: None).timed_step,
-        COMPILED: Training(run, data, folder / "b", compiled, lambda _: None).timed_step,
-        AUTOCAST: plain_step(run, data, placement, "bf16"),
-        PLAIN: plain_step(run, data, placement, "fp32"),
-    }
+def benchmark_run(arch: Architecture, recipe: Recipe) -> Run:
+    """A run on random tokens."""
+    settled = settle_precision(recipe, Placement())
+    return Run(architecture=arch, recipe=settled, data_fingerprint="random")
 
 
-def plain_step(run: Run, data: Data, placement: Placement, precision: str) -> Step:
-    """`transformers`' Llama of the same shape, as its users train it."""
-    a, recipe = run.architecture, run.recipe
-    llama: Any = transformers  # its types lag behind its arguments
-    config = llama.LlamaConfig(
-        vocab_size=a.vocab_size,
-        hidden_size=a.hidden_size,
-        num_hidden_layers=a.num_layers,
-        num_attention_heads=a.num_attention_heads,
-        num_key_value_heads=a.num_key_value_heads,
-        intermediate_size=a.intermediate_size,
-        tie_word_embeddings=True,
-        attn_implementation="sdpa",
-    )
-    model = llama.LlamaForCausalLM(config).to(placement.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    counted = iter(range(10**9))
+def compete(run: Run, engines: Sequence[str], rounds: int) -> Result:
+    """Let engines take turns on one run, with matrix products in between."""
+    placement = settle(Placement(), run)
+    threads = placement.threads or 1
+    sizes = (*PEAK_SIZES, *([8192] if placement.device == "cuda" else []))
+    with ExitStack() as stack:
 
-    def step() -> None:
-        inputs, _ = batch(data, run.seed, next(counted), recipe.batch_size, recipe.seq_len)
-        ids = torch.from_numpy(inputs).to(placement.device)
-        with autocast(placement, precision):
-            loss = model(input_ids=ids, labels=ids).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        def contender(make: object, *arguments: object) -> Contender:
+            return stack.enter_context(Contender(make, *arguments, threads=threads))  # type: ignore[arg-type]
 
-    return step
+        squares = {size: contender(products, size, placement.device) for size in sizes}
+        engaged = {name: contender(engine, name, run, placement) for name in engines}
+        everyone: list[Contender] = [*squares.values(), *engaged.values()]
+        steps = {one: warmed_up(one) for one in everyone}
+        peaks: list[float] = []
+        rates: dict[str, list[float]] = {name: [] for name in engines}
+        for number in range(rounds):
+            order = Random(number).sample(everyone, len(everyone))
+            seconds = {one: one.seconds(steps[one]) / steps[one] for one in order}
+            peaks.append(max(2 * n**3 * PRODUCTS / seconds[one] for n, one in squares.items()))
+            for name, one in engaged.items():
+                rates[name].append(run.recipe.tokens_per_step / seconds[one])
+        memory = {name: one.memory() for name, one in engaged.items()}
+    return Result(run, placement, peaks, rates, memory)
 
 
-def random_tokens(folder: Path) -> Data:
+def warmed_up(contender: Contender) -> int:
+    """Steps in a turn of a contender that has compiled and filled its caches."""
+    contender.seconds(WARM_UP)
+    return max(1, round(TURN_S / contender.seconds()))
+
+
+def engine(name: str, run: Run, placement: Placement) -> Step:
+    """A way to make a step of a run. Called in the contender's own process."""
+    data = random_tokens(run.architecture.vocab_size)
+    nowhere = Path(os.devnull)  # no checkpoint is found there, and none is written
+    if name == OURS:
+        return peers.ours(run, data, nowhere, placement)
+    if name == COMPILED:
+        compiled = Placement(device=placement.device, engine="autograd", compile="yes")
+        return peers.ours(run, data, nowhere, compiled)
+    if name == LITGPT:
+        return peers.litgpt(run, data, placement)
+    if name == LEAN:
+        return peers.lean_loop(run, data, placement)
+    return peers.transformers_llama(run, data, placement, "bf16" if name == AUTOCAST else "fp32")
+
+
+def random_tokens(vocab_size: int) -> Data:
     """Tokens without meaning: speed does not depend on it."""
-    tokens = np.random.default_rng(0).integers(VOCABULARY, size=10**6, dtype=np.uint16)
+    tokens = np.random.default_rng(0).integers(vocab_size, size=10**6, dtype=np.uint16)
     return Data(
         name="random",
-        folder=folder,
+        folder=Path(os.devnull),
         fingerprint="random",
-        vocab_size=VOCABULARY,
+        vocab_size=vocab_size,
         end_token=None,
         bytes_per_token=None,
         train=tokens,
@@ -143,67 +198,121 @@ def random_tokens(folder: Path) -> Data:
     )
 
 
-def matmul_peak(placement: Placement) -> float:
-    """FLOPs a second of the best square bf16 matrix product."""
-    on_gpu = torch.cuda.is_available() and placement.device != "cpu"
-    best = 0.0
-    for size in (*PEAK_SIZES, *([2 * PEAK_SIZES[-1]] if on_gpu else [])):
-        a = torch.ones(size, size, dtype=torch.bfloat16, device="cuda" if on_gpu else "cpu")
-        best = max(best, 2 * size**3 * PRODUCTS / seconds(lambda a=a: multiply(a), placement))  # type: ignore[misc]
-    return best
+def products(size: int, device: str) -> Step:
+    """Square bf16 matrix products."""
+    a = torch.ones(size, size, dtype=torch.bfloat16, device=device)
+
+    def step() -> None:
+        for _ in range(PRODUCTS):
+            a @ a
+
+    return step
 
 
-def multiply(a: torch.Tensor) -> None:
-    for _ in range(PRODUCTS):
-        a @ a
+def floor_bytes(run: Run, placement: Placement) -> int:
+    """What training a shape must hold at once, in bytes.
+
+    - Weights, gradients and AdamW's two moments in float32: 16 bytes a parameter.
+    - Of each token in a micro-batch and each layer what the backward pass needs of the forward one
+      and cannot have back by a cheap elementwise operation, in the precision of the products: the
+      input of both norms (2·D), q, k and v ((N + 2·K)·H), attention's result (N·H), and what the
+      FFN's activation reads (2·F with a gate, else F).
+    - One micro-batch's logits (V a token), which become their own gradient.
+    """
+    a, recipe = run.architecture, run.recipe
+    assert placement.micro_batch is not None, "settled"
+    tokens = placement.micro_batch * recipe.seq_len
+    heads = (2 * a.num_attention_heads + 2 * a.kv_heads) * a.head_size
+    layer = 2 * a.hidden_size + heads + (2 if a.gated else 1) * a.intermediate_size
+    width = 2 if recipe.precision == "bf16" else 4
+    activations = width * tokens * (a.num_layers * layer + a.vocab_size)
+    return 16 * cost(a).parameters + activations
 
 
-def seconds(work: Callable[[], object], placement: Placement) -> float:
-    """How long the work takes, on the device too."""
-    on_gpu = torch.cuda.is_available() and placement.device != "cpu"
-    if on_gpu:
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    work()
-    if on_gpu:
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def print_tables(
-    runs: dict[str, Run],
-    placement: Placement,
-    peaks: list[float],
-    rates: dict[tuple[str, str], list[float]],
-) -> None:
-    """Medians over the rounds; shares and ratios are medians of each round's own."""
-    print(
-        f"{date.today()}, {device_name(placement.device)}, {placement.threads} threads, "
-        f"engine {placement.engine}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}, Python {platform.python_version()}. "
-        f"bf16 matrix products: {median(peaks) / 1e9:,.0f} GFLOP/s; {len(peaks)} rounds, medians."
+def described(results: dict[str, Result]) -> str:
+    """The tables, as Markdown."""
+    first = next(iter(results.values()))
+    rounds = len(first.peaks)
+    text = heading(first.placement, ("torch", "transformers")) + (
+        f" Medians of {rounds} rounds, with the lowest and the highest.\n\n"
     )
-    print("\n| shape | blocks × width | parameters | tokens/s | GFLOP/s | of the peak |")
-    print("| --- | --- | ---: | ---: | ---: | ---: |")
-    for name, run in runs.items():
-        costs = cost(run.architecture, run.recipe.seq_len)
-        flops = np.array(rates[name, OURS]) * costs.train_flops_per_token
-        blocks, width = SHAPES[name]
-        print(
-            f"| {name} | {blocks} × {width} | {costs.parameters / 1e6:.2f}M "
-            f"| {median(rates[name, OURS]):,.0f} | {median(flops) / 1e9:,.0f} "
-            f"| {median(flops / np.array(peaks)):.0%} |"
-        )
-    print("\n| tokens/s (times slower than ours) | " + " | ".join(SHAPES) + " |")
-    print("| --- |" + " ---: |" * len(SHAPES))
-    for engine in (COMPILED, AUTOCAST, PLAIN):
-        cells = [
-            f"{median(rates[name, engine]):,.0f} "
-            f"({median(np.array(rates[name, OURS]) / np.array(rates[name, engine])):.2f}×)"
-            for name in SHAPES
-        ]
-        print(f"| {engine} | " + " | ".join(cells) + " |")
+    text += table(
+        ["shape", "blocks × width", "parameters", "tokens/s", "GFLOP/s", "peak GFLOP/s", "share"]
+        + (["of the published peak"] if first.placement.device == "cuda" else []),
+        [speed_row(name, result) for name, result in results.items()],
+    )
+    text += "\nTokens a second, and how many times our loop is faster:\n\n"
+    text += table(
+        ["", *results],
+        [[name, *(compared(result, name) for result in results.values())] for name in first.rates],
+    )
+    text += (
+        "\nPeak memory in MB beyond what importing takes, compilers' own included; the floor is "
+        "weights, gradients, moments and the activations of a micro-batch:\n\n"
+    )
+    text += table(
+        ["", *results],
+        [
+            *(
+                [name, *(f"{result.memory[name] / 1e6:,.0f}" for result in results.values())]
+                for name in first.rates
+            ),
+            [
+                "floor",
+                *(f"{floor_bytes(r.run, r.placement) / 1e6:,.0f}" for r in results.values()),
+            ],
+        ],
+    )
+    return text
+
+
+def speed_row(name: str, result: Result) -> list[str]:
+    arch = result.run.architecture
+    row = [
+        name,
+        f"{arch.num_blocks} × {arch.hidden_size}",
+        f"{cost(arch).parameters / 1e6:.2f}M",
+        spread(result.rates[OURS], "{:,.0f}".format),
+        spread(result.flops, lambda x: f"{x / 1e9:,.0f}"),
+        spread(result.peaks, lambda x: f"{x / 1e9:,.0f}"),
+        spread(result.shares, "{:.0%}".format),
+    ]
+    if result.placement.device == "cuda":
+        card = torch.cuda.get_device_name()
+        peak = next((flops for part, flops in PUBLISHED.items() if part in card), None)
+        row.append(f"{median(result.flops) / peak:.0%}" if peak else "unknown")
+    return row
+
+
+def compared(result: Result, engine: str) -> str:
+    rate = f"{median(result.rates[engine]):,.0f}"
+    return rate if engine == OURS else f"{rate}; {spread(result.ratios(engine), '{:.2f}'.format)}"
+
+
+def picture(results: dict[str, Result]) -> "Figure":
+    """Bars: tokens a second by engine, a panel a shape."""
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(2.4 + 2.1 * len(results), 2.4), layout="constrained")
+        panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
+        for panel, (name, result) in zip(panels, results.items(), strict=True):
+            names = list(result.rates)[::-1]
+            middles = [median(result.rates[n]) for n in names]
+            spans = [
+                [middle - min(result.rates[n]) for n, middle in zip(names, middles, strict=True)],
+                [max(result.rates[n]) - middle for n, middle in zip(names, middles, strict=True)],
+            ]
+            colors = ["#3f77bd" if n == OURS else "#a9b4c2" for n in names]
+            panel.barh(names, middles, xerr=spans, color=colors, error_kw={"linewidth": 0.7})
+            for place, (n, middle) in enumerate(zip(names, middles, strict=True)):
+                words = "" if n == OURS else f" {median(result.ratios(n)):.1f}×"
+                panel.text(middle, place, words, va="center", fontsize=7)
+            panel.set_title(f"{name}\n{median(result.shares):.0%} of the peak", fontsize=8)
+            panel.set_xlabel("tokens a second")
+            panel.margins(x=0.2)
+    return figure
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    main()

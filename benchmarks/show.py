@@ -1,0 +1,74 @@
+"""What benchmarks print, and what they leave in `benchmarks/results/`."""
+
+import argparse
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+
+from search.placement import Placement
+from search.train import commit, device_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RESULTS = Path(__file__).parent / "results"
+STYLE: dict[Any, Any] = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """Of a benchmark's command line, with the option that all have."""
+    made = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument(
+        "--save", action="store_true", help="leave table and picture in benchmarks/results/"
+    )
+    return made
+
+
+def heading(placement: Placement, packages: Iterable[str] = ("torch", "numpy")) -> str:
+    """Date, machine and versions, in a line."""
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    return (
+        f"{date.today()}, commit {commit()}, {device_name(placement.device)}, "
+        f"{placement.threads} threads, {placement.engine}, Python {platform.python_version()}, "
+        f"{versions}."
+    )
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table whose first column is text and whose others are numbers."""
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def spread(values: Sequence[float], form: Callable[[float], str]) -> str:
+    """The median, and between which values all lie."""
+    low, middle, high = (form(f(values)) for f in (min, median, max))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def style() -> AbstractContextManager[None]:
+    """How pictures look."""
+    matplotlib.use("Agg")
+    return matplotlib.rc_context(STYLE)
+
+
+def leave(name: str, text: str, figure: "Figure | None", save: bool) -> None:
+    """Print a benchmark's text, and write it with its picture where that is wanted."""
+    print(text, flush=True)
+    if not save:
+        return
+    RESULTS.mkdir(exist_ok=True)
+    if figure is not None:
+        metadata: dict[str, Any] = {"Software": None}
+        figure.savefig(RESULTS / f"{name}.png", dpi=160, metadata=metadata)
+        text += f"\n![{name}]({name}.png)\n"
+    (RESULTS / f"{name}.md").write_text(text)
