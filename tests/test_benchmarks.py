@@ -62,8 +62,10 @@ def test_speed_over_sizes_and_lengths_is_drawn(
 
 
 @pytest.mark.slow
-def test_a_trial_and_two_workers_are_timed(quick: Path) -> None:
-    trial.main(["--save", "--rounds", "1", "--trials", "2", "--tokens", "5120"])
+def test_a_trial_and_two_workers_are_timed(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "DOCUMENTS", 100)
+    monkeypatch.setattr(trial, "kernels_s", lambda: None)  # `tests/test_kernels.py` builds them
+    trial.main(["--save", "--rounds", "1", "--trials", "2", "--tokens", "2560"])
     text = (quick / "trial.md").read_text()
     assert "| compiling, from the second on | 0.0 s |" in text
     assert re.search(r"two workers over one \| \d\.\d\d ×", text)

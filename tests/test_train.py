@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from search.data import Data, DataConfig, prepare
 from search.placement import Placement
@@ -236,9 +237,12 @@ def test_micro_batches_do_not_change_the_gradient(data: Data, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_the_compiled_loop_is_the_eager_one(data: Data, tmp_path: Path) -> None:
-    """Compiling rounds otherwise and changes nothing else."""
+    """Compiling rounds otherwise and changes nothing else; a second run compiles nothing."""
     for compile_ in ("no", "yes"):
         placement = replace(HERE, engine="autograd", compile=compile_)
         train(run_of(data), data, tmp_path / compile_, placement=placement)
     for a, b in zip(losses(tmp_path / "no"), losses(tmp_path / "yes"), strict=True):
         assert a == pytest.approx(b, rel=2e-3)
+    graphs = counters["stats"]["unique_graphs"]
+    train(replace(run_of(data), seed=1), data, tmp_path / "again", placement=placement)
+    assert counters["stats"]["unique_graphs"] == graphs > 0
