@@ -8,7 +8,6 @@ Each function makes a step: the same sequences, AdamW (fused) and clipping, in a
 
 import sys
 from collections.abc import Callable
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -122,19 +121,17 @@ def lean_loop(run: Run, data: Data, placement: Placement) -> Step:
 
         return training_step(model, loss, run, data, placement, micro_batch, "bf16")
 
+    def seconds(choice: tuple[int, bool]) -> float:
+        torch.compiler.reset()
+        candidate = step(*choice)
+        timed(candidate, WARM_UP)
+        return min(timed(candidate) for _ in range(2))
+
     whole = run.recipe.batch_size
-    best, least = None, float("inf")
-    for micro_batch in sorted({max(1, whole // 4), whole}):
-        for flash in (True, False):
-            torch.compiler.reset()
-            candidate = step(micro_batch, flash)
-            timed(candidate, WARM_UP)
-            seconds = min(timed(candidate) for _ in range(2))
-            if seconds < least:
-                best, least = partial(step, micro_batch, flash), seconds
-    assert best is not None, "there are four candidates"
+    sizes = sorted({max(1, whole // 4), whole})
+    best = min(((size, flash) for size in sizes for flash in (True, False)), key=seconds)
     torch.compiler.reset()
-    return best()
+    return step(*best)
 
 
 class Lean(nn.Module):

@@ -305,9 +305,9 @@ def picture(results: dict[str, Result]) -> "Figure":
             ]
             colors = ["#3f77bd" if n == OURS else "#a9b4c2" for n in names]
             panel.barh(names, middles, xerr=spans, color=colors, error_kw={"linewidth": 0.7})
-            for place, (n, middle) in enumerate(zip(names, middles, strict=True)):
+            for place, n in enumerate(names):
                 words = "" if n == OURS else f" {median(result.ratios(n)):.1f}×"
-                panel.text(middle, place, words, va="center", fontsize=7)
+                panel.text(max(result.rates[n]), place, words, va="center", fontsize=7)
             panel.set_title(f"{name}\n{median(result.shares):.0%} of the peak", fontsize=8)
             panel.set_xlabel("tokens a second")
             panel.margins(x=0.2)
