@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks import peers
-from benchmarks.show import heading, leave, parser, spread, style, table
+from benchmarks.show import heading, leave, parser, say, spread, style, table
 from benchmarks.turns import WARM_UP, Contender, Step
 from search.data import Data
 from search.placement import Placement, settle, settle_precision
@@ -146,10 +146,14 @@ def compete(run: Run, engines: Sequence[str], rounds: int) -> Result:
         squares = {size: contender(products, size, placement.device) for size in sizes}
         engaged = {name: contender(engine, name, run, placement) for name in engines}
         everyone: list[Contender] = [*squares.values(), *engaged.values()]
-        steps = {one: warmed_up(one) for one in everyone}
+        steps = {one: warmed_up(one) for one in squares.values()}
+        for name, one in engaged.items():
+            say(f"{run.architecture.num_layers} × {run.architecture.hidden_size}: {name} warms up")
+            steps[one] = warmed_up(one)
         peaks: list[float] = []
         rates: dict[str, list[float]] = {name: [] for name in engines}
         for number in range(rounds):
+            say(f"round {number + 1} of {rounds}")
             order = Random(number).sample(everyone, len(everyone))
             seconds = {one: one.seconds(steps[one]) / steps[one] for one in order}
             peaks.append(max(2 * n**3 * PRODUCTS / seconds[one] for n, one in squares.items()))

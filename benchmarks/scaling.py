@@ -28,7 +28,7 @@ from benchmarks.proxy import (
     run_of,
     shape,
 )
-from benchmarks.show import heading, leave, parser, spread, style, table
+from benchmarks.show import heading, leave, parser, say, spread, style, table
 from benchmarks.turns import WARM_UP, timed
 from search.placement import Placement, settle
 from search.record import Recipe, Run
@@ -110,7 +110,8 @@ def measure(points: Sequence[Point], rounds: int) -> None:
     ]
     once = [timed(step, WARM_UP) and timed(step) for step in steps]
     turns = [max(1, round(TURN_S / seconds)) for seconds in once]
-    for _ in range(rounds):
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
         peak = max(2 * n**3 * PRODUCTS / timed(square) for n, square in squares.items())
         for point, step, turn in zip(points, steps, turns, strict=True):
             rate = point.run.recipe.tokens_per_step * turn / timed(step, turn)

@@ -2,6 +2,7 @@
 
 import argparse
 import platform
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import date
@@ -31,6 +32,11 @@ def parser(about: str | None) -> argparse.ArgumentParser:
         "--save", action="store_true", help="leave table and picture in benchmarks/results/"
     )
     return made
+
+
+def say(text: str) -> None:
+    """Tell who waits how far it is."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def heading(placement: Placement, packages: Iterable[str] = ("torch", "numpy")) -> str:
