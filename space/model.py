@@ -43,6 +43,11 @@ class KVCache:
         self.keys[layer], self.values[layer] = k, v
         return k, v
 
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows of the batch, in this order; one may come several times."""
+        self.keys = [None if k is None else k[rows] for k in self.keys]
+        self.values = [None if v is None else v[rows] for v in self.values]
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm with a gain (arXiv:1910.07467)."""
