@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import ablation, calibration, figures, page, tables
+from reports import ablation, calibration, figures, page, scores, tables
 from reports.answer import answer, weigh
 from reports.study import Study, read_study
 from space.cli import one_line_errors, verb
@@ -79,6 +79,7 @@ def render(study: Study) -> dict[str, bytes]:
         "trials.csv": tables.trials_csv(study),
         "table.md": tables.markdown(study, evidence),
         "table.tex": tables.latex(study, evidence),
+        **scores.files({"": scores.of_study(study, evidence)}),
     }
     encoded = {name: text.encode() for name, text in texts.items()}
     return encoded | figures.printed(study, evidence)

@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pandas as pd
 
 from ablations.effects import compare
 from ablations.sequential import verdicts
+from reports import scores
 from reports.tables import (
     Cell,
     Column,
@@ -124,6 +125,8 @@ class Report:
     panels: tuple[Panel, ...]
     cells: pd.DataFrame
     """`panel arm seed key status reason` and the metric, one row a cell."""
+    scores: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """Zero-shot scores by panel, see `reports.scores.gather`; only of panels that have any."""
     equal_arms: bool = False
     """All arms are one thing but for their initial weights: any verdict is a false one."""
 
@@ -163,6 +166,7 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
         metric=metric,
         panels=panels,
         cells=cells,
+        scores=_scores(cells, where),
         equal_arms=all(thing == things[0] for thing in things),
     )
 
@@ -181,6 +185,17 @@ def _cell(
     ended = {"status": record.status, "reason": record.reason}
     usable = record.status == FINISHED and value is not None
     return {**place, **ended, metric: value if usable else math.nan}
+
+
+def _scores(cells: pd.DataFrame, runs: Path) -> dict[str, pd.DataFrame]:
+    done = cells[cells.status == FINISHED]
+    frames = {
+        str(name): scores.gather(
+            (cell.arm, cell.seed, read_record(runs / cell.key)) for cell in panel.itertuples()
+        )
+        for name, panel in done.groupby("panel", sort=False)
+    }
+    return {name: frame for name, frame in frames.items() if len(frame)}
 
 
 def _panel(content: dict[str, Any], cells: pd.DataFrame, metric: str, auto: bool) -> Panel:
@@ -274,6 +289,7 @@ def render(report: Report) -> dict[str, bytes]:
         "cells.csv": str(report.cells.to_csv(index=False, lineterminator="\n")),
         "table.html": html(report),
     }
+    texts |= scores.files(report.scores)
     drawn = {f"forest.{form}": forest(report, form) for form in ("png", "pdf")}
     return {name: text.encode() for name, text in texts.items()} | drawn
 
@@ -353,6 +369,7 @@ def html(report: Report) -> str:
             (panel, _title(panel).replace("**", ""), *table_rows(panel)) for panel in report.panels
         ],
         columns=shown_columns(report),
+        scored=scores.sections(report.scores),
         picture=picture,
     )
 

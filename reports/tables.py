@@ -232,6 +232,7 @@ LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "×": r"$\times$",
+    "±": r"$\pm$",
     MINUS: "$-$",
     NONE: "--",
     "’": "'",

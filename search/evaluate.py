@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache
+from functools import lru_cache, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,10 @@ def be_quiet() -> None:
     """lm-eval and datasets tell of each step of each task; their bars are for terminals alone."""
     logging.disable(logging.WARNING)
     if not sys.stderr.isatty():
-        os.environ |= {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+        import tqdm  # its own switch is read when torch imports it
+
+        os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+        tqdm.tqdm.__init__ = partialmethod(tqdm.tqdm.__init__, disable=True)
 
 
 def open_model(

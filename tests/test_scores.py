@@ -1,0 +1,200 @@
+"""Zero-shot scores in records and reports: what ranks, what is asked again, what is said."""
+
+import io
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_fixtures import StudyFolder, ladder
+from study_fixtures import records, run
+
+from reports import scores
+from reports.__main__ import render
+from reports.study import read_study
+from search.record import Reading, Record, Score, load_records, read_record, write_record
+
+
+def frame(effects: list[float], noise: float, seeds: int = 4, draw: int = 0) -> pd.DataFrame:
+    """Values of arms, with an effect of each seed that all arms share."""
+    rng = np.random.default_rng(draw)
+    shared = rng.normal(0, 5, seeds)
+    return pd.DataFrame(
+        [
+            {"arm": f"arm {i}", "seed": s, "value": e + shared[s] + noise * rng.normal()}
+            for i, e in enumerate(effects)
+            for s in range(seeds)
+        ]
+    )
+
+
+@pytest.mark.parametrize("gaps", [0, 3])
+def test_the_f_test_is_that_of_statsmodels(gaps: int) -> None:
+    from statsmodels.formula.api import ols
+    from statsmodels.stats.anova import anova_lm
+
+    cells = frame([0.0, 0.4, 1.0, 0.2], 0.5).drop(index=[2, 7, 9][:gaps])
+    fit = ols("value ~ C(seed) + C(arm)", cells).fit()
+    table = anova_lm(fit)  # sequential: the arms after the seeds
+    found = scores.spreads(cells)
+    assert found["p"] == pytest.approx(table.loc["C(arm)", "PR(>F)"])
+    assert found["noise"] == pytest.approx(math.sqrt(fit.mse_resid))
+    effects = [0.0, *(v for k, v in fit.params.items() if "arm" in str(k))]
+    assert found["signal"] == pytest.approx(max(effects) - min(effects))
+
+
+def test_equal_arms_are_ranked_in_five_tables_of_a_hundred() -> None:
+    p = [scores.spreads(frame([0.0] * 5, 1.0, draw=draw))["p"] for draw in range(1000)]
+    assert 0.03 < np.mean(np.array(p) < 0.05) < 0.07
+
+
+def test_one_seed_says_nothing_of_noise() -> None:
+    assert math.isnan(scores.spreads(frame([0.0, 1.0], 1.0, seeds=1))["ratio"])
+
+
+def test_holm_is_that_of_statsmodels() -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    p = np.random.default_rng(0).uniform(0, 0.2, 12)
+    assert scores.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+    assert np.isnan(scores.holm(np.array([0.01, np.nan]))[1])
+
+
+def with_scores(record: Record, values: dict[str, dict[str, float]]) -> Record:
+    """The record with scores of these tasks and metrics."""
+    found = tuple(
+        Score(
+            task=task,
+            split="validation",
+            source="package",
+            limit=None,
+            n=500,
+            values=metrics,
+            errors={},
+            seconds=1.0,
+        )
+        for task, metrics in values.items()
+    )
+    last = record.readings[-1]
+    return replace(record, readings=(replace(last, scores=found),))
+
+
+def scored_study(root: Path, seeds: int = 4) -> StudyFolder:
+    """Three depths on several seeds; `telling` tells them apart, `chance` does not."""
+    study, rng = StudyFolder(root), np.random.default_rng(0)
+    for depth, arch in enumerate(ladder((2, 4, 8))):
+        for seed in range(seeds):
+            folder = study.runs / study.add(arch, seed=seed)
+            record = read_record(folder)
+            assert record is not None
+            tasks = {
+                "telling": {"bpb": 1.0 + depth + 0.01 * rng.normal(), "acc": 0.5 + rng.normal()},
+                "chance": {"bpb": 2.0 + 0.01 * rng.normal(), "acc": 0.25},
+            }
+            write_record(folder, with_scores(record, tasks))
+    study.write()
+    return study
+
+
+def test_the_report_says_which_tasks_can_rank(tmp_path: Path) -> None:
+    scored_study(tmp_path)
+    files = render(read_study("depth_1m", tmp_path / "outputs"))
+    text = files["scores.md"].decode()
+    assert "can rank the arms: telling (by bits per byte); chance cannot" in text
+    assert "2 layers" in text
+    assert "arXiv:2508.13144" in text
+    assert b"Zero-shot accuracy" in files["report.html"]
+    assert b"toprule" in files["scores.tex"]
+    table = pd.read_csv(io.BytesIO(files["scores.csv"]))
+    assert set(table.task) == {"telling", "chance"}
+    assert table.groupby(["task", "metric"]).size().eq(12).all()
+
+
+def test_one_seed_ranks_nothing_and_no_score_no_table(tmp_path: Path) -> None:
+    scored_study(tmp_path, seeds=1)
+    files = render(read_study("depth_1m", tmp_path / "outputs"))
+    assert b"it takes two seeds of two arms" in files["scores.md"]
+    other = StudyFolder(tmp_path / "other")
+    other.add(ladder((2,))[0])
+    other.write()
+    assert "scores.md" not in render(read_study("depth_1m", tmp_path / "other" / "outputs"))
+
+
+def test_scores_survive_the_record_and_are_columns_of_its_frame(tmp_path: Path) -> None:
+    study = scored_study(tmp_path, seeds=1)
+    for folder in study.runs.iterdir():
+        record = read_record(folder)
+        assert record is not None
+        assert Record.from_dict(record.to_dict()) == record
+    table = load_records(study.runs)
+    assert {"telling.bpb", "telling.acc", "chance.bpb", "val_bpb"} <= set(table)
+    assert "scores" not in Reading(tokens=1, val_loss=1.0, val_bpb=None).to_dict()
+
+
+@pytest.mark.slow
+def test_a_study_asks_its_runs_and_asks_again_without_training(tmp_path: Path) -> None:
+    """Minimal pairs come from the held-out text: no data are needed."""
+    prose = _prose(tmp_path)
+    options = ["n_trials=2", "replicates.seeds=1", "keep=all", f"data.path={prose}"]
+    first = run(tmp_path, *options)
+    assert first.returncode == 0, first.stderr
+    before = records(tmp_path)
+    assert all("scores" not in r["readings"][-1] for r in before.values())
+    asked = run(tmp_path, *options, "evaluate=minimal_pairs", "evaluate.limit=8")
+    assert asked.returncode == 0, asked.stderr
+    assert "asked agreement, word_order; 2 finished ones have yet to be" in asked.stdout
+    after = records(tmp_path)
+    for key, record in after.items():
+        assert record["train_s"] == before[key]["train_s"]
+        found = {s["task"]: s for s in record["readings"][-1]["scores"]}
+        assert set(found) == {"agreement", "word_order"}
+        assert found["agreement"]["n"] == 8
+        assert {"acc", "bpb", "margin"} <= set(found["agreement"]["values"])
+    again = run(tmp_path, *options, "evaluate=minimal_pairs", "evaluate.limit=8")
+    assert "yet to be" not in again.stdout
+    assert records(tmp_path) == after
+    for path in (tmp_path / "runs").glob("*/weights.safetensors"):
+        path.unlink()
+    lost = run(tmp_path, *options, "evaluate=minimal_pairs", "evaluate.limit=6")
+    assert lost.returncode == 0, lost.stderr
+    assert "2 finished runs cannot be asked, for their weights were not kept" in lost.stdout
+    shutil.rmtree(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "outputs")
+    fresh = run(tmp_path, *options, "keep=none", "evaluate=minimal_pairs", "evaluate.limit=8")
+    assert fresh.returncode == 0, fresh.stderr
+    assert not list((tmp_path / "runs").glob("*/weights.safetensors"))
+    for key, record in records(tmp_path).items():
+        values = {s["task"]: s["values"] for s in record["readings"][-1]["scores"]}
+        then = {s["task"]: s["values"] for s in after[key]["readings"][-1]["scores"]}
+        assert values == {task: pytest.approx(metrics) for task, metrics in then.items()}
+
+
+def _prose(folder: Path) -> Path:
+    """Documents with sentences that minimal pairs can be made of."""
+    subjects = {"he": "is", "they": "are", "it": "was", "we": "were", "she": "has", "you": "have"}
+    places = ["in the house", "by the old river", "under a tree", "near the sea", "at the door"]
+    texts: list[Any] = []
+    for i in range(60):
+        lines = [
+            f"After day {i} {who} {verb} often seen {places[(i + k) % 5]} and then {after}."
+            for k, (who, verb) in enumerate(subjects.items())
+            for after in ("he said so", "so said he")
+        ]
+        texts.append({"text": " ".join(lines)})
+    path = folder / "prose.jsonl"
+    path.write_text("".join(json.dumps(text) + "\n" for text in texts))
+    return path
+
+
+@pytest.mark.slow
+def test_missing_data_end_a_study_before_it_begins(tmp_path: Path) -> None:
+    done = run(tmp_path, "evaluate=commonsense", "evaluate.package=nowhere")
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert "run `make eval-data`" in line
+    assert not (tmp_path / "outputs").exists()
