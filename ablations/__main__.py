@@ -8,8 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ablations.config import CONFIRM, POWER, AblationConfig
+from ablations.config import CONFIRM, MAIN_RESULTS, POWER, AblationConfig
 from ablations.confirm import confirmation
+from ablations.main_results import measure
 from ablations.plan import TableWork
 from ablations.sequential import LOOKS
 from ablations.table import Table, TableFile, table_names
@@ -33,6 +34,10 @@ def main(config: AblationConfig) -> None:
         return
     if config.table == POWER:
         make_report([f"table={POWER}", f"outputs={config.outputs}"])
+        return
+    if config.table == MAIN_RESULTS:
+        measure(config)
+        make_report([f"table={MAIN_RESULTS}", f"outputs={config.outputs}"])
         return
     names = table_names() if config.table == "all" else [str(config.table)]
     for name in names:

@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import ablation, calibration, figures, page, scores, tables
+from reports import ablation, calibration, figures, main_results, page, scores, tables
 from reports.answer import answer, weigh
 from reports.study import Study, read_study
 from space.cli import one_line_errors, verb
@@ -56,6 +56,11 @@ def _remake_table(config: ReportsConfig, name: str) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             _write(folder, calibration.power_files())
             print(f"table: {folder / 'table.md'}")
+            return
+        if name == main_results.MAIN_RESULTS:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder, main_results.render(folder))
+            print(f"table: {folder / 'table.html'}")
             return
         report = ablation.read_table(name, config.outputs, config.runs)
         _write(folder, ablation.render(report))

@@ -352,9 +352,9 @@ def csv(report: Report) -> str:
     return str(whole_table[first + rest].to_csv(index=False, lineterminator="\n"))
 
 
-def html(report: Report) -> str:
-    """One page that needs nothing but itself."""
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Of the templates in this folder."""
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -362,9 +362,15 @@ def html(report: Report) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def html(report: Report) -> str:
+    """One page that needs nothing but itself."""
     picture = base64.b64encode(forest(report, "svg")).decode()
-    return environment.get_template("table.html.j2").render(
-        report=report,
+    template = environment().get_template("table.html.j2")
+    return template.render(
+        caption=report.caption,
+        name=report.name,
         panels=[
             (panel, _title(panel).replace("**", ""), *table_rows(panel)) for panel in report.panels
         ],

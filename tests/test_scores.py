@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from report_fixtures import StudyFolder, ladder
 from study_fixtures import records, run
 
@@ -18,6 +20,8 @@ from reports import scores
 from reports.__main__ import render
 from reports.study import read_study
 from search.record import Reading, Record, Score, load_records, read_record, write_record
+from search.tasks import group
+from space.cli import CONF
 
 
 def frame(effects: list[float], noise: float, seeds: int = 4, draw: int = 0) -> pd.DataFrame:
@@ -136,6 +140,17 @@ def test_scores_survive_the_record_and_are_columns_of_its_frame(tmp_path: Path) 
     assert "scores" not in Reading(tokens=1, val_loss=1.0, val_bpb=None).to_dict()
 
 
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (Path(CONF) / "tasks").glob("*.yaml"))
+)
+def test_every_group_of_tasks_can_be_asked_in_a_study(name: str) -> None:
+    with initialize_config_dir(CONF, version_base="1.3"):
+        for verb in ("search", "ablations", "run"):
+            more = ["architecture=mobilellm_125m"] if verb == "run" else []
+            config = compose(verb, [f"evaluate={name}", *more])
+            assert OmegaConf.to_container(config.evaluate.tasks) == group(name)
+
+
 @pytest.mark.slow
 def test_a_study_asks_its_runs_and_asks_again_without_training(tmp_path: Path) -> None:
     """Minimal pairs come from the held-out text: no data are needed."""
@@ -181,7 +196,7 @@ def _prose(folder: Path) -> Path:
     texts: list[Any] = []
     for i in range(60):
         lines = [
-            f"After day {i} {who} {verb} often seen {places[(i + k) % 5]} and then {after}."
+            f"After day {i} {who} {verb} often seen {places[(i + k) % 5]} and {after} again."
             for k, (who, verb) in enumerate(subjects.items())
             for after in ("he said so", "so said he")
         ]
