@@ -191,7 +191,8 @@ def _scores(cells: pd.DataFrame, runs: Path) -> dict[str, pd.DataFrame]:
     done = cells[cells.status == FINISHED]
     frames = {
         str(name): scores.gather(
-            (cell.arm, cell.seed, read_record(runs / cell.key)) for cell in panel.itertuples()
+            (cell["arm"], cell["seed"], read_record(runs / cell["key"]))
+            for cell in panel.to_dict("records")
         )
         for name, panel in done.groupby("panel", sort=False)
     }

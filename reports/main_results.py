@@ -81,7 +81,8 @@ def sections(measured: Measured) -> list[Section]:
     """The tables as they are shown."""
     shown = []
     for table, frame in frames(measured):
-        columns, hints = [Column("model", "model", str, numeric=False)], {}
+        columns = [Column("model", "model", str, numeric=False)]
+        hints: dict[str, str] = {}
         for name in table["columns"]:
             ours, hint = f"{name}_ours", f"{name}_hint"
             columns.append(Column(name, name, decimals(1), "published, in percent"))

@@ -101,8 +101,8 @@ def of_study(study: Study, evidence: Evidence) -> pd.DataFrame:
     labels = dict(zip(evidence.arms.arm, evidence.arms.label, strict=True))
     done = study.finished.assign(place=lambda runs: runs.arm.map(list(labels).index))
     return gather(
-        (labels[run.arm], int(run.seed), study.records.get(run.key))
-        for run in done.sort_values(["place", "seed"]).itertuples()
+        (labels[run["arm"]], run["seed"], study.records.get(run["key"]))
+        for run in done.sort_values(["place", "seed"]).to_dict("records")
     )
 
 
@@ -144,7 +144,8 @@ def spreads(cells: pd.DataFrame) -> dict[str, float]:
 
 def _least_squares(design: Array, y: Array) -> tuple[Array, float, int]:
     """Coefficients, what they leave of the sum of squares, and the design's rank."""
-    solution, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+    found, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+    solution = np.asarray(found, dtype=np.float64)
     return solution, float(((y - design @ solution) ** 2).sum()), int(rank)
 
 
@@ -216,8 +217,8 @@ def _tasks(frame: pd.DataFrame, found: pd.DataFrame) -> Section:
             _cell(whole(first.n), first.n),
         ]
         for m in shown:
-            there = m.metric in mine.index
-            mean, ratio = mine.loc[m.metric, ["mean", "ratio"]] if there else (np.nan, np.nan)
+            row = mine.reindex([m.metric])  # blank where the task has no such measure
+            mean, ratio = float(row["mean"].iloc[0]), float(row.ratio.iloc[0])
             cells += [_number(mean, m.text), _number(ratio, decimals(1))]
         names = [_name(str(metric)) for metric in mine.index[mine.ranks]]
         cells.append(_cell(", ".join(names) or NONE, None))
@@ -247,8 +248,7 @@ def _arms(frame: pd.DataFrame, measure: Measure) -> Section:
         seeds = of_arm.seed.nunique()
         cells = [_cell(str(arm), None, keys), _cell(whole(seeds), seeds)]
         cells += [
-            _number(mean, measure.text, keys, spread)
-            for mean, spread in by_task.itertuples(index=False)
+            _number(mean, measure.text, keys, spread) for mean, spread in by_task.to_numpy(float)
         ]
         cells.append(_number(by_task["mean"].mean(skipna=False), measure.text, keys))
         rows.append(cells)

