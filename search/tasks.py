@@ -164,8 +164,9 @@ def _task(spec: TaskSpec, source: str, package: Path) -> Any:
             "custom_dataset": partial(_read, package / spec.package, spec.columns or {}),
             "training_split": None,
             "validation_split": "validation",
-            "test_split": None,
-            "fewshot_split": "validation",  # lm-eval leaves the document itself out of its shots
+            # of shots from the test split alone lm-eval leaves the document itself out
+            "test_split": "validation",
+            "fewshot_split": "validation",
         }
     try:
         task = ConfigurableTask(config=config)

@@ -1,5 +1,6 @@
 """Zero-shot scores in records and reports: what ranks, what is asked again, what is said."""
 
+import importlib
 import io
 import json
 import math
@@ -144,6 +145,8 @@ def test_scores_survive_the_record_and_are_columns_of_its_frame(tmp_path: Path) 
     "name", sorted(path.stem for path in (Path(CONF) / "tasks").glob("*.yaml"))
 )
 def test_every_group_of_tasks_can_be_asked_in_a_study(name: str) -> None:
+    for module in ("search.__main__", "ablations.__main__", "search.run"):
+        importlib.import_module(module)  # which stores its schema
     with initialize_config_dir(CONF, version_base="1.3"):
         for verb in ("search", "ablations", "run"):
             more = ["architecture=mobilellm_125m"] if verb == "run" else []
