@@ -15,7 +15,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from report_fixtures import StudyFolder, ladder
-from study_fixtures import records, run
+from study_fixtures import open_search, records, run, work
 
 from reports import scores
 from reports.__main__ import render
@@ -155,35 +155,45 @@ def test_every_group_of_tasks_can_be_asked_in_a_study(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_asks_its_runs_and_asks_again_without_training(tmp_path: Path) -> None:
+def test_a_study_asks_its_runs_and_asks_again_without_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Minimal pairs come from the held-out text: no data are needed."""
-    prose = _prose(tmp_path)
-    options = ["n_trials=2", "replicates.seeds=1", "keep=all", f"data.path={prose}"]
-    first = run(tmp_path, *options)
-    assert first.returncode == 0, first.stderr
+    monkeypatch.chdir(tmp_path)
+    options = ["n_trials=2", "replicates.seeds=1", f"data.path={_prose(tmp_path)}"]
+
+    def start(*more: str) -> tuple[str, list[str]]:
+        """What is said before, and the kinds of a worker's events."""
+        search = open_search(tmp_path, *options, *more)
+        said, events = search.estimate(), work(search)
+        search.lock.release()
+        return said, [event["event"] for event in events]
+
+    start()
     before = records(tmp_path)
     assert all("scores" not in r["readings"][-1] for r in before.values())
-    asked = run(tmp_path, *options, "evaluate=minimal_pairs", "evaluate.limit=8")
-    assert asked.returncode == 0, asked.stderr
-    assert "asked agreement, word_order; 2 finished ones have yet to be" in asked.stdout
+    asking = ("evaluate=minimal_pairs", "evaluate.limit=8")
+    said, events = start(*asking)
+    assert "asked agreement, word_order; 2 finished ones have yet to be" in said
+    assert events == ["ask"] * 4
     after = records(tmp_path)
     for key, record in after.items():
-        assert record["train_s"] == before[key]["train_s"]
+        assert record["started"] == before[key]["started"]
         found = {s["task"]: s for s in record["readings"][-1]["scores"]}
         assert set(found) == {"agreement", "word_order"}
         assert found["agreement"]["n"] == 8
         assert {"acc", "bpb", "margin"} <= set(found["agreement"]["values"])
-    again = run(tmp_path, *options, "evaluate=minimal_pairs", "evaluate.limit=8")
-    assert "yet to be" not in again.stdout
-    assert records(tmp_path) == after
+    said, events = start(*asking)
+    assert "yet to be" not in said
+    assert events == []
     for path in (tmp_path / "runs").glob("*/weights.safetensors"):
         path.unlink()
-    lost = run(tmp_path, *options, "evaluate=minimal_pairs", "evaluate.limit=6")
-    assert lost.returncode == 0, lost.stderr
-    assert "2 finished runs cannot be asked, for their weights were not kept" in lost.stdout
+    said, events = start("evaluate=minimal_pairs", "evaluate.limit=6")
+    assert "2 finished runs cannot be asked, for their weights were not kept" in said
+    assert events == []
+    assert records(tmp_path) == after
     shutil.rmtree(tmp_path / "runs")
-    shutil.rmtree(tmp_path / "outputs")
-    fresh = run(tmp_path, *options, "keep=none", "evaluate=minimal_pairs", "evaluate.limit=8")
+    fresh = run(tmp_path, *options, "study=fresh", "keep=none", *asking)
     assert fresh.returncode == 0, fresh.stderr
     assert not list((tmp_path / "runs").glob("*/weights.safetensors"))
     for key, record in records(tmp_path).items():
