@@ -4,7 +4,6 @@ import importlib
 import io
 import json
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from report_fixtures import StudyFolder, ladder
 from study_fixtures import open_search, records, run, work
+from test_ablations import make
 
 from reports import scores
 from reports.__main__ import render
@@ -192,14 +192,23 @@ def test_a_study_asks_its_runs_and_asks_again_without_training(
     assert "2 finished runs cannot be asked, for their weights were not kept" in said
     assert events == []
     assert records(tmp_path) == after
-    shutil.rmtree(tmp_path / "runs")
-    fresh = run(tmp_path, *options, "study=fresh", "keep=none", *asking)
-    assert fresh.returncode == 0, fresh.stderr
+
+
+@pytest.mark.slow
+def test_a_table_asks_its_runs_before_their_weights_are_deleted(tmp_path: Path) -> None:
+    asking = ("evaluate=minimal_pairs", "evaluate.limit=8", f"data.path={_prose(tmp_path)}")
+    made = make(tmp_path, *asking)
+    assert made.returncode == 0, made.stderr
+    assert "not scored" not in made.stdout
     assert not list((tmp_path / "runs").glob("*/weights.safetensors"))
-    for key, record in records(tmp_path).items():
-        values = {s["task"]: s["values"] for s in record["readings"][-1]["scores"]}
-        then = {s["task"]: s["values"] for s in after[key]["readings"][-1]["scores"]}
-        assert values == {task: pytest.approx(metrics) for task, metrics in then.items()}
+    folder = tmp_path / "outputs" / "tables" / "small"
+    table = pd.read_csv(folder / "scores.csv")
+    assert set(table.task) == {"agreement", "word_order"}
+    assert set(table.key) == set(records(tmp_path))
+    text = (folder / "scores.md").read_text()
+    assert "can rank the arms" in text
+    assert "| immediate | 2 |" in text
+    assert "Zero-shot margin, two blocks" in (folder / "table.html").read_text()
 
 
 def _prose(folder: Path) -> Path:
