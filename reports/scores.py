@@ -184,8 +184,8 @@ def verdict(found: pd.DataFrame) -> str:
     }
     told = ", ".join(f"{task} (by {' and '.join(names)})" for task, names in by.items())
     rest = [str(task) for task in found.task.unique() if task not in by]
-    others = f"{', '.join(rest)} cannot" if rest else "none is left that cannot"
-    return f"At this size these tasks can rank the arms: {told or 'none'}; {others}."
+    others = f" Not seen to, with these seeds: {', '.join(rest)}." if rest else ""
+    return f"At this size these tasks can rank the arms: {told or 'none'}.{others}"
 
 
 def _name(metric: str) -> str:
