@@ -7,8 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ablations.config import CONFIRM, POWER, AblationConfig
+from ablations.config import CONFIRM, MAIN_RESULTS, POWER, AblationConfig
 from ablations.confirm import confirmation
+from ablations.main_results import measure
 from ablations.plan import TableWork
 from ablations.sequential import LOOKS
 from ablations.table import Table, TableFile, table_names
@@ -38,6 +39,10 @@ def main(config: AblationConfig) -> None:
         return
     if config.table == POWER:
         make_report([f"table={POWER}", f"outputs={config.outputs}"])
+        return
+    if config.table == MAIN_RESULTS:
+        measure(config)
+        make_report([f"table={MAIN_RESULTS}", f"outputs={config.outputs}"])
         return
     names = table_names() if config.table == "all" else [str(config.table)]
     for name in names:
@@ -106,6 +111,7 @@ class Comparison(Story[AblationConfig, TableWork]):
     def train(self) -> Any:
         if not self.config.train:
             self.expected = replace(self.expected, runs=0)
+            self.job = replace(self.job, unscored=())  # whoever asks them would train, too
         return super().train()
 
     def headline(self) -> str:

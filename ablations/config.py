@@ -1,6 +1,6 @@
 """What `python -m ablations` can be told. The values are in `conf/ablations.yaml`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,8 @@ from ablations.sequential import AUTO
 from search.config import StudyConfig, require_at_least, require_name
 
 SCALES = ("proxy", "paper")
-CONFIRM, POWER = "confirm", "power"
-"""The tables that no file describes; for the second nothing is trained."""
+CONFIRM, POWER, MAIN_RESULTS = "confirm", "power", "main_results"
+"""The tables that no file describes; for the second and third nothing is trained."""
 
 
 @dataclass(kw_only=True)
@@ -26,6 +26,8 @@ class AblationConfig(StudyConfig):
     study: str | None = None
     """`table=confirm`: the search whose best candidates are run again."""
     top: int = 4
+    models: list[str] = field(default_factory=list)
+    """`table=main_results`: keys of runs, folders or hub ids."""
     train: bool = True
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import ablation, calibration, figures, page, tables
+from reports import ablation, calibration, figures, main_results, page, scores, tables
 from reports.answer import answer, weigh
 from reports.study import Study, read_study
 from space.cli import one_line_errors, verb
@@ -57,6 +57,11 @@ def _remake_table(config: ReportsConfig, name: str) -> None:
             _write(folder, calibration.power_files())
             print(f"table: {folder / 'table.md'}")
             return
+        if name == main_results.MAIN_RESULTS:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder, main_results.render(folder))
+            print(f"table: {folder / 'table.html'}")
+            return
         report = ablation.read_table(name, config.outputs, config.runs)
         _write(folder, ablation.render(report))
         if calibration.is_aa_test(report):
@@ -79,6 +84,7 @@ def render(study: Study) -> dict[str, bytes]:
         "trials.csv": tables.trials_csv(study),
         "table.md": tables.markdown(study, evidence),
         "table.tex": tables.latex(study, evidence),
+        **scores.files({"": scores.of_study(study, evidence)}),
     }
     encoded = {name: text.encode() for name, text in texts.items()}
     return encoded | figures.printed(study, evidence)

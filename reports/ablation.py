@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pandas as pd
 
 from ablations.effects import compare
 from ablations.sequential import verdicts
+from reports import scores
 from reports.tables import (
     Cell,
     Column,
@@ -132,6 +133,8 @@ class Report:
     panels: tuple[Panel, ...]
     cells: pd.DataFrame
     """`panel arm seed key status reason` and the metric, one row a cell."""
+    scores: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """Zero-shot scores by panel, see `reports.scores.gather`; only of panels that have any."""
     equal_arms: bool = False
     """All arms are one thing but for their initial weights: any verdict is a false one."""
 
@@ -171,6 +174,7 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
         metric=metric,
         panels=panels,
         cells=cells,
+        scores=_scores(cells, where),
         equal_arms=all(thing == things[0] for thing in things),
     )
 
@@ -189,6 +193,18 @@ def _cell(
     ended = {"status": record.status, "reason": record.reason}
     usable = record.status == FINISHED and value is not None
     return {**place, **ended, metric: value if usable else math.nan}
+
+
+def _scores(cells: pd.DataFrame, runs: Path) -> dict[str, pd.DataFrame]:
+    done = cells[cells.status == FINISHED]
+    frames = {
+        str(name): scores.gather(
+            (cell["arm"], cell["seed"], read_record(runs / cell["key"]))
+            for cell in panel.to_dict("records")
+        )
+        for name, panel in done.groupby("panel", sort=False)
+    }
+    return {name: frame for name, frame in frames.items() if len(frame)}
 
 
 def _panel(content: dict[str, Any], cells: pd.DataFrame, metric: str, auto: bool) -> Panel:
@@ -315,6 +331,7 @@ def render(report: Report) -> dict[str, bytes]:
         "cells.csv": str(report.cells.to_csv(index=False, lineterminator="\n")),
         "table.html": html(report),
     }
+    texts |= scores.files(report.scores)
     drawn = {f"forest.{form}": forest(report, form) for form in ("png", "pdf")}
     return {name: text.encode() for name, text in texts.items()} | drawn
 
@@ -391,10 +408,14 @@ def html(report: Report) -> str:
     picture = base64.b64encode(forest(report, "svg")).decode()
     return fill(
         "table.html.j2",
-        report=report,
-        panels=[(panel, _title(panel), *table_rows(panel)) for panel in report.panels],
+        caption=report.caption,
+        name=report.name,
+        panels=[
+            (panel, _title(panel).replace("**", ""), *table_rows(panel)) for panel in report.panels
+        ],
         beside=side_by_side(report),
         columns=shown_columns(report),
+        scored=scores.sections(report.scores),
         picture=picture,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from reports import ablation, figures, tables
+from reports import ablation, figures, scores, tables
 from reports.answer import Evidence, answer, budget_words, count, join, on_selection
 from reports.study import Study, is_number, plain
 from search.record import Recipe, Record
@@ -46,6 +46,7 @@ def html(study: Study, evidence: Evidence) -> str:
         arm_rows=arm_rows,
         trial_columns=trial_columns,
         trial_rows=trial_rows,
+        scored=scores.sections({"": scores.of_study(study, evidence)}),
         importance=importance(study),
         unhappy=unhappy(study),
         facts=how_it_was_run(study),

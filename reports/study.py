@@ -261,7 +261,7 @@ def _cost_columns(counts: Cost, budget: Mapping[str, Any]) -> dict[str, Any]:
 def _last_reading(record: Record) -> dict[str, Any]:
     """The reading after most tokens. A diverged run may have none."""
     readings = sorted(record.readings, key=lambda reading: reading.tokens)
-    return asdict(readings[-1]) if readings else {}
+    return readings[-1].numbers() if readings else {}
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[str]:

@@ -10,6 +10,7 @@ from search.data import DataConfig
 from search.placement import Placement
 from search.plan import Replicates
 from search.record import Recipe
+from search.tasks import PACKAGE, SOURCES
 from space.axes import SpaceConfig
 from space.budget import Budget
 
@@ -60,6 +61,24 @@ class TrackerConfig:
 
 
 @dataclass(kw_only=True)
+class Evaluation:
+    """Zero-shot tasks, and where their documents come from."""
+
+    tasks: dict[str, Any] = field(default_factory=dict)
+    """Of files of `conf/tasks/`, see `search.tasks.TaskSpec`; none: nothing is asked."""
+    source: str = "package"
+    """`package`: data that `make eval-data` brings; `hub`: lm-eval's usual way."""
+    limit: int | None = None
+    """Documents of each task; None: all."""
+    package: str = str(PACKAGE)
+
+    def __post_init__(self) -> None:
+        _choose("source", self.source, SOURCES)
+        if self.limit is not None:
+            require_at_least(1, limit=self.limit)
+
+
+@dataclass(kw_only=True)
 class StudyConfig(ABC):
     """What every study can be told, whatever it asks."""
 
@@ -71,6 +90,8 @@ class StudyConfig(ABC):
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     placement: Placement = field(default_factory=Placement)
+    evaluate: Evaluation = field(default_factory=Evaluation)
+    """What each run is asked at its last reading."""
     seed: int = 0
     """First seed of the runs, and the samplers'."""
     storage: str | None = None

@@ -12,29 +12,28 @@ import math
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache, partialmethod
 from pathlib import Path
 from typing import Any
 
+from search.config import Evaluation
 from search.paired import aligned, standard_error
-from search.record import write_atomically
-from search.tasks import PACKAGE, build, chosen
-from space.cli import fail, one_line_errors, verb
+from search.record import Score, write_atomically
+from search.tasks import build, chosen, source_of
+from space.cli import one_line_errors, verb
+
+SHOTS_SEED = 1234
+"""Of the questions shown before a question, as lm-eval has it."""
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(Evaluation):
     """What `conf/evaluate.yaml` holds."""
 
     model: str
-    tasks: dict[str, Any]
-    """Of a file of `conf/tasks/`, see `search.tasks.TaskSpec`."""
     only: str | None = None
-    """Names among them, separated by commas; None: all."""
-    source: str = "package"
-    limit: int | None = None
-    """Documents of each task; None: all."""
-    package: str = str(PACKAGE)
+    """Names among the tasks, separated by commas; None: all."""
     held_out: str | None = None
     """A run, or the folder of its data, whose held-out text gives the minimal pairs; None: the
     model's own run."""
@@ -44,74 +43,81 @@ class EvaluateConfig:
     device: str = "auto"
     to: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be at least 1, but got {self.limit}")
-
 
 @dataclass(frozen=True, kw_only=True)
-class TaskScore:
-    """What a model scored in one task."""
+class TaskScore(Score):
+    """A score with what it rests on."""
 
-    task: str
-    split: str
-    source: str
-    n: int
-    """Documents."""
-    values: dict[str, float]
-    """Mean of each metric over the documents."""
-    errors: dict[str, float]
-    """Standard error of each mean, clustered where the data set has groups."""
-    seconds: float
     documents: list[dict[str, Any]] = field(repr=False)
     """Each document's id, hash, group and metrics: what `search.paired` compares."""
+
+    def without_documents(self) -> Score:
+        """What a record keeps."""
+        return Score(**{f.name: getattr(self, f.name) for f in fields(Score)})
 
 
 @verb("evaluate", EvaluateConfig)
 def main(config: EvaluateConfig) -> None:
     """Score the model, print the table and keep what it rests on."""
-    _quiet()
+    be_quiet()
     with one_line_errors():
         specs = chosen(config.tasks, config.only)
         tasks = build(specs, config.source, Path(config.package), lambda: held_out(config))
-        lm = open_model(config)
+        folder = find_model(config.model, config.runs)
+        lm = open_model(folder, config.cache, config.tokenizer, config.device)
     scores = []
     for spec, task in zip(specs, tasks, strict=True):
-        try:
-            source = "held-out text" if spec.pairs else config.source
+        with one_line_errors((ValueError,)):
+            source = source_of(spec, config.source)
             scores.append(score(lm, task, source, config.limit, spec.group))
-        except ValueError as error:
-            fail(error)
     print(table(scores))
     if config.to is not None:
-        write_atomically(Path(config.to), json.dumps([asdict(s) for s in scores], indent=1) + "\n")
+        with one_line_errors((OSError,)):
+            text = json.dumps([asdict(s) for s in scores], indent=1)
+            write_atomically(Path(config.to), text + "\n")
 
 
-def _quiet() -> None:
+def be_quiet() -> None:
     """lm-eval and datasets tell of each step of each task; their bars are for terminals alone."""
     logging.disable(logging.WARNING)
     if not sys.stderr.isatty():
-        os.environ |= {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+        import tqdm  # its own switch is read when torch imports it
+
+        os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+        tqdm.tqdm.__init__ = partialmethod(tqdm.tqdm.__init__, disable=True)
 
 
-def open_model(config: EvaluateConfig) -> Any:
-    """The model behind lm-eval's interface."""
+def find_model(model: str, runs: str | Path) -> Path:
+    """The folder of a run's key, of a folder or of a hub id.
+
+    Raises:
+        ValueError: it is none of these, or cannot be downloaded.
+    """
+    from space.hf import find
+
+    folder = Path(runs) / model
+    return folder if (folder / "run.yaml").is_file() else find(model)
+
+
+def open_model(
+    folder: Path, cache: str | Path, tokenizer: str | None = None, device: str = "auto"
+) -> Any:
+    """The model of a run or a checkpoint behind lm-eval's interface.
+
+    Raises:
+        ValueError: as `space.hf.load` and `space.hf.run_tokenizer` do.
+    """
     import torch
 
     from search.harness import DecoderLM
-    from space.hf import find, load, load_tokenizer, run_tokenizer
+    from space.hf import load, load_tokenizer, run_tokenizer
 
-    folder = Path(config.runs) / config.model
-    folder = folder if (folder / "run.yaml").is_file() else find(config.model)
-    device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load(folder)
-    if config.tokenizer is not None:
-        tokenizer = load_tokenizer(config.tokenizer)
-    else:
-        tokenizer = run_tokenizer(folder, config.cache, model.arch)
-    return DecoderLM(model, tokenizer, device)
+    if tokenizer is not None:
+        return DecoderLM(model, load_tokenizer(tokenizer), device)
+    return DecoderLM(model, run_tokenizer(folder, cache, model.arch), device)
 
 
 def held_out(config: EvaluateConfig) -> list[str]:
@@ -139,32 +145,37 @@ def score(
     lm: Any, task: Any, source: str, limit: int | None = None, group: str | None = None
 ) -> TaskScore:
     """Score one of lm-eval's tasks, whose documents are grouped by a column of theirs."""
-    import lm_eval
-    from lm_eval.tasks import TaskManager
+    from lm_eval.evaluator import evaluate
 
+    _keep_templates()
     started = time.perf_counter()
-    result = lm_eval.simple_evaluate(
-        model=lm,
-        tasks=[task],
-        limit=limit,
-        bootstrap_iters=0,
-        log_samples=True,
-        task_manager=TaskManager(include_defaults=False),  # indexing all tasks takes seconds
-    )
+    task.set_fewshot_seed(SHOTS_SEED)
+    tasks = {"tasks": {task.config.task: task}, "groups": {}}
+    result = evaluate(lm, tasks, limit=limit, bootstrap_iters=0, log_samples=True)
     name = task.config.task
     documents = [_document(sample, task, group) for sample in result["samples"][name]]
     groups = [document["group"] for document in documents]
     values = {m: [d["values"][m] for d in documents] for m in documents[0]["values"]}
+    errors = {m: standard_error(found, groups) for m, found in values.items()}
     return TaskScore(
         task=name,
         split=task.config.test_split or task.config.validation_split,
         source=source,
+        limit=limit,
         n=len(documents),
         values={m: sum(found) / len(found) for m, found in values.items()},
-        errors={m: standard_error(found, groups) for m, found in values.items()},
+        errors={m: error for m, error in errors.items() if math.isfinite(error)},
         seconds=time.perf_counter() - started,
         documents=documents,
     )
+
+
+def _keep_templates() -> None:
+    """lm-eval parses its templates anew for every document, which takes longer than scoring it."""
+    from lm_eval.utils import env
+
+    if not hasattr(env.from_string, "cache_info"):
+        env.from_string = lru_cache(env.from_string)
 
 
 def _document(sample: dict[str, Any], task: Any, group: str | None) -> dict[str, Any]:
@@ -199,14 +210,32 @@ def continuous(sample: dict[str, Any], right: int) -> dict[str, float]:
 
 
 def table(scores: list[TaskScore]) -> str:
-    """A row a task: which split was scored, how many documents, each mean with its standard
-    error."""
+    """A row a task: which split was scored, how many documents, each mean with its standard error;
+    then the mean over tasks, each counting once, of the metrics that all of them have."""
     metrics = list(dict.fromkeys(m for s in scores for m in s.values))
     rows = [["task", "split", "n", *metrics, "seconds"]]
     for s in scores:
-        cells = [f"{s.values[m]:.4f} ± {s.errors[m]:.4f}" if m in s.values else "" for m in metrics]
+        cells = [
+            _told(s.values[m], s.errors.get(m, math.nan)) if m in s.values else "" for m in metrics
+        ]
         rows.append([s.task, f"{s.split} ({s.source})", str(s.n), *cells, f"{s.seconds:.1f}"])
+    if len(scores) > 1:
+        cells = [_average(scores, m) for m in metrics]
+        seconds = sum(s.seconds for s in scores)
+        rows.append(["average", "", str(sum(s.n for s in scores)), *cells, f"{seconds:.1f}"])
     return aligned(rows)
+
+
+def _average(scores: list[TaskScore], metric: str) -> str:
+    if not all(metric in s.values for s in scores):
+        return ""
+    mean = sum(s.values[metric] for s in scores) / len(scores)
+    errors = [s.errors.get(metric, math.nan) for s in scores]  # of documents of their own
+    return _told(mean, math.hypot(*errors) / len(scores))
+
+
+def _told(mean: float, error: float) -> str:
+    return f"{mean:.4f}" + ("" if math.isnan(error) else f" ± {error:.4f}")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 """Our decoder as lm-eval's `LM`: the same numbers as its `hf` model on the exported folder.
 
-Requests are sorted by length, so that little is padded. Padding stands to the right, where causal
-attention does not see it.
+Answers to one question share its context, which is read once: their keys and values follow its
+own in the cache. Contexts of one length go together, and answers are padded to the right, where
+causal attention does not see it.
 """
 
-# B requests, T positions, V vocab_size
+# B requests, T positions, D hidden_size
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from lm_eval import utils
 from lm_eval.api.model import TemplateLM
 from torch import Tensor
+from torch.nn import functional as F
 
 from space.model import Decoder, KVCache
 
@@ -20,6 +22,9 @@ BATCH_TOKENS = 8192
 """Tokens of a batch, padding included: a bound on the memory of its logits."""
 MAX_NEW_TOKENS = 256
 """Where a task does not say how long an answer may be, as lm-eval has it."""
+
+Row = tuple[tuple[int, ...], tuple[int, ...]]
+"""Tokens of a context, of which there is at least one, and of its continuation."""
 
 
 class DecoderLM(TemplateLM):  # type: ignore[misc]
@@ -32,6 +37,8 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]
         self.model = model.eval().to(device)
         self.tokenizer = tokenizer
         self.place, self.batch_tokens = device, batch_tokens
+        self.check: Callable[[], None] = lambda: None
+        """Called before each batch; what it raises ends the evaluation."""
         self.max_length = model.arch.max_position_embeddings
 
     @property
@@ -62,29 +69,54 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]
         """As `TemplateLM`, without its bar."""
         return list(super().loglikelihood(requests, disable_tqdm=True))
 
-    @torch.inference_mode()
     def _loglikelihood_tokens(
         self, requests: Sequence[Any], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
         """(log-likelihood in nats, whether it is the greedy choice) of each continuation."""
-        rows = []
-        for _, context, continuation in requests:
-            tokens = (list(context) + list(continuation))[-(self.max_length + 1) :]
-            rows.append((tokens, len(continuation)))
+        rows = [self._fitted(context, continuation) for _, context, continuation in requests]
         answers: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
-        for batch in self._batches([len(tokens) for tokens, _ in rows]):
-            longest = max(len(rows[i][0]) for i in batch)
-            ids = torch.zeros(len(batch), longest - 1, dtype=torch.long)  # (B, T)
-            for row, i in enumerate(batch):
-                ids[row, : len(rows[i][0]) - 1] = torch.tensor(rows[i][0][:-1])
-            logits = self.model(ids.to(self.place))  # (B, T, V)
-            for row, i in enumerate(batch):
-                tokens, n = rows[i]
-                targets = torch.tensor(tokens[-n:], device=self.place)
-                told = logits[row, len(tokens) - 1 - n : len(tokens) - 1].float().log_softmax(-1)
-                picked = told.gather(-1, targets[:, None])[:, 0]
-                answers[i] = (float(picked.sum()), bool((told.argmax(-1) == targets).all()))
+        for batch in self._batches(rows):
+            self.check()
+            for i, answer in zip(batch, self._read([rows[i] for i in batch]), strict=True):
+                answers[i] = answer
         return answers
+
+    def _fitted(self, context: Sequence[int], continuation: Sequence[int]) -> Row:
+        """The pair as the model can see it: a long context loses its beginning."""
+        room = self.max_length + 1 - len(continuation)
+        if room < 1:
+            raise ValueError(
+                f"answers must have at most the model's {self.max_length} positions, but one has "
+                f"{len(continuation)} tokens"
+            )
+        return tuple(context[-room:]), tuple(continuation)
+
+    @torch.inference_mode()
+    def _read(self, rows: Sequence[Row]) -> list[tuple[float, bool]]:
+        """Answers to rows whose contexts have one length, each context being read once."""
+        contexts = list(dict.fromkeys(context for context, _ in rows))
+        number = {context: i for i, context in enumerate(contexts)}
+        owners = torch.tensor([number[context] for context, _ in rows], device=self.place)  # (B,)
+        lengths = [len(continuation) for _, continuation in rows]
+        targets = torch.zeros(len(rows), max(lengths), dtype=torch.long)  # (B, T)
+        for row, (_, continuation) in enumerate(rows):
+            targets[row, : len(continuation)] = torch.tensor(continuation)
+        targets = targets.to(self.place)
+        cache = KVCache(self.model.arch.num_layers)
+        hidden = self.model.hidden(torch.tensor(contexts, device=self.place), cache)
+        hidden = hidden[owners, -1:]  # (B, 1, D)
+        if max(lengths) > 1:
+            cache.select(owners)
+            hidden = torch.cat((hidden, self.model.hidden(targets[:, :-1], cache)), dim=1)
+        told = (
+            torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        )  # (B, T), without padding
+        told = told.to(self.place)
+        logits, wanted = self.model.lm_head(hidden[told]).float(), targets[told]
+        nll = F.cross_entropy(logits, wanted, reduction="none")
+        greedy = logits.argmax(-1) == wanted
+        parts = zip(torch.split(nll, lengths), torch.split(greedy, lengths), strict=True)
+        return [(-float(values.sum()), bool(hits.all())) for values, hits in parts]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood in nats of whole texts, in windows of the model's length."""
@@ -124,6 +156,7 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]
         for (length, _), members in groups.items():
             size = max(1, self.batch_tokens // max(length, 1))
             for start in range(0, len(members), size):
+                self.check()
                 part = members[start : start + size]
                 ids = torch.tensor([contexts[i] for i in part], device=self.place)
                 for i, text in zip(
@@ -155,14 +188,21 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]
     def _new_tokens(self, options: dict[str, Any]) -> int:
         return int(options.get("max_gen_toks") or MAX_NEW_TOKENS)
 
-    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Indices in groups of like length, the longest first."""
+    def _batches(self, rows: Sequence[Row]) -> Iterator[list[int]]:
+        """Indices of rows whose contexts have one length, equal ones beside each other, the longest
+        first. Rows without a continuation are left out."""
         group: list[int] = []
-        for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            if group and (len(group) + 1) * lengths[group[0]] > self.batch_tokens:
+        longest = 0
+        order = (i for i, (_, continuation) in enumerate(rows) if continuation)
+        for i in sorted(order, key=lambda i: (-len(rows[i][0]), rows[i])):
+            context, continuation = rows[i]
+            tokens = len(context) + max(longest, len(continuation))
+            same = group and len(rows[group[0]][0]) == len(context)
+            if group and not (same and (len(group) + 1) * tokens <= self.batch_tokens):
                 yield group
-                group = []
+                group, longest = [], 0
             group.append(i)
+            longest = max(longest, len(continuation))
         if group:
             yield group
 

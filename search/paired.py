@@ -7,6 +7,7 @@ document is hard for both models; in their difference that cancels.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +59,9 @@ class Difference:
 def main(config: PairedConfig) -> None:
     """Print the comparison."""
     with one_line_errors():
-        rows = compare(read(config.baseline), read(config.candidate))
-    print(table(rows))
+        scores = read(config.baseline), read(config.candidate)
+        rows = compare(*scores)
+    print(table([*rows, *averages(*scores)]))
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
@@ -85,6 +87,45 @@ def compare(
     Raises:
         ValueError: the files have different tasks, or a task has different documents.
     """
+    found = _effects(baseline, candidate)
+    tasks = Counter(effect.metric for effect in found)
+    return [_difference(effect, tasks[effect.metric]) for effect in found]
+
+
+def averages(
+    baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]]
+) -> list[Difference]:
+    """A row for each metric that several tasks have: the mean over these tasks, each counting once.
+
+    Tasks have documents of their own, so their squared errors add up. The degrees of freedom are
+    Welch and Satterthwaite's; the interval stands for itself, beside those of the tasks. Errors as
+    for `compare`.
+    """
+    by_metric: dict[str, list[Effect]] = {}
+    for effect in _effects(baseline, candidate):
+        by_metric.setdefault(effect.metric, []).append(effect)
+    return [_difference(_mean(found), 1) for found in by_metric.values() if len(found) > 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """A difference before it is judged: the candidate's mean less the baseline's."""
+
+    task: str
+    metric: str
+    n: int
+    groups: int
+    baseline: float
+    candidate: float
+    diff: float
+    error: float
+    """Standard error of `diff`; NaN for one group."""
+    df: float
+
+
+def _effects(
+    baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]]
+) -> list[Effect]:
     theirs = {score["task"]: score for score in candidate}
     names = [score["task"] for score in baseline]
     if set(names) != set(theirs):
@@ -92,16 +133,32 @@ def compare(
             f"both models must be scored in the same tasks, but one in {', '.join(names)}, the "
             f"other in {', '.join(theirs)}; choose with only=…"
         )
-    found = [row for score in baseline for row in _task(score, theirs[score["task"]])]
-    tasks = {metric: sum(m == metric for _, m, *_ in found) for _, metric, *_ in found}
-    return [_difference(*row, comparisons=tasks[row[1]]) for row in found]
+    return [effect for score in baseline for effect in _task(score, theirs[score["task"]])]
 
 
-Row = tuple[str, str, list[float], list[float], list[str]]
-"""Task, metric, the baseline's values, the candidate's, and each document's group."""
+def _mean(effects: Sequence[Effect]) -> Effect:
+    """Of independent effects."""
+    variances = np.array([effect.error**2 for effect in effects])
+    df = np.array([effect.df for effect in effects])
+    total = float(variances.sum())
+
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(effect, name) for effect in effects]))
+
+    return Effect(
+        task="average",
+        metric=effects[0].metric,
+        n=sum(effect.n for effect in effects),
+        groups=sum(effect.groups for effect in effects),
+        baseline=mean("baseline"),
+        candidate=mean("candidate"),
+        diff=mean("diff"),
+        error=math.sqrt(total) / len(effects),
+        df=total**2 / float((variances**2 / df).sum()) if total > 0 else float(df.sum()),
+    )
 
 
-def _task(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[Row]:
+def _task(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[Effect]:
     pairs = list(zip(ours["documents"], theirs["documents"], strict=False))
     same = len(ours["documents"]) == len(theirs["documents"])
     if not same or any(a["hash"] != b["hash"] for a, b in pairs):
@@ -111,46 +168,46 @@ def _task(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[Row]:
             "the same source and limit"
         )
     groups = [a["group"] for a, _ in pairs]
-    return [
-        (
-            ours["task"],
-            metric,
-            [a["values"][metric] for a, _ in pairs],
-            [b["values"][metric] for _, b in pairs],
-            groups,
+    effects = []
+    for metric in ours["values"]:
+        before = [a["values"][metric] for a, _ in pairs]
+        after = [b["values"][metric] for _, b in pairs]
+        differences = np.subtract(after, before)
+        effects.append(
+            Effect(
+                task=ours["task"],
+                metric=metric,
+                n=len(pairs),
+                groups=len(set(groups)),
+                baseline=float(np.mean(before)),
+                candidate=float(np.mean(after)),
+                diff=float(differences.mean()),
+                error=standard_error(differences.tolist(), groups),
+                df=len(set(groups)) - 1,
+            )
         )
-        for metric in ours["values"]
-    ]
+    return effects
 
 
-def _difference(
-    task: str,
-    metric: str,
-    baseline: Sequence[float],
-    candidate: Sequence[float],
-    groups: Sequence[str],
-    *,
-    comparisons: int,
-) -> Difference:
+def _difference(effect: Effect, comparisons: int) -> Difference:
+    """The effect, judged as one of so many."""
     from scipy.stats import t
 
-    differences = np.subtract(candidate, baseline)
-    diff, error = float(differences.mean()), standard_error(differences.tolist(), groups)
-    df = len(set(groups)) - 1
+    diff, error, df = effect.diff, effect.error, effect.df
     critical = float(t.isf((1 - LEVEL) / 2 / comparisons, df)) if df else math.nan
     low, high = diff - critical * error, diff + critical * error
     if error > 0:
         p = min(1.0, comparisons * 2 * float(t.sf(abs(diff) / error, df)))
     else:  # all differences are equal
         p = 1.0 if diff == 0 else 0.0
-    below, above = ("better", "worse") if metric in LOWER_IS_BETTER else ("worse", "better")
+    below, above = ("better", "worse") if effect.metric in LOWER_IS_BETTER else ("worse", "better")
     return Difference(
-        task=task,
-        metric=metric,
-        n=len(differences),
-        groups=len(set(groups)),
-        baseline=float(np.mean(baseline)),
-        candidate=float(np.mean(candidate)),
+        task=effect.task,
+        metric=effect.metric,
+        n=effect.n,
+        groups=effect.groups,
+        baseline=effect.baseline,
+        candidate=effect.candidate,
         diff=diff,
         ci_low=low,
         ci_high=high,

@@ -206,6 +206,8 @@ class Bars(View):
                 f"loss {event['train_loss']:.3f}, {duration(left / event['tokens_per_s'])} left"
             )
             self.progress.update(task, completed=event["step"] / event["of"], text=text)
+        elif kind == "ask":
+            self.progress.update(task, completed=1, text=f"asking {event['task']}")
         elif kind in ("idle", "done", "death"):
             title = f"worker {worker + 1}"
             self.progress.update(task, description=title, completed=0, text=kind)

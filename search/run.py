@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from search.config import Evaluation
 from search.data import DataConfig, prepare, require_tokens
 from search.placement import Placement, rank, settle, settle_precision, what_is_lost
 from search.record import FINISHED, Recipe, Run
+from search.scores import Scorer, require_answers
 from search.study import run_lock
 from search.train import train
 from space.arch import Architecture
@@ -27,6 +29,8 @@ class RunConfig:
     recipe: Recipe
     proxy: str = "custom"
     placement: Placement = field(default_factory=Placement)
+    evaluate: Evaluation = field(default_factory=Evaluation)
+    """What the run is asked at its last reading."""
     seed: int = 0
     init_seed: int | None = None
     runs: str = "runs"
@@ -42,7 +46,9 @@ class RunConfig:
 def main(config: RunConfig) -> None:
     """Train the run, or go on with it, and print its last reading."""
     with one_line_errors():
+        require_answers(config.evaluate)
         data = prepare(config.data)
+        require_answers(config.evaluate, data)
         arch = Architecture.from_dict(config.architecture)
         if arch.vocab_size != data.vocab_size:
             raise ValueError(
@@ -67,10 +73,18 @@ def main(config: RunConfig) -> None:
         run_lock(Path(config.runs), run.key) if rank() == 0 else nullcontext(),
     ):
         record = train(run, data, folder, placement=config.placement, progress=_print_some)
+        if rank() == 0:
+            with one_line_errors((ValueError,)):
+                record = Scorer(config.evaluate, data.folder).score(record, folder)
     if rank() == 0:
-        print(f"{record.status}: {record.reason or record.readings[-1]}\nrecord: {folder}")
+        last = record.readings[-1].numbers() if record.readings else {}
+        print(f"{record.status}: {record.reason or _told(last)}\nrecord: {folder}")
     if record.status != FINISHED:
         raise SystemExit(1)
+
+
+def _told(numbers: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in numbers.items())
 
 
 def _print_some(event: dict[str, Any]) -> None:

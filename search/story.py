@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -24,6 +24,7 @@ from search.placement import Placement, settle, settle_precision
 from search.plan import Attempt, Work, best_runs, distinct
 from search.progress import Event, Tally, view
 from search.record import Recipe, usable_record
+from search.scores import WEIGHTS, lacking, require_answers
 from search.study import (
     Job,
     entries,
@@ -112,11 +113,13 @@ class Story(ABC, Generic[C, W]):
             ValueError: something in the configuration, or a change under the same name.
         """
         sampler = cls.check(config)
+        require_answers(config.evaluate)
         runs = Path(config.runs)
         lock = hold_study(config.folder, cls.verb, cls.naming)
         check_writable(runs)
         storage = open_storage(config.url)
         data = prepare(config.data)
+        require_answers(config.evaluate, data)
         recipe = _settle(config, settled_precision(storage, config.name))
         work = cls.plan(config, recipe, data)
         study = open_study(
@@ -135,13 +138,16 @@ class Story(ABC, Generic[C, W]):
             metric="val_loss" if data.token_bytes is None else "val_bpb",
             placement=share_cores(config.placement, config.workers),
             since=len(study.get_trials(deepcopy=False)),
+            evaluate=config.evaluate,
         )
         return cls(
             config=config,
             job=job,
             work=work,
             study=study,
-            tracker=open_tracker(config.tracker, config.name, config.folder),
+            tracker=open_tracker(
+                config.tracker, config.name, config.folder, scored=bool(config.evaluate.tasks)
+            ),
             placement=settle(job.placement, work.typical),
             lock=lock,
             before_s=_wall_s(config.folder),
@@ -170,8 +176,28 @@ class Story(ABC, Generic[C, W]):
             self.job.runs,
             {"all": self.work.total, "best": self.kept_arms, "none": 0}[config.keep],
         )
-        begun = f"{self.headline()}; {done} of {self.work.total} runs done"
-        return f"{begun}\n{self.expected}" if self.expected.runs else begun
+        lines = [f"{self.headline()}; {done} of {self.work.total} runs done"]
+        lines += [str(self.expected)] if self.expected.runs else []
+        return "\n".join([*lines, *self._questions()])
+
+    def _questions(self) -> Iterator[str]:
+        """What is said of zero-shot tasks; it also finds the runs that were not asked yet."""
+        if not (tasks := self.config.evaluate.tasks):
+            return
+        keys = [str(run.key) for run in distinct(self.attempts()) if run.value is not None]
+        records = {key: usable_record(self.job.runs / key) for key in keys}
+        unscored = [k for k, r in records.items() if r and lacking(r, self.config.evaluate)]
+        there = [key for key in unscored if (self.job.runs / key / WEIGHTS).is_file()]
+        self.job = replace(self.job, unscored=tuple(there))
+        yield f"besides, each run is asked {', '.join(tasks)}" + (
+            f"; {len(there)} finished ones have yet to be" if there else ""
+        )
+        if gone := [key for key in unscored if key not in there]:
+            yield (
+                f"{len(gone)} finished runs cannot be asked, for their weights were not kept "
+                f"({gone[0]}{', …' if len(gone) > 1 else ''}); to keep them, train in another runs "
+                "folder with keep=all"
+            )
 
     def train(self) -> Ending:
         """Let workers do what is left."""
@@ -184,7 +210,7 @@ class Story(ABC, Generic[C, W]):
                     self.describe(finished=False)
                     self.tidy(arms=self.kept_arms)
 
-            workers = min(self.config.workers, self.expected.runs)
+            workers = min(self.config.workers, self.expected.runs + len(self.job.unscored))
             return Pool(self.job, self.study, workers, listen).run()
 
     def conclude(self, ending: Ending) -> None:

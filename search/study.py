@@ -10,7 +10,7 @@ import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from search.config import SamplerConfig
+from search.config import Evaluation, SamplerConfig
 from search.placement import Placement
 from search.plan import (
     EXPLORE,
@@ -154,6 +154,10 @@ class Job:
     placement: Placement
     since: int = 0
     """Trials there were at this start."""
+    evaluate: Evaluation = field(default_factory=Evaluation)
+    """What each run is asked at its last reading."""
+    unscored: tuple[str, ...] = ()
+    """Keys of runs finished before, which have not been asked all of it."""
 
 
 def open_storage(url: str) -> RDBStorage:

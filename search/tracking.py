@@ -49,8 +49,12 @@ class Tracker:
 class WandbTracker(Tracker):
     """Mirrors into W&B; its files are under `<study>/wandb`."""
 
-    def __init__(self, config: TrackerConfig, study: str, folder: Path) -> None:
+    def __init__(
+        self, config: TrackerConfig, study: str, folder: Path, scored: bool = False
+    ) -> None:
         self.study, self.folder = study, folder.resolve()
+        self.scored = scored
+        """Whether runs that are shown may get scores later."""
         self.project, self.mode = config.project, config.mode
         self.mirrored = self.folder / "wandb" / "mirrored.txt"
         self.mirrored.parent.mkdir(parents=True, exist_ok=True)
@@ -64,15 +68,16 @@ class WandbTracker(Tracker):
     def mirror(self, runs: Path, attempts: Sequence[Attempt]) -> None:
         done = set(self.mirrored.read_text().split()) if self.mirrored.is_file() else set()
         for attempt in attempts:
-            if attempt.busy or f"{attempt.key}:{attempt.status}" in done:
+            known = f"{attempt.key}:{attempt.status}" in done
+            if attempt.busy or (known and not self.scored):
                 continue
             record = usable_record(runs / str(attempt.key))
-            if record is None or f"{attempt.key}:{record.status}" in done:
+            if record is None or (state := _state(record)) in done:
                 continue
             with self._harmless():
                 self._mirror_run(attempt, record, runs / record.run.key)
-                with open(self.mirrored, "a") as file:  # a failed run may be tried again
-                    file.write(f"{attempt.key}:{record.status}\n")
+                with open(self.mirrored, "a") as file:
+                    file.write(f"{state}\n")
 
     def _mirror_run(self, attempt: Attempt, record: Record, folder: Path) -> None:
         run = self._open(
@@ -167,9 +172,15 @@ class WandbTracker(Tracker):
         )
 
 
-def open_tracker(config: TrackerConfig, study: str, folder: Path) -> Tracker:
+def open_tracker(config: TrackerConfig, study: str, folder: Path, scored: bool = False) -> Tracker:
     """The tracker of a configuration. Says so where `online` is not possible."""
-    return WandbTracker(config, study, folder) if config.name == "wandb" else Tracker()
+    return WandbTracker(config, study, folder, scored) if config.name == "wandb" else Tracker()
+
+
+def _state(record: Record) -> str:
+    """What of a run is to be shown: a failed one may be tried again, and scores may be added."""
+    scores = [score.task for reading in record.readings for score in reading.scores]
+    return ":".join([record.run.key, record.status, *scores])
 
 
 def unreachable() -> str | None:
@@ -228,8 +239,9 @@ def configuration(attempt: Attempt, record: Record) -> dict[str, Any]:
 
 
 def summary(record: Record) -> dict[str, Any]:
-    """What W&B shows as a run's summary: its last reading and its times."""
-    last = asdict(record.readings[-1]) if record.readings else {}
+    """What W&B shows as a run's summary: its last reading, scores as `task.metric`, and its
+    times."""
+    last = record.readings[-1].numbers() if record.readings else {}
     times = {name: getattr(record, name) for name in ("train_s", "eval_s", "tokens_per_s")}
     return {**last, **times, "status": record.status, "reason": record.reason}
 

@@ -167,7 +167,7 @@ class Training:
         state = self.state
         trained_s = max(state.train_s - state.compile_s, 1e-9)
         return {
-            "readings": tuple(Reading(**r) for r in state.readings),
+            "readings": tuple(Reading.from_dict(r) for r in state.readings),
             "train_s": state.train_s,
             "eval_s": state.eval_s,
             "compile_s": state.compile_s,

@@ -12,6 +12,7 @@ import pickle
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from math import isfinite
 from typing import Any, NoReturn
@@ -25,6 +26,7 @@ from search.data import open_data
 from search.plan import Attempt, Cell, Step, distinct, is_open
 from search.progress import Event, ended, told
 from search.record import FAILED, FINISHED, Record, Run, architecture_id, usable_record
+from search.scores import Scorer
 from search.study import (
     HOST,
     Job,
@@ -64,12 +66,14 @@ class Worker:
         self.attempts: list[Attempt] = []
         self.outcome: Event | None = None
         """The event of the last trial's end."""
+        self.scorer = Scorer(job.evaluate, job.data, self._before_answers)
 
     def work(self) -> None:
         """Run trials until nothing is left or the parent wants an end."""
         while not self.stopping.is_set():
             step = self.take_next()
             if step is Step.DONE:
+                self.score_earlier_runs()
                 return
             if step is Step.WAIT:
                 self.emit({"event": "idle"})
@@ -91,6 +95,38 @@ class Worker:
             return step
         finally:
             self.planning.release()
+
+    def score_earlier_runs(self) -> None:
+        """Ask runs that were finished before this start what they were not asked then. Of several
+        workers each takes those that no other works on."""
+        for key in self.job.unscored:
+            lock = run_lock(self.job.runs, key)
+            try:
+                with lock.acquire(timeout=0):
+                    if (record := usable_record(self.job.runs / key)) is not None:
+                        self._score(record)
+            except filelock.Timeout:
+                continue
+            except Stop:
+                return
+
+    def _score(self, record: Record) -> Record:
+        """The record with its scores; what is wrong with them does not touch the run."""
+        key = record.run.key
+        try:
+            return self.scorer.score(record, self.job.runs / key)
+        except (Stop, OSError):
+            raise
+        except Exception as error:
+            traceback.print_exc()  # to the log
+            self.emit({"event": "print", "text": f"run {key} was not scored: {error}"})
+            return record
+
+    def _before_answers(self, task: str | None) -> None:
+        if self.stopping.is_set():
+            raise Stop
+        if task is not None:
+            self.emit({"event": "ask", "task": task})
 
     def _optimize(self) -> None:
         """One trial, under Optuna's heartbeat."""
@@ -187,7 +223,7 @@ class Worker:
                 placement=self.job.placement,
                 progress=self._progress(run.key),
             )
-            return record, before is not None and before.final
+            return self._score(record), before is not None and before.final
 
     def _hold(self, lock: filelock.BaseFileLock) -> Any:
         """The lock, once another study's worker has left the run."""

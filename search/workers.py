@@ -22,7 +22,7 @@ import optuna
 from search.placement import Placement
 from search.plan import MAX_DEATHS, deaths
 from search.progress import Event, ended
-from search.record import FAILED, Record, write_record
+from search.record import FAILED, Record, usable_record, write_record
 from search.study import HOST, Job, lose, read_attempts, running
 
 Listener = Callable[[int, Event], None]
@@ -187,7 +187,9 @@ class Pool:
             return
         run = self.job.work.run(lost.params, lost.seed)
         why = f"{MAX_DEATHS} workers died of it, the last with: {reason}"
-        write_record(self.job.runs / lost.key, Record(run=run, status=FAILED, reason=why))
+        folder = self.job.runs / lost.key
+        if (record := usable_record(folder)) is None or not record.final:  # else it was being asked
+            write_record(folder, Record(run=run, status=FAILED, reason=why))
         self._tell(worker, ended(run, number, status=FAILED, reason=why))
 
     def _stop(self) -> None:

@@ -27,6 +27,52 @@ ARCHITECTURES = Path(__file__).parent.parent / "conf" / "architecture"
 
 
 @dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """Rotary frequencies rescaled for contexts longer than those first trained on, as in Llama 3.1
+    and 3.2. Names and meanings follow Hugging Face's `rope_scaling`.
+
+    Waves shorter than `original_max_position_embeddings` / `high_freq_factor` positions stay as
+    they are, those longer than … / `low_freq_factor` are `factor` times slower; between them the
+    frequency goes over smoothly.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+    rope_type: str = "llama3"
+
+    def __post_init__(self) -> None:
+        if self.rope_type != "llama3":
+            raise ValueError(
+                f"rope_type of rope_scaling must be llama3, but got {self.rope_type!r}; leave "
+                "rope_scaling out where frequencies are not rescaled"
+            )
+        for name in ("factor", "low_freq_factor", "high_freq_factor"):
+            object.__setattr__(self, name, _number(name, getattr(self, name), float))
+        length = _number("length", self.original_max_position_embeddings, int)
+        object.__setattr__(self, "original_max_position_embeddings", length)
+        if not (self.factor >= 1 and 0 < self.low_freq_factor < self.high_freq_factor and length):
+            raise ValueError(
+                "rope_scaling must have factor >= 1 and 0 < low_freq_factor < high_freq_factor, "
+                f"but got {self.factor}, {self.low_freq_factor} and {self.high_freq_factor}"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """The scaling with these fields.
+
+        Raises:
+            ValueError: an unknown or a missing field, or values out of range.
+        """
+        try:
+            return cls(**values)
+        except TypeError:
+            names = ", ".join(f.name for f in fields(cls))
+            raise ValueError(f"rope_scaling must have {names}, but got {values!r}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Architecture:
     """One decoder-only architecture. Names and meanings follow Hugging Face `LlamaConfig`.
 
@@ -55,6 +101,8 @@ class Architecture:
     matrices."""
     tie_word_embeddings: bool = True
     rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    """Fields of a `RopeScaling` are understood too."""
     rms_norm_eps: float = 1e-5
     qk_norm: bool = False
     """RMSNorm over each query and key head, before RoPE (Qwen3)."""
@@ -187,6 +235,8 @@ class Architecture:
         it."""
         described = ("sharing", "repeats", "num_blocks", "num_hidden_layers", "sharing_scope")
         values = {k: v for k, v in self.to_dict().items() if k not in described}
+        if self.rope_scaling is None:
+            del values["rope_scaling"]  # keys are older than the field
         unshared = self.layers == tuple((i, i) for i in range(self.num_layers))
         values["norms"] = "layer" if self.norms_per_layer or unshared else "block"
         return values
@@ -197,6 +247,8 @@ class Architecture:
 
     def _check_types(self) -> None:
         """Counts are whole, and 100000 and 100000.0 are the same theta."""
+        if isinstance(self.rope_scaling, Mapping):
+            object.__setattr__(self, "rope_scaling", RopeScaling.from_dict(self.rope_scaling))
         for name in ("rope_theta", "rms_norm_eps"):
             object.__setattr__(self, name, _number(name, getattr(self, name), float))
         for name in COUNTS:

@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from space.arch import Architecture
+from space.arch import Architecture, RopeScaling
 from space.cost import cost
 from space.model import Decoder
 
@@ -108,6 +109,7 @@ def config_of(arch: Architecture) -> dict[str, Any]:
         ValueError: `transformers` has no model of this kind.
     """
     kind = _kind(arch)
+    scaling = asdict(arch.rope_scaling) if arch.rope_scaling else {}
     values = {
         "architectures": [CLASSES[kind]],
         "model_type": kind,
@@ -122,7 +124,8 @@ def config_of(arch: Architecture) -> dict[str, Any]:
         "tie_word_embeddings": arch.tie_word_embeddings,
         "rms_norm_eps": arch.rms_norm_eps,
         "rope_theta": arch.rope_theta,  # as transformers before version 5 reads it
-        "rope_parameters": {"rope_type": "default", "rope_theta": arch.rope_theta},
+        "rope_scaling": scaling or None,  # likewise
+        "rope_parameters": {"rope_type": "default", "rope_theta": arch.rope_theta} | scaling,
         "max_position_embeddings": arch.max_position_embeddings,
         "attention_bias": arch.attention_bias,
         "attention_dropout": 0.0,
@@ -454,11 +457,20 @@ def architecture_from_config(config: Mapping[str, Any], where: str = "config.jso
         "tie_word_embeddings": values["tie_word_embeddings"],
         "rms_norm_eps": values["rms_norm_eps"],
         "rope_theta": rope["rope_theta"],
+        "rope_scaling": _rope_scaling(rope, values),
         "max_position_embeddings": values["max_position_embeddings"],
         "qk_norm": kind == "qwen3",
         "attention_bias": kind == "qwen2" or bool(values.get("attention_bias")),
     }
     return Architecture.from_dict(fields | _sharing(config, where))
+
+
+def _rope_scaling(rope: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any] | None:
+    if rope.get("rope_type", "default") == "default":
+        return None
+    length = {"original_max_position_embeddings": values["max_position_embeddings"]}
+    known = {f.name for f in dataclass_fields(RopeScaling)}
+    return length | {name: value for name, value in rope.items() if name in known}
 
 
 def _completed(kind: str, config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -484,7 +496,7 @@ def _check_plain(kind: str, values: Mapping[str, Any], where: str) -> None:
     activations = ("relu", "gelu") if kind == "arcee" else ("silu",)
     for name, has, wanted in (
         ("hidden_act", values["hidden_act"], activations),
-        ("rope_type", rope.get("rope_type", "default"), ("default",)),
+        ("rope_type", rope.get("rope_type", "default"), ("default", "llama3")),
         ("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0), (1.0,)),
         ("mlp_bias", values.get("mlp_bias", False), (False,)),
         ("sliding_window", values.get("sliding_window") if kind == "mistral" else None, (None,)),

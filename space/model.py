@@ -8,6 +8,7 @@ executes it, so that `state_dict()` is a plain, unrolled Llama checkpoint.
 # num_attention_heads, K num_key_value_heads, G = N / K, H head_dim, F intermediate_size, V
 # vocab_size
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -42,6 +43,11 @@ class KVCache:
         v = v if old_v is None else torch.cat((old_v, v), dim=2)
         self.keys[layer], self.values[layer] = k, v
         return k, v
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows of the batch, in this order; one may come several times."""
+        self.keys = [None if k is None else k[rows] for k in self.keys]
+        self.values = [None if v is None else v[rows] for v in self.values]
 
 
 class RMSNorm(nn.Module):
@@ -243,6 +249,11 @@ class Decoder(nn.Module):
         """Cosine and sine (T, H) of each position's angles, computed in float32."""
         half = torch.arange(0, self.arch.head_size, 2, device=like.device, dtype=torch.float32)
         frequency = self.arch.rope_theta ** (-half / self.arch.head_size)
+        if (scaling := self.arch.rope_scaling) is not None:
+            turns = frequency * scaling.original_max_position_embeddings / (2 * math.pi)
+            low, high = scaling.low_freq_factor, scaling.high_freq_factor
+            kept = ((turns - low) / (high - low)).clamp(0, 1)
+            frequency = frequency * (kept + (1 - kept) / scaling.factor)
         position = torch.arange(start, start + length, device=like.device, dtype=torch.float32)
         angle = torch.outer(position, frequency).repeat(1, 2)
         return angle.cos().to(like.dtype), angle.sin().to(like.dtype)

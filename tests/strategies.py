@@ -12,6 +12,16 @@ FREE_PATTERNS = sorted(set(PATTERNS) - {"all", "sandwich"})
 """Patterns that leave the number of blocks free."""
 
 
+LLAMA_3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+"""Rescales some frequencies of small heads, and leaves others."""
+
+
 @st.composite
 def layer_maps(draw: st.DrawFn, max_layers: int = 5) -> list[tuple[int, int]]:
     """Any layer map: of each half every block from 0 on."""
@@ -51,6 +61,7 @@ def architectures(draw: st.DrawFn, max_blocks: int = 4, max_width: int = 48) -> 
         "hidden_act": draw(st.sampled_from(ACTIVATIONS)),
         "tie_word_embeddings": draw(st.booleans()),
         "rope_theta": draw(st.sampled_from([100.0, 10000.0, 1e6])),
+        "rope_scaling": draw(st.sampled_from([None, LLAMA_3])),
         "rms_norm_eps": draw(st.sampled_from([1e-6, 1e-5])),
         "qk_norm": draw(st.booleans()),
         "attention_bias": draw(st.booleans()),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from strategies import architectures
+from strategies import LLAMA_3, architectures
 
 from search.engine import AutogradEngine, KernelEngine, Weights
 from search.kernels import Unavailable, library
@@ -42,6 +42,7 @@ SHAPES: list[tuple[dict[str, Any], int]] = [
     ({"tie_word_embeddings": False, "hidden_size": 44, "head_dim": 16}, 33),
     ({"sharing": "immediate", "repeats": 2}, 33),
     ({"sharing": "cycle", "repeats": 3, "sharing_scope": "ffn"}, 33),
+    ({"rope_scaling": LLAMA_3, "head_dim": 16}, 90),
 ]
 
 

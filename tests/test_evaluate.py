@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from omegaconf import OmegaConf
 from study_fixtures import ROOT, environment
@@ -175,6 +176,72 @@ def test_reading_the_package_leaves_it_as_it_was(tmp_path: Path) -> None:
         [built] = build([spec("hellaswag")], "package", tmp_path)
         assert [built.doc_to_target(doc) for doc in built.validation_docs()] == [0, 1, 2, 3]
         assert sorted(folder.iterdir()) == before
+
+
+def test_the_hubs_way_reads_a_local_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of the data set's name in the current one is how datasets mirrors the hub."""
+    problems = [
+        {"question": "He went  _  .", "answer": "B", "options": ["in", "out", "up", "by"]},
+        {"question": "What did he see?", "answer": "D", "options": ["a", "b", "c", "d"]},
+    ]
+    rows = [{"article": f"Text {i}.", "problems": str(problems)} for i in range(3)]
+    copy = tmp_path / "EleutherAI" / "race"
+    (copy / "high").mkdir(parents=True)
+    (copy / "high" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    configs = "configs: [{config_name: high, data_files: [{split: test, path: high/test.jsonl}]}]"
+    (copy / "README.md").write_text(f"---\n{configs}\n---\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    [built] = build([spec("race")], "hub")
+    docs = list(built.test_docs())
+    assert [built.doc_to_target(doc) for doc in docs] == [3, 3, 3]
+    assert built.doc_to_text(docs[0]) == "Article: Text 0.\n\nHe went out\nWhat did he see?"
+
+
+def test_the_hubs_way_without_network_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the data of race must be on the hub or in its cache"):
+        build([spec("race")], "hub")
+
+
+def test_shots_are_other_questions(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    rows = [
+        {"question": f"What is {i}", "answer": {"aliases": [f"number {i}"], "value": f"number {i}"}}
+        for i in range(80)
+    ]
+    folder = tmp_path / "trivia_qa" / "rc.wikipedia.nocontext" / "validation"
+    Dataset.from_list(rows).save_to_disk(str(folder))
+    for shots, built in zip(
+        (1, 5, 64), build(chosen(group("qa")), "package", tmp_path), strict=True
+    ):
+        found = score(Silent(), built, "package", limit=3)
+        assert (found.n, found.values) == (3, {"exact_match": 0.0})
+        for number, (text, _) in enumerate(Silent.asked):
+            assert text.count("Question:") == text.count("Answer:") == shots + 1
+            assert text.count(f"What is {number}?") == 1
+            assert text.endswith(f"Question: What is {number}?\nAnswer:")
+
+
+class Silent(LM):  # type: ignore[misc]
+    """Answers nothing and remembers what it was asked."""
+
+    asked: ClassVar[list[Any]] = []
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+        Silent.asked = [request.args for request in requests]
+        return [""] * len(requests)
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        raise NotImplementedError
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        raise NotImplementedError
+
+
+def test_an_answer_longer_than_the_model_is_named(models: tuple[Any, Any]) -> None:
+    with pytest.raises(ValueError, match="at most the model's 128 positions, but one has 150"):
+        models[0]._loglikelihood_tokens([(None, [1, 2], [3] * 150)])
 
 
 @pytest.mark.slow

@@ -12,13 +12,13 @@ import torch
 import transformers
 from hypothesis import HealthCheck, assume, given, settings
 from safetensors.torch import load_file, save_file
-from strategies import architectures
+from strategies import LLAMA_3, architectures
 from study_fixtures import environment, run, study_json
 from test_model import TINY, randomise, reference
 
 from space.arch import Architecture
 from space.cost import cost
-from space.hf import architecture_of, export, load
+from space.hf import architecture_of, export, export_run, load, load_tokenizer
 from space.model import Decoder
 
 PATTERNS: list[dict[str, Any]] = [
@@ -85,6 +85,8 @@ def test_every_pattern_leaves_as_llama_and_comes_back_shared(
         ({"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 8}, "Mistral"),
         ({"hidden_act": "relu"}, "Arcee"),
         ({"hidden_act": "gelu", "attention_bias": True}, "Arcee"),
+        ({"rope_scaling": LLAMA_3}, "Llama"),
+        ({"rope_scaling": LLAMA_3, "qk_norm": True}, "Qwen3"),
     ],
 )
 def test_other_forms_leave_as_models_that_transformers_has(
@@ -134,6 +136,40 @@ def test_checkpoints_of_transformers_load(
     assert_same(load(tmp_path), theirs)
 
 
+@pytest.mark.parametrize("layout", ["rope_parameters", "rope_scaling"])
+def test_the_rope_scaling_of_llama_3_loads(layout: str, tmp_path: Path) -> None:
+    """As transformers writes it since version 5, and as Llama 3.2's own config.json has it."""
+    arch = Architecture(**{**TINY, "num_blocks": 2, "rope_scaling": LLAMA_3})
+    config = transformers.LlamaConfig(
+        vocab_size=arch.vocab_size,
+        hidden_size=arch.hidden_size,
+        num_hidden_layers=2,
+        num_attention_heads=arch.num_attention_heads,
+        num_key_value_heads=arch.num_key_value_heads,
+        intermediate_size=arch.intermediate_size,
+        tie_word_embeddings=True,
+        rms_norm_eps=arch.rms_norm_eps,
+        max_position_embeddings=2048,
+        rope_parameters={**LLAMA_3, "rope_theta": 10000.0},
+    )
+    theirs: Any = transformers.LlamaForCausalLM(config).eval()
+    randomise(theirs)
+    theirs.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    if layout == "rope_scaling":
+        del values["rope_parameters"]
+        values |= {"rope_theta": 10000.0, "rope_scaling": LLAMA_3}
+        (tmp_path / "config.json").write_text(json.dumps(values))
+    ours = load(tmp_path)
+    assert ours.arch == arch
+    ids = torch.randint(0, arch.vocab_size, (1, 300), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=1e-5, atol=1e-5)
+        plain = Decoder(Architecture(**{**TINY, "num_blocks": 2}))
+        plain.load_state_dict(ours.state_dict())
+        assert (plain(ids) - ours(ids)).abs().max() > 0.01
+
+
 @pytest.mark.parametrize("layer_sharing", [False, True])
 def test_mobilellms_own_layout_loads(layer_sharing: bool, tmp_path: Path) -> None:
     """Embedding sharing under its own name, half precision, blocks stored once."""
@@ -159,6 +195,54 @@ def test_mobilellms_own_layout_loads(layer_sharing: bool, tmp_path: Path) -> Non
         theirs.config.num_hidden_layers = 6
         theirs.config.use_cache = False  # the copies would share theirs
     assert_same(ours, theirs)
+
+
+def sentencepiece_tokenizer(folder: Path) -> Any:
+    """A tokenizer.model as MobileLLM and Llama 2 have, trained on this file; the library's own
+    reading of it."""
+    import sentencepiece
+
+    folder.mkdir(exist_ok=True)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(Path(__file__).read_text().splitlines()),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=400,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.vocab").unlink()
+    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "model_max_length": 2048}
+    settings |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    settings |= {"add_bos_token": True, "add_eos_token": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+
+
+def test_a_sentencepiece_tokenizer_comes_in_and_leaves_with_the_model(tmp_path: Path) -> None:
+    theirs = sentencepiece_tokenizer(tmp_path / "in")
+    arch = Architecture(**{**TINY, "num_blocks": 2, "vocab_size": 400})
+    reference("llama", arch).save_pretrained(tmp_path / "in")  # type: ignore[operator]
+    config = json.loads((tmp_path / "in" / "config.json").read_text())
+    config |= {"model_type": "mobilellm", "share_embedding": True, "tie_word_embeddings": False}
+    (tmp_path / "in" / "config.json").write_text(json.dumps(config))
+    folder = export_run(str(tmp_path / "in"), tmp_path / "out", tmp_path, tmp_path)
+    written = json.loads((folder / "config.json").read_text())
+    assert (written["model_type"], written["bos_token_id"], written["eos_token_id"]) == (
+        "llama",
+        1,
+        2,
+    )
+    for where in (tmp_path / "in", folder):
+        tokenizer = load_tokenizer(where)
+        # transformers puts no space before a text that begins with one, which sentencepiece does
+        for text in ("def load(source):", "two  spaces", "é and 日本", "x\ny"):
+            assert tokenizer.encode(text) == [1, *theirs.encode(text)], text
+    assert_same(
+        load(tmp_path / "in"), transformers.AutoModelForCausalLM.from_pretrained(folder).float()
+    )
 
 
 @pytest.fixture
@@ -237,7 +321,7 @@ def test_pickles_are_refused_with_the_way_to_convert_them(exported: Path) -> Non
                     "factor": 2.0,
                 }
             },
-            "rope_type of a llama model must be default for the decoder, but is linear",
+            "rope_type of a llama model must be default or llama3 for the decoder, but is linear",
         ),
         ({"vocab_size": None}, "must say vocab_size"),
         ({"isoparam": {"layer_map": [[0, 0]]}}, "must have num_hidden_layers = 4 layers"),

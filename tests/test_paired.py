@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from study_fixtures import environment
 
-from search.paired import Difference, compare, read, standard_error
+from search.paired import Difference, averages, compare, read, standard_error
 
 
 def scores(
@@ -113,6 +113,37 @@ def test_more_tasks_make_wider_intervals_and_larger_p() -> None:
     [alone], [first, _] = both(["piqa"]), both(["piqa", "boolq"])
     assert first.ci_high - first.ci_low > alone.ci_high - alone.ci_low
     assert first.p_adjusted == pytest.approx(min(1, 2 * alone.p_adjusted))
+
+
+def test_the_average_of_two_tasks_is_welchs_t_test_of_their_differences() -> None:
+    """The mean of two independent differences, of which one is turned round, is half a difference
+    of means."""
+    pairs = [made(seed, n, 5)[:2] for seed, n in ((3, 50), (4, 90))]
+    both = [
+        [scores(pair[which], [str(i) for i in range(len(pair[which]))], task)]
+        for which in (0, 1)
+        for pair, task in zip(pairs, ("piqa", "boolq"), strict=True)
+    ]
+    baseline, candidate = both[0] + both[1], both[2] + both[3]
+    [row] = averages(baseline, candidate)
+    one, two = (after - before for before, after in pairs)
+    wanted = stats.ttest_ind(one, -two, equal_var=False)
+    interval = wanted.confidence_interval(0.95)
+    assert (row.task, row.n) == ("average", 140)
+    assert row.diff == pytest.approx((one.mean() + two.mean()) / 2)
+    assert row.p_adjusted == pytest.approx(wanted.pvalue)
+    assert (2 * row.ci_low, 2 * row.ci_high) == pytest.approx((interval.low, interval.high))
+    assert averages(baseline[:1], candidate[:1]) == []
+
+
+def test_the_errors_of_an_average_keep_the_groups() -> None:
+    baseline, candidate, groups = made(5, 120, 12)
+    tasks = [[scores(v, groups, task) for task in ("piqa", "boolq")] for v in (baseline, candidate)]
+    [row] = averages(*tasks)
+    alone = standard_error((candidate - baseline).tolist(), groups)
+    half = (row.ci_high - row.ci_low) / 2
+    assert half == pytest.approx(stats.t.isf(0.025, 22) * alone / np.sqrt(2))
+    assert row.groups == 24
 
 
 def test_models_that_answer_alike_are_unresolved() -> None:

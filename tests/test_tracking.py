@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from study_fixtures import open_search, records, work
+from test_scores import with_scores
 from wandb_files import read
 
-from search.record import read_metrics
+from search.record import read_metrics, read_record, write_record
 from search.tracking import WandbTracker
 
 pytestmark = pytest.mark.slow  # a W&B service process for every run
@@ -170,3 +171,21 @@ def test_online_falls_back_within_five_seconds_and_says_so(
     search.describe(finished=True)
     assert len(shown(here)) == 1
     silent.close()
+
+
+def test_scores_that_come_later_are_shown(here: Path) -> None:
+    search = open_search(here, "tracker=wandb", "n_trials=1", "replicates.seeds=1")
+    work(search)
+    search.describe(finished=True)
+    [key] = records(here)
+    record = read_record(here / "runs" / key)
+    assert record is not None
+    write_record(here / "runs" / key, with_scores(record, {"piqa": {"acc": 0.5, "bpb": 1.25}}))
+    tracker = WandbTracker(search.config.tracker, "tiny", search.job.folder, scored=True)
+    tracker.mirror(search.job.runs, search.attempts())
+    summary = shown(here)[f"tiny-{key}"]["summary"]
+    assert (summary["piqa.acc"], summary["piqa.bpb"]) == (0.5, 1.25)
+    assert summary["val_bpb"] == record.readings[-1].val_bpb
+    mirrored = tracker.mirrored.read_text()
+    tracker.mirror(search.job.runs, search.attempts())
+    assert tracker.mirrored.read_text() == mirrored
