@@ -15,7 +15,12 @@ ALLOWED = {
     "ablations": {"space", "search", "ablations"},
     "reports": {"space", "search", "ablations", "reports"},
 }
-STATISTICS = {"ablations.effects", "ablations.sequential", "ablations.calibration"}
+STATISTICS = {
+    "ablations.effects",
+    "ablations.sequential",
+    "ablations.calibration",
+    "ablations.transfer",
+}
 WITHOUT_TORCH = ["space.arch", "space.cost", "space.budget", "space.axes", "search.record"]
 
 
