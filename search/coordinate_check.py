@@ -10,7 +10,10 @@ Two things are measured, root mean squares over tokens and over all layers of a 
 
 - the *size* of an activation after these steps. It must not follow the shape, but for the logits,
   which start at 1/√width on purpose: a random readout times the multiplier 1/width.
-- its *change* by these steps. It must not follow the shape, whatever is measured.
+- its *change* by these steps. It must not follow the shape, whatever is measured. What an
+  activation changes by comes from all layers before it, beside which that of one matrix is easily
+  lost; so each matrix inside layers is also measured alone: what its change makes of the input it
+  now reads.
 
 The theory is a limit: of more width than there are tokens in a step, since the overlaps of
 unrelated tokens in D dimensions fall as 1/√D beside that of a token with itself; and of many
@@ -26,7 +29,7 @@ are as small as a warmup's first ones, so that what changes is small beside what
 import math
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from search.config import require_at_least
 from search.data import Data, DataConfig, batch, prepare, require_tokens
@@ -51,10 +55,23 @@ STREAM, LOGITS = "residual stream", "logits of targets"
 KINDS = (EMBEDDING, SCORES, ATTENTION, FFN, STREAM, LOGITS)
 """Branches are measured before their multiplier, the residual stream where the final norm reads it,
 and of all logits those of the tokens that follow: what training pushes."""
+QKV, UP, OUT = "q, k, v alone", "gate, up alone", "o, down alone"
+MATRICES = {
+    "q_proj": QKV,
+    "k_proj": QKV,
+    "v_proj": QKV,
+    "gate_proj": UP,
+    "up_proj": UP,
+    "o_proj": OUT,
+    "down_proj": OUT,
+}
 SIZE, CHANGE = "size", "change"
 SHAPES = ("width", "depth", "head_dim")
 NOT_JUDGED = {(LOGITS, SIZE)}
-COLORS = ("#3f77bd", "#d9752f", "#2f9a78", "#b9505f", "#8563b5", "#87873c")
+COLORS = (
+    *("#3f77bd", "#d9752f", "#2f9a78", "#b9505f", "#8563b5", "#87873c"),
+    *("#4b4e54", "#8a8d93", "#c3c5c9"),
+)
 
 
 @dataclass(kw_only=True)
@@ -178,10 +195,9 @@ def check(config: CoordinateCheckConfig, parametrisation: str, data: Data) -> li
                           seed=seed), data, config) for seed in range(config.seeds)]
             for a in shapes
         ]  # fmt: skip
-        for kind in KINDS:
-            for measure in (SIZE, CHANGE):
-                values = np.array([[seed[kind, measure] for seed in runs_] for runs_ in runs])
-                rows.append(_row(axis, kind, measure, values, config.multiples))
+        for kind, measure in runs[0][0]:
+            values = np.array([[seed[kind, measure] for seed in runs_] for runs_ in runs])
+            rows.append(_row(axis, kind, measure, values, config.multiples))
     return rows
 
 
@@ -237,16 +253,19 @@ def measured(run: Run, data: Data, config: CoordinateCheckConfig) -> dict[tuple[
         inputs, targets = (
             torch.from_numpy(np.concatenate(ids)).to(device) for ids in zip(*windows, strict=True)
         )
-        before = activations(training.model, recipe, inputs, targets)
+        model = training.model
+        initial = {name: p.detach().clone() for name, p in model.named_parameters()}
+        before = activations(model, recipe, inputs, targets)
         for _ in range(config.steps):
             training.timed_step()
-        after = activations(training.model, recipe, inputs, targets)
+        after = activations(model, recipe, inputs, targets)
+        alone = updates(model, recipe, inputs, initial)
     found: dict[tuple[str, str], float] = {}
     for kind in KINDS:
         pairs = list(zip(after[kind], before[kind], strict=True))
         found[kind, SIZE] = rms([a for a, _ in pairs])
         found[kind, CHANGE] = rms([a - b for a, b in pairs])
-    return found
+    return found | {(kind, CHANGE): rms(changes) for kind, changes in alone.items()}
 
 
 @torch.no_grad()
@@ -257,9 +276,7 @@ def activations(
     seen: dict[str, list[Tensor]] = defaultdict(list)
     stack = model.model
     cos, sin = model.rotary(0, inputs.shape[1], stack.embed_tokens.weight)
-    branch = {
-        name.rsplit(".", 2)[1]: scale.multiplier for name, scale in scales(model, recipe).items()
-    }
+    branch = multipliers(model, recipe)
 
     def see(module: nn.Module, kind: str, multiplier: float = 1.0) -> Any:
         return module.register_forward_hook(
@@ -284,6 +301,38 @@ def activations(
     for hook in hooks:
         hook.remove()
     return seen
+
+
+@torch.no_grad()
+def updates(
+    model: Decoder, recipe: Recipe, inputs: Tensor, initial: Mapping[str, Tensor]
+) -> dict[str, list[Tensor]]:
+    """What the change of each matrix, since it was as in `initial`, makes of its input in one
+    forward pass over ids (B, T), by kind, before the branch's multiplier."""
+    seen: dict[str, list[Tensor]] = {kind: [] for kind in (QKV, UP, OUT)}
+    branch = multipliers(model, recipe)
+
+    def see(name: str, part: str) -> Any:
+        return lambda module, given, _: seen[MATRICES[part]].append(
+            F.linear(given[0], module.weight - initial[f"{name}.weight"]) / branch[part]
+        )
+
+    hooks = [
+        module.register_forward_hook(see(name, part))
+        for name, module in model.named_modules()
+        if (part := name.rsplit(".")[-1]) in MATRICES
+    ]
+    model(inputs)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def multipliers(model: Decoder, recipe: Recipe) -> dict[str, float]:
+    """By the last part of a module's name."""
+    return {
+        name.rsplit(".", 2)[1]: scale.multiplier for name, scale in scales(model, recipe).items()
+    }
 
 
 def scores(attention: Attention, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -366,7 +415,12 @@ def draw(config: CoordinateCheckConfig, found: dict[str, list[Row]], path: Path)
             axes.set_ylabel("change, of 1×'s")
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(
-            handles, labels, loc="outside lower center", ncols=len(KINDS), frameon=False, fontsize=9
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=len(COLORS),
+            frameon=False,
+            fontsize=9,
         )
         figure.savefig(path, dpi=100, metadata={"Software": None})
 

@@ -18,15 +18,19 @@ from search.coordinate_check import (
     FFN,
     KINDS,
     LOGITS,
+    OUT,
+    QKV,
     SCORES,
     SIZE,
     STREAM,
+    UP,
     CoordinateCheckConfig,
     Row,
     activations,
     check,
     main,
     scores,
+    updates,
 )
 from search.data import Data, DataConfig, prepare
 from search.placement import Placement
@@ -35,13 +39,14 @@ from space.arch import Architecture
 from space.model import Decoder
 
 RECIPE = Recipe(
-    tokens=16 * 1500,
-    seq_len=16,
+    tokens=8 * 1500,
+    seq_len=8,
     batch_size=1,
-    eval_tokens=16,
+    eval_tokens=8,
+    grad_clip=1e9,
     precision="fp32",
     base_hidden_size=96,
-    base_num_hidden_layers=6,
+    base_num_hidden_layers=9,
 )
 
 
@@ -76,14 +81,14 @@ def drifting(rows: list[Row], axis: str, tolerance: float = 0.1) -> set[str]:
 def test_completep_treats_all_shapes_alike(data: Data, fields: dict[str, Any]) -> None:
     given = config(axes=["width", "depth", "immediate", "cycle"], architecture=fields, seeds=3)
     rows = check(given, "completep", data)
-    assert len(rows) == 4 * len(KINDS) * 2
+    assert len(rows) == 4 * (len(KINDS) * 2 + 3)
     assert [(r.axis, r.kind, r.measure, r.slope) for r in rows if r.drifts(0.1)] == []
 
 
 def test_the_standard_parametrisation_does_not(data: Data) -> None:
     rows = check(config(), "sp", data)
     assert {SCORES, ATTENTION, FFN, STREAM, LOGITS} <= drifting(rows, "width")
-    assert {SCORES, ATTENTION, STREAM, LOGITS} <= drifting(rows, "depth")
+    assert {SCORES, STREAM, LOGITS} <= drifting(rows, "depth")
     assert EMBEDDING not in drifting(rows, "depth")
 
 
@@ -94,7 +99,7 @@ def test_mup_follows_width_and_not_depth(data: Data) -> None:
     assert {SCORES, STREAM, LOGITS} <= drifting(rows, "depth")
 
 
-def test_a_wrong_power_is_seen(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_power_of_depth_is_seen(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     """Depth as 1/√d, which leaves the rate to follow depth, drifts by about a half."""
     ratios = parametrise._ratios
 
@@ -106,6 +111,28 @@ def test_a_wrong_power_is_seen(data: Data, monkeypatch: pytest.MonkeyPatch) -> N
     rows = check(config(axes=["depth"]), "completep", data)
     (stream,) = [r for r in rows if (r.kind, r.measure) == (STREAM, CHANGE)]
     assert 0.25 < stream.slope < 0.75
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind"),
+    [(("q_proj", "k_proj", "v_proj"), QKV), (("gate_proj", "up_proj"), UP)],
+    ids=["q, k, v", "gate, up"],
+)
+def test_a_rate_that_does_not_follow_width_is_seen(
+    data: Data, monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...], kind: str
+) -> None:
+    """Activations would hardly tell: with closed branches these matrices change little else."""
+    scale = parametrise._scale
+
+    def wrong(name: str, *given: Any) -> parametrise.Scale:
+        right = scale(name, *given)
+        return replace(right, lr=RECIPE.lr) if any(p in name for p in parts) else right
+
+    monkeypatch.setattr(parametrise, "_scale", wrong)
+    rows = check(config(axes=["width"]), "completep", data)
+    assert not {ATTENTION, FFN, STREAM, LOGITS} & drifting(rows, "width")
+    (row,) = [r for r in rows if r.kind == kind]
+    assert 0.8 < row.slope < 1.2
 
 
 def test_a_slope_is_the_power_of_the_multiple() -> None:
@@ -149,6 +176,10 @@ def test_activations_are_what_the_model_computes(qk_norm: bool) -> None:
     torch.testing.assert_close(F.linear(read, attention.o_proj.weight), attention(x, cos, sin))
     moved = sum(seen[ATTENTION]) + sum(seen[FFN])
     torch.testing.assert_close(seen[STREAM][0], seen[EMBEDDING][0] + moved / 3)
+    zeros = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    alone = updates(model, recipe, ids, zeros)  # all of a matrix has changed
+    assert {kind: len(tensors) for kind, tensors in alone.items()} == {QKV: 18, UP: 12, OUT: 12}
+    torch.testing.assert_close(sum(alone[OUT]), moved)
 
 
 def end(
@@ -157,8 +188,8 @@ def end(
     """Exit code, output and errors of the command."""
     if not Path("text.jsonl").is_file():
         write_text(Path.cwd())
-    small = ["data=text", "data.path=text.jsonl", "data.vocab_size=300", "recipe.seq_len=16"]
-    small += ["multiples=[1,2]", "axes=[depth]", "seeds=1", "steps=2", "placement.threads=1"]
+    small = ["data=text", "data.path=text.jsonl", "data.vocab_size=300", "recipe.seq_len=8"]
+    small += ["multiples=[1,4]", "axes=[depth]", "seeds=3", "placement.threads=1"]
     monkeypatch.setattr(sys, "argv", ["coordinate_check", *small, *given])
     try:
         main()
