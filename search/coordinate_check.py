@@ -418,7 +418,7 @@ def draw(config: CoordinateCheckConfig, found: dict[str, list[Row]], path: Path)
             handles,
             labels,
             loc="outside lower center",
-            ncols=len(COLORS),
+            ncols=5,
             frameon=False,
             fontsize=9,
         )
