@@ -139,6 +139,8 @@ def seeds_words(table: Table) -> str:
     """How many seeds each arm gets."""
     if table.auto:
         return f"{LOOKS[0]} seeds each, up to {LOOKS[-1]} where nothing is resolved"
+    if table.transfer:
+        return f"1 seed each, {table.seeds} near the best rates"
     return f"{table.seeds} seeds each"
 
 
@@ -184,6 +186,7 @@ def table_facts(table: Table) -> dict[str, Any]:
         "caption": table.caption,
         "seeds": table.seeds,
         "auto": table.auto,
+        "transfer": table.transfer,
         "panels": [
             {
                 "name": panel.name,

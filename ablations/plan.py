@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import pandas as pd
 
+from ablations import transfer
 from ablations.sequential import looked
 from ablations.table import Arm, Table
 from search.plan import Attempt, Cell, Step, distinct, is_open
@@ -78,7 +79,7 @@ class TableWork:
 
     def after(self, attempts: Sequence[Attempt], since: int) -> Self:
         """This work once it is known what these trials show: only that limits the seeds."""
-        if not self.table.auto:
+        if not self.table.adaptive:
             return self
         runs = {run.key: run for run in distinct(attempts)}
         ended = {
@@ -90,6 +91,8 @@ class TableWork:
             done=lambda all_: all_.key.isin(ended),
             value=lambda all_: all_.key.map(ended).astype(float),
         )
+        if self.table.transfer:
+            return replace(self, limits=transfer.wanted(self._rates(frame), self.table.seeds))
         limits: dict[tuple[str, str], int] = {}
         for panel in self.table.panels:
             mine = frame[frame.panel == panel.name]
@@ -98,13 +101,23 @@ class TableWork:
             limits |= {(panel.name, arm): seeds for arm, seeds in {**looks, **more}.items()}
         return replace(self, limits=limits)
 
+    def _rates(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The frame of cells with what `ablations.transfer` reads of each arm."""
+        arms = {
+            (panel.name, arm.name): arm.recipe for panel in self.table.panels for arm in panel.arms
+        }
+        recipes = [arms[place] for place in zip(frame.panel, frame.arm, strict=True)]
+        return transfer.described(
+            frame, [r.parametrisation for r in recipes], [r.lr for r in recipes]
+        )
+
     def next(self, attempts: Sequence[Attempt], since: int) -> Cell | Step:
         runs = {run.key: run for run in distinct(attempts)}
         asked = self.after(attempts, since).wanted
         for key, cell in asked.items():
             if key not in runs or is_open(runs[key], attempts, since):
                 return cell
-        undecided = self.table.auto and any(runs[key].busy for key in asked)
+        undecided = self.table.adaptive and any(runs[key].busy for key in asked)
         return Step.WAIT if undecided else Step.DONE
 
     def suggest(self, trial: Any) -> dict[str, Any]:

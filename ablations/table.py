@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import yaml
 
+from ablations import transfer
 from ablations.sequential import AUTO, LOOKS
 from ablations.timing import Timing
 from search.record import Recipe
@@ -65,6 +66,13 @@ class Table:
     panels: tuple[Panel, ...]
     auto: bool = False
     """Seeds are given as they are needed: see `ablations.sequential`."""
+    transfer: bool = False
+    """Arms are learning rates, and seeds go where the best are: see `ablations.transfer`."""
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether what is trained next depends on what was found."""
+        return self.auto or self.transfer
 
     def panel(self, name: str) -> Panel:
         """The panel of this name."""
@@ -84,6 +92,8 @@ class TableFile:
     """Panels with the paper's proportions, on the budget."""
     paper: list[Any] = field(default_factory=list)
     """Panels as printed."""
+    transfer: dict[str, Any] = field(default_factory=dict)
+    """Instead of panels: shapes, each at several learning rates (`ablations.transfer`)."""
 
     @classmethod
     def read(cls, name: str) -> Self:
@@ -124,6 +134,8 @@ class TableFile:
                 scale.
         """
         panels = getattr(self, scale)
+        if self.transfer and scale == "proxy":
+            panels = [*panels, *transfer.panels(self.transfer)]
         if not panels:
             raise ValueError(f"table {self.name} has no panels at scale={scale}; choose another")
         if scale == "paper" and budget is not None:
@@ -139,6 +151,7 @@ class TableFile:
             name=self.name,
             caption=self.caption,
             panels=tuple(made),
+            transfer=bool(self.transfer),
             **seeds_of(seeds or self.seeds),
         )
 

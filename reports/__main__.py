@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import ablation, calibration, figures, main_results, page, scores, tables
+from reports import ablation, calibration, figures, main_results, page, scores, tables, transfer
 from reports.answer import answer, weigh
 from reports.study import Study, read_study
 from space.cli import one_line_errors, verb
@@ -67,6 +67,9 @@ def _remake_table(config: ReportsConfig, name: str) -> None:
         if calibration.is_aa_test(report):
             _write(folder, calibration.aa_files(report))
             print(f"calibration: {folder / 'calibration.md'}")
+        if transfer.is_transfer(report):
+            _write(folder, transfer.transfer_files(report))
+            print(f"{transfer.summary(report)}\nrates: {folder / 'transfer.md'}")
     print(ablation.summary(report))
     print(f"table: {folder / 'table.html'}")
 

@@ -34,10 +34,13 @@ than one gradient a tensor of its own. That one step then acts in all N executio
 scaled by 1/(N·L), and the L blocks' steps add up as those of N·L blocks would: the rate needs no N.
 The published rule for looped models, 1/(N·√L) with the best rate following L alone
 (arXiv:2606.18524), is the same count at alpha = 1/2, where the rate goes as 1/√L. The sum of N
-gradients is only seen by epsilon, as u.
+gradients is only seen by epsilon, as u. `search.coordinate_check` finds the same change of every
+kind of layer over repeats as over depth.
+
+The ratios are real numbers: the base shape need not divide a shape, nor be one that can be built.
 
 Clipping the global gradient norm is the one part of the recipe that folding changes: the gradient
-of m·w is 1/m times that of w.
+of m·w is 1/m times that of w. DECISIONS.md has what that does.
 """
 
 import math

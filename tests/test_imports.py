@@ -20,6 +20,7 @@ STATISTICS = {
     "ablations.effects",
     "ablations.sequential",
     "ablations.calibration",
+    "ablations.transfer",
 }
 WITHOUT_TORCH = ["space.arch", "space.cost", "space.budget", "space.axes", "search.record"]
 

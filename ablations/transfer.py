@@ -1,0 +1,223 @@
+"""Does one learning rate serve all shapes? Loss against rate, shape by shape, rule by rule.
+
+Each parametrisation has a panel a shape, whose arms are learning rates. All rates get one seed;
+then the best rate of every shape, its neighbours, and the common rate get the table's number. The
+common rate of a parametrisation is the one whose largest cost, over its shapes, is smallest.
+
+The cost of the common rate to a shape is what its loss lies above that of the shape's best rate, as
+a share of the latter. Its interval is the largest of what the simultaneous intervals of all rates
+with several seeds against the common one (`ablations.effects.compare`) allow, so that it holds
+whichever of them is best. The cost itself leans upwards, since the best rate is chosen by the same
+runs.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ablations.effects import _cells, _fit, compare, indistinguishable
+
+WANTED_COST = 0.002
+"""Share of bits per byte that a common rate may cost any shape."""
+WANTED_STEPS = 1
+"""Rates that a shape's best may lie from the common one."""
+KEYS = ("parametrisations", "rates", "shapes", "base")
+HOLDS, FAILS, UNRESOLVED = "holds", "fails", "unresolved"
+
+
+def panels(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The panels of a file's `transfer`, as its `proxy` would list them.
+
+    Raises:
+        ValueError: something is missing, not known, or not in order.
+    """
+    if set(content) - set(KEYS) or not {"parametrisations", "rates", "shapes"} <= set(content):
+        raise ValueError(
+            f"transfer must hold {', '.join(KEYS[:-1])} and may hold base, but has "
+            f"{', '.join(map(str, content)) or 'nothing'}"
+        )
+    rates = [float(rate) for rate in content["rates"]]
+    if rates != sorted(set(rates)) or len(rates) < 3:
+        raise ValueError(
+            f"rates of a transfer must be three or more, each once, from low to high, "
+            f"but got {content['rates']}"
+        )
+    return [
+        {
+            "name": panel_name(parametrisation, shape),
+            "baseline": rate_name(rates[len(rates) // 2]),
+            "base": content.get("base") or {},
+            "arms": {
+                rate_name(rate): {
+                    **given,
+                    "recipe": {"lr": rate, "parametrisation": parametrisation},
+                }
+                for rate in rates
+            },
+        }
+        for parametrisation in content["parametrisations"]
+        for shape, given in content["shapes"].items()
+    ]
+
+
+def panel_name(parametrisation: str, shape: str) -> str:
+    return f"{parametrisation}, {shape}"
+
+
+def rate_name(rate: float) -> str:
+    return f"{rate:g}"
+
+
+def wanted(frame: pd.DataFrame, seeds: int) -> dict[tuple[str, str], int]:
+    """How many seeds each arm shall have as yet, by panel and arm.
+
+    `frame` has a row a cell: `panel arm parametrisation shape rate seed value done`. What a rule
+    asks next waits for the first seed of all its arms; seeds once given are kept.
+    """
+    first = frame.seed == frame.seed.min()
+    limits: dict[tuple[str, str], int] = {}
+    for _, rule in frame.groupby("parametrisation", sort=False):
+        given = rule.groupby(["panel", "arm"], sort=False).done.sum().clip(1, seeds)
+        asked: dict[tuple[str, str], int] = dict(
+            zip(given.index.to_list(), given.astype(int).to_list(), strict=True)
+        )
+        if rule.done[first].all():
+            asked |= dict.fromkeys(_near(rule), seeds)
+        limits |= asked
+    return limits
+
+
+def _near(rule: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Panel and arm of each shape's best rate, its neighbours, and the common rate."""
+    rates = sorted(rule.rate.unique())
+    common = common_rate(rule)
+    for panel, cells in rule.groupby("panel", sort=False):
+        names = cells.groupby("rate").arm.first()
+        curve = curve_of(cells)
+        if common is not None:
+            yield str(panel), names[common]
+        if len(curve):
+            best = rates.index(lowest(curve))
+            for rate in rates[max(0, best - 1) : best + 2]:
+                yield str(panel), names[rate]
+
+
+def curve_of(cells: pd.DataFrame) -> "pd.Series[float]":
+    """What each rate costs one shape, as a share of its best rate's loss, at equal seeds; rates
+    without a result are left out."""
+    values = _cells(cells.assign(arm=cells.rate), "value").dropna(how="all")
+    if values.empty:
+        return pd.Series(dtype=float)
+    fit = _fit(values)
+    linked = fit.group == np.bincount(fit.group).argmax()
+    effects = pd.Series(fit.effects, values.index)[linked]
+    best = effects.index[effects.argmin()]
+    relative: pd.Series[float] = (effects - effects.min()) / values.loc[best].mean()
+    return relative
+
+
+def common_rate(rule: pd.DataFrame) -> float | None:
+    """The rate whose largest cost is smallest, of those with a result for all shapes."""
+    curves = [curve_of(cells) for _, cells in rule.groupby("panel")]
+    worst = pd.concat(curves, axis=1).max(axis=1, skipna=False).dropna()
+    return lowest(worst) if len(worst) else None
+
+
+def lowest(curve: "pd.Series[float]") -> float:
+    """The rate with the smallest value."""
+    return float(curve.index.to_numpy()[curve.to_numpy().argmin()])
+
+
+def costs(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a shape and parametrisation, for a frame as for `wanted`:
+
+    - `parametrisation shape`, and `common`, the rate common to the parametrisation's shapes
+    - `best`: the shape's best rate, `level` the rates that are not told apart from it
+    - `steps`: how many rates `best` lies from `common`, up or down
+    - `cost cost_low cost_high`: of the common rate, as a share; NaN where it has no result
+    - `n`: seeds of the common rate
+    - `edge`: whether `best` is the lowest or highest rate tried: a better one may lie beyond
+    """
+    rows = []
+    for parametrisation, rule in frame.groupby("parametrisation", sort=False):
+        common, rates = common_rate(rule), sorted(rule.rate.unique())
+        for shape, cells in rule.groupby("shape", sort=False):
+            curve = curve_of(cells)
+            row: dict[str, Any] = {"parametrisation": parametrisation, "shape": shape}
+            row["common"] = common
+            if common is None or curve.empty:
+                rows.append(row)
+                continue
+            best = lowest(curve)
+            low, high, level = _interval(cells, common)
+            row |= {
+                "best": best,
+                "level": level,
+                "steps": rates.index(best) - rates.index(common),
+                "cost": float(curve[common]),
+                "cost_low": low,
+                "cost_high": high,
+                "n": int(cells[cells.rate == common].value.notna().sum()),
+                "edge": best in (rates[0], rates[-1]),
+            }
+            rows.append(row)
+    names = ["parametrisation", "shape", "common", "best", "level", "steps"]
+    names += ["cost", "cost_low", "cost_high", "n", "edge"]
+    return pd.DataFrame(rows).reindex(columns=names)
+
+
+def _interval(cells: pd.DataFrame, common: float) -> tuple[float, float, tuple[float, ...]]:
+    """Bounds of what `common` costs, as a share, and the rates level with the best."""
+    runs = cells.groupby("rate").value.transform("count")
+    some = cells[runs > 1].assign(arm=cells.rate)
+    if some.rate.nunique() < 2 or common not in set(some.rate):
+        return np.nan, np.nan, ()
+    against = compare(some, common, "value")  # type: ignore[arg-type]
+    best = indistinguishable(some, "value")
+    loss = best.intervals["mean"].iloc[0]
+    low, high = (max(0.0, float((-against[end]).max())) / loss for end in ("ci_high", "ci_low"))
+    return low, high, tuple(sorted(map(float, best.level)))
+
+
+def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a parametrisation, for the rows of `costs`: `parametrisation common`, `steps`, the
+    largest, `cost cost_low cost_high`, of the dearest shape, and of what is wanted `near`, whether
+    all best rates lie within one step, and `cheap`, whether the common rate costs every shape at
+    most 0.2%: `holds`, `fails` or `unresolved`."""
+    told = []
+    for parametrisation, rule in rows.groupby("parametrisation", sort=False):
+        dearest = rule.sort_values(["cost", "cost_high"], ascending=False).iloc[0]
+        near = rule.steps.abs().max() <= WANTED_STEPS and rule.steps.notna().all()
+        told.append(
+            {
+                "parametrisation": parametrisation,
+                "common": dearest.common,
+                "steps": rule.steps.abs().max(),
+                "cost": dearest.cost,
+                "cost_low": dearest.cost_low,
+                "cost_high": dearest.cost_high,
+                "near": HOLDS if near else FAILS,
+                "cheap": _cheap(rule),
+            }
+        )
+    return pd.DataFrame(told)
+
+
+def _cheap(rule: pd.DataFrame) -> str:
+    if (rule.cost_low > WANTED_COST).any() or rule.common.isna().any():
+        return FAILS
+    return HOLDS if (rule.cost_high <= WANTED_COST).all() else UNRESOLVED
+
+
+def described(
+    cells: pd.DataFrame, parametrisations: Sequence[str], rates: Sequence[float]
+) -> pd.DataFrame:
+    """The frame of `wanted` and `costs`: cells `panel arm seed value done`, given the recipe of
+    each."""
+    shapes = [
+        panel.removeprefix(panel_name(parametrisation, ""))
+        for panel, parametrisation in zip(cells.panel, parametrisations, strict=True)
+    ]
+    return cells.assign(parametrisation=parametrisations, shape=shapes, rate=rates)
