@@ -43,7 +43,8 @@ class Evidence:
     best: str | None
     """The replicated arm with the best effect, if at least two are replicated."""
     spread_p: float
-    """p of equal spread in all arms, which the intervals take for granted; NaN: cannot be said."""
+    """p of equal spread in all arms, which the intervals of means take for granted; NaN: cannot be
+    said."""
     level: tuple[str, ...]
     """The arms that are not told apart from the best, from the best on, itself included."""
 

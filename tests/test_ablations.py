@@ -396,7 +396,10 @@ def test_all_tables_are_made_and_a_timing_is_made_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_arm_that_joins_is_timed_in_proportion(tmp_path: Path) -> None:
+def test_an_arm_that_joins_is_timed_in_proportion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ablations.timing.ROUND_S", 0.05)
     data = prepare(DataConfig(name="text", path=str(write_text(tmp_path)), vocab_size=300))
     recipe = replace(RECIPE, tokens=1024, seq_len=32, batch_size=4, eval_tokens=512)
     placement = Placement(device="cpu", threads=1, compile="no")
