@@ -153,7 +153,7 @@ def picture(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> bytes:
         "axes.spines.top": False,
         "axes.linewidth": 0.7,
     }
-    rules = list(frame.parametrisation.unique())
+    rules, rates = list(frame.parametrisation.unique()), sorted(frame.rate.unique())
     unit = {"val_bpb": "bits per byte", "val_loss": "nats per token"}[report.metric]
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(0.7 + 2.6 * len(rules), 3.2), layout="constrained")
@@ -168,6 +168,8 @@ def picture(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> bytes:
             if common == common:
                 axes.axvline(common, color="#9a9da2", lw=0.8, ls="--", zorder=0)
             axes.set(xscale="log", xlabel="learning rate of the base shape", title=rule)
+            axes.set_xticks(rates, [rate(r) for r in rates])
+            axes.minorticks_off()
         grid[0].set_ylabel(f"validation {unit}")
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
