@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ class Report:
     panels: tuple[Panel, ...]
     cells: pd.DataFrame
     """`panel arm seed key status reason` and the metric, one row a cell."""
-    scores: dict[str, pd.DataFrame] = field(default_factory=dict)
+    scores: dict[str, pd.DataFrame]
     """Zero-shot scores by panel, see `reports.scores.gather`; only of panels that have any."""
     equal_arms: bool = False
     """All arms are one thing but for their initial weights: any verdict is a false one."""
@@ -353,9 +353,9 @@ def csv(report: Report) -> str:
     return str(whole_table[first + rest].to_csv(index=False, lineterminator="\n"))
 
 
-def environment() -> jinja2.Environment:
-    """Of the templates in this folder."""
-    return jinja2.Environment(
+def html(report: Report) -> str:
+    """One page that needs nothing but itself."""
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -363,15 +363,9 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-
-
-def html(report: Report) -> str:
-    """One page that needs nothing but itself."""
     picture = base64.b64encode(forest(report, "svg")).decode()
-    template = environment().get_template("table.html.j2")
-    return template.render(
-        caption=report.caption,
-        name=report.name,
+    return environment.get_template("table.html.j2").render(
+        report=report,
         panels=[
             (panel, _title(panel).replace("**", ""), *table_rows(panel)) for panel in report.panels
         ],

@@ -11,9 +11,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from reports.ablation import environment
 from reports.scores import Section, latex
-from reports.tables import Column, decimals, markdown_table, printed_rows
+from reports.tables import Column, decimals, fill, markdown_table, printed_rows
 
 MAIN_RESULTS = "main_results"
 PUBLISHED = Path(__file__).parent / "published" / f"{MAIN_RESULTS}.yaml"
@@ -112,15 +111,6 @@ def render(folder: Path) -> dict[str, bytes]:
         ),
         "table.tex": latex(shown),
         "table.csv": str(together.to_csv(index=False, lineterminator="\n")),
-        "table.html": environment()
-        .get_template("table.html.j2")
-        .render(
-            caption=CAPTION,
-            name=MAIN_RESULTS,
-            panels=[],
-            columns=[],
-            scored=shown,
-            picture=None,
-        ),
+        "table.html": fill("main_results.html.j2", caption=CAPTION, name=MAIN_RESULTS, parts=shown),
     }
     return {name: text.encode() for name, text in texts.items()}

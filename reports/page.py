@@ -3,8 +3,10 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import jinja2
 from markupsafe import Markup
 
 from reports import ablation, figures, scores, tables
@@ -22,41 +24,45 @@ def html(study: Study, evidence: Evidence) -> str:
     """The page, complete with style, script, data and plotly.js."""
     from plotly.offline import get_plotlyjs
 
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     first, *rest = answer(study, evidence)
     drawn = page_figures(study, evidence)
     confirmed = ablation.confirmed(study.name, study.folder.parent)
     arm_columns, arm_rows = tables.arm_rows(evidence)
     trial_columns, trial_rows = tables.trial_rows(study)
-    return (
-        ablation.environment()
-        .get_template("page.html.j2")
-        .render(
-            study=study,
-            evidence=evidence,
-            budget=budget_words(study),
-            outcomes=outcomes(study),
-            answer=unbroken(first),
-            hedges=rest,
-            selection=on_selection(evidence) if len(study.finished) else "",
-            drawn=set(drawn),
-            series=figures.SERIES,
-            light_series=[figures.mixed(color, "#ffffff", 0.25) for color in figures.SERIES],
-            shifted=drawn.get("depth", {}).get("layout", {}).get("showlegend"),
-            depth_colors=figures.depth_colors(study),
-            width_axis="xaxis2" in drawn.get("depth", {}).get("layout", {}),
-            arm_columns=arm_columns,
-            arm_rows=arm_rows,
-            trial_columns=trial_columns,
-            trial_rows=trial_rows,
-            scored=scores.sections({"": scores.of_study(study, evidence)}),
-            importance=importance(study),
-            unhappy=unhappy(study),
-            facts=how_it_was_run(study),
-            figures=in_script(drawn),
-            confirmed=confirmed and ablation.order(confirmed),
-            confirmed_table=confirmed and ablation.table_rows(confirmed.panels[0]),
-            plotly=Markup(get_plotlyjs()),
-        )
+    return environment.get_template("page.html.j2").render(
+        study=study,
+        evidence=evidence,
+        budget=budget_words(study),
+        outcomes=outcomes(study),
+        answer=unbroken(first),
+        hedges=rest,
+        selection=on_selection(evidence) if len(study.finished) else "",
+        drawn=set(drawn),
+        series=figures.SERIES,
+        light_series=[figures.mixed(color, "#ffffff", 0.25) for color in figures.SERIES],
+        shifted=drawn.get("depth", {}).get("layout", {}).get("showlegend"),
+        depth_colors=figures.depth_colors(study),
+        width_axis="xaxis2" in drawn.get("depth", {}).get("layout", {}),
+        arm_columns=arm_columns,
+        arm_rows=arm_rows,
+        trial_columns=trial_columns,
+        trial_rows=trial_rows,
+        scored=scores.sections({"": scores.of_study(study, evidence)}),
+        importance=importance(study),
+        unhappy=unhappy(study),
+        facts=how_it_was_run(study),
+        figures=in_script(drawn),
+        confirmed=confirmed and ablation.order(confirmed),
+        confirmed_table=confirmed and ablation.table_rows(confirmed.panels[0]),
+        plotly=Markup(get_plotlyjs()),
     )
 
 

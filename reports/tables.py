@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import jinja2
 import pandas as pd
 
 from reports.answer import Evidence, budget_words, number
@@ -232,13 +234,26 @@ LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "×": r"$\times$",
-    "±": r"$\pm$",
     MINUS: "$-$",
     NONE: "--",
     "’": "'",
+    "±": r"$\pm$",
 }
 
 
 def escape(text: str) -> str:
     """Plain text for LaTeX."""
     return "".join(LATEX.get(letter, letter) for letter in text)
+
+
+def fill(template: str, **values: Any) -> str:
+    """A template of this folder with its values; HTML in them is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(**values)
