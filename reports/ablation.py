@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +133,10 @@ class Report:
     panels: tuple[Panel, ...]
     cells: pd.DataFrame
     """`panel arm seed key status reason` and the metric, one row a cell."""
-    scores: dict[str, pd.DataFrame] = field(default_factory=dict)
-    """Zero-shot scores by panel, see `reports.scores.gather`; only of panels that have any."""
     equal_arms: bool = False
     """All arms are one thing but for their initial weights: any verdict is a false one."""
+    scores: dict[str, pd.DataFrame] | None = None
+    """Zero-shot scores by panel, see `reports.scores.gather`; only of panels that have any."""
 
 
 def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
@@ -331,7 +331,7 @@ def render(report: Report) -> dict[str, bytes]:
         "cells.csv": str(report.cells.to_csv(index=False, lineterminator="\n")),
         "table.html": html(report),
     }
-    texts |= scores.files(report.scores)
+    texts |= scores.files(report.scores or {})
     drawn = {f"forest.{form}": forest(report, form) for form in ("png", "pdf")}
     return {name: text.encode() for name, text in texts.items()} | drawn
 
@@ -408,14 +408,13 @@ def html(report: Report) -> str:
     picture = base64.b64encode(forest(report, "svg")).decode()
     return fill(
         "table.html.j2",
-        caption=report.caption,
-        name=report.name,
+        report=report,
         panels=[
             (panel, _title(panel).replace("**", ""), *table_rows(panel)) for panel in report.panels
         ],
         beside=side_by_side(report),
         columns=shown_columns(report),
-        scored=scores.sections(report.scores),
+        scored=scores.sections(report.scores or {}),
         picture=picture,
     )
 

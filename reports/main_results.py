@@ -111,15 +111,6 @@ def render(folder: Path) -> dict[str, bytes]:
         ),
         "table.tex": latex(shown),
         "table.csv": str(together.to_csv(index=False, lineterminator="\n")),
-        "table.html": fill(
-            "table.html.j2",
-            caption=CAPTION,
-            name=MAIN_RESULTS,
-            panels=[],
-            beside=None,
-            columns=[],
-            scored=shown,
-            picture=None,
-        ),
+        "table.html": fill("main_results.html.j2", caption=CAPTION, name=MAIN_RESULTS, parts=shown),
     }
     return {name: text.encode() for name, text in texts.items()}
