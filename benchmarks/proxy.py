@@ -222,10 +222,13 @@ def floor_bytes(run: Run, placement: Placement) -> int:
       input of both norms (2·D), q, k and v ((N + 2·K)·H), attention's result (N·H), and what the
       FFN's activation reads (2·F with a gate, else F).
     - One micro-batch's logits (V a token), which become their own gradient.
+
+    Each thread of the kernels has a micro-batch of its own.
     """
     a, recipe = run.architecture, run.recipe
     assert placement.micro_batch is not None, "settled"
-    tokens = placement.micro_batch * recipe.seq_len
+    threads = placement.threads or 1 if placement.engine == "kernels" else 1
+    tokens = min(threads * placement.micro_batch, recipe.batch_size) * recipe.seq_len
     heads = (2 * a.num_attention_heads + 2 * a.kv_heads) * a.head_size
     layer = 2 * a.hidden_size + heads + (2 if a.gated else 1) * a.intermediate_size
     width = 2 if recipe.precision == "bf16" else 4
