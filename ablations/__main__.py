@@ -26,7 +26,9 @@ from space.cli import one_line_errors, verb
 
 OTHERS = """confirm: The best candidates of a search and its baseline over fresh seeds; study=NAME.
 
-power: How often planted effects are found and equal arms get a verdict; nothing is trained."""
+power: How often planted effects are found and equal arms get a verdict; nothing is trained.
+
+main_results: MobileLLM's zero-shot tables, and ours beside; models=[…]; nothing is trained."""
 """The tables that no file describes."""
 
 
