@@ -17,7 +17,7 @@ from statistics import mean, stdev
 
 import numpy as np
 import torch
-import yaml
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from benchmarks.show import heading, leave, parser, table
@@ -54,13 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--seeds", type=int, default=4)
     options.add_argument("--tokens", type=int, default=200_000, help="a run's")
     chosen = options.parse_args(arguments)
-    proxy = yaml.safe_load((Path(CONF) / "proxy" / "default.yaml").read_text())
-    data = prepare(DataConfig(**proxy["data"]))
+    config, recipe = default_proxy()
+    data = prepare(config)
     arch = fit({"vocab_size": data.vocab_size, "num_blocks": 9, "heads_per_kv_target": 3}, "1m")
-    recipe = Recipe(**proxy["recipe"] | {"tokens": chosen.tokens})
-    pairs = compare(arch, recipe, data, chosen.seeds)
+    pairs = compare(arch, replace(recipe, tokens=chosen.tokens), data, chosen.seeds)
     text = heading(settle(Placement(), pairs[0].run), ("torch",))
     leave("fidelity", f"{text}\n\n{described(pairs)}", None, chosen.save)
+
+
+def default_proxy() -> tuple[DataConfig, Recipe]:
+    """Of `python -m search`."""
+    proxy = OmegaConf.load(Path(CONF) / "proxy" / "default.yaml")
+    return DataConfig(**proxy.data), Recipe(**proxy.recipe)
 
 
 def compare(arch: Architecture, recipe: Recipe, data: Data, seeds: int) -> list[Pair]:

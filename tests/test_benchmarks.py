@@ -7,13 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from study_fixtures import write_text
 
 from benchmarks import fidelity, peers, proxy, scaling, show, trial
+from search.config import SearchConfig
 from search.data import Data, DataConfig, prepare
 from search.placement import Placement, settle
 from search.record import Recipe, Run
 from space.arch import Architecture
+from space.cli import CONF
 from space.model import Decoder
 
 SMALL: dict[str, Any] = {"tokens": 2048, "seq_len": 32, "batch_size": 4}
@@ -84,6 +88,15 @@ def test_kernels_train_what_float32_trains(tmp_path: Path) -> None:
     assert fidelity.arithmetic(pairs) < fidelity.noise(pairs)
     assert all(error < 0.1 for p in pairs for error in p.gradient_errors["ours"])
     assert "| mean |" in fidelity.described(pairs)
+
+
+def test_fidelity_is_asked_of_the_default_proxy() -> None:
+    config, recipe = fidelity.default_proxy()
+    with initialize_config_dir(CONF, version_base="1.3"):
+        wanted = OmegaConf.to_object(compose("search"))
+    assert isinstance(wanted, SearchConfig)
+    assert recipe == wanted.recipe
+    assert config.vocab_size == wanted.data.vocab_size
 
 
 def test_a_lean_model_is_the_decoder() -> None:
