@@ -36,6 +36,7 @@ from reports.tables import (
 from search.record import DIVERGED, FINISHED, CorruptRecord, Recipe, read_record
 from space.arch import Architecture
 from space.budget import Budget
+from space.cli import PRINT_STYLE
 from space.cost import cost
 
 COLUMNS = (
@@ -457,19 +458,8 @@ def forest(report: Report, form: str) -> bytes:
     logging.getLogger("fontTools").setLevel(logging.WARNING)
     from matplotlib.figure import Figure
 
-    style: Any = {
-        "font.family": "STIXGeneral",
-        "mathtext.fontset": "stix",
-        "font.size": 10,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "axes.spines.left": False,
-        "axes.linewidth": 0.7,
-        "pdf.fonttype": 42,
-        "svg.hashsalt": "isoparam",
-    }
     heights = [len(panel.rows) + 1 for panel in report.panels]
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context({"axes.spines.left": False}, fname=PRINT_STYLE):
         size = (6.4, 0.29 * sum(heights) + 0.55 * len(heights) + 0.4)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(heights), squeeze=False, sharex=True, height_ratios=heights)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from reports.answer import SEPARATOR, UNITS, Evidence, budget_words
 from reports.study import METRICS, Study, plain, shorten
+from space.cli import PRINT_STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -269,16 +270,7 @@ def printed(study: Study, evidence: Evidence) -> dict[str, bytes]:
 
     matplotlib.use("Agg")
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # tells of every glyph it keeps
-    style: Any = {
-        "font.family": "STIXGeneral",
-        "mathtext.fontset": "stix",
-        "font.size": 10,
-        "axes.spines.right": False,
-        "axes.linewidth": 0.7,
-        "pdf.fonttype": 42,
-        "svg.hashsalt": "isoparam",
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context({"axes.spines.top": True}, fname=PRINT_STYLE):
         figure = _print_figure(study, evidence)
         files = {}
         for form, metadata in (

@@ -20,6 +20,7 @@ from reports.tables import (
     printed_rows,
     whole,
 )
+from space.cli import PRINT_STYLE
 
 
 def rate(value: Any) -> str:
@@ -145,17 +146,9 @@ def picture(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> bytes:
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    style: Any = {
-        "font.family": "STIXGeneral",
-        "mathtext.fontset": "stix",
-        "font.size": 10,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "axes.linewidth": 0.7,
-    }
     rules, rates = list(frame.parametrisation.unique()), sorted(frame.rate.unique())
     unit = {"val_bpb": "bits per byte", "val_loss": "nats per token"}[report.metric]
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(fname=PRINT_STYLE):
         figure = Figure(figsize=(0.7 + 2.6 * len(rules), 3.2), layout="constrained")
         grid = figure.subplots(1, len(rules), squeeze=False, sharey=True)[0]
         for axes, rule in zip(grid, rules, strict=True):

@@ -46,7 +46,7 @@ from search.placement import Placement
 from search.record import Recipe, Run
 from search.train import Training
 from space.arch import Architecture
-from space.cli import one_line_errors, verb
+from space.cli import PRINT_STYLE, one_line_errors, verb
 from space.model import MLP, Attention, Decoder, rotate
 from space.sharing import PATTERNS
 
@@ -391,15 +391,7 @@ def draw(config: CoordinateCheckConfig, found: dict[str, list[Row]], path: Path)
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    style: Any = {
-        "font.family": "STIXGeneral",
-        "mathtext.fontset": "stix",
-        "font.size": 10,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "axes.linewidth": 0.7,
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(fname=PRINT_STYLE):
         size = (0.9 + 2.3 * len(config.axes), 0.7 + 2.1 * len(found))
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(found), len(config.axes), squeeze=False, sharey=True)

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONF = str(Path(__file__).parent.parent / "conf")
+PRINT_STYLE = str(Path(CONF) / "print.mplstyle")
 
 T = TypeVar("T")
 
