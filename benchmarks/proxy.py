@@ -9,6 +9,7 @@ over the rounds, with the lowest and the highest; ratios are medians of each rou
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -99,8 +100,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not peers.litgpt_is_there() and LITGPT in engines:
         print("litgpt is left out; `make peers` installs it apart from the environment")
         engines.remove(LITGPT)
-    results = {name: compete(run_of(name), engines, chosen.rounds) for name in chosen.shapes}
-    leave("proxy", described(results), picture(results), chosen.save)
+    results = {}
+    for name in chosen.shapes:
+        try:
+            results[name] = compete(run_of(name), engines, chosen.rounds)
+        except RuntimeError as error:  # such as for lack of memory; the other shapes stand
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    if results:
+        leave("proxy", described(results), picture(results), chosen.save)
 
 
 def run_of(name: str) -> Run:
