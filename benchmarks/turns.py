@@ -93,7 +93,7 @@ def _serve(
         while True:
             steps = pipe.recv()
             pipe.send(_grown(before) if steps is None else timed(step, steps))
-    except EOFError:  # the other side has left
+    except (EOFError, BrokenPipeError):  # the other side has left
         return
     except Exception:
         pipe.send(traceback.format_exc())
