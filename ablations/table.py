@@ -106,7 +106,7 @@ class TableFile:
         if path.suffix not in (".yaml", ".yml"):
             path = TABLES / f"{name}.yaml"
         if not path.is_file():
-            known = ", ".join([*table_names(), "all", "help", "confirm", "power"])
+            known = ", ".join([*table_names(), "all", "help", "confirm", "power", "main_results"])
             raise ValueError(f"table must be one of {known}, or a path, but got {name!r}")
         values = yaml.safe_load(path.read_text())
         known_keys = {f.name for f in fields(cls)} - {"name"}

@@ -31,8 +31,8 @@ class PairedConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
-    """One metric of one task, the candidate's less the baseline's."""
+class Measured:
+    """One metric of one task, the candidate's mean less the baseline's."""
 
     task: str
     metric: str
@@ -43,6 +43,12 @@ class Difference:
     baseline: float
     candidate: float
     diff: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference(Measured):
+    """The same, judged."""
+
     ci_low: float
     ci_high: float
     """Interval of `diff`; those of all tasks in this metric hold together with 95% (Bonferroni)."""
@@ -108,16 +114,9 @@ def averages(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effect:
-    """A difference before it is judged: the candidate's mean less the baseline's."""
+class Effect(Measured):
+    """The same before it is judged."""
 
-    task: str
-    metric: str
-    n: int
-    groups: int
-    baseline: float
-    candidate: float
-    diff: float
     error: float
     """Standard error of `diff`; NaN for one group."""
     df: float
