@@ -79,7 +79,12 @@ class Comparison(Story[AblationConfig, TableWork]):
             for arm in panel.arms:
                 require_tokens(data, arm.recipe.seq_len, arm.recipe.batch_size)
         _require_vocabulary(table, data.vocab_size)
-        return TableWork(table=table, data_fingerprint=data.fingerprint, first_seed=first_seed)
+        return TableWork(
+            table=table,
+            data_fingerprint=data.fingerprint,
+            first_seed=first_seed,
+            search=config.lr_search,
+        )
 
     @classmethod
     def settings(
@@ -119,10 +124,15 @@ class Comparison(Story[AblationConfig, TableWork]):
     def headline(self) -> str:
         table = self.work.table
         arms = sum(len(panel.arms) for panel in table.panels)
-        return f"table {table.name}: {arms} arms, {seeds_words(table)}"
+        search = self.work.search
+        rates = "" if search.name == "none" else f", {len(search.factors)} learning rates or more"
+        return f"table {table.name}: {arms} arms, {seeds_words(table)}{rates}"
 
     def facts(self) -> dict[str, Any]:
-        return {"table": table_facts(self.work.table), "places": list(self.work.places())}
+        facts = table_facts(self.work.resolved)
+        if self.work.search.name != "none":
+            facts["lr_search"] = search_facts(self.work)
+        return {"table": facts, "places": list(self.work.places())}
 
     def report(self) -> None:
         super().report()
@@ -178,6 +188,11 @@ def read_table(
     table = file.table(
         config.scale, recipe, vocab_size, budget=config.budget, seeds=config.seeds, timing=timing
     )
+    if table.transfer and config.lr_search.name != "none":
+        raise ValueError(
+            f"lr_search must be none for table {table.name}, whose arms are learning rates, but "
+            f"got {config.lr_search.name}"
+        )
     return table, config.seed
 
 
@@ -207,6 +222,20 @@ def table_facts(table: Table) -> dict[str, Any]:
             }
             for panel in table.panels
         ],
+    }
+
+
+def search_facts(work: TableWork) -> dict[str, Any]:
+    """What a report needs of the search for learning rates, in plain types."""
+    return {
+        **asdict(work.search),
+        "arms": [
+            {"panel": panel.name, "arm": arm.name, **asdict(choice)}
+            for panel in work.table.panels
+            for arm in panel.arms
+            if (choice := work.choice(panel, arm)) is not None
+        ],
+        "tries": work.tries,
     }
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ablations.bracket import LrSearch
 from ablations.sequential import AUTO
 from search.config import StudyConfig, require_at_least, require_name
 
@@ -29,6 +30,8 @@ class AblationConfig(StudyConfig):
     models: list[str] = field(default_factory=list)
     """`table=main_results`: keys of runs, folders or hub ids."""
     train: bool = True
+    lr_search: LrSearch = field(default_factory=LrSearch)
+    """How arms come to their learning rates."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,6 +38,10 @@ class Arm:
     published: float | None = None
     """The source's average for it, in percent; higher is better."""
 
+    def at(self, lr: float) -> "Arm":
+        """This arm at another learning rate."""
+        return replace(self, recipe=replace(self.recipe, lr=lr))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
