@@ -8,13 +8,15 @@ import io
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
+from ablations.bracket import CARRIED, EDGE, is_carried
 from ablations.effects import compare
 from ablations.sequential import verdicts
 from reports import scores
@@ -30,6 +32,7 @@ from reports.tables import (
     percent,
     printed_rows,
     probability,
+    rate,
     signed,
     whole,
 )
@@ -53,6 +56,7 @@ COLUMNS = (
         "bytes moved to decode one token, adjacent repeats of a block once",
     ),
     Column("tokens", "tokens", whole, "tokens each run is trained on"),
+    Column("lr", "rate", rate, "the best learning rate, on seeds that are not reported"),
     Column("of", "n", str, "seeds with a result, and of how many where some are missing", False),
     Column("mean", "mean", decimals(4), "of the metric over these seeds; lower is better"),
     Column("sd", "sd", decimals(4), "the arm's own standard deviation over seeds"),
@@ -72,6 +76,16 @@ COLUMNS = (
         "minimum detectable difference: a true one as large gets a verdict with 80% power",
     ),
     Column("verdict", "verdict", str, "unresolved where the interval contains zero", False),
+    Column(
+        "flag",
+        "flag",
+        str,
+        f"{EDGE}: the best learning rate was the lowest or highest tried, and a better one may lie "
+        f"beyond; {CARRIED}: the parametrisation carries no rate from the base shape to this one "
+        "(sp to none, mup to no other depth, completep to no fewer layers). Either way a "
+        "difference may be one of tuning",
+        False,
+    ),
     Column("look", "look", whole, "seeds of the look at which verdict and numbers were reached"),
     Column(
         "spread",
@@ -134,6 +148,8 @@ class Report:
     panels: tuple[Panel, ...]
     cells: pd.DataFrame
     """`panel arm seed key status reason` and the metric, one row a cell."""
+    note: str = ""
+    """How arms came to their learning rates, and what that cost."""
     equal_arms: bool = False
     """All arms are one thing but for their initial weights: any verdict is a false one."""
     scores: dict[str, pd.DataFrame] | None = None
@@ -163,15 +179,16 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
     reasons = {trial["key"]: trial.get("reason") for trial in content["trials"]}
     rows = [_cell(place, where, metric, reasons) for place in places]
     cells = pd.DataFrame(rows)
-    auto = table.get("auto", False)
+    auto, search = table.get("auto", False), table.get("lr_search")
     panels = tuple(
-        _panel(p, cells[cells.panel == p["name"]], metric, auto) for p in table["panels"]
+        _panel(p, cells[cells.panel == p["name"]], metric, auto, table) for p in table["panels"]
     )
     things = [(arm["architecture"], arm["recipe"]) for p in table["panels"] for arm in p["arms"]]
     return Report(
         folder=path.parent,
         name=name,
         caption=table["caption"],
+        note=_search_note(search, where) if search else "",
         metric=metric,
         panels=panels,
         cells=cells,
@@ -208,7 +225,49 @@ def _scores(cells: pd.DataFrame, runs: Path) -> dict[str, pd.DataFrame]:
     return {name: frame for name, frame in frames.items() if len(frame)}
 
 
-def _panel(content: dict[str, Any], cells: pd.DataFrame, metric: str, auto: bool) -> Panel:
+def _rates(panel: dict[str, Any], table: Mapping[str, Any]) -> pd.DataFrame:
+    """Of each arm `arm lr flag`: the rate that was chosen for it, and what makes it doubtful."""
+    searched = {
+        arm["arm"]: arm
+        for arm in (table.get("lr_search") or {}).get("arms", ())
+        if arm["panel"] == panel["name"]
+    }
+    rows = []
+    for arm in panel["arms"]:
+        found, flag = searched.get(arm["name"]), None
+        if found is not None:
+            flag = EDGE if found["edge"] else None
+        elif not table.get("transfer"):  # whose arms are rates
+            recipe = Recipe(**arm["recipe"])
+            carried = is_carried(Architecture.from_dict(arm["architecture"]), recipe)
+            flag = None if carried else CARRIED
+        rows.append({"arm": arm["name"], "lr": found and found["chosen"], "flag": flag})
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _search_note(search: dict[str, Any], runs: Path) -> str:
+    """What choosing rates cost."""
+    tries = {place["key"]: place for place in search["tries"]}
+    records = [r for key in tries if (r := read_record(runs / key)) is not None]
+    seeds = sorted({place["seed"] for place in tries.values()})
+    factors = ", ".join(f"{factor:g}" for factor in search["factors"])
+    tokens = sum(record.run.recipe.trained_tokens for record in records)
+    seconds = sum(record.seconds for record in records)
+    return (
+        f"Each arm has the best of {factors} times its learning rate, and of up to "
+        f"{search['extensions']} more beyond an edge, chosen on seeds that are not reported "
+        f"({', '.join(map(str, seeds))}). That cost {len(records)} runs more: {tokens:,} tokens, "
+        f"{seconds:,.0f} s of training."
+    )
+
+
+def _panel(
+    content: dict[str, Any],
+    cells: pd.DataFrame,
+    metric: str,
+    auto: bool,
+    table: Mapping[str, Any] = MappingProxyType({}),
+) -> Panel:
     arms = pd.DataFrame([_costs(arm, content["budget"]) for arm in content["arms"]])
     if auto:
         effects = verdicts(cells.assign(done=cells.status != NOT_RUN), content["baseline"], metric)
@@ -216,7 +275,7 @@ def _panel(content: dict[str, Any], cells: pd.DataFrame, metric: str, auto: bool
         effects = compare(cells, baseline=content["baseline"], metric=metric)
     effects["spread"] = effects.spread.where(effects.spread != "")
     effects["outliers"] = effects.outliers.where(effects.outliers != "")
-    rows = arms.merge(effects, on="arm")
+    rows = arms.merge(_rates(content, table), on="arm").merge(effects, on="arm")
     asked = cells.groupby("arm").seed.count()
     rows["asked"] = rows.arm.map(asked)
     rows["of"] = [
@@ -320,7 +379,8 @@ def _told(row: dict[Any, Any]) -> str | None:
         return None
     mean = decimals(4)(row["mean"])
     away = f"{signed(4)(row['diff'])}, " if row["diff"] == row["diff"] else ""
-    return f"{mean} ({away}{row['verdict']})"
+    flag = f", {row['flag']}" if isinstance(row["flag"], str) else ""
+    return f"{mean} ({away}{row['verdict']}{flag})"
 
 
 def render(report: Report) -> dict[str, bytes]:
@@ -339,7 +399,7 @@ def render(report: Report) -> dict[str, bytes]:
 
 def markdown(report: Report) -> str:
     """All panels in GitHub's Markdown, and what the columns say."""
-    parts = [f"{report.caption}\n"]
+    parts = [f"{report.caption}\n", *([f"{report.note}\n"] if report.note else [])]
     if (beside := side_by_side(report)) is not None:
         parts.append(markdown_table(*beside))
     for panel in report.panels:
@@ -374,7 +434,8 @@ def latex(report: Report) -> str:
         f"\\textbf{{{escape(column.heading)}}}: {escape(column.hint)}."
         for column in shown_columns(report)
     ]
-    lines += ["{\\footnotesize\\noindent", *told, "\\par}", ""]
+    note = [escape(report.note)] if report.note else []
+    lines += ["{\\footnotesize\\noindent", *note, *told, "\\par}", ""]
     return "\n".join(lines)
 
 

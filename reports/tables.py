@@ -144,6 +144,12 @@ def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
     return printed_rows(frame, ARM_COLUMNS)
 
 
+def rate(value: Any) -> str:
+    """A learning rate: 3e-3, 7.5e-4."""
+    mantissa, exponent = f"{value:.3e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}".replace("-", MINUS)
+
+
 def printed_rows(
     frame: pd.DataFrame, columns: Sequence[Column], hints: dict[str, str] | None = None
 ) -> tuple[list[Column], list[list[Cell]]]:

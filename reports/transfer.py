@@ -18,15 +18,10 @@ from reports.tables import (
     markdown_table,
     percent,
     printed_rows,
+    rate,
     whole,
 )
 from space.cli import PRINT_STYLE
-
-
-def rate(value: Any) -> str:
-    """3e-3, 7.5e-4."""
-    mantissa, exponent = f"{value:.3e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}".replace("-", MINUS)
 
 
 def steps(value: Any) -> str:
