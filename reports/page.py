@@ -182,13 +182,19 @@ def recipe_in_words(recipe: Recipe) -> str:
     decay = (
         f"decaying over the last {_percent(r.decay_fraction)}" if r.schedule == "wsd" else "cosine"
     )
+    horizons = ", ".join(_percent(share) for share in r.horizons)
+    branches = (
+        f"; readings by decay branches at {horizons} of them, {r.branch_tokens:,} tokens more"
+        if r.horizons
+        else ""
+    )
     return (
         f"{r.tokens:,} tokens in {r.steps:,} steps of {r.batch_size} × {r.seq_len}; "
         f"AdamW (betas {r.beta1:g} and {r.beta2:g}, weight decay {r.weight_decay:g}), "
         f"peak learning rate {r.lr:g} {carried}; "
         f"warm-up over {_percent(r.warmup_fraction)}, {decay} to {_percent(r.final_lr_fraction)} "
         f"of the peak; gradient norm at most {r.grad_clip:g}; {r.precision}; "
-        f"scored on {r.eval_tokens:,} validation tokens"
+        f"scored on {r.eval_tokens:,} validation tokens{branches}"
     )
 
 
@@ -226,6 +232,8 @@ def _time(study: Study) -> str:
     if study.records:
         training = sum(record.train_s for record in study.records.values())
         parts.append(f"{duration(training)} of training summed over runs")
+        branches = sum(record.branch_s for record in study.records.values())
+        parts += [f"{duration(branches)} of branches to horizons"] if branches else []
     return ", ".join(parts)
 
 

@@ -173,14 +173,14 @@ def parameter_groups(model: Decoder, recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
-def lr_factor(recipe: Recipe, step: int) -> float:
+def lr_factor(recipe: Recipe, step: int, steps: int | None = None) -> float:
     """The learning rate of a step (from 0), as a share of the peak.
 
     Warmup is linear; `wsd` then stays and decays as 1 - √x (arXiv:2405.18392), `cosine` decays all
-    the way.
+    the way. The decay ends after `steps`: a branch's, or by default all of the run.
     """
-    steps = recipe.steps
-    warmup = max(1.0, recipe.warmup_fraction * steps)
+    steps = steps or recipe.steps
+    warmup = max(1.0, recipe.warmup_fraction * recipe.steps)
     if step + 1 < warmup:
         return (step + 1) / warmup
     decay = recipe.decay_fraction * steps if recipe.schedule == "wsd" else steps - warmup
