@@ -167,9 +167,7 @@ def kernels_s() -> float | None:
     return float(done.stdout) if done.returncode == 0 else None
 
 
-def described(
-    trials: Trials, data: float, gains: Sequence[float], limits: Sequence[float]
-) -> str:
+def described(trials: Trials, data: float, gains: Sequence[float], limits: Sequence[float]) -> str:
     """The table, as Markdown."""
     records = trials.records
     evaluation = [r.eval_s / (r.train_s + r.eval_s) for r in records]
