@@ -176,8 +176,8 @@ def recipe_in_words(recipe: Recipe) -> str:
     carried = (
         "the same for all shapes (standard parametrisation)"
         if r.parametrisation == "sp"
-        else f"at {r.base_num_hidden_layers} layers × {r.base_hidden_size} wide, carried to other "
-        f"shapes by {r.parametrisation}"
+        else f"at a base shape {r.base_num_hidden_layers} deep and {r.base_hidden_size} wide, "
+        f"carried to other shapes by {r.parametrisation}"
     )
     decay = (
         f"decaying over the last {_percent(r.decay_fraction)}" if r.schedule == "wsd" else "cosine"

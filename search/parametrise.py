@@ -38,8 +38,8 @@ gradients is only seen by epsilon, as u. `search.coordinate_check` finds the sam
 kind of layer over repeats as over depth.
 
 The ratios are real numbers: the base shape need not divide a shape, nor be one that can be built.
-The rule is the limit of many small branches, though, and d < 1, fewer layers than the base shape's,
-makes few ones large. DECISIONS.md has what that costs.
+The rule is the limit of many small branches, though, and a deep base shape makes the branches of
+shallow ones large. One layer, where d counts layers, served best: DECISIONS.md has the figures.
 
 Clipping the global gradient norm is the one part of the recipe that folding changes: the gradient
 of m·w is 1/m times that of w. DECISIONS.md has what that does.

@@ -71,7 +71,7 @@ class Recipe:
     parametrisation: str = "completep"
     """`sp`, `mup` or `completep`: see `search.parametrise`."""
     base_hidden_size: int = 96
-    base_num_hidden_layers: int = 9
+    base_num_hidden_layers: int = 1
     init_std: float = 0.05
     """Initial standard deviation of the base shape's matrices."""
     residual_init: float = 0.0

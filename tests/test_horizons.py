@@ -236,7 +236,7 @@ def test_no_horizons_leave_the_key_as_it_was_before_there_were_any() -> None:
         sharing="immediate",
         repeats=2,
     )
-    recipe = Recipe(tokens=5120, precision="fp32")
+    recipe = Recipe(tokens=5120, base_num_hidden_layers=9, precision="fp32")
     run = Run(architecture=arch, recipe=recipe, data_fingerprint="5f0c9", seed=1)
     assert run.key == "cf7273aaa87f780e"
     assert "horizons" not in run.to_dict()["recipe"]
