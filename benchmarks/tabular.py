@@ -1,0 +1,234 @@
+"""Our tabular benchmark: every architecture of one space, trained over several seeds.
+
+`load()` gives the table that is published beside this file; `python -m benchmarks.samplers --train`
+makes it, by the studies that everyone uses. With it, whatever decides which architecture to train
+next, or which run to stop, can be tried in seconds (`benchmarks.samplers`).
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.show import RESULTS
+from search.plan import Option
+from search.record import FINISHED, Recipe, Record, architecture_id, read_record
+from search.study import options_of
+from space.axes import Space
+from space.budget import Budget
+
+TABLE = RESULTS / "tabular.csv.xz"
+SEEDS = 3
+SEARCH = (
+    "space=tabular",
+    "proxy=tabular",
+    "budget=300k",
+    "sampler=grid",
+    "pruner=none",
+    "pruner=none",
+    "study=tabular",
+    "n_trials=1000",  # as many as there are: each architecture …
+    "replicates.top=1000",  # … and not the best alone …
+    f"replicates.seeds={SEEDS}",  # … over so many seeds
+    "keep=none",
+    "tracker=none",
+    "report=false",
+)
+"""Of the command that trains it."""
+COLUMNS = {
+    "arm": "the architecture's id, the same for all seeds",
+    "seed": "of data order and initial weights",
+    "horizon": "share of the run's tokens at which the reading was taken; 1 is the end",
+    "tokens": "of the trunk and the decay that led to the reading",
+    "val_loss": "nats per token on the validation slice",
+    "val_bpb": "bits per byte on it, the one to compare",
+    "train_s": "seconds that the whole run trained on one thread, branches aside",
+    "branch_s": "seconds that the decay branches of its earlier readings took",
+    "num_blocks": "distinct blocks; with the next three the values of the space's axes",
+    "heads_per_kv": "query heads a key/value head",
+    "tie_word_embeddings": "whether one matrix embeds tokens and predicts them",
+    "sharing": "which layers share weights",
+    "num_hidden_layers": "layers executed",
+    "hidden_size": "width",
+    "intermediate_size": "width of the FFN",
+    "parameters": "distinct weights",
+    "train_flops_per_token": "useful ones, forward and back",
+}
+"""What the columns of the table mean; one row a reading."""
+
+
+@dataclass(frozen=True)
+class Tabular:
+    """A table of finished runs: each architecture of a space, over the same seeds, to the same
+    horizons."""
+
+    frame: pd.DataFrame
+    """The columns of `COLUMNS`."""
+    space: Space
+    recipe: Recipe
+    origin: Mapping[str, Any]
+    """Where it comes from: date, commit, versions, device, data, command."""
+
+    def __post_init__(self) -> None:
+        if missing := [name for name in COLUMNS if name not in self.frame]:
+            raise ValueError(f"a table must have the column {missing[0]}, but has none")
+        cells = self.frame.groupby(["arm", "seed", "horizon"]).size()
+        arms, seeds, horizons = self.frame[["arm", "seed", "horizon"]].nunique()
+        if len(cells) < arms * seeds * horizons or len(self.frame) > len(cells):
+            raise ValueError(
+                f"a table must have one reading for each of {arms} architectures × {seeds} seeds × "
+                f"{horizons} horizons, but has {len(self.frame)} readings of {len(cells)} of them; "
+                "start its command again"
+            )
+        if strange := {option.arm for option in self.options} ^ set(self.frame["arm"]):
+            raise ValueError(
+                f"a table must have the {self.space.size} architectures of its space and no other, "
+                f"but {len(strange)} are in one of the two alone ({min(strange)})"
+            )
+
+    @cached_property
+    def options(self) -> list[Option]:
+        """The architectures as a study plans them."""
+        return options_of(self.space, self.recipe.seq_len)
+
+    def arm(self, params: Mapping[str, Any]) -> str:
+        """The id of the architecture with these values of the axes."""
+        return self._arms[tuple(params.items())]
+
+    @cached_property
+    def _arms(self) -> dict[tuple[Any, ...], str]:
+        return {tuple(option.params.items()): option.arm for option in self.options}
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted(int(seed) for seed in self.frame["seed"].unique())
+
+    @property
+    def horizons(self) -> list[float]:
+        """Shares of a run's tokens, the last 1."""
+        return sorted(float(share) for share in self.frame["horizon"].unique())
+
+    def ends(self, metric: str = "val_bpb") -> pd.DataFrame:
+        """Results at the end: architectures × seeds."""
+        last = self.frame[self.frame["horizon"] == self.horizons[-1]]
+        return last.pivot(index="arm", columns="seed", values=metric)
+
+    def write(self, path: Path = TABLE) -> None:
+        """The table as compressed CSV, and what it is as JSON beside it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.frame.to_csv(path, index=False, lineterminator="\n", float_format="%.7g")
+        about = {
+            **self.origin,
+            "space": self.space.to_dict(),
+            "recipe": asdict(self.recipe),
+            "columns": COLUMNS,
+        }
+        beside(path).write_text(json.dumps(about, indent=1) + "\n")
+
+
+def beside(path: Path) -> Path:
+    """The JSON that goes with a table."""
+    return path.with_suffix("").with_suffix(".json")
+
+
+def load(path: Path = TABLE) -> Tabular:
+    """The table at a path, ours by default.
+
+    Raises:
+        ValueError: there is none, or it is not complete.
+    """
+    if not path.is_file() or not beside(path).is_file():
+        raise ValueError(
+            f"a table must have the files {path} and {beside(path).name}, but has not; "
+            "`python -m benchmarks.samplers --train` makes ours"
+        )
+    try:
+        about = json.loads(beside(path).read_text())
+        described = about.pop("space")
+        budget = Budget(**described.pop("budget"))
+        space = Space.from_config(described, budget, described.pop("vocab_size"))
+        recipe = Recipe(**about.pop("recipe"))
+        frame = pd.read_csv(path, dtype={"arm": str})
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise ValueError(f"{path} must be as it was written, but is not: {error}") from None
+    return Tabular(frame, space, recipe, about)
+
+
+def gather(study: Path, runs: Path) -> Tabular:
+    """The table of a study's finished runs.
+
+    Raises:
+        ValueError: no such study, or a record that is not there.
+    """
+    try:
+        content = json.loads((study / "study.json").read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{study / 'study.json'} must be there, but is not; train first") from None
+    records = [
+        record
+        for trial in content["trials"]
+        if (record := read_record(runs / trial["key"])) and record.status == FINISHED
+    ]
+    if not records:
+        raise ValueError(f"study {study.name} must have finished runs, but has none")
+    first = records[0]
+    settings, data = content["config"], first.data
+    space = Space.from_config(settings["space"], settings["budget"], int(data["vocab_size"]))
+    origin = {
+        "date": str(first.started)[:10],
+        **{name: getattr(first, name) for name in ("commit", "versions", "device", "data")},
+    }
+    by_arm = {architecture_id(c.architecture): c.params for c in space.candidates()}
+    rows = [row for record in records for row in rows_of(record, by_arm)]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(["arm", "seed", "horizon"])
+    return Tabular(frame.reset_index(drop=True), space, first.run.recipe, origin)
+
+
+def rows_of(record: Record, params: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row a reading, given the values of the axes of each arm."""
+    arch, arm = record.run.architecture, architecture_id(record.run.architecture)
+    fixed = {
+        "arm": arm,
+        "seed": record.run.seed,
+        "train_s": record.train_s,
+        "branch_s": record.branch_s,
+        **params[arm],
+        "num_hidden_layers": arch.num_layers,
+        "hidden_size": arch.hidden_size,
+        "intermediate_size": arch.intermediate_size,
+        "parameters": record.cost.parameters,
+        "train_flops_per_token": record.cost.train_flops_per_token,
+    }
+    shares = [*record.run.recipe.horizons, 1.0]
+    return [
+        {
+            **fixed,
+            "horizon": share,
+            "tokens": reading.tokens,
+            "val_loss": reading.val_loss,
+            "val_bpb": reading.val_bpb,
+        }
+        for share, reading in zip(shares, record.readings, strict=True)
+    ]
+
+
+def train(arguments: Sequence[str] = (), path: Path = TABLE) -> Tabular:
+    """Train what is missing of our table, as `python -m search` does, and write it.
+
+    `arguments` are further overrides, such as `workers=1`. The same call goes on where an earlier
+    one stopped.
+    """
+    command = [sys.executable, "-m", "search", *SEARCH, *arguments]
+    if code := subprocess.run(command).returncode:
+        raise SystemExit(code)
+    given = dict(text.split("=", 1) for text in command[3:])
+    outputs, runs = (Path(given.get(name, name)) for name in ("outputs", "runs"))
+    table = gather(outputs / given["study"], runs)
+    table.write(path)
+    return table
