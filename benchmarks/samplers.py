@@ -48,10 +48,10 @@ GOAL = 0.002
 """How far above the best, as a share of bits per byte, is near enough."""
 REPLAYS = 17
 """Of each sampler and pruner on each of the table's seeds."""
-RUNS = 60
+RUNS = 40
 """Tokens that a replay may spend, in runs to the end."""
-BUDGETS = (10, 20, 40)
-"""Tokens after which the choice is scored, likewise."""
+BUDGETS = (5, 10, 20)
+"""Tokens after which the choice is scored besides, likewise."""
 PRUNED = ("random", "tpe")
 """Samplers that all pruners are tried with."""
 BOOTSTRAPS = 2000
@@ -96,15 +96,17 @@ class View:
 
     def __init__(self, tabular: Tabular, seed: int) -> None:
         frame = tabular.frame[tabular.frame["seed"] == seed].sort_values(["arm", "horizon"])
-        self.tabular = tabular
+        self.tabular, self.seed = tabular, seed
         self.readings = {str(arm): list(rows["val_bpb"]) for arm, rows in frame.groupby("arm")}
-        ends = tabular.ends()
-        others = ends.drop(columns=seed)
-        sd = noise(ends.to_numpy()) / others.shape[1] ** 0.5
-        self.quality = pd.Series(
-            posterior_means(others.mean(axis=1).to_numpy(), sd), index=ends.index
-        )
+
+    @cached_property
+    def quality(self) -> "pd.Series[float]":
         """Bits per byte of each architecture, as the other seeds tell."""
+        ends = self.tabular.ends()
+        others = ends.drop(columns=self.seed)
+        sd = noise(ends.to_numpy()) / others.shape[1] ** 0.5
+        means = posterior_means(others.mean(axis=1).to_numpy(), sd)
+        return pd.Series(means, index=ends.index)
 
     @cached_property
     def excess(self) -> "dict[str | None, float]":
@@ -245,7 +247,8 @@ class Outcome:
     reached: float
     """Spent, in runs to the end, when its choice was first near enough to the best."""
     excess: dict[int, float]
-    """By how much its choice lay above the best after each of `BUDGETS`, as a share."""
+    """By how much its choice lay above the best after each of `BUDGETS` and at the end, as a
+    share."""
     curve: list[float]
     """Likewise after 1, 2, … runs."""
     proposal_s: float
@@ -255,7 +258,7 @@ class Outcome:
 def outcomes(path: Path, strategy: Strategy, seed: int, number: int, limit: int) -> list[Outcome]:
     """The replays of a strategy that choose by one seed."""
     view = view_of(path, seed)
-    return [outcome(view, strategy, seed, n, limit) for n in range(number)]
+    return [weighed(view, replayed(view, strategy, n, limit), limit) for n in range(number)]
 
 
 @cache
@@ -263,20 +266,26 @@ def view_of(path: Path, seed: int) -> View:
     return View(load(path), seed)
 
 
-def outcome(view: View, strategy: Strategy, seed: int, number: int, limit: int) -> Outcome:
-    """A replay, weighed. A grid of fewer runs is spread over the space, and another study."""
-    trace = Replay(view, strategy, number, len(view.tabular.options)).trace(limit)
-    traces = {
-        runs: Replay(view, strategy, number, runs).trace(runs) if strategy == ALL else trace
+def replayed(view: View, strategy: Strategy, number: int, limit: int) -> dict[int, Trace]:
+    """A replay, by how much it may spend: `limit` and each of `BUDGETS`. It is the same one for
+    all, but for a grid: one of fewer runs is spread over the space."""
+    whole = Replay(view, strategy, number, len(view.tabular.options)).trace(limit)
+    return {
+        runs: Replay(view, strategy, number, runs).trace(runs) if strategy == ALL else whole
         for runs in BUDGETS
-        if runs <= limit
-    }
+        if runs < limit
+    } | {limit: whole}
+
+
+def weighed(view: View, traces: dict[int, Trace], limit: int) -> Outcome:
+    """What a replay gave, scored by the seeds that it has not seen."""
+    whole = traces[limit]
     return Outcome(
-        seed=seed,
-        reached=view.reached(trace),
-        excess={runs: view.excess[own.after(runs)] for runs, own in traces.items()},
-        curve=[view.excess[trace.after(runs)] for runs in range(1, limit + 1)],
-        proposal_s=trace.seconds / max(1, len(trace.spent)),
+        seed=view.seed,
+        reached=view.reached(whole),
+        excess={runs: view.excess[trace.after(runs)] for runs, trace in traces.items()},
+        curve=[view.excess[whole.after(runs)] for runs in range(1, limit + 1)],
+        proposal_s=whole.seconds / max(1, len(whole.spent)),
     )
 
 
@@ -379,7 +388,7 @@ def summary(found: dict[Strategy, list[Outcome]], limit: int) -> pd.DataFrame:
             base = Strategy(other)
             ratio = means[strategy].mean() / means[base].mean()
             row |= interval(other, ratio, samples[strategy] / samples[base])
-        for runs in [b for b in BUDGETS if b <= limit]:
+        for runs in outs[0].excess:
             excess = np.array([out.excess[runs] for out in outs])
             row |= interval(f"excess_{runs}", excess.mean(), resampled(outs, excess, rng))
         rows.append(row)
@@ -414,7 +423,7 @@ def described(tabular: Tabular, found: dict[Strategy, list[Outcome]], chosen: Na
     )
     columns = ["sampler, pruner", "never", "median", "mean", "× random", "× grid", "ms a run"]
     text = words + table(columns, [row_of(row, chosen.limit) for row in rows.to_dict("records")])
-    budgets = [runs for runs in BUDGETS if runs <= chosen.limit]
+    budgets = list(next(iter(found.values()))[0].excess)
     text += (
         "\nHow far the choice lies above the best once the tokens of so many runs are spent (a "
         "grid of so many is spread over the space):\n\n"

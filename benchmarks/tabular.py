@@ -48,7 +48,7 @@ COLUMNS = {
     "tokens": "of the trunk and the decay that led to the reading",
     "val_loss": "nats per token on the validation slice",
     "val_bpb": "bits per byte on it, the one to compare",
-    "train_s": "seconds that the whole run trained on one thread, branches aside",
+    "train_s": "wall seconds of training on one thread of a busy machine, branches aside",
     "branch_s": "seconds that the decay branches of its earlier readings took",
     "num_blocks": "distinct blocks; with the next three the values of the space's axes",
     "heads_per_kv": "query heads a key/value head",
@@ -221,13 +221,13 @@ def rows_of(record: Record, params: Mapping[str, Mapping[str, Any]]) -> list[dic
 def train(arguments: Sequence[str] = (), path: Path = TABLE) -> Tabular:
     """Train what is missing of our table, as `python -m search` does, and write it.
 
-    `arguments` are further overrides, such as `workers=1`. The same call goes on where an earlier
-    one stopped.
+    `arguments` are overrides of the search, besides or instead of `SEARCH`: `workers=1`. The same
+    call goes on where an earlier one stopped.
     """
-    command = [sys.executable, "-m", "search", *SEARCH, *arguments]
-    if code := subprocess.run(command).returncode:
+    given = dict(text.split("=", 1) for text in (*SEARCH, *arguments))
+    overrides = [f"{name}={value}" for name, value in given.items()]
+    if code := subprocess.run([sys.executable, "-m", "search", *overrides]).returncode:
         raise SystemExit(code)
-    given = dict(text.split("=", 1) for text in command[3:])
     outputs, runs = (Path(given.get(name, name)) for name in ("outputs", "runs"))
     table = gather(outputs / given["study"], runs)
     table.write(path)

@@ -259,7 +259,9 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_table_is_trained_by_a_search_and_replayed(tmp_path: Path) -> None:
     """The command as it is, but for the size of what is trained."""
     text = write_text(tmp_path)
-    small = overrides("recipe.tokens=4096", "recipe.horizons=[0.5]", f"data.path={text}")
+    small = overrides(
+        "space=depth_width", "recipe.tokens=4096", "recipe.horizons=[0.5]", f"data.path={text}"
+    )
     path = tmp_path / "small.csv.xz"
     command = [sys.executable, "-m", "benchmarks.samplers", "--table", str(path), "--train"]
     command += ["--replays", "2", "--limit", "3", "--samplers", "random", "--pruners", "none"]
