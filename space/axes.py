@@ -227,6 +227,11 @@ class Space:
         Raises:
             ValueError: no such file, or one that describes no space.
         """
+        return cls.from_config(cls.content(name), budget, vocab_size)
+
+    @staticmethod
+    def content(name: str | Path) -> dict[str, Any]:
+        """What such a file holds. Errors are those of `from_yaml`."""
         import yaml  # not needed by whoever has the content already
 
         path = Path(name)
@@ -238,7 +243,7 @@ class Space:
         content = yaml.safe_load(path.read_text())
         if not isinstance(content, dict):
             raise ValueError(f"{path} must hold the name, axes and fixed values of a space")
-        return cls.from_config(content, budget, vocab_size)
+        return content
 
     def to_dict(self) -> dict[str, Any]:
         """All that decides which architectures the space has, in plain types."""
