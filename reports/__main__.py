@@ -9,7 +9,17 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import ablation, calibration, figures, main_results, page, scores, tables, transfer
+from reports import (
+    ablation,
+    calibration,
+    figures,
+    main_results,
+    page,
+    scores,
+    tables,
+    transfer,
+    trust,
+)
 from reports.answer import answer, weigh
 from reports.study import Study, read_study
 from space.cli import one_line_errors, verb
@@ -46,6 +56,7 @@ def main(config: ReportsConfig) -> None:
     print(" ".join(answer(study, weigh(study))))
     if (confirmed := ablation.confirmed(study.name, study.folder.parent)) is not None:
         print(ablation.order(confirmed))
+    print(f"Trust in the proxy: {trust.of_study(study)}")
     print(f"report: {study.folder / 'report.html'}")
 
 
@@ -70,6 +81,11 @@ def _remake_table(config: ReportsConfig, name: str) -> None:
         if transfer.is_transfer(report):
             _write(folder, transfer.transfer_files(report))
             print(f"{transfer.summary(report)}\nrates: {folder / 'transfer.md'}")
+        if trust.is_trust(report):
+            left, told = trust.trust_files(report)
+            _write(folder, left)
+            page = "trust.html" if "trust.html" in left else "trust.md"
+            print(f"{told}\ntrust: {folder / page}")
     print(ablation.summary(report))
     print(f"table: {folder / 'table.html'}")
 

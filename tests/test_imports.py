@@ -21,6 +21,7 @@ STATISTICS = {
     "ablations.sequential",
     "ablations.calibration",
     "ablations.transfer",
+    "ablations.trust",
 }
 WITHOUT_TORCH = ["space.arch", "space.cost", "space.budget", "space.axes", "search.record"]
 
