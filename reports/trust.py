@@ -60,8 +60,8 @@ ROWS = (
         "direction",
         "direction",
         str,
-        "of a count, the better of both with hindsight, which flatters it, and in brackets what the "
-        "other has; constant: the same for all arms by construction, so that it decides nothing",
+        "of a count, the better one with hindsight, which flatters it, and in brackets what the other "
+        "has; constant: the same for all arms by construction, so that it decides nothing",
         numeric=False,
     ),
 )
