@@ -119,7 +119,7 @@ class Comparison(Story[AblationConfig, TableWork]):
         return {
             "scale": config.scale,
             "budget": next(iter(budgets.values())),
-            "recipe": asdict(recipe),
+            "recipe": recipe.to_dict(),
             "data": data_settings(data),
         }
 
@@ -236,7 +236,7 @@ def table_facts(table: Table) -> dict[str, Any]:
                     {
                         "name": arm.name,
                         "architecture": arm.architecture.to_dict(),
-                        "recipe": asdict(arm.recipe),
+                        "recipe": arm.recipe.to_dict(),
                         "published": arm.published,
                     }
                     for arm in panel.arms

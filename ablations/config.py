@@ -6,6 +6,7 @@ from typing import Any
 
 from ablations.sequential import AUTO
 from search.config import StudyConfig, require_at_least, require_name
+from space.axes import SpaceConfig
 
 SCALES = ("proxy", "paper")
 CONFIRM, POWER, MAIN_RESULTS = "confirm", "power", "main_results"
@@ -26,8 +27,8 @@ class AblationConfig(StudyConfig):
     study: str | None = None
     """`table=confirm`: the search whose best candidates are run again."""
     top: int = 4
-    space: str | None = None
-    """Tables of trust: a file of `conf/space/`, or a path, instead of the table's."""
+    space: SpaceConfig | None = None
+    """Tables of trust: the space of the grid, instead of the table's."""
     budgets: list[str] = field(default_factory=list)
     """`table=proxy_scale`: the proxies' and the target's, instead of the table's."""
     models: list[str] = field(default_factory=list)

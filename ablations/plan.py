@@ -147,7 +147,7 @@ class TableWork:
 
     @property
     def tokens(self) -> float:
-        return sum(run.recipe.steps * run.recipe.tokens_per_step for run in self.runs)
+        return sum(run.recipe.trained_tokens for run in self.runs)
 
     @property
     def flops(self) -> float:

@@ -17,7 +17,7 @@ from ablations.sequential import AUTO, LOOKS
 from ablations.timing import Timing
 from search.record import Recipe
 from space.arch import Architecture
-from space.axes import parse_sharing
+from space.axes import SpaceConfig, parse_sharing
 from space.budget import FFN_TOLERANCE, MAX_DEVIATION, SIZES, Budget, fit
 from space.cost import cost
 
@@ -135,7 +135,7 @@ class TableFile:
         seeds: int | str | None = None,
         timing: Timing | None = None,
         budgets: Sequence[str] = (),
-        space: str | None = None,
+        space: SpaceConfig | None = None,
     ) -> Table:
         """The table with its architectures. Tokens at equal time follow from `timing`; `budgets`
         and `space` are for a table of trust.
@@ -150,7 +150,7 @@ class TableFile:
         if self.trust:
             asked = budgets or ([budget] if budget else self.trust.get("budgets") or [self.budget])
             panels = [*panels, *trust.panels(self.trust, recipe, vocab_size, asked, space)]
-        elif budgets or space:
+        elif budgets or space is not None:
             raise ValueError(
                 f"budgets and space are of tables of trust, such as proxy_scale, but {self.name} "
                 "is none; leave them out"

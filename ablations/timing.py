@@ -7,7 +7,7 @@ runs; so they follow from one timing, kept in a file beside the table with its d
 import json
 import platform
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -86,7 +86,7 @@ class Timing:
         scale = known[reference.key] / times[reference.key] if reference is not None else 1.0
         known |= {key: times[key] * scale for key in self.missing}
         kept |= {
-            key: {"architecture": run.architecture.to_dict(), "recipe": asdict(run.recipe)}
+            key: {"architecture": run.architecture.to_dict(), "recipe": run.recipe.to_dict()}
             for key, run in self.missing.items()
         }
         settled = settle(placement, next(iter(runs.values())))

@@ -31,7 +31,7 @@ the other pairs choose, and what orders half of them right is always taken the w
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -43,7 +43,7 @@ from scipy.stats import beta, kendalltau
 from ablations.effects import LEVEL, resolved_pairs
 from search.record import Recipe
 from space.arch import Architecture
-from space.axes import DEPTH, Axis, Space
+from space.axes import DEPTH, Axis, Space, SpaceConfig
 from space.budget import MAX_DEVIATION, Budget
 from space.cost import cost
 
@@ -67,7 +67,7 @@ def panels(
     recipe: Recipe,
     vocab_size: int,
     budgets: Sequence[str],
-    space: str | None = None,
+    space: SpaceConfig | None = None,
 ) -> list[dict[str, Any]]:
     """The panels of a file's `trust`, as its `proxy` would list them: one a budget, from the
     smallest on, whose arms are architectures of the space.
@@ -105,7 +105,7 @@ def panels(
     sizes = sorted((Budget.parse(budget) for budget in budgets), key=lambda b: b.value)
     if len({budget.value for budget in sizes}) < len(sizes) or len({b.kind for b in sizes}) > 1:
         raise ValueError(f"budgets must be of one kind, each once, but got {', '.join(budgets)}")
-    shapes = _matched(str(space or content["space"]), sizes, vocab_size, content.get("arms"))
+    shapes = _matched(_space(content, space), sizes, vocab_size, content.get("arms"))
     require_arms(len(shapes))
     middle = list(shapes)[(len(shapes) - 1) // 2]
     return [
@@ -126,22 +126,26 @@ def panels(
 
 
 def described(
-    content: Mapping[str, Any], recipe: Recipe, space: str | None = None
+    content: Mapping[str, Any], recipe: Recipe, space: SpaceConfig | None = None
 ) -> dict[str, Any]:
     """What a study is compared with, to know whether its proxy was measured: the kind of space, and
     the recipe that lengths are multiples of."""
-    config = Space.content(str(space or content["space"]))
+    config = _space(content, space)
     return {
-        "space": {"name": config["name"], "axes": config["axes"]},
-        "recipe": asdict(recipe),
+        "space": {"name": config.name, "axes": config.axes},
+        "recipe": recipe.to_dict(),
     }
 
 
+def _space(content: Mapping[str, Any], space: SpaceConfig | None) -> SpaceConfig:
+    return space or SpaceConfig.read(str(content["space"]))
+
+
 def _matched(
-    space: str, budgets: Sequence[Budget], vocab_size: int, most: int | None
+    space: SpaceConfig, budgets: Sequence[Budget], vocab_size: int, most: int | None
 ) -> dict[str, list[Architecture]]:
     """By arm its architecture on each budget."""
-    first, *others = (Space.from_yaml(space, budget, vocab_size) for budget in budgets)
+    first, *others = (Space.from_config(space, budget, vocab_size) for budget in budgets)
     ladders = [_by_values(_every_depth(other)) for other in others]
     shapes = {}
     for candidate in first.candidates():
@@ -188,9 +192,10 @@ def _lengthened(recipe: Recipe, lengths: Sequence[float], scale: float) -> dict[
     if recipe.horizons:
         return {"tokens": tokens}
     longest = lengths[-1]
+    own, whole = (replace(recipe, tokens=round(tokens * length)) for length in (1, longest))
     return {
-        "tokens": round(tokens * longest),
-        "warmup_fraction": recipe.warmup_fraction / longest,
+        "tokens": whole.tokens,
+        "warmup_fraction": recipe.warmup_fraction * own.steps / whole.steps,  # as many steps
         "horizons": [length / longest for length in lengths[:-1]],
     }
 

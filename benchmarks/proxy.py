@@ -3,16 +3,18 @@
 Tokens a second of the training loop for a thin-deep, a middle and a wide shape of about 5.5 million
 parameters and for MobileLLM-125M, and the share of the machine's own bf16 matrix-product peak that
 their useful FLOPs (`cost(...).train_flops_per_token`) make. Beside it the same shapes, batch and
-optimiser in other hands (`benchmarks.peers`). Each has a process of its own, and all take turns of
+optimiser in other hands (`benchmarks.peers`). Each has a process of its own. Our loop meets them
+one by one, so that two models at most are in memory; the two and the matrix products take turns of
 about a second, round by round, in an order that changes (`benchmarks.turns`). Figures are medians
 over the rounds, with the lowest and the highest; ratios are medians of each round's own.
 """
 
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -65,11 +67,13 @@ class Result:
 
     run: Run
     placement: Placement
-    peaks: list[float]
+    peaks: list[float] = field(default_factory=list)
     """FLOPs a second of the best matrix product, a value a round."""
-    rates: dict[str, list[float]]
-    """Tokens a second by engine, a value a round."""
-    memory: dict[str, int]
+    rates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Tokens a second by engine, a value a round; ours has the rounds with all others."""
+    ratios: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """How many times an engine is slower than our loop in the same round."""
+    memory: dict[str, int] = field(default_factory=dict)
     """Bytes by engine, at the peak."""
 
     @property
@@ -83,11 +87,6 @@ class Result:
         """Of the peak, a value a round."""
         return [flops / peak for flops, peak in zip(self.flops, self.peaks, strict=True)]
 
-    def ratios(self, engine: str) -> list[float]:
-        """How many times an engine is slower than our loop, a value a round."""
-        pairs = zip(self.rates[OURS], self.rates[engine], strict=True)
-        return [ours / theirs for ours, theirs in pairs]
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
@@ -96,14 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--shapes", nargs="+", choices=(*SHAPES, REAL), default=[*SHAPES, REAL])
     options.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
     chosen = options.parse_args(arguments)
-    engines = [OURS, *(name for name in chosen.engines if name != OURS)]
-    if not peers.litgpt_is_there() and LITGPT in engines:
+    others = [name for name in chosen.engines if name != OURS]
+    if not peers.litgpt_is_there() and LITGPT in others:
         print("litgpt is left out; `make peers` installs it apart from the environment")
-        engines.remove(LITGPT)
+        others.remove(LITGPT)
     results = {}
     for name in chosen.shapes:
         try:
-            results[name] = compete(run_of(name), engines, chosen.rounds)
+            results[name] = compete(run_of(name), others, chosen.rounds)
         except RuntimeError as error:  # such as for lack of memory; the other shapes stand
             print(f"{name} is left out: {error}", file=sys.stderr)
     if results:
@@ -140,9 +139,17 @@ def benchmark_run(arch: Architecture, recipe: Recipe) -> Run:
     return Run(architecture=arch, recipe=settled, data_fingerprint="random")
 
 
-def compete(run: Run, engines: Sequence[str], rounds: int) -> Result:
-    """Let engines take turns on one run, with matrix products in between."""
-    placement = settle(Placement(), run)
+def compete(run: Run, others: Sequence[str], rounds: int) -> Result:
+    """Let our loop meet other engines on one run, with matrix products in between."""
+    result = Result(run, settle(Placement(), run))
+    for name in others or [OURS]:
+        meet(name, rounds, result)
+    return result
+
+
+def meet(name: str, rounds: int, result: Result) -> None:
+    """Add the rounds of our loop with one other engine, or of our loop alone."""
+    run, placement = result.run, result.placement
     threads = placement.threads or 1
     sizes = (*PEAK_SIZES, *([8192] if placement.device == "cuda" else []))
     with ExitStack() as stack:
@@ -150,24 +157,24 @@ def compete(run: Run, engines: Sequence[str], rounds: int) -> Result:
         def contender(make: object, *arguments: object) -> Contender:
             return stack.enter_context(Contender(make, *arguments, threads=threads))  # type: ignore[arg-type]
 
+        say(f"{run.architecture.num_layers} × {run.architecture.hidden_size}: {name} warms up")
         squares = {size: contender(products, size, placement.device) for size in sizes}
-        engaged = {name: contender(engine, name, run, placement) for name in engines}
-        everyone: list[Contender] = [*squares.values(), *engaged.values()]
-        steps = {one: warmed_up(one) for one in squares.values()}
-        for name, one in engaged.items():
-            say(f"{run.architecture.num_layers} × {run.architecture.hidden_size}: {name} warms up")
-            steps[one] = warmed_up(one)
-        peaks: list[float] = []
-        rates: dict[str, list[float]] = {name: [] for name in engines}
+        pair = {
+            each: contender(engine, each, run, placement) for each in dict.fromkeys((OURS, name))
+        }
+        everyone: list[Contender] = [*squares.values(), *pair.values()]
+        steps = {one: warmed_up(one) for one in everyone}
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
             order = Random(number).sample(everyone, len(everyone))
             seconds = {one: one.seconds(steps[one]) / steps[one] for one in order}
-            peaks.append(max(2 * n**3 * PRODUCTS / seconds[one] for n, one in squares.items()))
-            for name, one in engaged.items():
-                rates[name].append(run.recipe.tokens_per_step / seconds[one])
-        memory = {name: one.memory() for name, one in engaged.items()}
-    return Result(run, placement, peaks, rates, memory)
+            result.peaks.append(
+                max(2 * n**3 * PRODUCTS / seconds[one] for n, one in squares.items())
+            )
+            for each, one in pair.items():
+                result.rates[each].append(run.recipe.tokens_per_step / seconds[one])
+            result.ratios[name].append(seconds[pair[name]] / seconds[pair[OURS]])
+        result.memory.update({each: one.memory() for each, one in pair.items()})
 
 
 def warmed_up(contender: Contender) -> int:
@@ -246,7 +253,7 @@ def floor_bytes(run: Run, placement: Placement) -> int:
 def described(results: dict[str, Result]) -> str:
     """The tables, as Markdown."""
     first = next(iter(results.values()))
-    rounds = len(first.peaks)
+    rounds = min(map(len, first.rates.values()))
     text = heading(first.placement, ("torch", "transformers")) + (
         f" Medians of {rounds} rounds, with the lowest and the highest.\n\n"
     )
@@ -300,7 +307,7 @@ def speed_row(name: str, result: Result) -> list[str]:
 
 def compared(result: Result, engine: str) -> str:
     rate = f"{median(result.rates[engine]):,.0f}"
-    return rate if engine == OURS else f"{rate}; {spread(result.ratios(engine), '{:.2f}'.format)}"
+    return rate if engine == OURS else f"{rate}; {spread(result.ratios[engine], '{:.2f}'.format)}"
 
 
 def picture(results: dict[str, Result]) -> "Figure":
@@ -320,7 +327,7 @@ def picture(results: dict[str, Result]) -> "Figure":
             colors = ["#3f77bd" if n == OURS else "#a9b4c2" for n in names]
             panel.barh(names, middles, xerr=spans, color=colors, error_kw={"linewidth": 0.7})
             for place, n in enumerate(names):
-                words = "" if n == OURS else f" {median(result.ratios(n)):.1f}×"
+                words = "" if n == OURS else f" {median(result.ratios[n]):.1f}×"
                 panel.text(max(result.rates[n]), place, words, va="center", fontsize=7)
             panel.set_title(f"{name}\n{median(result.shares):.0%} of the peak", fontsize=8)
             panel.set_xlabel("tokens a second")

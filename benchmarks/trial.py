@@ -8,7 +8,8 @@ parameters, nine layers, several seeds, one worker with all cores.
   and the record are in it. A worker's first trial, from ask to tell, stands apart.
 - *Data* is the time that making batches takes, *evaluation* that of scoring, each of a whole run.
 - *Two workers*: tokens a second of two processes with a thread each, at once, over one of them
-  alone, in turns.
+  alone, in turns. Beside it the same of two processes that multiply matrices and share nothing:
+  what the machine gives to anyone.
 """
 
 import json
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,9 +29,9 @@ from typing import Any
 import optuna
 
 from benchmarks import peers
-from benchmarks.proxy import TURN_S, engine, warmed_up
+from benchmarks.proxy import TURN_S, engine, products, warmed_up
 from benchmarks.show import heading, leave, parser, spread, table
-from benchmarks.turns import WARM_UP, Contender, timed
+from benchmarks.turns import WARM_UP, Contender, Step, timed
 from search.data import Data, batch, open_data
 from search.placement import Placement, settle
 from search.record import Record, Run, read_metrics, read_record
@@ -39,6 +40,8 @@ LAYERS = 9
 STUDY = "benchmark"
 DOCUMENTS = 2000
 """Of text: three megabytes."""
+PRODUCT_SIZE = 512
+"""Of square matrices that fit a core's own cache."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trials = study(Path(folder), chosen.trials, chosen.tokens)
         data = data_share(trials.records[0].run, trials.data)
     gains = two_workers(trials.records[0].run, chosen.rounds)
+    limits = two_over_one(chosen.rounds, products, PRODUCT_SIZE, "cpu")
     text = heading(settle(Placement(), trials.records[0].run), ("torch", "optuna"))
-    leave("trial", f"{text}\n\n{described(trials, data, gains)}", None, chosen.save)
+    leave("trial", f"{text}\n\n{described(trials, data, gains, limits)}", None, chosen.save)
 
 
 def study(folder: Path, trials: int, tokens: int) -> Trials:
@@ -127,10 +131,15 @@ def data_share(run: Run, data: Data) -> float:
 def two_workers(run: Run, rounds: int) -> list[float]:
     """Tokens a second of two workers with a thread each, over those of one: a value a round."""
     placement = settle(Placement(threads=1), run)
+    return two_over_one(rounds, engine, "isoparam", run, placement)
+
+
+def two_over_one(rounds: int, make: Callable[..., Step], *arguments: object) -> list[float]:
+    """The speed of two processes at once over that of one alone: a value a round."""
     gains = []
     with (
-        Contender(engine, "isoparam", run, placement, threads=1) as one,
-        Contender(engine, "isoparam", run, placement, threads=1) as other,
+        Contender(make, *arguments, threads=1) as one,
+        Contender(make, *arguments, threads=1) as other,
     ):
         pair = (one, other)
         steps = min(warmed_up(each) for each in pair) * max(1, round(2 / TURN_S))
@@ -158,7 +167,7 @@ def kernels_s() -> float | None:
     return float(done.stdout) if done.returncode == 0 else None
 
 
-def described(trials: Trials, data: float, gains: Sequence[float]) -> str:
+def described(trials: Trials, data: float, gains: Sequence[float], limits: Sequence[float]) -> str:
     """The table, as Markdown."""
     records = trials.records
     evaluation = [r.eval_s / (r.train_s + r.eval_s) for r in records]
@@ -169,6 +178,7 @@ def described(trials: Trials, data: float, gains: Sequence[float]) -> str:
         ["compiling, from the second on", f"{max(r.compile_s for r in records[1:])} s", "none"],
         ["building the kernels, once a machine", f"{build:.1f} s" if build else "–", "12 s"],
         ["two workers over one", spread(gains, "{:.2f} ×".format), "1.9 ×"],
+        ["two matrix products over one", spread(limits, "{:.2f} ×".format), ""],
         ["data, of training", f"{data:.2%}", "no wait"],
         ["evaluation, of a run", spread(evaluation, "{:.1%}".format), "3%"],
     ]

@@ -182,11 +182,17 @@ def recipe_in_words(recipe: Recipe) -> str:
     carried = (
         "the same for all shapes (standard parametrisation)"
         if r.parametrisation == "sp"
-        else f"at {r.base_num_hidden_layers} layers × {r.base_hidden_size} wide, carried to other "
-        f"shapes by {r.parametrisation}"
+        else f"at a base shape {r.base_num_hidden_layers} deep and {r.base_hidden_size} wide, "
+        f"carried to other shapes by {r.parametrisation}"
     )
     decay = (
         f"decaying over the last {_percent(r.decay_fraction)}" if r.schedule == "wsd" else "cosine"
+    )
+    horizons = ", ".join(_percent(share) for share in r.horizons)
+    branches = (
+        f"; readings by decay branches at {horizons} of them, {r.branch_tokens:,} tokens more"
+        if r.horizons
+        else ""
     )
     return (
         f"{r.tokens:,} tokens in {r.steps:,} steps of {r.batch_size} × {r.seq_len}; "
@@ -194,7 +200,7 @@ def recipe_in_words(recipe: Recipe) -> str:
         f"peak learning rate {r.lr:g} {carried}; "
         f"warm-up over {_percent(r.warmup_fraction)}, {decay} to {_percent(r.final_lr_fraction)} "
         f"of the peak; gradient norm at most {r.grad_clip:g}; {r.precision}; "
-        f"scored on {r.eval_tokens:,} validation tokens"
+        f"scored on {r.eval_tokens:,} validation tokens{branches}"
     )
 
 
@@ -232,6 +238,8 @@ def _time(study: Study) -> str:
     if study.records:
         training = sum(record.train_s for record in study.records.values())
         parts.append(f"{duration(training)} of training summed over runs")
+        branches = sum(record.branch_s for record in study.records.values())
+        parts += [f"{duration(branches)} of branches to horizons"] if branches else []
     return ", ".join(parts)
 
 

@@ -275,9 +275,10 @@ def _columns(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _read_curve(folder: Path) -> pd.DataFrame:
-    """A run's curve, empty where it left none."""
+    """A run's curve, empty where it left none. Branches to shorter horizons are not part of it."""
     names = ["tokens", "train_loss", "val_loss", "val_bpb"]
-    rows = [{name: line.get(name) for name in names} for line in read_metrics(folder)]
+    trunk = (line for line in read_metrics(folder) if "horizon" not in line)
+    rows = [{name: line.get(name) for name in names} for line in trunk]
     return pd.DataFrame(rows, columns=names).astype(float).dropna(subset="tokens")
 
 

@@ -60,8 +60,8 @@ ROWS = (
         "direction",
         "direction",
         str,
-        "of a count, the better one with hindsight, which flatters it, and in brackets what the other "
-        "has; constant: the same for all arms by construction, so that it decides nothing",
+        "of a count, the better one with hindsight, which flatters it, and in brackets what the "
+        "other has; constant: the same for all arms by construction, so that it decides nothing",
         numeric=False,
     ),
 )
@@ -426,15 +426,13 @@ def _essence(recipe: Recipe) -> dict[str, Any]:
     return {**kept, "warmup_steps": warmup}
 
 
-PASSED_ON = ("proxy", "budget", "data", "recipe", "runs", "outputs", "placement")
+PASSED_ON = ("space", "budget", "proxy", "recipe", "data", "runs", "outputs", "placement")
+"""What a search and a table of trust are told alike."""
 
 
 def command(study: Study) -> str:
     """The command that would measure the proxy of a study."""
     given = shlex.split(str(study.facts.get("command") or ""))[3:]
-    passed = [x for x in given if x.split("=")[0].split(".")[0] in PASSED_ON]
-    space = str(study.facts["space"].get("name"))
-    named = [] if space == "depth_width" else [f"space={space}"]
-    own = [*passed, *named]
+    own = [text for text in given if text.split("=")[0].split(".")[0] in PASSED_ON]
     called = [f"called=proxy_horizon_{study.name}"] if own else []
     return shlex.join(["python", "-m", "ablations", "table=proxy_horizon", *own, *called])

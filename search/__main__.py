@@ -55,7 +55,7 @@ class Search(Story[SearchConfig, SearchWork]):
     ) -> dict[str, Any]:
         return {
             "space": work.space.to_dict(),
-            "recipe": asdict(recipe),
+            "recipe": recipe.to_dict(),
             "data": data_settings(data),
             "seed": config.seed,
         }

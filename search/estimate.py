@@ -88,9 +88,7 @@ def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]
         here = (device_name(placement.device), placement.device, placement.threads)
         same = (device.get("name"), device.get("device"), device.get("threads")) == here
         if same and recipe.precision == work.typical.recipe.precision:
-            tokens = recipe.steps * recipe.tokens_per_step
-            seconds = record.train_s + record.eval_s
-            speeds.append(tokens * record.cost.train_flops_per_token / seconds)
+            speeds.append(record.run.train_flops / record.seconds)
     return speeds
 
 

@@ -38,8 +38,8 @@ gradients is only seen by epsilon, as u. `search.coordinate_check` finds the sam
 kind of layer over repeats as over depth.
 
 The ratios are real numbers: the base shape need not divide a shape, nor be one that can be built.
-The rule is the limit of many small branches, though, and d < 1, fewer layers than the base shape's,
-makes few ones large. DECISIONS.md has what that costs.
+The rule is the limit of many small branches, though, and a deep base shape makes the branches of
+shallow ones large. One layer, where d counts layers, served best: DECISIONS.md has the figures.
 
 Clipping the global gradient norm is the one part of the recipe that folding changes: the gradient
 of m·w is 1/m times that of w. DECISIONS.md has what that does.
@@ -173,14 +173,14 @@ def parameter_groups(model: Decoder, recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
-def lr_factor(recipe: Recipe, step: int) -> float:
+def lr_factor(recipe: Recipe, step: int, steps: int | None = None) -> float:
     """The learning rate of a step (from 0), as a share of the peak.
 
     Warmup is linear; `wsd` then stays and decays as 1 - √x (arXiv:2405.18392), `cosine` decays all
-    the way.
+    the way. The decay ends after `steps`: a branch's, or by default all of the run.
     """
-    steps = recipe.steps
-    warmup = max(1.0, recipe.warmup_fraction * steps)
+    steps = steps or recipe.steps
+    warmup = max(1.0, recipe.warmup_fraction * recipe.steps)
     if step + 1 < warmup:
         return (step + 1) / warmup
     decay = recipe.decay_fraction * steps if recipe.schedule == "wsd" else steps - warmup

@@ -30,6 +30,19 @@ FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
 again."""
 
 
+@dataclass(frozen=True)
+class Branch:
+    """A decay that leaves the stable trunk after `start` steps and ends after `end`, as a run of
+    that horizon would."""
+
+    start: int
+    end: int
+
+    @property
+    def steps(self) -> int:
+        return self.end - self.start
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All of a run that is not architecture, data or seed."""
@@ -58,7 +71,7 @@ class Recipe:
     parametrisation: str = "completep"
     """`sp`, `mup` or `completep`: see `search.parametrise`."""
     base_hidden_size: int = 96
-    base_num_hidden_layers: int = 9
+    base_num_hidden_layers: int = 1
     init_std: float = 0.05
     """Initial standard deviation of the base shape's matrices."""
     residual_init: float = 0.0
@@ -73,6 +86,9 @@ class Recipe:
     """Size of the fixed validation slice."""
     evaluations: int = 4
     """Points of the curve at which the slice is scored; only the last is a reading."""
+    horizons: tuple[float, ...] = ()
+    """Shares of the tokens, ascending, at which a decay branch from the stable trunk gives a
+    reading besides the one at the end (`wsd` alone). Branches cost `branch_tokens` more."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -109,6 +125,59 @@ class Recipe:
                 "warmup_fraction + decay_fraction must be at most 1, but got "
                 f"{self.warmup_fraction} + {self.decay_fraction}"
             )
+        object.__setattr__(self, "horizons", tuple(self.horizons))
+        self._check_horizons()
+
+    def _check_horizons(self) -> None:
+        given = list(self.horizons)
+        if not given:
+            return
+        if self.schedule != "wsd":
+            raise ValueError(
+                "horizons must branch off a stable learning rate, but got schedule="
+                f"{self.schedule}; set schedule=wsd, or take horizons out"
+            )
+        if given != sorted(set(given)) or not (0 < given[0] and given[-1] < 1):
+            raise ValueError(
+                f"horizons must be ascending shares of the tokens in (0, 1), but got {given}"
+            )
+        ends = [branch.end for branch in self.branches]
+        if len({*ends, self.steps}) <= len(ends) or self.decay_fraction * ends[0] < 1:
+            raise ValueError(
+                f"horizons must lie a step apart and decay for one at least, but got {given} of "
+                f"{self.steps} steps, with a decay_fraction of {self.decay_fraction:g}"
+            )
+        warmup = self.warmup_fraction * self.steps
+        if self.branches[0].start < warmup:
+            raise ValueError(
+                f"horizons must begin to decay after the warmup of {warmup:g} steps, but "
+                f"{given[0]} would after {self.branches[0].start}; leave it out, or lower "
+                "warmup_fraction"
+            )
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """The decay of each horizon, the end's not among them."""
+        ends = [
+            math.ceil(round(share * self.tokens / self.tokens_per_step, 9))
+            for share in self.horizons
+        ]
+        return tuple(Branch(math.ceil(end - self.decay_fraction * end), end) for end in ends)
+
+    @property
+    def branch_tokens(self) -> int:
+        """Tokens that the branches train on, besides those of the run."""
+        return sum(branch.steps for branch in self.branches) * self.tokens_per_step
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens trained on in all, whole steps of the trunk and of its branches."""
+        return self.steps * self.tokens_per_step + self.branch_tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON and YAML have it. No horizons leave no trace, as in keys from before them."""
+        values = {**asdict(self), "horizons": list(self.horizons)}
+        return values if self.horizons else {k: v for k, v in values.items() if k != "horizons"}
 
     @property
     def tokens_per_step(self) -> int:
@@ -146,7 +215,7 @@ class Run:
         return _digest(
             {
                 "architecture": self.architecture.canonical(),
-                "recipe": asdict(self.recipe),
+                "recipe": self.recipe.to_dict(),
                 "data": self.data_fingerprint,
                 "seed": self.seed,
                 "init_seed": self.init_seed,
@@ -156,15 +225,15 @@ class Run:
 
     @property
     def train_flops(self) -> float:
-        """FLOPs of training it, as `space.cost` counts them."""
+        """FLOPs of training it, branches included, as `space.cost` counts them."""
         per_token = cost(self.architecture, self.recipe.seq_len).train_flops_per_token
-        return float(self.recipe.steps * self.recipe.tokens_per_step * per_token)
+        return float(self.recipe.trained_tokens * per_token)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "key": self.key,
             "architecture": self.architecture.to_dict(),
-            "recipe": asdict(self.recipe),
+            "recipe": self.recipe.to_dict(),
             "data_fingerprint": self.data_fingerprint,
             "seed": self.seed,
             "init_seed": self.init_seed,
@@ -198,7 +267,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Quality at a decayed point of a run."""
+    """Quality at a decayed point of a run: the end of it, or of a branch to a shorter horizon."""
 
     tokens: int
     val_loss: float
@@ -238,6 +307,8 @@ class Record:
     train_s: float = 0.0
     eval_s: float = 0.0
     compile_s: float = 0.0
+    branch_s: float = 0.0
+    """What the branches to horizons took, evaluation included; it is in no other of these."""
     tokens_per_s: float = 0.0
     commit: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -248,6 +319,11 @@ class Record:
     def cost(self) -> Cost:
         """At the sequence length it was trained at."""
         return cost(self.run.architecture, self.run.recipe.seq_len)
+
+    @property
+    def seconds(self) -> float:
+        """What the run took in all."""
+        return self.train_s + self.eval_s + self.branch_s
 
     @property
     def final(self) -> bool:
@@ -279,6 +355,7 @@ class Record:
             ValueError: something is missing or does not fit.
         """
         try:
+            values = {"branch_s": 0.0, **values}  # records from before branches lack it
             own = {f.name: values[f.name] for f in fields(cls) if f.name not in ("run", "readings")}
             return cls(
                 run=run_from_dict(values),
@@ -367,8 +444,8 @@ def load_records(runs: str | Path) -> pd.DataFrame:
     blanks).
 
     Columns: key, status, reason, seed, init_seed, data, tokens, val_loss, val_bpb, train_s, eval_s,
-    tokens_per_s; zero-shot scores as `task.metric`; the architecture's and the cost's fields under
-    their own names; the recipe's as `recipe_<name>`. Damaged records are left out;
+    branch_s, tokens_per_s; zero-shot scores as `task.metric`; the architecture's and the cost's
+    fields under their own names; the recipe's as `recipe_<name>`. Damaged records are left out;
     `frame.attrs["corrupt"]` lists what is wrong with each.
     """
     rows: list[dict[str, Any]] = []
@@ -387,7 +464,8 @@ def load_records(runs: str | Path) -> pd.DataFrame:
 
 
 def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of `metrics.jsonl`; a last line cut off by a crash is left out."""
+    """The lines of `metrics.jsonl`; a last line cut off by a crash is left out. Those of a branch
+    say which in `horizon`, the share of the tokens that it decays to."""
     path = folder / "metrics.jsonl"
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
@@ -408,10 +486,11 @@ def _rows(key: str, record: Record) -> Iterator[dict[str, Any]]:
         "data": run.data_fingerprint,
         "train_s": record.train_s,
         "eval_s": record.eval_s,
+        "branch_s": record.branch_s,
         "tokens_per_s": record.tokens_per_s,
         **run.architecture.to_dict(),
         **asdict(record.cost),
-        **{f"recipe_{k}": v for k, v in asdict(run.recipe).items()},
+        **{f"recipe_{k}": v for k, v in run.recipe.to_dict().items()},
     }
     blank = {"tokens": None, "val_loss": None, "val_bpb": None}
     for reading in [r.numbers() for r in record.readings] or [blank]:

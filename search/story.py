@@ -280,7 +280,7 @@ class Story(ABC, Generic[C, W]):
         config = self.config
         configuration = asdict(config)
         configuration["storage"] = without_password(self.job.storage)
-        configuration["recipe"] = asdict(config.recipe) | {
+        configuration["recipe"] = config.recipe.to_dict() | {
             "precision": self.work.typical.recipe.precision
         }
         return {

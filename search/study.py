@@ -103,7 +103,7 @@ class SearchWork:
 
     @property
     def tokens(self) -> float:
-        return self.total * self.recipe.steps * self.recipe.tokens_per_step
+        return self.total * self.recipe.trained_tokens
 
     @property
     def flops(self) -> float:

@@ -232,7 +232,7 @@ def configuration(attempt: Attempt, record: Record) -> dict[str, Any]:
         "role": attempt.role,
         "axes": dict(attempt.params),
         "architecture": record.run.architecture.to_dict(),
-        "recipe": asdict(record.run.recipe),
+        "recipe": record.run.recipe.to_dict(),
         "cost": asdict(record.cost),
         "data": dict(record.data),
     }
@@ -242,16 +242,22 @@ def summary(record: Record) -> dict[str, Any]:
     """What W&B shows as a run's summary: its last reading, scores as `task.metric`, and its
     times."""
     last = record.readings[-1].numbers() if record.readings else {}
-    times = {name: getattr(record, name) for name in ("train_s", "eval_s", "tokens_per_s")}
+    names = ("train_s", "eval_s", "branch_s", "tokens_per_s")
+    times = {name: getattr(record, name) for name in names}
     return {**last, **times, "status": record.status, "reason": record.reason}
 
 
 def curve(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each step of `metrics.jsonl` with all that was measured at it, training and validation."""
-    for step, lines in groupby(read_metrics(folder), key=lambda line: line["step"]):
+    """Each step of `metrics.jsonl` with all that was measured at it, training and validation.
+
+    What a branch to a horizon measured is `branch/<name>`, at the step that it had come to.
+    """
+    in_order = sorted(read_metrics(folder), key=lambda line: int(line["step"]))
+    for step, lines in groupby(in_order, key=lambda line: line["step"]):
         values: dict[str, Any] = {}
         for line in lines:
-            values |= {name: value for name, value in line.items() if name != "step"}
+            where = "branch/" if "horizon" in line else ""
+            values |= {f"{where}{name}": value for name, value in line.items() if name != "step"}
         yield int(step), {name: value for name, value in values.items() if value is not None}
 
 

@@ -50,12 +50,15 @@ from search.record import (
 from space.model import Attention, Decoder
 
 Progress = Callable[[dict[str, Any]], None]
+Listener = Callable[[Reading], None]
 Tokens = np.ndarray[Any, np.dtype[np.int64]]
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """Of these no other run would fare better."""
 CURVE_POINTS = 200
 """Training lines of `metrics.jsonl`, whatever the length of the run."""
+TRUNK, BRANCH = "state.pt", "branch.pt"
+"""Checkpoints: of the trunk, and of a branch in progress that left it there."""
 
 
 class Stop(Exception):
@@ -67,15 +70,23 @@ class Diverged(Exception):
 
 
 def train(
-    run: Run, data: Data, folder: Path, *, placement: Placement, progress: Progress | None = None
+    run: Run,
+    data: Data,
+    folder: Path,
+    *,
+    placement: Placement,
+    progress: Progress | None = None,
+    listener: Listener | None = None,
 ) -> Record:
     """The record of a run: the one in its folder, or that of training it, going on from its
     checkpoint.
 
-    Divergence, lack of memory and crashes of the run itself are recorded with their reason.
+    `progress` hears of every step, `listener` of the reading at each of the recipe's horizons, back
+    on the trunk; first of those that the checkpoint has. Divergence, lack of memory and crashes of
+    the run itself are recorded with their reason.
 
     Raises:
-        Stop: passed on from `progress`, once a checkpoint is written.
+        Stop: passed on from `progress` or `listener`, once a checkpoint is written.
         OSError: the disk is full or cannot be written; the last checkpoint stays.
     """
     if (existing := usable_record(folder)) is not None and existing.final:
@@ -86,7 +97,7 @@ def train(
     record = Record(run=run, status=FAILED, started=datetime.now(UTC).isoformat(timespec="seconds"))
     training = None
     try:
-        training = Training(run, data, folder, placement, progress or (lambda event: None))
+        training = Training(run, data, folder, placement, progress, listener)
         training.to_the_end()
         record = replace(record, status=FINISHED)
     except Diverged as reason:
@@ -118,6 +129,9 @@ class State:
     train_s: float = 0.0
     eval_s: float = 0.0
     compile_s: float = 0.0
+    branch_s: float = 0.0
+    trunk_step: int | None = None
+    """In a branch, the step at which it left the trunk."""
     metrics_bytes: int = 0
     """Length of `metrics.jsonl` at the checkpoint; what a crash left behind it is cut off."""
     readings: list[dict[str, Any]] = field(default_factory=list)
@@ -127,10 +141,17 @@ class Training:
     """One run in progress."""
 
     def __init__(
-        self, run: Run, data: Data, folder: Path, placement: Placement, progress: Progress
+        self,
+        run: Run,
+        data: Data,
+        folder: Path,
+        placement: Placement,
+        progress: Progress | None = None,
+        listener: Listener | None = None,
     ) -> None:
-        self.run, self.recipe, self.data = run, run.recipe, data
-        self.folder, self.progress = folder, progress
+        self.run, self.recipe, self.data, self.folder = run, run.recipe, data, folder
+        self.progress, self.listener = progress or _ignore, listener or _ignore
+        self.branches = run.recipe.branches
         saved = _load_checkpoint(folder)
         pinned = placement.pinned_by(saved["placement"]) if saved else placement
         self.placement = settle(pinned, run)
@@ -149,7 +170,8 @@ class Training:
         self.state = State()
         if saved:
             self._restore(saved)
-        self.started_at = self.state.step
+            self.state = State(**saved["state"])
+        self.first_step = True
         self.validation = validation_windows(data, run.recipe.seq_len, run.recipe.eval_tokens)
 
     def to_the_end(self) -> None:
@@ -166,14 +188,25 @@ class Training:
         """The fields of the record that the run itself decides."""
         state = self.state
         trained_s = max(state.train_s - state.compile_s, 1e-9)
+        trunk_step = state.step if state.trunk_step is None else state.trunk_step
         return {
             "readings": tuple(Reading.from_dict(r) for r in state.readings),
             "train_s": state.train_s,
             "eval_s": state.eval_s,
             "compile_s": state.compile_s,
-            "tokens_per_s": state.step * self.recipe.tokens_per_step / trained_s,
+            "branch_s": state.branch_s,
+            "tokens_per_s": trunk_step * self.recipe.tokens_per_step / trained_s,
             "device": {**asdict(self.placement), "name": device_name(self.placement.device)},
         }
+
+    @property
+    def in_branch(self) -> bool:
+        return self.state.trunk_step is not None
+
+    @property
+    def end(self) -> int:
+        """The step at which the learning rate has decayed."""
+        return self.branches[len(self.state.readings)].end if self.in_branch else self.recipe.steps
 
     def _loop(self, metrics: TextIO) -> None:
         recipe, state = self.recipe, self.state
@@ -183,14 +216,22 @@ class Training:
         }
         checkpointed = time.monotonic()
         try:
+            for reading in state.readings:
+                self.listener(Reading.from_dict(reading))
             while state.step < recipe.steps:
+                if self._branch_starts():
+                    self._branch_off(metrics)
                 loss, norm, lr = self.timed_step()
                 if not (isfinite(loss) and isfinite(norm)):
                     raise Diverged(f"loss {loss}, gradient norm {norm} at step {state.step}")
-                if state.step % log_every == 0 or state.step == recipe.steps:
+                decayed = state.step == self.end
+                if decayed or state.step % log_every == 0:
                     self._log(metrics, train_loss=loss, lr=lr, grad_norm=norm)
-                if state.step in evaluate_at:
-                    self._evaluate(metrics)
+                if decayed or (state.step in evaluate_at and not self.in_branch):
+                    self._evaluate(metrics, reading=decayed)
+                if decayed and self.in_branch:
+                    self._return_to_trunk(metrics)
+                    self.listener(Reading.from_dict(state.readings[-1]))
                 self._tell(loss)
                 if time.monotonic() - checkpointed > self.placement.checkpoint_s:
                     self._checkpoint(metrics)
@@ -199,14 +240,47 @@ class Training:
             self._checkpoint(metrics)
             raise
 
+    def _branch_starts(self) -> bool:
+        """Whether the next branch leaves the trunk here."""
+        following = self.branches[len(self.state.readings) :]
+        return bool(following) and not self.in_branch and following[0].start == self.state.step
+
+    def _branch_off(self, metrics: TextIO) -> None:
+        """Leave the trunk, whose checkpoint stays until the branch returns to it."""
+        started = time.perf_counter()
+        self._checkpoint(metrics)
+        self.state.trunk_step = self.state.step
+        self._spend("branch_s", started)
+
+    def _return_to_trunk(self, metrics: TextIO) -> None:
+        """Take up weights and optimiser where the branch left them, with its reading in hand.
+
+        Several processes need no barrier: all have gone through a sum over them since the first
+        wrote that checkpoint, and until it writes other weights.
+        """
+        started = time.perf_counter()
+        if (trunk := _read_checkpoint(self.folder / "checkpoint" / TRUNK)) is None:
+            raise RuntimeError("the checkpoint that the branch left is damaged")
+        self._restore(trunk)
+        assert self.state.trunk_step is not None, "a branch ends here"
+        self.state.step, self.state.trunk_step = self.state.trunk_step, None
+        self._spend("branch_s", started)
+        self._checkpoint(metrics)
+
+    def _spend(self, account: str, started: float) -> float:
+        """Seconds since `started`, put on an account of the state."""
+        seconds = time.perf_counter() - started
+        account = "branch_s" if self.in_branch else account
+        setattr(self.state, account, getattr(self.state, account) + seconds)
+        return seconds
+
     def timed_step(self) -> tuple[float, float, float]:
-        first = self.state.step == self.started_at
+        first, self.first_step = self.first_step, False
         started = time.perf_counter()
         result = self._step()
-        seconds = time.perf_counter() - started
+        seconds = self._spend("train_s", started)
         self.state.step += 1
-        self.state.train_s += seconds
-        if first and self.placement.compile == "yes":
+        if first and self.placement.compile == "yes" and not self.in_branch:
             self.state.compile_s += seconds  # the step itself is next to nothing beside it
         return result
 
@@ -215,13 +289,13 @@ class Training:
         recipe, step = self.recipe, self.state.step
         ahead, self.ahead = self.ahead, None
         x, y = ahead or self._batch(step)
-        factor = lr_factor(recipe, step)
+        factor = lr_factor(recipe, step, self.end)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         self.weights.gradients.zero_()
         tokens = recipe.batch_size * recipe.seq_len
         total = self.engine.nll(x, y, 1 / tokens).sum() / tokens
-        if step + 1 < recipe.steps:
+        if step + 1 < self.end:
             self.ahead = self._batch(step + 1)  # while a GPU is busy with this one
         if world() > 1:
             dist.all_reduce(total)  # each rank has done its share of the batch's sequences
@@ -246,9 +320,8 @@ class Training:
             here = here.pin_memory()  # what is not pinned would be waited for
         return here.to(self.placement.device, non_blocking=True)
 
-    def _evaluate(self, metrics: TextIO) -> None:
-        """Score the fixed validation slice; at the end, where the rate has decayed, it is a
-        reading."""
+    def _evaluate(self, metrics: TextIO, reading: bool) -> None:
+        """Score the fixed validation slice; where the rate has decayed, it is a reading."""
         started = time.perf_counter()
         inputs, targets = self.validation
         rows = _share(len(inputs))
@@ -258,23 +331,26 @@ class Training:
         loss, bpb = self.data.score(float(nll), targets)
         if not isfinite(loss):
             raise Diverged(f"validation loss {loss} at step {self.state.step}")
-        self.state.eval_s += time.perf_counter() - started
+        self._spend("eval_s", started)
         self._log(metrics, val_loss=loss, val_bpb=bpb)
-        if self.state.step == self.recipe.steps:
+        if reading:
             self.state.readings.append({"tokens": self._tokens(), "val_loss": loss, "val_bpb": bpb})
 
     def _tokens(self) -> int:
         return self.state.step * self.recipe.tokens_per_step
 
     def _tell(self, loss: float) -> None:
-        state = self.state
+        """Say how far the run is, the steps of branches counted."""
+        state, recipe = self.state, self.recipe
+        step = state.step + sum(branch.steps for branch in self.branches[: len(state.readings)])
+        tokens = step * recipe.tokens_per_step
         self.progress(
             {
-                "step": state.step,
-                "of": self.recipe.steps,
-                "tokens": self._tokens(),
+                "step": step,
+                "of": recipe.trained_tokens // recipe.tokens_per_step,
+                "tokens": tokens,
                 "train_loss": loss,
-                "tokens_per_s": self._tokens() / state.train_s,
+                "tokens_per_s": tokens / (state.train_s + state.branch_s),
             }
         )
 
@@ -290,20 +366,25 @@ class Training:
             _sync(file)
 
     def _log(self, metrics: TextIO, **values: Any) -> None:
-        elapsed = self.state.train_s + self.state.eval_s
-        line = {"step": self.state.step, "tokens": self._tokens(), **values}
+        state = self.state
+        elapsed = state.train_s + state.eval_s + state.branch_s
+        line = {"step": state.step, "tokens": self._tokens(), **values}
+        if self.in_branch:
+            line["horizon"] = self.recipe.horizons[len(state.readings)]
         metrics.write(json.dumps({**line, "elapsed_s": round(elapsed, 3)}) + "\n")
         metrics.flush()
 
     def _checkpoint(self, metrics: TextIO) -> None:
-        """Replace the checkpoint: all of it is there, or the one before."""
+        """Replace the checkpoint: all of it is there, or the one before. A branch has its own
+        beside the trunk's, and on the trunk none is left."""
         if rank() != 0:
             return
         _sync(metrics)
         self.state.metrics_bytes = metrics.tell()
         folder = self.folder / "checkpoint"
         folder.mkdir(exist_ok=True)
-        part = folder / "state.pt.part"
+        path = folder / (BRANCH if self.in_branch else TRUNK)
+        part = path.with_suffix(".pt.part")
         with open(part, "wb") as file:
             torch.save(
                 {
@@ -315,15 +396,18 @@ class Training:
                 file,
             )
             _sync(file)
-        part.replace(folder / "state.pt")
+        part.replace(path)
+        if not self.in_branch:
+            (folder / BRANCH).unlink(missing_ok=True)
 
     def _restore(self, saved: dict[str, Any]) -> None:
+        """Take weights and optimiser from a checkpoint."""
         with torch.no_grad():
             for name, p in self.model.named_parameters():
                 p.copy_(saved["weights"][name])
         self.engine.refresh()
+        self.optimizer.state.clear()  # makes room for the moments that replace these
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.state = State(**saved["state"])
 
 
 def _build(run: Run, placement: Placement) -> Decoder:
@@ -373,17 +457,29 @@ def _forget_other_shapes(run: Run) -> None:
         _compiled = shape
 
 
+def _ignore(told: Any) -> None: ...
+
+
 def _load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The checkpoint of a run folder; a damaged one is set aside, named, and the run starts
-    over."""
-    path = folder / "checkpoint" / "state.pt"
+    """The checkpoint of a run folder: of the branch that the trunk's one waits for, or the trunk's
+    own."""
+    trunk, branch = (_read_checkpoint(folder / "checkpoint" / name) for name in (TRUNK, BRANCH))
+    if trunk is None or branch is None:
+        return trunk
+    left, here = trunk["state"], branch["state"]
+    waits = (left["step"], left["readings"]) == (here["trunk_step"], here["readings"])
+    return branch if waits else trunk
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """A checkpoint; a damaged one is set aside, named, and what it held is done again."""
     if not path.is_file():
         return None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
     except Exception as error:  # torch raises many kinds for a damaged file
         path.replace(path.with_suffix(".corrupt"))
-        print(f"warning: {path} cannot be read ({error}); it was set aside and the run starts over")
+        print(f"warning: {path} cannot be read ({error}); it was set aside and is done again")
         return None
 
 

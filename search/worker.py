@@ -167,7 +167,7 @@ class Worker:
             reason=reason,
             value=value,
             reused=reused,
-            seconds=record.train_s + record.eval_s,
+            seconds=record.seconds,
         )
         if status != FINISHED or value is None:
             self._end(trial, status, reason)

@@ -1,6 +1,8 @@
 """How far a proxy can be trusted: the figures against simulation and scipy, and what is said."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from math import log
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 from report_fixtures import RECIPE, default_study
 from scipy import stats
+from study_fixtures import TINY, environment, records, write_text
 
 from ablations import trust
 from ablations.__main__ import table_facts, usual
@@ -23,7 +26,7 @@ from reports.__main__ import render
 from reports.study import read_study
 from reports.trust import measured, of_study, trust_files
 from search.record import Reading, Recipe, Record, Run, write_record
-from space.axes import Space
+from space.axes import Space, SpaceConfig
 
 SPACE = "depth_width"
 CONTENT = {"space": SPACE, "lengths": [0.25, 0.5, 1, 2]}
@@ -227,7 +230,8 @@ def test_a_grid_is_the_spaces_own_and_the_reading_at_one_is_the_recipes() -> Non
     (recipe,) = {arm.recipe for arm in panel.arms}
     assert recipe.tokens == 2 * RECIPE.tokens
     assert recipe.horizons == (0.125, 0.25, 0.5)
-    assert recipe.warmup_fraction * recipe.tokens == RECIPE.warmup_fraction * RECIPE.tokens
+    warmup = RECIPE.warmup_fraction * RECIPE.steps
+    assert recipe.warmup_fraction * recipe.steps == pytest.approx(warmup, rel=1e-12)
 
 
 def test_horizons_of_the_recipe_are_taken_as_they_are() -> None:
@@ -267,7 +271,7 @@ def test_a_large_space_is_thinned_evenly() -> None:
         ({**CONTENT, "arms": 1}, {}, "at least two arms"),
         (CONTENT, {"seeds": 2}, "at least 3 seeds"),
         (CONTENT, {"seeds": "auto"}, "must be a number"),
-        (CONTENT, {"space": "none"}, "space must be one of"),
+        ({**CONTENT, "space": "none"}, {}, "space must be one of"),
         (CONTENT, {"budgets": ["1m", "1000k"]}, "each once"),
         (CONTENT, {"recipe": replace(RECIPE, schedule="cosine")}, "set schedule=wsd"),
     ],
@@ -363,7 +367,7 @@ def test_a_grid_of_mixed_recipes_is_refused(tmp_path: Path) -> None:
 
 
 def study(root: Path, **facts: Any) -> Any:
-    space = {"name": SPACE, "axes": Space.content(SPACE)["axes"], "size": 9}
+    space = {"name": SPACE, "axes": SpaceConfig.read(SPACE).axes, "size": 9}
     folder = default_study(root, space=space, **facts)
     return read_study(folder.name, root / "outputs")
 
@@ -401,3 +405,63 @@ def test_larger_budgets_are_named_where_orders_were_held_against_them(tmp_path: 
     content = {"space": SPACE, "lengths": [0.5, 1], "budgets": ["1m", "4m"]}
     write_table(tmp_path, table(content), valley, "proxy_scale")
     assert "as others at 4,096,000 tokens of 4,000,000 parameters do" in of_study(study(tmp_path))
+
+
+# End to end.
+
+
+@pytest.mark.slow
+def test_a_grid_is_trained_judged_and_quoted_by_a_study_of_its_proxy(tmp_path: Path) -> None:
+    """And the reading at length 1 is what a run of the proxy's own length has."""
+    (tmp_path / "tiny.yaml").write_text(TABLE)
+    path, own = write_text(tmp_path), {text.split("=")[0]: text for text in TINY}
+    common = [f"data.path={path}", *(v for k, v in own.items() if k in COMMON)]
+    common += ["space=depth_width", "space.axes.num_blocks=[2,3]"]
+    done = run(tmp_path, "-m", "ablations", "table=tiny.yaml", *common)
+    assert "trust: outputs/tables/tiny/trust." in done.stdout
+    trained = records(tmp_path)
+    assert len(trained) == 2 * 3
+    assert all(len(record["readings"]) == 2 for record in trained.values())
+    text = (tmp_path / "outputs/tables/tiny/trust.md").read_text()
+    assert "1,024 tokens, the first reading" in text
+    assert "The target: 2,048 tokens" in text
+
+    told = run(tmp_path, "-m", "search", "study=tiny", "n_trials=2", *common).stdout
+    assert "One seed at 1,024 tokens orders architectures as others at 2,048 tokens do in" in told
+    page = (tmp_path / "outputs/tiny/report.html").read_bytes()
+    assert b"One seed at 1,024 tokens" in page
+    run(tmp_path, "-m", "reports", "study=tiny")
+    assert (tmp_path / "outputs/tiny/report.html").read_bytes() == page
+
+    both = [r for r in records(tmp_path).values() if r["seed"] == 0]
+    for depth in (2, 3):
+        mine = [r for r in both if r["architecture"]["num_blocks"] == depth]
+        long, short = sorted(mine, key=lambda r: -r["recipe"]["tokens"])
+        assert long["readings"][0] == short["readings"][0]
+
+
+COMMON = (
+    "budget data data.vocab_size proxy recipe.tokens recipe.seq_len recipe.batch_size "
+    "recipe.eval_tokens placement.device placement.compile placement.threads tracker workers"
+).split()
+TABLE = """
+caption: Orders of two shapes.
+budget: 100k
+seeds: 3
+trust:
+  space: depth_width
+  lengths: [1, 2]
+"""
+
+
+def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
