@@ -398,16 +398,17 @@ def measure(scales: Sequence[Scale]) -> pd.DataFrame:
         ValueError: too few arms or seeds with a result, or nothing but the target was read.
     """
     *_, last = scales
+    of = f" of {last.name}" if last.name else ""
     if not len(last.readings):
-        raise ValueError(f"some run must have ended to be judged, but none of {last.name} has")
+        raise ValueError(f"some run{of} must have ended to be judged, but none has")
     longest = last.horizons[-1]
     values = last.at(longest).reindex(list(last.architectures))
     target = Target.of(values.dropna(axis="columns", how="all"))
     rows = list(_proxies(scales, target, longest))
     if not rows:
         raise ValueError(
-            f"runs must be read at a shorter horizon or on a smaller budget too, but {last.name} "
-            f"has readings at {longest:,} tokens alone; set recipe.horizons"
+            "runs must be read at a shorter horizon or on a smaller budget too, but there are "
+            f"readings{of} at {longest:,} tokens alone; set recipe.horizons"
         )
     own = {"kind": CEILING, "name": "noise ceiling", "scale": last.name, "tokens": longest}
     rows.append({**own, "saved": 0.0, **_row(target, target.values)})
