@@ -39,6 +39,7 @@ def complain(
         (["sampler.name=best"], ["sampler.name", "grid", "best"]),
         (["sampler=tpe", "+sampler.options.pace=3"], ["sampler.options", "TPESampler", "pace"]),
         (["keep=some"], ["keep must be one of best, all, none", "some"]),
+        (["tokens_per_parameter=0"], ["tokens_per_parameter must be positive", "0"]),
         (["n_trials=0"], ["n_trials must be at least 1", "0"]),
         (["workers=0"], ["workers must be at least 1", "0"]),
         (["workers=two"], ["workers", "two"]),
