@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 Generator = np.random.Generator
 
 DRAWS = 2000
@@ -96,8 +96,8 @@ def robust(design: Array, y: Array) -> tuple[Array, float]:
     The scale comes from the residuals themselves: the median of their sizes, without as many of
     the smallest as there are coefficients, which these coefficients made small.
     """
-    n, k = design.shape
-    found = np.linalg.lstsq(design, y, rcond=None)[0]
+    k = design.shape[1]
+    found: Array = np.linalg.lstsq(design, y, rcond=None)[0]
     threshold = math.inf
     for _ in range(5):
         sizes = np.sort(np.abs(y - design @ found))[k:]
@@ -295,6 +295,8 @@ class Quality:
     """`budget`, `depth`, `seed`, `residual`, the mean of what the seed adds taken out."""
     floor_fitted: bool
     """Whether E was fitted; else it is held at 0."""
+    without_floor: float
+    """The exponent where E is held at 0."""
 
     @property
     def floor_known(self) -> bool:
@@ -330,10 +332,11 @@ def quality(valleys: Sequence[Valley], rng: Generator, refits: int = REFITS) -> 
     z = np.log(cells.budget.to_numpy() / middle)
     x, y = np.log(cells.depth.to_numpy(float)), cells.adjusted.to_numpy()
     floor = len(valleys) >= FEWEST_FOR_FLOOR
-    starts = [_start(valleys, z, share, middle) for share in ((0.0, 0.5, 0.9) if floor else (0.0,))]
+    starts = [_start(valleys, share, middle) for share in ((0.0, 0.5, 0.9) if floor else (0.0,))]
     threshold = HUBER * max(float(np.median([_size(v) for v in valleys])), 1e-9)
     fits = [_fit(start, z, x, y, threshold, floor) for start in starts]
     theta, _ = min(fits, key=lambda fit: fit[1])
+    flat, _ = _fit(_start(valleys, 0.0, middle), z, x, y, threshold, floor=False)
     fitted = _law(theta, z, x)
     residual = y - fitted
     group = cells.groupby(["budget", "depth"]).ngroup().to_numpy()
@@ -353,6 +356,7 @@ def quality(valleys: Sequence[Valley], rng: Generator, refits: int = REFITS) -> 
         pd.DataFrame(draws, columns=list(NAMES)),
         cells[["budget", "depth", "seed"]].assign(residual=residual),
         floor,
+        float(flat[NAMES.index("exponent")]),
     )
 
 
@@ -365,7 +369,7 @@ def _inflated(effects: Array) -> Array:
     return effects * math.sqrt(n / (n - 1)) if n > 1 else effects
 
 
-def _start(valleys: Sequence[Valley], z: Array, share: float, middle: float) -> Array:
+def _start(valleys: Sequence[Valley], share: float, middle: float) -> Array:
     """Where to begin, with that share of the lowest level as E."""
     levels = np.array([float(v.cells.groupby("depth").adjusted.mean().min()) for v in valleys])
     at = np.log([v.budget / middle for v in valleys])
