@@ -1,6 +1,6 @@
 """The figures of a law: valleys over depth, best depth over parameters, what is left over."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 POINTS = 60
 """Of a curve."""
+COLUMNS = 2
+"""Of the page's panels."""
+LAYERS = (1, 2, 3, 5, 10, 20, 30, 50, 100)
+"""Marked on the axis of best depths."""
 SOFT = "#9a9da2"
 
 
@@ -87,11 +91,18 @@ def _trace(x: Any, y: Any, mode: str, **style: Any) -> Json:
     return {"type": "scatter", "x": list(x), "y": list(y), "mode": mode, **style}
 
 
-def _depth_axis(law: "Law") -> Json:
-    depths = sorted({depth for valley in law.valleys for depth in valley.cells.depth})
+def _depth_axis(valleys: Sequence[Valley]) -> Json:
+    depths = sorted({depth for valley in valleys for depth in valley.cells.depth})
     text = [f"{depth:g}" for depth in depths]
     title = {"text": "Layers executed"}
     return {"type": "log", "title": title, "tickvals": depths, "ticktext": text}
+
+
+def _heights(law: "Law") -> list[tuple[float, float]]:
+    """The ends of each budget's vertical axis: as far apart for all, so that valleys compare."""
+    ends = [(v.cells.adjusted.min(), v.cells.adjusted.max()) for v in law.valleys]
+    span = max(high - low for low, high in ends)
+    return [(float(low - 0.08 * span), float(low + 1.08 * span)) for low, _ in ends]
 
 
 def _layout(x: Json, y: Json, legend: bool = True) -> Json:
@@ -100,37 +111,60 @@ def _layout(x: Json, y: Json, legend: bool = True) -> Json:
 
 def _depth(law: "Law") -> Json:
     data: list[Json] = []
-    for number, valley in enumerate(law.valleys):
-        name, color = magnitude(valley.budget), f"var(--series-{number % len(SERIES) + 1})"
-        quiet = {"legendgroup": name, "showlegend": False, "hoverinfo": "skip"}
-        data.append(
-            _trace(
-                valley.cells.depth,
-                valley.cells.adjusted,
-                "markers",
-                marker={"color": color, "size": 4, "opacity": 0.45},
-                text=[f"seed {seed}" for seed in valley.cells.seed],
-                hovertemplate="%{x} layers, %{text}<br>%{y:.4f}<extra></extra>",
-                legendgroup=name,
-                showlegend=False,
-            )
+    layout: Json = {"showlegend": False, "hovermode": "closest", "annotations": []}
+    lines = -(-len(law.valleys) // COLUMNS)
+    for number, (valley, ends) in enumerate(zip(law.valleys, _heights(law), strict=True)):
+        line, column = divmod(number, COLUMNS)
+        left, low = column / COLUMNS, 1 - (line + 1) / lines
+        right, high = left + 0.86 / COLUMNS, low + (0.8 if lines > 1 else 0.92) / lines
+        suffix = str(number + 1) if number else ""
+        place = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
+        data += [trace | place for trace in _valley(valley, f"var(--series-{_color(number)})")]
+        x = _depth_axis([valley]) | {"domain": [left, right], "anchor": place["yaxis"]}
+        y = {"range": ends, "domain": [low, high], "anchor": place["xaxis"]}
+        layout |= {
+            f"xaxis{suffix}": x if line == lines - 1 else x | {"title": None},
+            f"yaxis{suffix}": y,
+        }
+        layout["annotations"].append(
+            {
+                "text": magnitude(valley.budget),
+                "x": (left + right) / 2,
+                "y": high,
+                "xref": "paper",
+                "yref": "paper",
+                "yanchor": "top",
+                "showarrow": False,
+            }
         )
-        data.append(_trace(*curve(valley), "lines", line={"color": color, "width": 1.4}, **quiet))
-        data.append(
-            _trace(
-                *means(valley),
-                "markers",
-                name=name,
-                legendgroup=name,
-                marker={"color": color, "size": 8},
-                hovertemplate=f"{name}, %{{x}} layers<br>mean %{{y:.4f}}<extra></extra>",
-            )
-        )
-        if valley.status == INSIDE:
-            line = {"color": color, "width": 5}
-            data.append(_trace(*bottom(valley), "lines", opacity=0.35, line=line, **quiet))
-    title = {"text": law.studies[0].metric_title, "standoff": 14}
-    return {"data": data, "layout": _layout(_depth_axis(law), {"title": title})}
+    layout["yaxis"]["title"] = {"text": law.studies[0].metric_title, "standoff": 14}
+    return {"data": data, "layout": layout}
+
+
+def _color(number: int) -> int:
+    return number % len(SERIES) + 1
+
+
+def _valley(valley: Valley, color: str) -> Iterator[Json]:
+    """Runs, curve, means and the interval of the best depth."""
+    yield _trace(
+        valley.cells.depth,
+        valley.cells.adjusted,
+        "markers",
+        marker={"color": color, "size": 4, "opacity": 0.45},
+        text=[f"seed {seed}" for seed in valley.cells.seed],
+        hovertemplate="%{x} layers, %{text}<br>%{y:.4f}<extra></extra>",
+    )
+    yield _trace(*curve(valley), "lines", line={"color": color, "width": 1.4}, hoverinfo="skip")
+    yield _trace(
+        *means(valley),
+        "markers",
+        marker={"color": color, "size": 8},
+        hovertemplate="%{x} layers<br>mean %{y:.4f}<extra></extra>",
+    )
+    if valley.status == INSIDE:
+        line = {"color": color, "width": 6}
+        yield _trace(*bottom(valley), "lines", opacity=0.35, line=line, hoverinfo="skip")
 
 
 def _growth(law: "Law") -> Json:
@@ -181,20 +215,25 @@ def _growth(law: "Law") -> Json:
             "markers+text",
             name="MobileLLM (published)",
             text=list(rows.name),
-            textposition="top center",
+            textposition="top left",
             marker={"color": "var(--series-2)", "size": 9, "symbol": "diamond"},
             hovertemplate="%{text}: %{y} layers<extra></extra>",
         )
     )
     x = {"type": "log", "title": {"text": f"N ({law.counted})"}, "exponentformat": "SI"}
-    y = {"type": "log", "title": {"text": "Best depth (layers)", "standoff": 14}, "dtick": "D2"}
+    y = {
+        "type": "log",
+        "title": {"text": "Best depth (layers)", "standoff": 14},
+        "tickvals": LAYERS,
+        "ticktext": [str(layers) for layers in LAYERS],
+    }
     return {"data": data, "layout": _layout(x, y)}
 
 
 def _residuals(law: "Law") -> Json:
     data = []
     for number, (budget, rows) in enumerate(_by_budget(law)):
-        name, color = magnitude(budget), f"var(--series-{number % len(SERIES) + 1})"
+        name, color = magnitude(budget), f"var(--series-{_color(number)})"
         data.append(
             _trace(
                 rows.depth * _aside(number, law),
@@ -210,7 +249,7 @@ def _residuals(law: "Law") -> Json:
             )
         )
     y = {"title": {"text": "Found less the law", "standoff": 14}, "zeroline": True}
-    return {"data": data, "layout": _layout(_depth_axis(law), y)}
+    return {"data": data, "layout": _layout(_depth_axis(law.valleys), y)}
 
 
 def _by_budget(law: "Law") -> list[tuple[float, pd.DataFrame]]:
@@ -233,10 +272,10 @@ def _axes(law: "Law", y_title: str) -> tuple["Figure", "Axes"]:
     return figure, axes
 
 
-def _print_depth_axis(axes: "Axes", law: "Law") -> None:
+def _print_depth_axis(axes: "Axes", valleys: Sequence[Valley]) -> None:
     from matplotlib.ticker import NullLocator
 
-    shown = _depth_axis(law)
+    shown = _depth_axis(valleys)
     axes.set_xlabel(shown["title"]["text"])
     axes.set_xscale("log")
     axes.set_xticks(shown["tickvals"], shown["ticktext"])
@@ -244,21 +283,27 @@ def _print_depth_axis(axes: "Axes", law: "Law") -> None:
 
 
 def _print_depth(law: "Law") -> "Figure":
-    figure, axes = _axes(law, law.studies[0].metric_title)
-    _print_depth_axis(axes, law)
-    for number, valley in enumerate(law.valleys):
-        color = SERIES[number % len(SERIES)]
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.6 + 2.1 * len(law.valleys), 2.7), layout="constrained")
+    panels = figure.subplots(1, len(law.valleys), squeeze=False)[0]
+    for number, (axes, valley) in enumerate(zip(panels, law.valleys, strict=True)):
+        color = SERIES[_color(number) - 1]
+        axes.spines["top"].set_visible(False)
+        axes.set_title(f"{magnitude(valley.budget)}", fontsize=10)
+        axes.set_ylim(_heights(law)[number])
+        _print_depth_axis(axes, [valley])
         axes.scatter(valley.cells.depth, valley.cells.adjusted, 7, color, alpha=0.4, lw=0)
         axes.plot(*curve(valley), color=color, lw=1.1)
-        axes.plot(*means(valley), "o", ms=4.5, color=color, label=magnitude(valley.budget))
+        axes.plot(*means(valley), "o", ms=4.5, color=color)
         if valley.status == INSIDE:
-            axes.plot(*bottom(valley), color=color, lw=4, alpha=0.35, solid_capstyle="butt")
-    axes.legend(frameon=False, fontsize=8, title=law.counted, title_fontsize=8)
+            axes.plot(*bottom(valley), color=color, lw=5, alpha=0.35, solid_capstyle="butt")
+    panels[0].set_ylabel(law.studies[0].metric_title)
     return figure
 
 
 def _print_growth(law: "Law") -> "Figure":
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     figure, axes = _axes(law, "Best depth (layers)")
     axes.set(xscale="log", yscale="log", xlabel=f"N ({law.counted})")
@@ -276,19 +321,21 @@ def _print_growth(law: "Law") -> "Figure":
     rows = law.foretold
     axes.plot(rows["size"], rows.layers, "D", ms=5, color=SERIES[1], label="MobileLLM (published)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: magnitude(value)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    shown = axes.get_ylim()
+    axes.set_yticks(LAYERS, [str(layers) for layers in LAYERS])
+    axes.set_ylim(shown)
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.legend(frameon=False, fontsize=8, loc="upper left")
     return figure
 
 
 def _print_residuals(law: "Law") -> "Figure":
     figure, axes = _axes(law, "Found less the law")
-    _print_depth_axis(axes, law)
+    _print_depth_axis(axes, law.valleys)
     axes.axhline(0, color=SOFT, lw=0.8, zorder=0)
     for number, (budget, rows) in enumerate(_by_budget(law)):
         x = rows.depth * _aside(number, law)
-        color = SERIES[number % len(SERIES)]
+        color = SERIES[_color(number) - 1]
         axes.scatter(x, rows.residual, 12, color, alpha=0.7, lw=0, label=magnitude(budget))
-    axes.legend(frameon=False, fontsize=8, title=law.counted, title_fontsize=8)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=len(law.valleys))
     return figure

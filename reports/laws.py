@@ -62,17 +62,17 @@ layers."""
 BUDGETS = (
     Column("study", "study", str, numeric=False),
     Column("budget", "budget", magnitude, "of the parameters that the law counts"),
+    Column("lowest", "lowest tried", whole, "the depth with the lowest mean"),
+    Column("best", "best depth", str, "at the bottom of the fitted valley", numeric=False),
+    Column("interval", "95% interval", str, "of the best depth", numeric=False),
+    Column("at_best", "at the bottom", decimals(4), "fitted value of the metric there"),
+    Column("curvature", "curvature", decimals(4), "what one e-fold of depth away from it costs"),
     Column("tried", "depths tried", str, "layers executed", numeric=False),
     Column("runs", "runs", whole, "finished ones"),
     Column("seeds", "seeds", str, "of a depth, fewest to most", numeric=False),
     Column("tokens", "tokens", whole, "of each run"),
     Column("ratio", "tokens/parameter", decimals(2), "of the parameters that the law counts"),
     Column("shares", "embeddings’ share", str, "of all parameters, over the depths", numeric=False),
-    Column("lowest", "lowest tried", whole, "the depth with the lowest mean"),
-    Column("best", "best depth", str, "at the bottom of the fitted valley", numeric=False),
-    Column("interval", "95% interval", str, "of the best depth", numeric=False),
-    Column("at_best", "at the bottom", decimals(4), "fitted value of the metric there"),
-    Column("curvature", "curvature", decimals(4), "what one e-fold of depth away from it costs"),
 )
 FORETOLD = (
     Column("name", "model", str, numeric=False),
@@ -283,12 +283,15 @@ def headline(law: Law) -> str:
         )
     first, last = min(line.budgets), max(line.budgets)
     low, high = line.interval
-    fitted = [f"{line.best(n):.1f} at {magnitude(n)} {law.counted}" for n in (first, last)]
+    fitted = [f"{line.best(n):.1f} layers at {magnitude(n)}" for n in (first, last)]
     said = f"as N^{decimals(2)(line.exponent)} (95% interval {_span(low, high, 2)})"
     if low > 0 or high < 0:
         grows = "grows" if low > 0 else "falls"
-        return f"The best depth {grows} {said}: from {fitted[0]} to {fitted[1]}."
-    return f"Whether the best depth grows is unresolved: {said}, {fitted[0]} and {fitted[1]}."
+        return f"The best depth {grows} {said}: from {fitted[0]} to {fitted[1]} {law.counted}."
+    return (
+        f"Whether the best depth grows is unresolved: {said}, with {fitted[0]} and {fitted[1]} "
+        f"{law.counted}."
+    )
 
 
 def hedges(law: Law) -> list[str]:
@@ -324,7 +327,7 @@ def _extrapolated(law: Law) -> list[str]:
     ]
     return [
         f"Extrapolated by a factor of {rows.times.iloc[0]:.0f} and {rows.times.iloc[1]:.0f} in "
-        f"{law.counted}: {join(said)} and was trained on far more tokens a parameter."
+        f"{law.counted}: {join(said)}. MobileLLM was trained on far more tokens a parameter."
     ]
 
 
