@@ -291,6 +291,7 @@ class Quality:
     middle: float
     parameters: dict[str, float]
     draws: pd.DataFrame
+    """The parameters of each refit, and `without_floor`: its exponent with E held at 0."""
     residuals: pd.DataFrame
     """`budget`, `depth`, `seed`, `residual`, the mean of what the seed adds taken out."""
     floor_fitted: bool
@@ -301,13 +302,19 @@ class Quality:
     @property
     def floor_known(self) -> bool:
         """Whether the runs tell E from 0 and from all of the level."""
-        low, high = self.interval("floor")
+        low, high = interval(self.draws["floor"].to_numpy())
         level = self.parameters["level"]
         return self.floor_fitted and low > 0.01 * level and high < 0.99 * level
 
     def interval(self, name: str) -> Interval:
-        """Of a parameter."""
-        return interval(self.draws[name].to_numpy())
+        """Of a parameter; where E is not known, the exponent's begins where it does with E = 0.
+
+        E ends at 0, so that refits crowd there and reach the exponent of E = 0 too seldom.
+        """
+        low, high = interval(self.draws[name].to_numpy())
+        if name == "exponent" and not self.floor_known:
+            low = min(low, interval(self.draws["without_floor"].to_numpy())[0])
+        return low, high
 
     def at(self, budget: Any, depth: Any) -> Any:
         """The law's value."""
@@ -334,7 +341,8 @@ def quality(valleys: Sequence[Valley], rng: Generator, refits: int = REFITS) -> 
     floor = len(valleys) >= FEWEST_FOR_FLOOR
     starts = [_start(valleys, share, middle) for share in ((0.0, 0.5, 0.9) if floor else (0.0,))]
     threshold = HUBER * max(float(np.median([_size(v) for v in valleys])), 1e-9)
-    fits = [_fit(start, z, x, y, threshold, floor) for start in starts]
+    near = [_fit(start, z, x, y, math.inf, floor)[0] for start in starts]
+    fits = [_fit(start, z, x, y, threshold, floor) for start in near]
     theta, _ = min(fits, key=lambda fit: fit[1])
     flat, _ = _fit(_start(valleys, 0.0, middle), z, x, y, threshold, floor=False)
     fitted = _law(theta, z, x)
@@ -349,11 +357,13 @@ def quality(valleys: Sequence[Valley], rng: Generator, refits: int = REFITS) -> 
     for _ in range(refits):
         moved = fitted + rng.choice(mean, len(mean))[group] + rng.choice(within, len(within))
         moved += np.array([rng.choice(shift, len(v.effects)).mean() for v in valleys])[where]
-        draws.append(_fit(theta, z, x, moved, threshold, floor)[0])
+        free, _ = _fit(theta, z, x, moved, threshold, floor)
+        held, _ = _fit(flat, z, x, moved, threshold, floor=False) if floor else (free, 0.0)
+        draws.append([*free, held[NAMES.index("exponent")]])
     return Quality(
         middle,
         dict(zip(NAMES, map(float, theta), strict=True)),
-        pd.DataFrame(draws, columns=list(NAMES)),
+        pd.DataFrame(draws, columns=[*NAMES, "without_floor"]),
         cells[["budget", "depth", "seed"]].assign(residual=residual),
         floor,
         float(flat[NAMES.index("exponent")]),
@@ -402,7 +412,8 @@ def _slopes(theta: Array, z: Array, x: Array) -> Array:
 def _fit(
     start: Array, z: Array, x: Array, y: Array, threshold: float, floor: bool
 ) -> tuple[Array, float]:
-    """Parameters near a start, and their cost; E stays where it is unless it is to be fitted."""
+    """Parameters near a start, and their cost; E stays where it is unless it is to be fitted, and
+    an infinite threshold makes least squares of it."""
     free = slice(0 if floor else 1, None)
     low = np.array([0.0, 0.0, 0.0, 0.0, -np.inf, -np.inf])[free]
     high = np.array([y.min(), np.inf, 5.0, np.inf, np.inf, np.inf])[free]
@@ -415,8 +426,8 @@ def _fit(
         np.clip(start[free], low + 1e-9, high - 1e-9),
         jac=lambda theta: _slopes(whole(theta), z, x)[:, free],
         bounds=(low, high),
-        loss="huber",
-        f_scale=threshold,
+        loss="huber" if threshold < math.inf else "linear",
+        f_scale=min(threshold, 1.0),
         x_scale="jac",
     )
     return whole(found.x), float(found.cost)
