@@ -83,6 +83,12 @@ class Valley:
         low, high = interval(self.draws)
         return math.exp(low), math.exp(high) if high < 50 else math.inf
 
+    @property
+    def seeds(self) -> tuple[int, int]:
+        """Of a depth: fewest and most."""
+        of_depth = self.cells.groupby("depth").seed.nunique()
+        return int(of_depth.min()), int(of_depth.max())
+
     def at(self, depth: Any) -> Any:
         """The fitted value at a depth."""
         x = np.log(depth) - self.centre

@@ -132,7 +132,8 @@ class Law:
             if self.growth is not None:
                 low, high = self.growth.predicted(size)
                 times = self.growth.reach(size)
-                row |= {"times": times, "reach": f"extrapolation, {times:.0f} ×"}
+                how = f"extrapolation, {times:.3g} ×" if times > 1 else "within"
+                row |= {"times": times, "reach": how}
                 row |= {"depth": float(self.growth.best(size)), "low": low, "high": high}
                 row |= {"interval": _span(low, high, 1)}
             rows.append(row)
@@ -319,16 +320,17 @@ def held_out_in_words(law: Law) -> str:
 def _extrapolated(law: Law) -> list[str]:
     if law.growth is None:
         return []
-    rows = law.foretold
+    rows = law.foretold[law.foretold.times > 1].to_dict("records")
     said = [
         f"{row['depth']:.0f} layers ({_span(row['low'], row['high'], 0)}) for {row['name']}, "
         f"which has {row['layers']}"
-        for row in rows.to_dict("records")
+        for row in rows
     ]
+    factors = join([f"{row['times']:.3g}" for row in rows])
     return [
-        f"Extrapolated by a factor of {rows.times.iloc[0]:.0f} and {rows.times.iloc[1]:.0f} in "
-        f"{law.counted}: {join(said)}. MobileLLM was trained on far more tokens a parameter."
-    ]
+        f"Extrapolated by a factor of {factors} in {law.counted}: {'; '.join(said)}. MobileLLM was "
+        "trained on far more tokens a parameter."
+    ][: len(rows)]
 
 
 def _left_out(law: Law) -> list[str]:
@@ -372,6 +374,11 @@ def unknown(law: Law) -> list[str]:
         "How well each budget is tuned: one base rate and one batch serve all. Were a lower rate "
         "better for the longer runs, that would stand in the exponent.",
     ]
+    if uneven := [magnitude(v.budget) for v in law.valleys if v.seeds[0] < v.seeds[1]]:
+        told.append(
+            f"Selection: at {join(uneven)} some depths have more seeds than others. The seed that "
+            "chose them flatters them a little, and it is part of the fit."
+        )
     if not q.floor_fitted:
         told.append(
             f"E, a loss that no size removes: it takes {FEWEST_FOR_FLOOR} budgets; held at 0."
@@ -433,8 +440,7 @@ def budget_rows(law: Law) -> pd.DataFrame:
     """A row a budget."""
     rows = []
     for study, v in zip(law.studies, law.valleys, strict=True):
-        seeds = v.cells.groupby("depth").seed.nunique()
-        few = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+        few, many = v.seeds
         inside = v.status == INSIDE
         low, high = v.interval
         rows.append(
@@ -443,7 +449,7 @@ def budget_rows(law: Law) -> pd.DataFrame:
                 "budget": v.budget,
                 "tried": ", ".join(f"{depth:g}" for depth in sorted(set(v.cells.depth))),
                 "runs": len(v.cells),
-                "seeds": few,
+                "seeds": f"{few}" if few == many else f"{few} to {many}",
                 "tokens": int(study.finished.tokens.iloc[0]),
                 "ratio": _ratio(study),
                 "shares": _share_range(study),
