@@ -2,7 +2,6 @@
 
 import math
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from law_fixtures import DEPTHS, EXPONENT, GROWTH, law_studies, law_study
 from report_fixtures import RECIPE, ladder
 from scipy import stats
 from scipy.optimize import approx_fprime
-from study_fixtures import TINY, environment, write_text
+from study_fixtures import open_search, work
 
 from reports import laws
 from reports.__main__ import main
@@ -437,32 +436,29 @@ def test_a_vocabulary_that_grows_with_the_budget_keeps_shares_comparable(tmp_pat
 
 
 @pytest.mark.slow
-def test_the_command_trains_studies_and_leaves_the_same_page_twice(tmp_path: Path) -> None:
-    path = write_text(tmp_path)
-    own = [x for x in TINY if not x.startswith(("space", "study", "budget", "recipe.tokens"))]
-    more = "n_trials=4 replicates.top=0 replicates.seeds=1 tokens_per_parameter=0.01".split()
-    names = []
+def test_studies_of_real_runs_make_the_same_page_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for size in ("100k", "200k"):
-        names.append(f"law_{size}")
-        asked = [f"study=law_{size}", f"budget=non_embedding_parameters:{size}"]
-        axes = "space.axes.num_blocks=[2,3,4,5]"
-        run(tmp_path, "search", *asked, axes, *more, *own, f"data.path={path}")
-    told = run(tmp_path, "reports", "page=laws", f"study=[{','.join(names)}]")
-    folder = tmp_path / "outputs" / "laws" / "law_100k+law_200k"
-    assert told.splitlines()[-1] == "report: outputs/laws/law_100k+law_200k/report.html"
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    assert "| law_200k | 200k |" in before["table.md"].decode()
-    run(tmp_path, "reports", "page=laws", f"study=[{','.join(names[::-1])}]")
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    run(tmp_path, "reports", "page=laws", f"study=[{','.join(names)}]", "called=ours")
-    assert (folder.parent / "ours" / "report.html").is_file()
-
-
-def run(folder: Path, verb: str, *given: str) -> str:
-    """What a command that must succeed says."""
-    command = [sys.executable, "-m", verb, *given]
-    done = subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+        search = open_search(
+            tmp_path,
+            f"study=law_{size}",
+            f"budget=non_embedding_parameters:{size}",
+            "space.axes.num_blocks=[2,3,4,5]",
+            "tokens_per_parameter=0.01",
+            *("n_trials=4", "replicates.top=0", "replicates.seeds=1"),
+        )
+        work(search)
+        search.describe(finished=True)
+    files = []
+    for told in (["study=[law_100k,law_200k]"], ["study=[law_200k,law_100k]", "called=ours"]):
+        monkeypatch.setattr(sys, "argv", ["reports", "page=laws", *told])
+        main()
+        last = capsys.readouterr().out.splitlines()[-1]
+        folder = Path(last.removeprefix("report: ")).parent
+        files.append({file.name: file.read_bytes() for file in folder.iterdir()})
+    assert folder == Path("outputs/laws/ours")
+    assert files[0] == files[1]
+    assert "| law_200k | 200k |" in files[0]["table.md"].decode()
+    assert len(files[0]) == 12
