@@ -398,11 +398,16 @@ def on_embeddings(law: Law) -> str:
     at = join([f"{r} at {magnitude(v.budget)}" for r, v in zip(ranges, law.valleys, strict=True)])
     vocabularies = {int(v) for study in law.studies for v in study.finished.vocab_size}
     words = join([f"{v:,}" for v in sorted(vocabularies)])
-    tilt = (
-        " Wide, shallow shapes thus have more parameters in all than deep ones of their budget."
-        if law.kind != "parameters"
-        else ""
-    )
+    tilt = ""
+    if law.kind != "parameters":
+        tilt = " Shallow, wide shapes have more parameters in all than deep ones of their budget."
+        means = [float(_shares(study).mean()) for study in law.studies]
+        if max(means) - min(means) > SHARE_TOLERANCE:
+            tilt += (
+                " That favours shallow shapes most where the share is largest, and some of what "
+                "the best depth does over budgets may be due to it: a vocabulary that grows as the "
+                "square root of the budget keeps the shares level."
+            )
     return (
         f"N counts {law.counted}. With a vocabulary of {words}, embeddings are {at} of all "
         f"parameters, from the deepest shape to the shallowest.{tilt}"

@@ -428,6 +428,16 @@ def test_a_page_that_is_none_and_a_list_for_one_page_are_refused(
     assert "several need page=laws" in line
 
 
+def test_shares_of_embeddings_that_fall_with_the_budget_are_flagged(tmp_path: Path) -> None:
+    flag = "keeps the shares level"
+    for name, vocabulary in (("law_500k", 512), ("law_4m", 1448)):
+        law_study(tmp_path, name, vocab_size=vocabulary, depths=(2, 3, 5, 8), seeds=1)
+    level = laws.read_law(["law_500k", "law_4m"], tmp_path / "outputs")
+    assert flag not in laws.on_embeddings(level)
+    law_study(tmp_path, "law_500k", vocab_size=1448, depths=(2, 3, 5, 8), seeds=1)
+    assert flag in laws.on_embeddings(laws.read_law(["law_500k", "law_4m"], tmp_path / "outputs"))
+
+
 def test_a_vocabulary_that_grows_with_the_budget_keeps_shares_comparable(tmp_path: Path) -> None:
     for name, vocabulary in (("law_1m", 512), ("law_4m", 1024)):
         law_study(tmp_path, name, kind="parameters", depths=(3, 5, 8, 12), vocab_size=vocabulary)
