@@ -1,6 +1,8 @@
 """Pruners: they act on decayed readings, and a pruned run loses nothing."""
 
+import json
 import os
+import pickle
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,8 +94,6 @@ def test_a_pruned_run_goes_on_later_and_ends_as_if_nothing_had_stopped_it(here: 
 
 
 def _readings(folder: Path) -> list[dict[str, Any]]:
-    import json
-
     found: list[dict[str, Any]] = json.loads((folder / "record.json").read_text())["readings"]
     return found
 
@@ -156,17 +156,24 @@ def test_a_proposal_of_a_pruned_run_is_told_so_at_once(here: Path) -> None:
     assert all(a.state == "PRUNED" and not a.readings for a in again)
 
 
-@pytest.mark.parametrize("pruner", sorted(set(PRUNERS) - {"none"}))
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        pytest.param(name, marks=[] if name == "asha" else pytest.mark.slow)
+        for name in sorted(set(PRUNERS) - {"none"})
+    ],
+)
 def test_every_pruner_leads_a_study_to_its_end(here: Path, pruner: str) -> None:
     horizons = () if pruner == "wilcoxon" else (HORIZONS,)
-    search = open_search(here, LENGTH, *horizons, f"pruner={pruner}", "n_trials=4")
+    search = open_search(here, LENGTH, *horizons, f"pruner={pruner}", "n_trials=4", "study=null")
+    assert search.config.name == f"depth_width_100k_smoke_text_{pruner}"
+    assert pickle.loads(pickle.dumps(search.job)).work == search.work, "as workers are told"
     work(search)
-    assert search.config.name == "tiny"
     assert len(states(search)) == 4
     assert set(states(search)) <= {"COMPLETE", "PRUNED"}
     assert "COMPLETE" in states(search)
     search.lock.release()
-    again = open_search(here, LENGTH, *horizons, f"pruner={pruner}", "n_trials=4")
+    again = open_search(here, LENGTH, *horizons, f"pruner={pruner}", "n_trials=4", "study=null")
     assert work(again) == []
 
 
@@ -243,7 +250,7 @@ def test_the_answer_counts_the_stopped(here: Path) -> None:
     stopped = states(more).count("PRUNED")
     assert stopped >= 2, "the planted trial stops the later ones"
     (told,) = [s for s in answer(study, evidence) if "stopped early by the median pruner" in s]
-    assert told.startswith(f"{stopped} architectures were")
+    assert told.startswith(f"{stopped} runs were")
     assert len(evidence.arms) == 4 - stopped
 
 
@@ -264,6 +271,15 @@ def kill_left() -> Iterator[list[Any]]:
     for process in started:
         process.kill()
         process.wait()
+
+
+def test_weights_of_a_stopped_run_that_another_study_finished_are_left_alone(here: Path) -> None:
+    search = open_search(here, *EXPLORING, *EAGER, "n_trials=1")
+    plant(search)
+    work(search)
+    work(open_search(here, *EXPLORING, "n_trials=1", "study=whole", "keep=all"))
+    search.tidy()
+    assert len(list((here / "runs").glob("*/weights.safetensors"))) == 1
 
 
 @pytest.mark.slow
