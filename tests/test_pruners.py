@@ -256,6 +256,7 @@ def test_the_answer_counts_the_stopped(here: Path) -> None:
     (told,) = [s for s in answer(study, evidence) if "stopped early by the median pruner" in s]
     assert told.startswith(f"{stopped} runs were")
     assert len(evidence.arms) == 4 - stopped
+    assert all(curve.tokens.is_monotonic_increasing for curve in study.curves.values())
 
 
 def test_the_baseline_does_not_depend_on_who_was_stopped() -> None:
