@@ -16,6 +16,7 @@ from space.axes import SpaceConfig
 from space.budget import Budget
 
 SAMPLERS = ("tpe", "gp", "random", "grid", "qmc", "cmaes", "nsga2")
+PRUNERS = ("none", "median", "hyperband", "asha", "wilcoxon")
 EXECUTORS = ("local",)
 TRACKERS = ("wandb", "none")
 TRACKER_MODES = ("offline", "online")
@@ -34,6 +35,19 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         _choose("sampler.name", self.name, SAMPLERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunerConfig:
+    """Who stops runs early, by their readings at the recipe's horizons."""
+
+    name: str = "none"
+    """Optuna's; `asha` is its SuccessiveHalvingPruner."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of Optuna's pruner."""
+
+    def __post_init__(self) -> None:
+        _choose("pruner.name", self.name, PRUNERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +153,10 @@ class SearchConfig(StudyConfig):
     """Distinct runs in all, over all starts of the study."""
     replicates: Replicates = field(default_factory=Replicates)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    pruner: PrunerConfig = field(default_factory=PrunerConfig)
     study: str | None = None
-    """Default: named after space, budget, and data and proxy where these are not the default."""
+    """Default: named after space, budget, and data, proxy and pruner where these are not the
+    default."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -161,6 +177,7 @@ class SearchConfig(StudyConfig):
         parts = [self.space.name, self.budget.lower().replace(":", "_")]
         parts += [] if self.proxy == "default" else [self.proxy]
         parts += [] if self.data.source == "embedded" else [self.data.source]
+        parts += [] if self.pruner.name == "none" else [self.pruner.name]
         return "_".join(parts)
 
     @property

@@ -91,9 +91,10 @@ class Simulation:
 
     def _end(self, attempt: Attempt) -> None:
         kinds = ["died", "interrupted", "diverged", "failed"]
+        kinds += ["pruned"] if attempt.role == EXPLORE else []
         kind = self.random.choice(kinds) if self.random.random() < self.trouble else "finished"
         values = vars(copy.copy(attempt)) | {
-            "state": "COMPLETE" if kind == "finished" else "FAIL",
+            "state": {"finished": "COMPLETE", "pruned": "PRUNED"}.get(kind, "FAIL"),
             "status": None if kind == "died" else kind,
             "value": self.random.random() if kind == "finished" else None,
         }
