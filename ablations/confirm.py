@@ -33,7 +33,7 @@ def confirmation(
             `recipe`, where that is given.
     """
     content = _read(study, outputs)
-    trials = [t for t in content["trials"] if t["key"] and t["value"] is not None]
+    trials = [t for t in content["trials"] if t["state"] == "COMPLETE" and t["key"]]
     keys = {t["arm"]: t["key"] for t in reversed(trials)}
     base = content.get("baseline")
     if base not in keys:

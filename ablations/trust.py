@@ -23,7 +23,7 @@ evidence. The variance found is made an interval by way of the number of indepen
 would have it (Jeffreys' interval, Brown, Cai and DasGupta, Statistical Science 16:101, 2001), at
 most the number of pairs. Percentiles of the resamples are a point where no decision was wrong: with
 nine arms, four seeds and a true accuracy of 99% they cover it in 55% of simulated grids, at 95% in
-86%, this interval in 96 to 100%.
+86%, this interval in 95 to 100%.
 
 *Predictors* cost nothing: counts of the architecture. Each is taken in the direction that orders
 more of all pairs as the target does, which flatters it: what is clever must beat it even so. (Let

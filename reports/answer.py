@@ -170,6 +170,11 @@ def answer(study: Study, evidence: Evidence) -> list[str]:
         if evidence.best is not None
         else _anecdote(study, evidence)
     )
+    if stopped := int((study.trials.status == "pruned").sum()):
+        sentences.append(
+            f"{count(stopped, 'run')} {'was' if stopped == 1 else 'were'} stopped early by the "
+            f"{study.facts.get('pruner')} pruner, and not compared."
+        )
     if not study.facts.get("finished", True):
         sentences.append("The study is not finished; this is what its runs say so far.")
     return sentences

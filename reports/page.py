@@ -161,6 +161,11 @@ def _trials(study: Study) -> str:
     text = f"{outcomes(study)}, of {asked} asked for" if asked else outcomes(study)
     text += f"; sampler {facts['sampler']}" if facts.get("sampler") else ""
     text += f", {count(facts['workers'], 'worker')}" if facts.get("workers") else ""
+    if (pruner := facts.get("pruner", "none")) != "none":
+        text += (
+            f"; pruner {pruner}: {count(facts['pruned'], 'run')} stopped early, which saved "
+            f"{facts['saved_tokens']:,} tokens; branches took {facts['branch_tokens']:,}"
+        )
     reused = sum(bool(trial.get("reused")) for trial in facts["trials"])
     text += f"; {count(reused, 'run')} reused from earlier studies" if reused else ""
     aside = study.finished_elsewhere

@@ -230,8 +230,8 @@ def _row(
         row |= {"init_seed": run.init_seed}
         row |= _architecture_columns(run.architecture)
         row |= _cost_columns(cost(run.architecture, run.recipe.seq_len), budget)
-    if record is None:
-        return row
+    if record is None or state == "PRUNED":
+        return row  # what a pruned run may have come to since is no part of this study
     row |= {"status": record.status, "reason": record.reason or trial.get("reason")}
     row |= _last_reading(record)
     timings = ("train_s", "eval_s", "compile_s", "tokens_per_s", "commit", "started")

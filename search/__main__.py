@@ -7,11 +7,19 @@ what they found.
 from dataclasses import asdict
 from typing import Any
 
+from optuna.pruners import BasePruner
+
 from search.config import SamplerConfig, SearchConfig
 from search.data import Data, require_tokens
 from search.record import Recipe
 from search.story import Story, data_settings
-from search.study import SearchWork, exploration_facts, make_sampler
+from search.study import (
+    SearchWork,
+    exploration_facts,
+    make_pruner,
+    make_sampler,
+    pruning_facts,
+)
 from search.workers import Ending
 from space.axes import Space
 from space.cli import one_line_errors, verb
@@ -33,7 +41,12 @@ class Search(Story[SearchConfig, SearchWork]):
     @classmethod
     def check(cls, config: SearchConfig) -> SamplerConfig:
         make_sampler(config.sampler, config.seed)
+        make_pruner(config.pruner, config.recipe)
         return config.sampler
+
+    @classmethod
+    def pruner(cls, config: SearchConfig, recipe: Recipe) -> BasePruner:
+        return make_pruner(config.pruner, recipe)
 
     @classmethod
     def plan(cls, config: SearchConfig, recipe: Recipe, data: Data) -> SearchWork:
@@ -64,8 +77,14 @@ class Search(Story[SearchConfig, SearchWork]):
         plan, space = self.work.plan, self.work.space
         return (
             f"study {self.job.study}: {plan.explorations} of {space.size} architectures of "
-            f"{space.budget}, {self.work.total - plan.explorations} further seeds"
+            f"{space.budget}, {self.work.total - plan.explorations} further seeds" + self._pruning()
         )
+
+    def _pruning(self) -> str:
+        if self.config.pruner.name == "none":
+            return ""
+        where = " or ".join(f"{share:.0%}" for share in self.work.recipe.horizons)
+        return f"; {self.config.pruner.name} may stop the former after {where} of their tokens"
 
     def facts(self) -> dict[str, Any]:
         space, config = self.work.space, self.config
@@ -73,8 +92,10 @@ class Search(Story[SearchConfig, SearchWork]):
             "budget": asdict(space.budget),
             "space": {"name": space.name, "axes": space.axes, "size": space.size},
             "sampler": config.sampler.name,
+            "pruner": config.pruner.name,
             "n_trials": config.n_trials,
             **exploration_facts(self.study, self.attempts()),
+            **pruning_facts(self.attempts(), self.work.recipe),
         }
 
     def page(self) -> list[str]:
@@ -84,9 +105,21 @@ class Search(Story[SearchConfig, SearchWork]):
     def kept_arms(self) -> int:
         return self.config.replicates.top + 1
 
+    @property
+    def pausing_runs(self) -> int:
+        return 0 if self.config.pruner.name == "none" else self.work.plan.explorations
+
     def finish(self, ending: Ending) -> None:
         super().finish(ending)
         done, asked, plan = self.count_done(), self.config.n_trials, self.work.plan
+        if pruned := self.content["pruned"]:
+            horizons = ",".join(f"{share:g}" for share in self.work.recipe.horizons)
+            print(
+                f"{pruned} of {done} runs were stopped early; they go on with "
+                f"study={self.job.study} pruner=none 'recipe.horizons=[{horizons}]'"
+            )
+        if pruned and done < self.work.total:
+            print(f"they left too few for the {self.work.total} runs that were planned")
         if self.work.total <= done < asked:
             print(
                 f"{done} of {asked} runs: {plan.explorations} of "

@@ -2,7 +2,8 @@
 and their groups."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from space.axes import SpaceConfig
 from space.budget import Budget
 
 SAMPLERS = ("tpe", "gp", "random", "grid", "qmc", "cmaes", "nsga2")
+PRUNERS = ("none", "median", "hyperband", "asha", "wilcoxon")
 EXECUTORS = ("local",)
 TRACKERS = ("wandb", "none")
 TRACKER_MODES = ("offline", "online")
@@ -33,6 +35,19 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         _choose("sampler.name", self.name, SAMPLERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunerConfig:
+    """Who stops runs early, by their readings at the recipe's horizons."""
+
+    name: str = "none"
+    """Optuna's; `asha` is its SuccessiveHalvingPruner."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of Optuna's pruner."""
+
+    def __post_init__(self) -> None:
+        _choose("pruner.name", self.name, PRUNERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,17 +146,26 @@ class SearchConfig(StudyConfig):
     space: SpaceConfig
     budget: str = "1m"
     """`1m`, `125m`, `1.5b` or `non_embedding_parameters:100m`."""
+    tokens_per_parameter: float | None = None
+    """Instead of `recipe.tokens`: so many for each parameter of the budget, of the kind that it
+    counts, so that studies of several budgets make a law (`python -m reports page=laws`)."""
     n_trials: int = 22
     """Distinct runs in all, over all starts of the study."""
     replicates: Replicates = field(default_factory=Replicates)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    pruner: PrunerConfig = field(default_factory=PrunerConfig)
     study: str | None = None
-    """Default: named after space, budget, and data and proxy where these are not the default."""
+    """Default: named after space, budget, and data, proxy and pruner where these are not the
+    default."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(1, n_trials=self.n_trials)
-        Budget.parse(self.budget)
+        budget = Budget.parse(self.budget)
+        if (ratio := self.tokens_per_parameter) is not None:
+            if not 0 < ratio < inf:
+                raise ValueError(f"tokens_per_parameter must be positive, but got {ratio}")
+            self.recipe = replace(self.recipe, tokens=max(1, round(ratio * budget.value)))
         if self.study is not None:
             require_name("study", self.study)
 
@@ -153,6 +177,7 @@ class SearchConfig(StudyConfig):
         parts = [self.space.name, self.budget.lower().replace(":", "_")]
         parts += [] if self.proxy == "default" else [self.proxy]
         parts += [] if self.data.source == "embedded" else [self.data.source]
+        parts += [] if self.pruner.name == "none" else [self.pruner.name]
         return "_".join(parts)
 
     @property

@@ -43,9 +43,16 @@ class Estimate:
 
 
 def estimate(
-    work: Work, done: int, workers: int, placement: Placement, runs: Path, kept: int
+    work: Work,
+    done: int,
+    workers: int,
+    placement: Placement,
+    runs: Path,
+    kept: int,
+    pausing: int = 0,
 ) -> Estimate:
-    """What the runs that are not done will take on this machine; `kept` leave their weights."""
+    """What the runs that are not done will take on this machine, if none is pruned; `kept` leave
+    their weights, and `pausing` may leave a checkpoint."""
     left = max(0, work.total - done)
     flops = work.flops * left / work.total
     rate, basis = speed(work, placement, runs)
@@ -57,7 +64,8 @@ def estimate(
         seconds=flops / (rate * workers),
         basis=basis,
         lost=what_is_lost(placement),
-        disk_bytes=weights * (min(left, kept) + workers * CHECKPOINT_WEIGHTS),
+        disk_bytes=weights
+        * (min(left, kept) + (workers + min(left, pausing)) * CHECKPOINT_WEIGHTS),
     )
 
 

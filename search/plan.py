@@ -54,6 +54,9 @@ class Attempt:
     role: str = EXPLORE
     layers: int = 0
     value: float | None = None
+    """Of the run's end."""
+    readings: Mapping[int, float] = field(default_factory=dict)
+    """What pruners saw of it: the value at each horizon, by its tokens."""
     status: str | None = None
     """How it ended: a record's status or `interrupted`. None for a FAIL means that its worker was
     lost."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from search.record import Run
+from search.record import PRUNED, Run
 
 Event = dict[str, Any]
 
@@ -58,6 +58,8 @@ class Tally:
             if event["status"] == "finished":
                 self.done += 1
                 self.consider(event["value"], shape(event))
+            elif event["status"] == PRUNED:
+                self.pruned += 1
             else:
                 self.failed += 1
 

@@ -25,9 +25,9 @@ from space.cost import Cost, cost
 NUMERICS_VERSION = 3
 """Part of every run's key. Raise it when a change of the code changes results."""
 
-FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
+FINISHED, DIVERGED, FAILED, PRUNED = "finished", "diverged", "failed", "pruned"
 """A diverged run is final; a failed one (memory, a crash) is tried again when it is asked for
-again."""
+again. A pruned one leaves a checkpoint and no record: it goes on when it is asked for again."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,12 @@ class Recipe:
     def trained_tokens(self) -> int:
         """Tokens trained on in all, whole steps of the trunk and of its branches."""
         return self.steps * self.tokens_per_step + self.branch_tokens
+
+    def tokens_until(self, horizon: int) -> int:
+        """Tokens trained on when the reading at a horizon (0: the first) has been taken."""
+        branches = self.branches[: horizon + 1]
+        steps = branches[-1].start + sum(branch.steps for branch in branches)
+        return steps * self.tokens_per_step
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON and YAML have it. No horizons leave no trace, as in keys from before them."""
@@ -411,6 +417,19 @@ def usable_record(folder: Path) -> Record | None:
             f"warning: {error}; it was set aside as record.json.corrupt and the run is done again"
         )
         return None
+
+
+def pruned_record(folder: Path, reason: str | None) -> Record | None:
+    """What there is to show of a run that was stopped at a horizon, from its `run.yaml` and its
+    curve; None where these are not there. It is not written: the run may go on."""
+    try:
+        run = run_from_dict(yaml.safe_load((folder / "run.yaml").read_text()))
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return None
+    scored = [line for line in read_metrics(folder) if "horizon" in line and "val_loss" in line]
+    names = ("tokens", "val_loss", "val_bpb")
+    readings = tuple(Reading(**{name: line[name] for name in names}) for line in scored)
+    return Record(run=run, status=PRUNED, reason=reason, readings=readings)
 
 
 def write_record(folder: Path, record: Record) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import optuna
+from optuna.pruners import BasePruner, NopPruner
 
 from search.config import SamplerConfig, StudyConfig
 from search.data import Data, prepare
@@ -77,6 +78,11 @@ class Story(ABC, Generic[C, W]):
         """Find what is wrong before anything is written; who proposes."""
 
     @classmethod
+    def pruner(cls, config: C, recipe: Recipe) -> BasePruner:
+        """Who stops runs early: nobody."""
+        return NopPruner()
+
+    @classmethod
     @abstractmethod
     def plan(cls, config: C, recipe: Recipe, data: Data) -> W:
         """What is to be trained."""
@@ -103,6 +109,11 @@ class Story(ABC, Generic[C, W]):
     def kept_arms(self) -> int:
         """Whose weights are kept, with `keep=best`, until the study is done."""
 
+    @property
+    def pausing_runs(self) -> int:
+        """How many may be stopped at a horizon and keep their checkpoint."""
+        return 0
+
     # The story.
 
     @classmethod
@@ -122,9 +133,9 @@ class Story(ABC, Generic[C, W]):
         require_answers(config.evaluate, data)
         recipe = _settle(config, settled_precision(storage, config.name))
         work = cls.plan(config, recipe, data)
-        study = open_study(
-            storage, config.name, cls.settings(work, recipe, data, config), naming=cls.naming
-        )
+        pruner = cls.pruner(config, recipe)
+        settings = cls.settings(work, recipe, data, config)
+        study = open_study(storage, config.name, settings, naming=cls.naming, pruner=pruner)
         lose_abandoned(study, runs)
         job = Job(
             study=config.name,
@@ -134,6 +145,7 @@ class Story(ABC, Generic[C, W]):
             data=data.folder,
             work=work,
             sampler=sampler,
+            pruner=pruner,
             seed=config.seed,
             metric="val_loss" if data.token_bytes is None else "val_bpb",
             placement=share_cores(config.placement, config.workers),
@@ -175,6 +187,7 @@ class Story(ABC, Generic[C, W]):
             self.placement,
             self.job.runs,
             {"all": self.work.total, "best": self.kept_arms, "none": 0}[config.keep],
+            self.pausing_runs,
         )
         lines = [f"{self.headline()}; {done} of {self.work.total} runs done"]
         lines += [str(self.expected)] if self.expected.runs else []
@@ -243,7 +256,8 @@ class Story(ABC, Generic[C, W]):
         attempts = self.attempts()
         best = {a.key for a in best_runs(attempts, arms)} if self.config.keep == "best" else set()
         for attempt in distinct(attempts):
-            if not (attempt.busy or attempt.reused or attempt.key in best):
+            others = attempt.reused or attempt.state == "PRUNED"  # whoever finished it wrote them
+            if not (attempt.busy or others or attempt.key in best):
                 (self.job.runs / str(attempt.key) / "weights.safetensors").unlink(missing_ok=True)
 
     def report(self) -> None:
@@ -266,11 +280,9 @@ class Story(ABC, Generic[C, W]):
         if ending.kind == "interrupted":
             print(f"stopped with {done} of {total} runs; the same command goes on")
             raise SystemExit(130)
-        if done < total:
-            print(
-                f"{done} of {total} runs; {total - done} failed, and the same "
-                "command tries them again"
-            )
+        runs = distinct(self.attempts())
+        if failed := sum(run.state == "FAIL" and not _is_done(run) for run in runs):
+            print(f"{done} of {total} runs; {failed} failed, and the same command tries them again")
 
     def count_done(self) -> int:
         """Runs that need not be tried again."""

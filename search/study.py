@@ -10,7 +10,7 @@ import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
@@ -18,13 +18,14 @@ from typing import Any
 
 import filelock
 import optuna
+from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from search.config import Evaluation, SamplerConfig
+from search.config import Evaluation, PrunerConfig, SamplerConfig
 from search.placement import Placement
 from search.plan import (
     EXPLORE,
@@ -148,6 +149,7 @@ class Job:
     """Folder of the prepared data."""
     work: Work
     sampler: SamplerConfig
+    pruner: BasePruner
     seed: int
     metric: str
     """`val_bpb`, or `val_loss` where the data does not say how many bytes a token stands for."""
@@ -194,7 +196,11 @@ def without_password(url: str) -> str:
 
 
 def open_study(
-    storage: RDBStorage, name: str, settings: Mapping[str, Any], naming: str = "study"
+    storage: RDBStorage,
+    name: str,
+    settings: Mapping[str, Any],
+    naming: str = "study",
+    pruner: BasePruner | None = None,
 ) -> optuna.Study:
     """The study of this name, new or with the trials it has.
 
@@ -202,7 +208,11 @@ def open_study(
         ValueError: it was made with other settings; the message shows the difference.
     """
     study = optuna.create_study(
-        storage=storage, study_name=name, direction="minimize", load_if_exists=True
+        storage=storage,
+        study_name=name,
+        direction="minimize",
+        load_if_exists=True,
+        pruner=pruner or NopPruner(),
     )
     before = study.user_attrs.get("settings")
     if before is None:
@@ -220,7 +230,10 @@ def open_study(
 def load_study(job: Job, sampler: BaseSampler) -> optuna.Study:
     """The study that a worker joins."""
     return optuna.load_study(
-        study_name=job.study, storage=open_storage(job.storage), sampler=sampler
+        study_name=job.study,
+        storage=open_storage(job.storage),
+        sampler=sampler,
+        pruner=job.pruner,
     )
 
 
@@ -270,6 +283,41 @@ def make_sampler(config: SamplerConfig, seed: int) -> BaseSampler:
         ) from None
 
 
+def make_pruner(config: PrunerConfig, recipe: Recipe) -> BasePruner:
+    """Optuna's pruner of a configuration, for readings at the recipe's horizons.
+
+    Successive halving's `min_resource` is the first horizon and `max_resource` the end, in tokens,
+    unless they are given.
+
+    Raises:
+        ValueError: an option that the pruner does not take, or no horizons to act at.
+    """
+    from optuna import pruners
+
+    if config.name == "none":
+        return NopPruner()
+    if not recipe.horizons:
+        raise ValueError(
+            f"pruner={config.name} must have readings to act on, but recipe.horizons is empty; "
+            "set recipe.horizons=[0.25,0.5], or pruner=none"
+        )
+    resources: dict[str, Any] = {"min_resource": int(recipe.horizons[0] * recipe.tokens)}
+    kinds: dict[str, tuple[type[BasePruner], dict[str, Any]]] = {
+        "median": (pruners.MedianPruner, {}),
+        "wilcoxon": (pruners.WilcoxonPruner, {}),
+        "asha": (pruners.SuccessiveHalvingPruner, resources),
+        "hyperband": (pruners.HyperbandPruner, resources | {"max_resource": recipe.tokens}),
+    }
+    kind, settled = kinds[config.name]
+    try:
+        with _without_experimental_warnings():
+            return kind(**settled | config.options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"pruner.options must be what Optuna's {kind.__name__} takes, but {_first_line(error)}"
+        ) from None
+
+
 def worker_seed(config: SamplerConfig, seed: int, worker: int, trials: int) -> int:
     """The seed of a worker's sampler: its own, so that workers do not propose the same, except
     for QMC, whose workers share one sequence."""
@@ -279,8 +327,15 @@ def worker_seed(config: SamplerConfig, seed: int, worker: int, trials: int) -> i
 
 
 def read_attempts(study: optuna.Study) -> list[Attempt]:
-    """All trials of the study, by number."""
-    return [_attempt(trial) for trial in study.get_trials(deepcopy=False)]
+    """All trials of the study, by number. Where it prunes no longer, a pruned run is one that was
+    interrupted: it goes on."""
+    attempts = [_attempt(trial) for trial in study.get_trials(deepcopy=False)]
+    if not isinstance(study.pruner, NopPruner):
+        return attempts
+    return [
+        replace(a, state="FAIL", status="interrupted") if a.state == "PRUNED" else a
+        for a in attempts
+    ]
 
 
 def _attempt(trial: FrozenTrial) -> Attempt:
@@ -295,6 +350,7 @@ def _attempt(trial: FrozenTrial) -> Attempt:
         role=kept.get("role", EXPLORE),
         layers=kept.get("layers", 0),
         value=trial.value if trial.state == TrialState.COMPLETE else None,
+        readings=trial.intermediate_values,
         status=kept.get("status"),
         reason=kept.get("reason"),
         duplicate=kept.get("duplicate", False),
@@ -391,7 +447,22 @@ def exploration_facts(study: optuna.Study, attempts: Sequence[Attempt]) -> dict[
     }
 
 
+def pruning_facts(attempts: Sequence[Attempt], recipe: Recipe) -> dict[str, Any]:
+    """What `study.json` says of the runs that were pruned, and of what that took and saved."""
+    runs = distinct(attempts)
+    reached = [len(run.readings) - 1 for run in runs if run.state == "PRUNED"]
+    return {
+        "pruned": len(reached),
+        "saved_tokens": sum(recipe.trained_tokens - recipe.tokens_until(i) for i in reached),
+        "branch_tokens": recipe.branch_tokens * sum(run.state == "COMPLETE" for run in runs)
+        + sum(branch.steps for i in reached for branch in recipe.branches[: i + 1])
+        * recipe.tokens_per_step,
+    }
+
+
 def _entry(run: Attempt, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    pruned = run.state == "PRUNED" and bool(run.readings)
+    tokens = max(run.readings) if pruned else None
     return {
         "number": run.number,
         "state": run.state,
@@ -400,7 +471,8 @@ def _entry(run: Attempt, attempts: Sequence[Attempt]) -> dict[str, Any]:
         "key": run.key,
         "arm": run.arm,
         "role": run.role,
-        "value": run.value,
+        "value": run.value if tokens is None else run.readings[tokens],
+        "pruned_at": tokens,
         "reason": run.reason,
         "reused": run.reused,
         "attempts": sum(a.key == run.key and not a.duplicate for a in attempts),

@@ -21,7 +21,15 @@ from urllib.parse import urlsplit
 
 from search.config import TrackerConfig
 from search.plan import Attempt
-from search.record import FINISHED, Record, architecture_id, read_metrics, usable_record
+from search.record import (
+    FINISHED,
+    PRUNED,
+    Record,
+    architecture_id,
+    pruned_record,
+    read_metrics,
+    usable_record,
+)
 
 REACH_S = 3.0
 """How long the server may take to answer before the study goes on offline."""
@@ -71,7 +79,10 @@ class WandbTracker(Tracker):
             known = f"{attempt.key}:{attempt.status}" in done
             if attempt.busy or (known and not self.scored):
                 continue
-            record = usable_record(runs / str(attempt.key))
+            folder = runs / str(attempt.key)
+            record = usable_record(folder)
+            if record is None and attempt.state == "PRUNED":
+                record = pruned_record(folder, attempt.reason)
             if record is None or (state := _state(record)) in done:
                 continue
             with self._harmless():
@@ -90,7 +101,7 @@ class WandbTracker(Tracker):
         for step, values in curve(folder):
             run.log(values, step=step)
         run.summary.update(summary(record))
-        run.finish(exit_code=0 if record.status == FINISHED else 1)
+        run.finish(exit_code=0 if record.status in (FINISHED, PRUNED) else 1)
 
     def summarise(self, runs: Path, content: Mapping[str, Any], plot: Path) -> None:
         with self._harmless():
@@ -99,7 +110,7 @@ class WandbTracker(Tracker):
     def _mirror_study(self, runs: Path, content: Mapping[str, Any], plot: Path) -> None:
         import wandb
 
-        known = ("metric", "budget", "space", "sampler", "table")
+        known = ("metric", "budget", "space", "sampler", "pruner", "table")
         facts = {name: content[name] for name in known if name in content}
         run = self._open("summary", job_type="study", name=self.study, config=facts)
         metric = content["metric"]
@@ -112,9 +123,11 @@ class WandbTracker(Tracker):
         if plot.is_file():
             shown[f"{plot.stem}_plot"] = wandb.Image(str(plot))
         run.log(shown, step=0)
-        values = [t["value"] for t in content["trials"] if t["value"] is not None]
+        values = [trial["value"] for trial in finished(content)]
         best = {f"best_{metric}": min(values)} if values else {}
-        run.summary.update({"runs": len(values), "wall_s": content["wall_s"], **best})
+        pruned = {k: content[k] for k in ("pruned", "saved_tokens") if content.get("pruned")}
+        told = {"runs": len(values), "wall_s": content["wall_s"], **best, **pruned}
+        run.summary.update(told)
         run.finish()
 
     @contextmanager
@@ -261,10 +274,15 @@ def curve(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield int(step), {name: value for name, value in values.items() if value is not None}
 
 
+def finished(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The trials of a `study.json` with a value of their run's end; a pruned one's is earlier."""
+    return [t for t in content["trials"] if t["value"] is not None and t["state"] == "COMPLETE"]
+
+
 def table(runs: Path, content: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     """The finished runs: trial, seed, role, shape, parameters, value."""
-    for trial in content["trials"]:
-        record = usable_record(runs / trial["key"]) if trial["value"] is not None else None
+    for trial in finished(content):
+        record = usable_record(runs / trial["key"])
         if record is not None:
             arch = record.run.architecture
             dims = (getattr(arch, name) for name in COLUMNS)

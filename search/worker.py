@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from math import isfinite
 from typing import Any, NoReturn
 
@@ -23,9 +24,18 @@ from optuna.trial import Trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.data import open_data
-from search.plan import Attempt, Cell, Step, distinct, is_open
-from search.progress import Event, ended, told
-from search.record import FAILED, FINISHED, Record, Run, architecture_id, usable_record
+from search.plan import REPLICATE, Attempt, Cell, Step, distinct, is_open
+from search.progress import METRIC_NAMES, Event, ended, told
+from search.record import (
+    FAILED,
+    FINISHED,
+    PRUNED,
+    Reading,
+    Record,
+    Run,
+    architecture_id,
+    usable_record,
+)
 from search.scores import Scorer
 from search.study import (
     HOST,
@@ -49,6 +59,10 @@ TELL_S = 0.2
 
 class Ended(Exception):
     """Ends a trial without a value. Caught by `study.optimize`, which marks it FAIL."""
+
+
+class Pruned(Stop):
+    """Raised in a run that the study's pruner stops; its checkpoint stays."""
 
 
 class Worker:
@@ -149,7 +163,12 @@ class Worker:
         self.planning.release()
         self.emit({"event": "start", "number": trial.number, **told(run)})
         try:
-            record, reused = self._train(run)
+            record, reused = self._train(run, trial)
+        except Pruned as pruned:
+            trial.set_user_attr("status", PRUNED)
+            trial.set_user_attr("reason", str(pruned))
+            self.outcome = ended(run, trial.number, status=PRUNED, reason=str(pruned))
+            raise optuna.TrialPruned from None
         except Stop:
             self._end(trial, "interrupted", "the study was stopped")
         except OSError:
@@ -190,6 +209,8 @@ class Worker:
     def _answer(self, trial: Trial, twin: Attempt) -> float:
         """Tell the sampler what it could have known; the plan then asks it again."""
         trial.set_user_attr("duplicate", True)
+        if twin.state == "PRUNED":
+            raise optuna.TrialPruned  # without readings, which would count twice
         if twin.value is None:
             self._end(trial, "duplicate", f"as trial {twin.number}")
         return twin.value
@@ -211,19 +232,46 @@ class Worker:
         trial.set_user_attr("reason", reason)
         raise Ended(reason)
 
-    def _train(self, run: Run) -> tuple[Record, bool]:
-        """The run's record, and whether it was there before."""
+    def _train(self, run: Run, trial: Trial) -> tuple[Record, bool]:
+        """The run's record, and whether it was there before.
+
+        Raises:
+            Pruned: the study's pruner stopped it at a horizon.
+        """
         folder = self.job.runs / run.key
         with self._hold(run_lock(self.job.runs, run.key)):
             before = usable_record(folder)
+            judge = self._judge(trial)
+            for reading in before.readings[:-1] if before and before.final else ():
+                with suppress(Pruned):  # it is trained already; others are compared with it
+                    judge(reading)
             record = train(
                 run,
                 self.data,
                 folder,
                 placement=self.job.placement,
                 progress=self._progress(run.key),
+                listener=judge,
             )
             return self._score(record), before is not None and before.final
+
+    def _judge(self, trial: Trial) -> Callable[[Reading], None]:
+        """Shows the pruner a trial's readings at horizons, and stops the run where it says so.
+
+        Further seeds of an architecture are not shown: they were promised, and an architecture
+        counts once among those that others are compared with.
+        """
+
+        def judge(reading: Reading) -> None:
+            value = getattr(reading, self.job.metric)
+            if trial.user_attrs.get("role") == REPLICATE or value is None:
+                return
+            trial.report(value, step=reading.tokens)
+            if trial.should_prune():
+                unit = METRIC_NAMES[self.job.metric]
+                raise Pruned(f"stopped after {reading.tokens:,} tokens at {value:.4f} {unit}")
+
+        return judge
 
     def _hold(self, lock: filelock.BaseFileLock) -> Any:
         """The lock, once another study's worker has left the run."""
