@@ -434,5 +434,7 @@ def command(study: Study) -> str:
     """The command that would measure the proxy of a study."""
     given = shlex.split(str(study.facts.get("command") or ""))[3:]
     own = [text for text in given if text.split("=")[0].split(".")[0] in PASSED_ON]
+    if any(text.startswith("tokens_per_parameter=") for text in given) and (run := _typical(study)):
+        own.append(f"recipe.tokens={run.recipe.tokens}")  # a table of trust is told tokens alone
     called = [f"called=proxy_horizon_{study.name}"] if own else []
     return shlex.join(["python", "-m", "ablations", "table=proxy_horizon", *own, *called])

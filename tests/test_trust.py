@@ -397,6 +397,8 @@ def test_a_study_of_another_proxy_says_that_none_was_measured_and_how_to(tmp_pat
     )
     page = render(study(tmp_path, command=command))["report.html"].decode()
     assert "<code>python -m ablations table=proxy_horizon budget=1m" in page
+    command = "python -m search budget=1m tokens_per_parameter=1.024"
+    assert "budget=1m recipe.tokens=1024000 called=" in of_study(study(tmp_path, command=command))
     other = {"kind": "parameters", "value": 2_000_000}
     assert "Not measured" in of_study(study(tmp_path, budget=other))
 
