@@ -3,9 +3,13 @@
 The story is that of a search (`search.story`); only that every cell is known beforehand.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from hydra import compose
+from omegaconf import OmegaConf
 
 from ablations.config import CONFIRM, MAIN_RESULTS, POWER, AblationConfig
 from ablations.confirm import confirmation
@@ -32,12 +36,23 @@ main_results: MobileLLM's zero-shot tables, and ours beside; models=[…]; nothi
 """The tables that no file describes."""
 
 
-@verb("ablations", AblationConfig)
+def usual(given: Sequence[str]) -> list[str]:
+    """The overrides that the file of the table asked for has, but for those that were given."""
+    asked = [text.removeprefix("table=") for text in given if text.startswith("table=")]
+    if not asked or asked[-1] in ("help", "all", CONFIRM, POWER, MAIN_RESULTS):
+        return []
+    taken = {text.split("=")[0].lstrip("+~") for text in given}
+    own = TableFile.read(asked[-1]).overrides
+    return [text for text in own if text.split("=")[0] not in taken]
+
+
+@verb("ablations", AblationConfig, usual)
 def main(config: AblationConfig) -> None:
     """Make a table, all of them, or list them."""
     if config.table == "help":
         with one_line_errors():
-            print("\n\n".join([*(describe_table(n, config) for n in table_names()), OTHERS]))
+            told = [describe_table(name, with_overrides(name, config)) for name in table_names()]
+            print("\n\n".join([*told, OTHERS]))
         return
     if config.table == POWER:
         make_report([f"table={POWER}", f"outputs={config.outputs}"])
@@ -46,11 +61,25 @@ def main(config: AblationConfig) -> None:
         measure(config)
         make_report([f"table={MAIN_RESULTS}", f"outputs={config.outputs}"])
         return
-    names = table_names() if config.table == "all" else [str(config.table)]
+    names = tables_of_one_proxy() if config.table == "all" else [str(config.table)]
     for name in names:
         with one_line_errors():
             comparison = Comparison.open(replace(config, table=name))
         comparison.tell()
+
+
+def with_overrides(name: str, config: AblationConfig) -> AblationConfig:
+    """The configuration with what the table's file overrides."""
+    if not (own := TableFile.read(name).overrides):
+        return config
+    made = OmegaConf.to_object(compose("ablations", [f"table={name}", *own]))
+    assert isinstance(made, AblationConfig), "conf/ablations.yaml begins with its schema"
+    return made
+
+
+def tables_of_one_proxy() -> list[str]:
+    """All tables but those that choose a proxy of their own."""
+    return [name for name in table_names() if not TableFile.read(name).overrides]
 
 
 class Comparison(Story[AblationConfig, TableWork]):
@@ -186,7 +215,14 @@ def read_table(
         )
     file = TableFile.read(str(config.table))
     table = file.table(
-        config.scale, recipe, vocab_size, budget=config.budget, seeds=config.seeds, timing=timing
+        config.scale,
+        recipe,
+        vocab_size,
+        budget=config.budget,
+        seeds=config.seeds,
+        timing=timing,
+        budgets=config.budgets,
+        space=config.space,
     )
     if table.transfer and config.lr_search.name != "none":
         raise ValueError(
@@ -204,6 +240,7 @@ def table_facts(table: Table) -> dict[str, Any]:
         "seeds": table.seeds,
         "auto": table.auto,
         "transfer": table.transfer,
+        "trust": table.trust,
         "panels": [
             {
                 "name": panel.name,
@@ -251,6 +288,8 @@ def describe_table(name: str, config: AblationConfig) -> str:
             vocab_size,
             budget=config.budget,
             seeds=config.seeds,
+            budgets=config.budgets,
+            space=config.space,
             timing=Timing(replace(config, table=name).folder / FILE),
         )
     except ValueError as error:

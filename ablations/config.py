@@ -7,6 +7,7 @@ from typing import Any
 from ablations.bracket import LrSearch
 from ablations.sequential import AUTO
 from search.config import StudyConfig, require_at_least, require_name
+from space.axes import SpaceConfig
 
 SCALES = ("proxy", "paper")
 CONFIRM, POWER, MAIN_RESULTS = "confirm", "power", "main_results"
@@ -27,6 +28,10 @@ class AblationConfig(StudyConfig):
     study: str | None = None
     """`table=confirm`: the search whose best candidates are run again."""
     top: int = 4
+    space: SpaceConfig | None = None
+    """Tables of trust: the space of the grid, instead of the table's."""
+    budgets: list[str] = field(default_factory=list)
+    """`table=proxy_scale`: the proxies' and the target's, instead of the table's."""
     models: list[str] = field(default_factory=list)
     """`table=main_results`: keys of runs, folders or hub ids."""
     train: bool = True
@@ -40,6 +45,11 @@ class AblationConfig(StudyConfig):
             raise ValueError("table must name a table, but got none; table=help lists them")
         if self.scale not in SCALES:
             raise ValueError(f"scale must be one of {', '.join(SCALES)}, but got {self.scale!r}")
+        if self.budget is not None and self.budgets:
+            raise ValueError(
+                f"budget or budgets must be given, not both, but got {self.budget} and "
+                f"{', '.join(self.budgets)}"
+            )
         if self.seeds not in (None, AUTO):
             if type(self.seeds) is not int:
                 raise ValueError(f"seeds must be a whole number or auto, but got {self.seeds!r}")

@@ -208,6 +208,31 @@ def indistinguishable(
     return Best(level_with[0], level_with, rows.reset_index())
 
 
+def resolved_pairs(
+    frame: pd.DataFrame, metric: str = "val_bpb", *, level: float = LEVEL
+) -> pd.DataFrame:
+    """Which pairs of arms are told apart, arms × arms: -1 where the row's arm has the smaller
+    value, 1 where it has the larger one, 0 where the pair is unresolved.
+
+    Each arm in turn is the baseline of `compare`, at a level that holds for all of these families
+    together (Bonferroni over one fewer than the arms, which have every pair between them), and a
+    pair must be resolved whichever of its two arms is the baseline. With 95% chance no pair of
+    equal arms is. `frame` and errors are those of `compare`.
+    """
+    cells = _cells(frame, metric)
+    fit = _fit(cells)
+    signs = np.zeros((len(cells), len(cells)), dtype=int)
+    for group in np.unique(fit.group):
+        arms = np.flatnonzero(fit.group == group)
+        each = 1 - (1 - level) / max(len(cells) - 1, 1)
+        half = _half_widths(fit, arms, each, pooled=False, two_sided=True)
+        apart = np.subtract.outer(fit.effects[arms], fit.effects[arms])
+        with np.errstate(invalid="ignore"):
+            told = np.abs(apart) > np.maximum(half, half.T)  # itself: NaN, which is not
+        signs[np.ix_(arms, arms)] = np.where(told, np.sign(apart), 0)
+    return pd.DataFrame(signs, cells.index, cells.index)
+
+
 def arm_means(
     frame: pd.DataFrame, metric: str = "val_bpb", *, level: float = LEVEL
 ) -> pd.DataFrame:
@@ -521,11 +546,13 @@ def _ways_of(
     return [pooled, baseline, own]
 
 
-def _half_widths(fit: _Fit, arms: NDArray[np.intp], level: float, pooled: bool) -> Array:
-    """Row i has the half widths of one-sided intervals of all arms around arm i as the control."""
+def _half_widths(
+    fit: _Fit, arms: NDArray[np.intp], level: float, pooled: bool, *, two_sided: bool = False
+) -> Array:
+    """Row i has the half widths of the intervals of all arms around arm i as the control."""
     half = np.full((len(arms), len(arms)), np.nan)
     for row, arm in enumerate(arms if fit.df else []):
-        ways = _ways(fit, _contrasts(fit, arm), two_sided=False)[: 1 if pooled else None]
+        ways = _ways(fit, _contrasts(fit, arm), two_sided=two_sided)[: 1 if pooled else None]
         widest = np.max([way.half(1 - level) for way in ways], axis=0)
         half[row, arms != arm] = np.where(np.isnan(widest), np.inf, widest)  # says nothing
     return half

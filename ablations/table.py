@@ -5,19 +5,19 @@ and shared data; each arm is a few overrides of architecture (`fit` closes the b
 size is given) and of the recipe.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
-from ablations import transfer
+from ablations import transfer, trust
 from ablations.sequential import AUTO, LOOKS
 from ablations.timing import Timing
 from search.record import Recipe
 from space.arch import Architecture
-from space.axes import parse_sharing
+from space.axes import SpaceConfig, parse_sharing
 from space.budget import FFN_TOLERANCE, MAX_DEVIATION, SIZES, Budget, fit
 from space.cost import cost
 
@@ -73,6 +73,10 @@ class Table:
     transfer: bool = False
     """Arms are learning rates, and seeds go where the best are: see `ablations.transfer`."""
 
+    trust: Mapping[str, Any] | None = None
+    """Arms are a grid whose readings are proxies of the longest: see `ablations.trust`. Its space,
+    and the tokens of the proxy in question."""
+
     @property
     def adaptive(self) -> bool:
         """Whether what is trained next depends on what was found."""
@@ -98,6 +102,10 @@ class TableFile:
     """Panels as printed."""
     transfer: dict[str, Any] = field(default_factory=dict)
     """Instead of panels: shapes, each at several learning rates (`ablations.transfer`)."""
+    trust: dict[str, Any] = field(default_factory=dict)
+    """Instead of panels: a grid of a space, read at several horizons (`ablations.trust`)."""
+    overrides: list[str] = field(default_factory=list)
+    """Of the command line, where that says nothing else: `proxy=default`."""
 
     @classmethod
     def read(cls, name: str) -> Self:
@@ -130,8 +138,11 @@ class TableFile:
         budget: str | None = None,
         seeds: int | str | None = None,
         timing: Timing | None = None,
+        budgets: Sequence[str] = (),
+        space: SpaceConfig | None = None,
     ) -> Table:
-        """The table with its architectures. Tokens at equal time follow from `timing`.
+        """The table with its architectures. Tokens at equal time follow from `timing`; `budgets`
+        and `space` are for a table of trust.
 
         Raises:
             ValueError: an arm that does not fit, a baseline that is none of the arms, or no such
@@ -140,8 +151,21 @@ class TableFile:
         panels = getattr(self, scale)
         if self.transfer and scale == "proxy":
             panels = [*panels, *transfer.panels(self.transfer)]
+        if self.trust:
+            asked = budgets or ([budget] if budget else self.trust.get("budgets") or [self.budget])
+            panels = [*panels, *trust.panels(self.trust, recipe, vocab_size, asked, space)]
+        elif budgets or space is not None:
+            raise ValueError(
+                f"budgets and space are of tables of trust, such as proxy_scale, but {self.name} "
+                "is none; leave them out"
+            )
         if not panels:
             raise ValueError(f"table {self.name} has no panels at scale={scale}; choose another")
+        given = seeds_of(seeds or self.seeds)
+        if self.trust:
+            trust.require_seeds(given["seeds"])
+        if self.trust and given["auto"]:
+            raise ValueError("seeds of a table of trust must be a number, but got auto")
         if scale == "paper" and budget is not None:
             raise ValueError("budget must be left out at scale=paper: its shapes are as printed")
         made = []
@@ -156,7 +180,8 @@ class TableFile:
             caption=self.caption,
             panels=tuple(made),
             transfer=bool(self.transfer),
-            **seeds_of(seeds or self.seeds),
+            trust=trust.described(self.trust, recipe, space) if self.trust else None,
+            **given,
         )
 
 

@@ -1,5 +1,7 @@
 """`python -m reports study=NAME`: rebuild a study's page, figures and tables from its records.
 
+`page=laws 'study=[A,B,C]'`: what studies of several budgets say together.
+
 The same records give the same bytes. Nothing here needs torch, so a report can be rebuilt on any
 machine that the records were copied to.
 """
@@ -8,14 +10,28 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from reports import ablation, calibration, figures, main_results, page, scores, tables, transfer
+from reports import (
+    ablation,
+    calibration,
+    figures,
+    laws,
+    main_results,
+    page,
+    scores,
+    tables,
+    transfer,
+    trust,
+)
 from reports.answer import answer, weigh
 from reports.study import Study, read_study
 from space.cli import one_line_errors, verb
 
 POWER = "power"
 """The table that needs no runs."""
+LAWS = "laws"
+"""The page that several studies make."""
 
 
 @dataclass
@@ -24,11 +40,23 @@ class ReportsConfig:
 
     table: str | None = None
     """Name of a table of `python -m ablations`, instead of a study."""
-    study: str | None = None
-    """Name of the study: its folder under `outputs`."""
+    study: Any = None
+    """Name of the study: its folder under `outputs`. For `page=laws` a list of them."""
+    page: str | None = None
+    """`laws`: the page of several studies instead of one's."""
+    called: str | None = None
+    """Name of the folder of `page=laws` under `outputs/laws`. Default: the studies' names."""
     outputs: str = "outputs"
     runs: str | None = None
     """The folder of the runs. Default: as `study.json` says."""
+
+    def __post_init__(self) -> None:
+        if self.page not in (None, LAWS):
+            raise ValueError(f"page must be {LAWS} or left out, but got {self.page!r}")
+        if self.page is None and isinstance(self.study, list):
+            raise ValueError(
+                f"study must be one name, but got {self.study}; several need page=laws"
+            )
 
 
 @verb("reports", ReportsConfig)
@@ -37,8 +65,12 @@ def main(config: ReportsConfig) -> None:
     if config.table is not None:
         _remake_table(config, config.table)
         return
+    if config.page == LAWS:
+        _make_law(config)
+        return
     with one_line_errors():
-        study = read_study(config.study, config.outputs, config.runs)
+        name = None if config.study is None else str(config.study)
+        study = read_study(name, config.outputs, config.runs)
     files = render(study)
     with one_line_errors():
         for name, content in files.items():
@@ -46,7 +78,20 @@ def main(config: ReportsConfig) -> None:
     print(" ".join(answer(study, weigh(study))))
     if (confirmed := ablation.confirmed(study.name, study.folder.parent)) is not None:
         print(ablation.order(confirmed))
+    print(f"Trust in the proxy: {trust.of_study(study)}")
     print(f"report: {study.folder / 'report.html'}")
+
+
+def _make_law(config: ReportsConfig) -> None:
+    names = config.study if isinstance(config.study, list) else [config.study]
+    with one_line_errors():
+        given = [str(name) for name in names if name is not None]
+        law = laws.read_law(given, config.outputs, config.runs)
+        folder = Path(config.outputs) / LAWS / (config.called or law.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, laws.render(law))
+    print("\n".join([laws.headline(law), *laws.hedges(law)]))
+    print(f"report: {folder / 'report.html'}")
 
 
 def _remake_table(config: ReportsConfig, name: str) -> None:
@@ -70,6 +115,11 @@ def _remake_table(config: ReportsConfig, name: str) -> None:
         if transfer.is_transfer(report):
             _write(folder, transfer.transfer_files(report))
             print(f"{transfer.summary(report)}\nrates: {folder / 'transfer.md'}")
+        if trust.is_trust(report):
+            left, told = trust.trust_files(report)
+            _write(folder, left)
+            page = "trust.html" if "trust.html" in left else "trust.md"
+            print(f"{told}\ntrust: {folder / page}")
     print(ablation.summary(report))
     print(f"table: {folder / 'table.html'}")
 

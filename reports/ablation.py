@@ -121,6 +121,12 @@ MEASURED = (
     "outliers",
     "direction",
 )
+NO_METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    "svg": {"Date": None, "Creator": None},
+}
+"""By form of a figure, what leaves out when and by what it was drawn."""
 COLORS = {"better": "#2f9a78", "worse": "#b9505f", "unresolved": "#63666b", "baseline": "#1c1d1f"}
 
 
@@ -152,6 +158,8 @@ class Report:
     """How arms came to their learning rates, and what that cost."""
     equal_arms: bool = False
     """All arms are one thing but for their initial weights: any verdict is a false one."""
+    runs: Path = Path("runs")
+    """The folder that their records are in."""
     scores: dict[str, pd.DataFrame] | None = None
     """Zero-shot scores by panel, see `reports.scores.gather`; only of panels that have any."""
 
@@ -192,6 +200,7 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
         metric=metric,
         panels=panels,
         cells=cells,
+        runs=where,
         scores=_scores(cells, where),
         equal_arms=all(thing == things[0] for thing in things),
     )
@@ -424,12 +433,12 @@ def latex(report: Report) -> str:
     """All panels for LaTeX, a booktabs tabular each, scaled to the line."""
     lines = ["% needs \\usepackage{booktabs,graphicx}"]
     if (beside := side_by_side(report)) is not None:
-        lines += _float(report.caption, latex_table(*beside))
+        lines += latex_float(report.caption, latex_table(*beside))
     for panel in report.panels:
         name = f" {panel.name}." if panel.name else ""
         caption = f"{report.caption}{name} Against {panel.baseline}."
         missing = [f"% no result: {text}" for text in panel.missing]
-        lines += _float(caption, latex_table(*table_rows(panel)), missing)
+        lines += latex_float(caption, latex_table(*table_rows(panel)), missing)
     told = [
         f"\\textbf{{{escape(column.heading)}}}: {escape(column.hint)}."
         for column in shown_columns(report)
@@ -439,7 +448,8 @@ def latex(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _float(caption: str, tabular: str, comments: Sequence[str] = ()) -> list[str]:
+def latex_float(caption: str, tabular: str, comments: Sequence[str] = ()) -> list[str]:
+    """The lines of a table that floats, scaled to the line."""
     return [
         "\\begin{table}",
         f"\\caption{{{escape(caption)}}}",
@@ -528,13 +538,8 @@ def forest(report: Report, form: str) -> bytes:
             _draw(axes, panel)
         unit = {"val_bpb": "bits per byte", "val_loss": "nats per token"}[report.metric]
         grid[-1, 0].set_xlabel(f"Difference to the baseline in {unit}; left is better")
-        empty: dict[str, dict[str, Any]] = {
-            "png": {"Software": None},
-            "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
-            "svg": {"Date": None, "Creator": None},
-        }
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=form, dpi=200, metadata=empty[form])
+        figure.savefig(buffer, format=form, dpi=200, metadata=NO_METADATA[form])
     return buffer.getvalue()
 
 

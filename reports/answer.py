@@ -172,8 +172,8 @@ def answer(study: Study, evidence: Evidence) -> list[str]:
     )
     if stopped := int((study.trials.status == "pruned").sum()):
         sentences.append(
-            f"{count(stopped, 'architecture')} {'was' if stopped == 1 else 'were'} stopped early "
-            f"by the {study.facts.get('pruner')} pruner and count for nothing here."
+            f"{count(stopped, 'run')} {'was' if stopped == 1 else 'were'} stopped early by the "
+            f"{study.facts.get('pruner')} pruner, and not compared."
         )
     if not study.facts.get("finished", True):
         sentences.append("The study is not finished; this is what its runs say so far.")

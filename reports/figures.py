@@ -7,7 +7,7 @@ A page figure is a plain `{"data": …, "layout": …}` as plotly.js takes it. C
 import io
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -265,13 +265,18 @@ def mixed(a: str, b: str, share: float) -> str:
 
 
 def printed(study: Study, evidence: Evidence) -> dict[str, bytes]:
-    """`depth_vs_width.png` and `.pdf`: the same bytes whenever drawn from the same runs."""
+    """`depth_vs_width.png` and `.pdf`."""
+    return print_files("depth_vs_width", lambda: _print_figure(study, evidence))
+
+
+def print_files(name: str, draw: Callable[[], "Figure"]) -> dict[str, bytes]:
+    """A figure as `name.png` and `name.pdf`: the same bytes whenever drawn from the same runs."""
     import matplotlib  # half a second, and only this function needs it
 
     matplotlib.use("Agg")
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # tells of every glyph it keeps
     with matplotlib.rc_context({"axes.spines.top": True}, fname=PRINT_STYLE):
-        figure = _print_figure(study, evidence)
+        figure = draw()
         files = {}
         for form, metadata in (
             ("png", {"Software": None}),
@@ -279,7 +284,7 @@ def printed(study: Study, evidence: Evidence) -> dict[str, bytes]:
         ):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=form, dpi=200, metadata=metadata)
-            files[f"depth_vs_width.{form}"] = buffer.getvalue()
+            files[f"{name}.{form}"] = buffer.getvalue()
     return files
 
 

@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from reports import ablation, figures, scores, tables
+from reports import ablation, figures, scores, tables, trust
 from reports.answer import Evidence, answer, budget_words, count, join, on_selection
 from reports.study import Study, is_number, plain
 from search.record import Recipe, Record
@@ -50,6 +50,7 @@ def html(study: Study, evidence: Evidence) -> str:
         importance=importance(study),
         unhappy=unhappy(study),
         facts=how_it_was_run(study),
+        trusted=trusted(study),
         figures=in_script(drawn),
         confirmed=confirmed and ablation.order(confirmed),
         confirmed_table=confirmed and ablation.table_rows(confirmed.panels[0]),
@@ -103,6 +104,12 @@ def unhappy(study: Study) -> list[tuple[str, str, str]]:
     return told + [(f"run {key}", "missing", reason) for key, reason in study.missing]
 
 
+def trusted(study: Study) -> Markup:
+    """How far the proxy can be trusted, commands set as such."""
+    text = str(escape(trust.of_study(study)))
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", text))
+
+
 def how_it_was_run(study: Study) -> Facts:
     """The particulars of a study, (term, text)."""
     facts, records = study.facts, list(study.records.values())
@@ -119,7 +126,6 @@ def how_it_was_run(study: Study) -> Facts:
         ("Commit", _agreed([str(r.commit) for r in records if r.commit])),
         ("Versions", _agreed([_pairs(r.versions) for r in records])),
         ("Started", facts.get("started")),
-        ("Trust in the proxy", "How far it can be trusted was not measured for this study."),
     ]
     return [(term, text) for term, text in said if text]
 

@@ -112,12 +112,14 @@ class Search(Story[SearchConfig, SearchWork]):
     def finish(self, ending: Ending) -> None:
         super().finish(ending)
         done, asked, plan = self.count_done(), self.config.n_trials, self.work.plan
-        pruned = self.content["pruned"]
-        if pruned and done < self.work.total:
+        if pruned := self.content["pruned"]:
+            horizons = ",".join(f"{share:g}" for share in self.work.recipe.horizons)
             print(
-                f"{done} of {self.work.total} runs: {pruned} were stopped early, and what they "
-                "left is too little for further seeds of that many architectures"
+                f"{pruned} of {done} runs were stopped early; they go on with "
+                f"study={self.job.study} pruner=none 'recipe.horizons=[{horizons}]'"
             )
+        if pruned and done < self.work.total:
+            print(f"they left too few for the {self.work.total} runs that were planned")
         if self.work.total <= done < asked:
             print(
                 f"{done} of {asked} runs: {plan.explorations} of "

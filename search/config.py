@@ -2,7 +2,8 @@
 and their groups."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,9 @@ class SearchConfig(StudyConfig):
     space: SpaceConfig
     budget: str = "1m"
     """`1m`, `125m`, `1.5b` or `non_embedding_parameters:100m`."""
+    tokens_per_parameter: float | None = None
+    """Instead of `recipe.tokens`: so many for each parameter of the budget, of the kind that it
+    counts, so that studies of several budgets make a law (`python -m reports page=laws`)."""
     n_trials: int = 22
     """Distinct runs in all, over all starts of the study."""
     replicates: Replicates = field(default_factory=Replicates)
@@ -157,7 +161,11 @@ class SearchConfig(StudyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(1, n_trials=self.n_trials)
-        Budget.parse(self.budget)
+        budget = Budget.parse(self.budget)
+        if (ratio := self.tokens_per_parameter) is not None:
+            if not 0 < ratio < inf:
+                raise ValueError(f"tokens_per_parameter must be positive, but got {ratio}")
+            self.recipe = replace(self.recipe, tokens=max(1, round(ratio * budget.value)))
         if self.study is not None:
             require_name("study", self.study)
 

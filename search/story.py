@@ -256,7 +256,8 @@ class Story(ABC, Generic[C, W]):
         attempts = self.attempts()
         best = {a.key for a in best_runs(attempts, arms)} if self.config.keep == "best" else set()
         for attempt in distinct(attempts):
-            if not (attempt.busy or attempt.reused or attempt.key in best):
+            others = attempt.reused or attempt.state == "PRUNED"  # whoever finished it wrote them
+            if not (attempt.busy or others or attempt.key in best):
                 (self.job.runs / str(attempt.key) / "weights.safetensors").unlink(missing_ok=True)
 
     def report(self) -> None:

@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.data import open_data
 from search.plan import REPLICATE, Attempt, Cell, Step, distinct, is_open
-from search.progress import Event, ended, told
+from search.progress import METRIC_NAMES, Event, ended, told
 from search.record import (
     FAILED,
     FINISHED,
@@ -268,7 +268,8 @@ class Worker:
                 return
             trial.report(value, step=reading.tokens)
             if trial.should_prune():
-                raise Pruned(f"stopped after {reading.tokens:,} tokens at {value:.4f}")
+                unit = METRIC_NAMES[self.job.metric]
+                raise Pruned(f"stopped after {reading.tokens:,} tokens at {value:.4f} {unit}")
 
         return judge
 

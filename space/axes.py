@@ -52,6 +52,42 @@ class SpaceConfig:
     ffn_tolerance: float = FFN_TOLERANCE
     """Factor of its target within which the FFN ratio stays; where it cannot, nothing fits."""
 
+    @classmethod
+    def read(cls, name: str | Path) -> Self:
+        """The space of `conf/space/<name>.yaml`, or of a YAML file given by its path.
+
+        Raises:
+            ValueError: no such file, or one that describes no space.
+        """
+        import yaml  # not needed by whoever has the content already
+
+        path = Path(name)
+        if path.suffix not in (".yaml", ".yml"):
+            path = SPACES / f"{name}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in SPACES.glob("*.yaml")))
+            raise ValueError(f"space must be one of {known}, or a path, but got {str(name)!r}")
+        content = yaml.safe_load(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} must hold the name, axes and fixed values of a space")
+        return cls.of(content)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """The space of a file's content.
+
+        Raises:
+            ValueError: content that describes no space.
+        """
+        known = set(cls.__dataclass_fields__)
+        if unknown := sorted(set(content) - known):
+            raise ValueError(
+                f"a space has {', '.join(sorted(known))}, but this one has {unknown[0]!r}"
+            )
+        if missing := sorted({"name", "axes"} - set(content)):
+            raise ValueError(f"a space must have {missing[0]}, but this one has none")
+        return cls(**content)
+
 
 class Trial(Protocol):
     """What `suggest` needs of an Optuna trial."""
@@ -203,14 +239,7 @@ class Space:
             ValueError: content that describes no space.
         """
         if not isinstance(config, SpaceConfig):
-            known = set(SpaceConfig.__dataclass_fields__)
-            if unknown := sorted(set(config) - known):
-                raise ValueError(
-                    f"a space has {', '.join(sorted(known))}, but this one has {unknown[0]!r}"
-                )
-            if missing := sorted({"name", "axes"} - set(config)):
-                raise ValueError(f"a space must have {missing[0]}, but this one has none")
-            config = SpaceConfig(**config)
+            config = SpaceConfig.of(config)
         return cls(
             name=config.name,
             budget=Budget.parse(budget),
@@ -227,18 +256,7 @@ class Space:
         Raises:
             ValueError: no such file, or one that describes no space.
         """
-        import yaml  # not needed by whoever has the content already
-
-        path = Path(name)
-        if path.suffix not in (".yaml", ".yml"):
-            path = SPACES / f"{name}.yaml"
-        if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in SPACES.glob("*.yaml")))
-            raise ValueError(f"space must be one of {known}, or a path, but got {str(name)!r}")
-        content = yaml.safe_load(path.read_text())
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} must hold the name, axes and fixed values of a space")
-        return cls.from_config(content, budget, vocab_size)
+        return cls.from_config(SpaceConfig.read(name), budget, vocab_size)
 
     def to_dict(self) -> dict[str, Any]:
         """All that decides which architectures the space has, in plain types."""

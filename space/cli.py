@@ -23,10 +23,14 @@ PRINT_STYLE = str(Path(CONF) / "print.mplstyle")
 T = TypeVar("T")
 
 
-def verb(name: str, schema: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]]:
+def verb(
+    name: str, schema: type[T], usual: Callable[[Sequence[str]], Sequence[str]] = lambda _: ()
+) -> Callable[[Callable[[T], None]], Callable[[], None]]:
     """Decorator: `main(config: schema)` becomes the Hydra app of `conf/<name>.yaml`.
 
     `conf/quiet.yaml` keeps Hydra from making folders and logs of its own.
+
+    `usual` may add overrides to those of the command line, which it is given.
 
     The schema is stored as `<name>_schema`, which the YAML lists first in its `defaults`; `main`
     gets an instance of it.
@@ -50,6 +54,8 @@ def verb(name: str, schema: type[T]) -> Callable[[Callable[[T], None]], Callable
         def run() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed there
             try:
+                with one_line_errors():
+                    sys.argv[1:1] = usual(sys.argv[1:])
                 with one_line_errors((HydraException, OmegaConfBaseException)):
                     app()
             except KeyboardInterrupt:  # before or after training, during which it is no exception

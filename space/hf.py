@@ -275,7 +275,7 @@ def model_card(arch: Architecture, record: Mapping[str, Any] | Any | None = None
         "vocabulary": f"{arch.vocab_size:,}",
         "embeddings": "tied" if arch.tie_word_embeddings else "untied",
     }
-    for reading in (values or {}).get("readings", ()):
+    for reading in (values or {}).get("readings", ())[-1:]:  # these weights', not a branch's
         bpb = reading.get("val_bpb")
         score = f"{reading['val_loss']:.4f} nats per token"
         score += "" if bpb is None else f", {bpb:.4f} bits per byte"

@@ -17,10 +17,12 @@ RECIPE = Recipe(tokens=1_024_000, seq_len=256, batch_size=4, precision="fp32")
 BYTES_PER_TOKEN = 3.1
 
 
-def ladder(depths: Iterable[int] = DEPTHS, **fields: Any) -> list[Architecture]:
+def ladder(
+    depths: Iterable[int] = DEPTHS, budget: Budget = BUDGET, **fields: Any
+) -> list[Architecture]:
     """One architecture a depth, on the budget."""
     given = {"vocab_size": 1024, **fields}
-    return [fit(given | {"num_blocks": depth}, BUDGET) for depth in depths]
+    return [fit(given | {"num_blocks": depth}, budget) for depth in depths]
 
 
 def bits_per_byte(architecture: Architecture, seed: int, noise: float = 0.004) -> float:

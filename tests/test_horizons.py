@@ -194,6 +194,7 @@ train(run, data, Path(sys.argv[3]), placement=placement, progress=die)
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_inside_a_branch_goes_on_bit_for_bit(
     data: Data, tmp_path: Path, whole: tuple[Record, Path]
 ) -> None:
@@ -303,11 +304,3 @@ def test_two_processes_read_what_one_does(tmp_path: Path) -> None:
     one, two = readings
     assert list(one.tokens) == list(two.tokens) == [5120, 7680, 10240]
     assert list(one.val_loss) == pytest.approx(list(two.val_loss), rel=1e-4)
-
-
-@pytest.mark.slow
-def test_wrong_horizons_end_with_one_line(tmp_path: Path) -> None:
-    code, printed = run_command(tmp_path, "recipe.horizons=[0.5,0.25]")
-    assert code == 2
-    (line,) = printed.strip().splitlines()
-    assert line.startswith("error: horizons must be ascending shares")

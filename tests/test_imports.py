@@ -22,6 +22,7 @@ STATISTICS = {
     "ablations.calibration",
     "ablations.transfer",
     "ablations.bracket",
+    "ablations.trust",
 }
 WITHOUT_TORCH = ["space.arch", "space.cost", "space.budget", "space.axes", "search.record"]
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from law_fixtures import law_study
 from report_fixtures import default_study, ladder
 
-from reports import page
+from reports import laws, page
 from reports.answer import weigh
 from reports.study import read_study
 
@@ -44,8 +45,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def opened(report: Path, **context: Any) -> Iterator[Any]:
-    """The page in a browser, once drawn; leaving checks that nothing complained or went out."""
+def opened(report: Path, last: str = "validation", **context: Any) -> Iterator[Any]:
+    """The page in a browser, once its `last` figure is drawn; leaving checks that nothing
+    complained or went out."""
     playwright = pytest.importorskip("playwright.sync_api")
     complaints: list[str] = []
     with playwright.sync_playwright() as driver:
@@ -55,7 +57,7 @@ def opened(report: Path, **context: Any) -> Iterator[Any]:
         tab.on("pageerror", lambda error: complaints.append(f"page error: {error}"))
         tab.on("request", lambda request: complaints.append(f"request: {request.url}"))
         tab.goto(report.as_uri())
-        tab.wait_for_selector("#validation .main-svg")
+        tab.wait_for_selector(f"#{last} .main-svg")
         yield tab
         tab.wait_for_timeout(300)
         browser.close()
@@ -112,3 +114,17 @@ def test_the_page_fits_a_phone_without_scrolling_sideways(report: Path) -> None:
         box = tab.locator("#depth .main-svg").first.bounding_box()
         assert box is not None
         assert 300 < box["width"] <= 340
+
+
+def test_a_laws_page_draws_a_panel_a_budget_and_fits_a_phone(tmp_path: Path) -> None:
+    names = ["law_500k", "law_1m", "law_2m"]
+    for name in names:
+        law_study(tmp_path, name, seeds=2)
+    path = tmp_path / "report.html"
+    path.write_text(laws.html(laws.read_law(names, tmp_path / "outputs")))
+    with opened(path, last="residuals", viewport={"width": 360, "height": 740}) as tab:
+        assert tab.locator("#depth .cartesianlayer .subplot").count() == 3
+        assert tab.locator("#residuals .scatterlayer .trace").count() == 3
+        assert tab.locator("#growth .errorbar").count() == 3
+        overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert tab.evaluate(overflow) == 0

@@ -1,6 +1,8 @@
 """Pruners: they act on decayed readings, and a pruned run loses nothing."""
 
+import json
 import os
+import pickle
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from study_fixtures import open_search, records, run, start, study_json, work
+from study_fixtures import open_search, records, start, study_json, work
 from test_workers import wait_for, workers_of
 
 from reports.answer import answer, weigh
@@ -24,7 +26,8 @@ from search.study import make_pruner, read_attempts
 STEP = 4 * 32
 LENGTH = f"recipe.tokens={40 * STEP}"
 HORIZONS = "recipe.horizons=[0.25,0.5]"
-EXPLORING = (LENGTH, HORIZONS, "n_trials=4", "replicates.seeds=1")
+EXPLORING = (LENGTH, HORIZONS, "n_trials=2", "replicates.seeds=1", "space.axes.num_blocks=[2,3]")
+FOUR = (LENGTH, HORIZONS, "n_trials=4", "replicates.seeds=1")
 EAGER = ("pruner=median", "pruner.options.n_startup_trials=1", "pruner.options.n_min_trials=1")
 """One finished run is enough to be compared with."""
 KEPT_STEPS = 8
@@ -65,21 +68,21 @@ def test_a_pruned_run_goes_on_later_and_ends_as_if_nothing_had_stopped_it(here: 
     search = open_search(here, *EXPLORING, *EAGER)
     plant(search)
     events = work(search)
-    assert states(search) == ["PRUNED"] * 4
-    assert [e["status"] for e in events if e["event"] == "end"] == ["pruned"] * 4
+    assert states(search) == ["PRUNED"] * 2
+    assert [e["status"] for e in events if e["event"] == "end"] == ["pruned"] * 2
     assert records(here) == {}, "the runs are not over"
-    assert len(list((here / "runs").glob("*/checkpoint/state.pt"))) == 4
+    assert len(list((here / "runs").glob("*/checkpoint/state.pt"))) == 2
     keys = {a.key for a in distinct(read_attempts(search.study))}
 
     again = open_again(here, *EXPLORING, *EAGER, previous=search)
-    assert again.count_done() == 4
+    assert again.count_done() == 2
     assert work(again) == [], "the same study neither trains nor prunes them again"
 
     resumed = open_again(here, *EXPLORING, "pruner=none", previous=again)
     assert resumed.count_done() == 0
     first = next(e for e in work(resumed) if e["event"] == "step")
     assert first["step"] > KEPT_STEPS, "it goes on from its checkpoint"
-    assert states(resumed) == ["COMPLETE"] * 4
+    assert states(resumed) == ["COMPLETE"] * 2
     assert set(records(here)) == keys
 
     undisturbed = open_again(here, *EXPLORING, "study=other", "runs=elsewhere")
@@ -92,15 +95,13 @@ def test_a_pruned_run_goes_on_later_and_ends_as_if_nothing_had_stopped_it(here: 
 
 
 def _readings(folder: Path) -> list[dict[str, Any]]:
-    import json
-
     found: list[dict[str, Any]] = json.loads((folder / "record.json").read_text())["readings"]
     return found
 
 
 def test_median_stops_what_the_median_of_finished_runs_says(here: Path) -> None:
     """Recomputed with numpy from the stored readings, trial by trial."""
-    search = open_search(here, *EXPLORING, *EAGER, "budget=120k")
+    search = open_search(here, *FOUR, *EAGER, "budget=120k")
     work(search)
     finished: list[dict[int, float]] = []
     for trial in search.study.get_trials():
@@ -121,6 +122,7 @@ def test_median_stops_what_the_median_of_finished_runs_says(here: Path) -> None:
             finished.append(shown)
 
 
+@pytest.mark.slow
 def test_further_seeds_are_neither_stopped_nor_compared_with(here: Path) -> None:
     search = open_search(
         here, LENGTH, HORIZONS, *EAGER, "n_trials=5", "replicates.top=1", "replicates.seeds=2"
@@ -139,7 +141,7 @@ def test_runs_that_are_there_show_their_readings_and_are_not_stopped(here: Path)
     search = open_search(here, *EXPLORING, *EAGER)
     plant(search)
     ended = [event for event in work(search) if event["event"] == "end"]
-    assert [event["reused"] for event in ended] == [True] * 4
+    assert [event["reused"] for event in ended] == [True] * 2
     for attempt in distinct(read_attempts(search.study)):
         readings = records(here)[str(attempt.key)]["readings"]
         assert attempt.state == "COMPLETE"
@@ -147,26 +149,33 @@ def test_runs_that_are_there_show_their_readings_and_are_not_stopped(here: Path)
 
 
 def test_a_proposal_of_a_pruned_run_is_told_so_at_once(here: Path) -> None:
-    search = open_search(here, *EXPLORING, *EAGER, "sampler=random", "n_trials=4")
+    search = open_search(here, *EXPLORING, *EAGER, "sampler=random")
     plant(search)
     work(search)
     attempts = read_attempts(search.study)
-    assert states(search) == ["PRUNED"] * 4, "four distinct runs of four architectures"
+    assert states(search) == ["PRUNED"] * 2, "two distinct runs of two architectures"
     again = [a for a in attempts if a.duplicate]
     assert all(a.state == "PRUNED" and not a.readings for a in again)
 
 
-@pytest.mark.parametrize("pruner", sorted(set(PRUNERS) - {"none"}))
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        pytest.param(name, marks=[] if name == "asha" else pytest.mark.slow)
+        for name in sorted(set(PRUNERS) - {"none"})
+    ],
+)
 def test_every_pruner_leads_a_study_to_its_end(here: Path, pruner: str) -> None:
     horizons = () if pruner == "wilcoxon" else (HORIZONS,)
-    search = open_search(here, LENGTH, *horizons, f"pruner={pruner}", "n_trials=4")
+    search = open_search(here, LENGTH, *horizons, f"pruner={pruner}", "n_trials=4", "study=null")
+    assert search.config.name == f"depth_width_100k_smoke_text_{pruner}"
+    assert pickle.loads(pickle.dumps(search.job)).work == search.work, "as workers are told"
     work(search)
-    assert search.config.name == "tiny"
     assert len(states(search)) == 4
     assert set(states(search)) <= {"COMPLETE", "PRUNED"}
     assert "COMPLETE" in states(search)
     search.lock.release()
-    again = open_search(here, LENGTH, *horizons, f"pruner={pruner}", "n_trials=4")
+    again = open_search(here, LENGTH, *horizons, f"pruner={pruner}", "n_trials=4", "study=null")
     assert work(again) == []
 
 
@@ -191,10 +200,10 @@ def test_asha_has_a_rung_at_each_horizon() -> None:
 
 
 def test_the_study_tells_what_was_stopped_and_saved(here: Path) -> None:
-    search = open_search(here, *EXPLORING, *EAGER, "n_trials=1")
+    search = open_search(here, *FOUR, *EAGER, "n_trials=1")
     work(search)
     plant(search)
-    more = open_again(here, *EXPLORING, *EAGER, previous=search)
+    more = open_again(here, *FOUR, *EAGER, previous=search)
     work(more)
     more.describe(finished=True)
     content = study_json(here)
@@ -210,6 +219,7 @@ def test_the_study_tells_what_was_stopped_and_saved(here: Path) -> None:
         assert f"{trial['value']:.4f}" in trial["reason"]
 
 
+@pytest.mark.slow
 def test_the_page_names_the_stopped_and_compares_the_others(here: Path) -> None:
     search = open_search(here, *EXPLORING, *EAGER)
     plant(search)
@@ -220,10 +230,10 @@ def test_the_page_names_the_stopped_and_compares_the_others(here: Path) -> None:
     work(open_search(here, *EXPLORING, "study=whole"))  # now the stopped runs have records
     study, _ = _weighed(here)
     assert study.finished.empty, "which are no part of the study that stopped them"
-    assert outcomes(study) == "4 pruned"
-    assert [what for _, what, _ in unhappy(study)] == ["pruned"] * 4
+    assert outcomes(study) == "2 pruned"
+    assert [what for _, what, _ in unhappy(study)] == ["pruned"] * 2
     trials = dict(how_it_was_run(study))["Trials"]
-    assert "pruner median: 4 runs stopped early, which saved" in trials
+    assert "pruner median: 2 runs stopped early, which saved" in trials
 
 
 def _weighed(folder: Path) -> Any:
@@ -231,20 +241,22 @@ def _weighed(folder: Path) -> Any:
     return study, weigh(study)
 
 
+@pytest.mark.slow
 def test_the_answer_counts_the_stopped(here: Path) -> None:
-    search = open_search(here, *EXPLORING, *EAGER, "n_trials=2")
+    search = open_search(here, *FOUR, *EAGER, "n_trials=2")
     work(search)
     plant(search)
     search.lock.release()
-    more = open_search(here, *EXPLORING, *EAGER, "n_trials=4")
+    more = open_search(here, *FOUR, *EAGER, "n_trials=4")
     work(more)
     more.describe(finished=True)
     study, evidence = _weighed(here)
     stopped = states(more).count("PRUNED")
     assert stopped >= 2, "the planted trial stops the later ones"
     (told,) = [s for s in answer(study, evidence) if "stopped early by the median pruner" in s]
-    assert told.startswith(f"{stopped} architectures were")
+    assert told.startswith(f"{stopped} runs were")
     assert len(evidence.arms) == 4 - stopped
+    assert all(curve.tokens.is_monotonic_increasing for curve in study.curves.values())
 
 
 def test_the_baseline_does_not_depend_on_who_was_stopped() -> None:
@@ -266,27 +278,35 @@ def kill_left() -> Iterator[list[Any]]:
         process.wait()
 
 
+def test_weights_of_a_stopped_run_that_another_study_finished_are_left_alone(here: Path) -> None:
+    search = open_search(here, *EXPLORING, *EAGER, "n_trials=1")
+    plant(search)
+    work(search)
+    work(open_search(here, *EXPLORING, "n_trials=1", "study=whole", "keep=all"))
+    search.tidy()
+    assert len(list((here / "runs").glob("*/weights.safetensors"))) == 1
+
+
 @pytest.mark.slow
-def test_a_study_with_a_pruner_survives_kills(tmp_path: Path, kill_left: list[Any]) -> None:
-    """Workers and parent are killed in the middle, two workers at a time; what ends in the end is
-    what a study without a pruner finds."""
-    more = (LENGTH, *EAGER, "n_trials=4", "replicates.seeds=1", "placement.checkpoint_s=0.05")
-    process = start(tmp_path, *more, "workers=2")
+def test_a_study_with_a_pruner_survives_kills(here: Path, kill_left: list[Any]) -> None:
+    """Two workers and their parent are killed in the middle; what comes to its end later is what a
+    study without a pruner finds."""
+    process = start(here, *FOUR, *EAGER, "placement.checkpoint_s=0.05", "workers=2")
     kill_left.append(process)
-    wait_for(lambda: list((tmp_path / "runs").glob("*/checkpoint/state.pt")))
+    wait_for(lambda: list((here / "runs").glob("*/checkpoint/state.pt")))
     for pid in [*workers_of(process), process.pid]:
         os.kill(pid, signal.SIGKILL)
     process.wait()
-    done = run(tmp_path, *more, "workers=2")
-    assert done.returncode == 0, done.stderr
-    content = study_json(tmp_path)
-    assert len(content["trials"]) == 4
-    assert {t["state"] for t in content["trials"]} <= {"COMPLETE", "PRUNED"}
-    for trial in content["trials"]:
-        folder = tmp_path / "runs" / trial["key"]
+    search = open_search(here, *FOUR, *EAGER)
+    work(search)
+    search.describe(finished=True)
+    trials = search.content["trials"]
+    assert len(trials) == 4
+    assert {t["state"] for t in trials} <= {"COMPLETE", "PRUNED"}
+    for trial in trials:
+        folder = here / "runs" / trial["key"]
         assert (folder / "record.json").is_file() == (trial["state"] == "COMPLETE")
         assert (folder / "checkpoint" / "state.pt").is_file() == (trial["state"] == "PRUNED")
-    whole = run(tmp_path, LENGTH, HORIZONS, *more[-3:], "study=whole", "runs=elsewhere")
-    assert whole.returncode == 0, whole.stderr
-    for key, record in records(tmp_path).items():
-        assert record["readings"] == _readings(tmp_path / "elsewhere" / key)
+    work(open_search(here, *FOUR, "study=whole", "runs=elsewhere"))
+    for key, record in records(here).items():
+        assert record["readings"] == _readings(here / "elsewhere" / key)

@@ -91,9 +91,10 @@ class Simulation:
 
     def _end(self, attempt: Attempt) -> None:
         kinds = ["died", "interrupted", "diverged", "failed"]
+        kinds += ["pruned"] if attempt.role == EXPLORE else []
         kind = self.random.choice(kinds) if self.random.random() < self.trouble else "finished"
         values = vars(copy.copy(attempt)) | {
-            "state": "COMPLETE" if kind == "finished" else "FAIL",
+            "state": {"finished": "COMPLETE", "pruned": "PRUNED"}.get(kind, "FAIL"),
             "status": None if kind == "died" else kind,
             "value": self.random.random() if kind == "finished" else None,
         }
@@ -333,6 +334,18 @@ def test_a_changed_recipe_under_the_same_name_is_refused_with_the_difference(her
     search.lock.release()
     with pytest.raises(ValueError, match=r"recipe\.lr was 0\.003, is 0\.004"):
         open_search(here, "n_trials=1", "recipe.lr=0.004")
+
+
+@pytest.mark.parametrize(
+    ("budget", "tokens"), [("100k", 80_000), ("non_embedding_parameters:90k", 72_000)]
+)
+def test_tokens_follow_the_budget_of_either_kind(here: Path, budget: str, tokens: int) -> None:
+    asked = f"budget={budget}", "tokens_per_parameter=0.8", "space.axes.num_blocks=[2,3]"
+    by_budget = open_search(here, *asked).work
+    assert by_budget.recipe.tokens == tokens
+    told = open_search(here, asked[0], asked[2], f"recipe.tokens={tokens}", "study=told").work
+    params = by_budget.plan.options[0].params
+    assert by_budget.run(params, 0).key == told.run(params, 0).key, "no part of a run's key"
 
 
 def test_a_changed_space_under_the_same_name_is_refused_with_the_difference(here: Path) -> None:

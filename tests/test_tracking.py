@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from study_fixtures import open_search, records, work
+from test_pruners import plant
 from test_scores import with_scores
 from wandb_files import read
 
@@ -57,6 +58,35 @@ def test_every_number_in_wandb_is_the_records(here: Path) -> None:
         for name in ("train_s", "eval_s", "tokens_per_s", "status"):
             assert content["summary"][name] == record[name]
         compare_curves(content["history"], list(read_metrics(here / "runs" / key)))
+
+
+def test_a_stopped_run_is_shown_as_stopped_until_it_has_gone_on(here: Path) -> None:
+    given = ("tracker=wandb", "recipe.tokens=5120", "n_trials=1", "replicates.seeds=1")
+    eager = ("pruner=median", "pruner.options.n_startup_trials=1", "pruner.options.n_min_trials=1")
+    search = open_search(here, *given, *eager)
+    plant(search)
+    work(search)
+    search.describe(finished=True)
+    search.report()
+    runs = shown(here)
+    (trial,) = search.content["trials"]
+    content = runs[f"tiny-{trial['key']}"]
+    assert content["run"]["tags"] == ["explore", "pruned"]
+    assert content["exit_code"] == 0
+    assert content["summary"]["status"] == "pruned"
+    assert content["summary"]["tokens"] == trial["pruned_at"] == 1280
+    assert content["summary"]["val_bpb"] == trial["value"]
+    at_horizon = next(row for row in content["history"] if row["_step"] == 10)
+    assert at_horizon["branch/val_bpb"] == trial["value"]
+    assert runs["tiny-summary"]["summary"]["pruned"] == 1
+    assert "best_val_bpb" not in runs["tiny-summary"]["summary"], "no run has come to its end"
+    search.lock.release()
+    further = open_search(here, *given, "recipe.horizons=[0.25,0.5]")
+    work(further)
+    further.describe(finished=True)
+    content = shown(here)[f"tiny-{trial['key']}"]
+    assert content["run"]["tags"] == ["explore", "finished"]
+    assert content["summary"]["tokens"] == 5120
 
 
 def compare_curves(history: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
