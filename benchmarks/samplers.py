@@ -35,7 +35,7 @@ from torch import set_num_threads
 
 from benchmarks.show import RESULTS, heading, leave, parser, say, style, table
 from benchmarks.tabular import TABLE, Tabular, load, train
-from search.config import PRUNERS, SAMPLERS, PrunerConfig, SamplerConfig
+from search.config import PRUNERS, SAMPLERS, PrunerConfig, SamplerConfig, require_at_least
 from search.placement import Placement
 from search.plan import Attempt, Cell, Exploration, Replicates, Step
 from search.study import make_pruner, make_sampler, worker_seed
@@ -187,7 +187,7 @@ class Replay:
             if attempt.duplicate:
                 continue
             spent += cost
-            if attempt.state == "COMPLETE" and attempt.value is not None and attempt.value < best:
+            if attempt.value is not None and attempt.value < best:
                 best, chosen = attempt.value, attempt.arm
             trace.spent.append(spent)
             trace.chosen.append(chosen)
@@ -209,14 +209,14 @@ class Replay:
         self.runs[arm] = run
         return run, cost
 
-    def trained(self, trial: optuna.Trial, arm: str) -> tuple[str, float, float]:
-        """State, value and cost of a run, which a pruner may stop at its horizons."""
+    def trained(self, trial: optuna.Trial, arm: str) -> tuple[str, float | None, float]:
+        """State, value at the end and cost of a run, which a pruner may stop at its horizons."""
         readings, recipe = self.view.readings[arm], self.tabular.recipe
         whole = recipe.steps * recipe.tokens_per_step
         for number, branch in enumerate(recipe.branches if self.prunes else ()):
             trial.report(readings[number], step=branch.end * recipe.tokens_per_step)
             if trial.should_prune():
-                return "PRUNED", readings[number], recipe.tokens_until(number) / whole
+                return "PRUNED", None, recipe.tokens_until(number) / whole
         return "COMPLETE", readings[-1], (recipe.trained_tokens if self.prunes else whole) / whole
 
 
@@ -302,13 +302,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--set", nargs="*", default=[], help="overrides of the search that trains")
     chosen = options.parse_args(arguments)
     with one_line_errors():
+        require_at_least(1, limit=chosen.limit, replays=chosen.replays, workers=chosen.workers)
         if chosen.train:
             train(chosen.set, chosen.table)
         tabular = load(chosen.table)
-        if chosen.limit < 1 or chosen.replays < 1:
-            raise ValueError(
-                f"limit and replays must be at least 1, but got {chosen.limit} and {chosen.replays}"
-            )
     strategies = asked(chosen.samplers, chosen.pruners)
     found = compete(chosen.table, tabular, strategies, chosen)
     leave("samplers", described(tabular, found, chosen), picture(found, chosen.limit), chosen.save)
@@ -355,42 +352,54 @@ def restricted(outs: Sequence[Outcome], limit: int) -> Values:
     return np.array([min(out.reached, limit) for out in outs])
 
 
-def resampled(outs: Sequence[Outcome], values: Values, rng: np.random.Generator) -> Values:
-    """Means of bootstrap samples of the replays, as many of each seed."""
+def by_number(outs: Sequence[Outcome], values: Values) -> Values:
+    """The mean of each number's replays over the table's seeds.
+
+    A number fixes what is drawn at random, on every seed alike and at first by most samplers: its
+    replays are one piece of evidence, and strategies are compared number by number.
+    """
     seeds = np.array([out.seed for out in outs])
-    means = [
-        rng.choice(values[seeds == seed], (BOOTSTRAPS, (seeds == seed).sum())).mean(axis=1)
-        for seed in np.unique(seeds)
-    ]
-    return np.mean(means, axis=0)  # type: ignore[no-any-return]
+    means: Values = np.mean([values[seeds == seed] for seed in np.unique(seeds)], axis=0)
+    return means
+
+
+def resampled(values: Values) -> Values:
+    """Means of bootstrap samples, the same numbers drawn for all that have as many."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(BOOTSTRAPS, len(values)))
+    means: Values = values[drawn].mean(axis=1)
+    return means
+
+
+def compared(values: Values, others: Values) -> tuple[float, Values]:
+    """The ratio of two means and its bootstrap samples, over the numbers that both have; one that
+    does the same every time, a grid, has them all."""
+    numbers = min((len(v) for v in (values, others) if len(v) > 1), default=1)
+    a, b = (np.resize(v, numbers) for v in (values, others))
+    return float(a.mean() / b.mean()), resampled(a) / resampled(b)
 
 
 def summary(found: dict[Strategy, list[Outcome]], limit: int) -> pd.DataFrame:
-    """A row a strategy: `strategy never median mean low high`, `random random_low random_high` and
-    `grid …`, the mean over that of random search and of the grid, `seconds` a proposal, and
-    `excess_10 excess_10_low …`, means after so many runs.
+    """A row a strategy: `strategy never median mean mean_low mean_high`, `random random_low
+    random_high` and `grid …`, the mean over that of random search and of the grid, `seconds` a
+    proposal, and `excess_10 excess_10_low …`, means after so many runs.
 
-    Intervals are 95% bootstrap intervals over replays, for the table's seeds.
+    Intervals are 95% bootstrap intervals over the numbers of replays, for the table's seeds.
     """
-    rng = np.random.default_rng(0)
-    means = {s: restricted(outs, limit) for s, outs in found.items()}
-    samples = {s: resampled(outs, means[s], rng) for s, outs in found.items()}
+    spent = {s: by_number(outs, restricted(outs, limit)) for s, outs in found.items()}
     rows = []
     for strategy, outs in found.items():
         row: dict[str, Any] = {
             "strategy": strategy,
             "never": np.mean([out.reached == inf for out in outs]),
             "median": float(np.median([out.reached for out in outs])),
-            **interval("mean", means[strategy].mean(), samples[strategy]),
+            **interval("mean", spent[strategy].mean(), resampled(spent[strategy])),
             "seconds": np.median([out.proposal_s for out in outs]),
         }
         for other in (RANDOM, GRID):
-            base = Strategy(other)
-            ratio = means[strategy].mean() / means[base].mean()
-            row |= interval(other, ratio, samples[strategy] / samples[base])
+            row |= interval(other, *compared(spent[strategy], spent[Strategy(other)]))
         for runs in outs[0].excess:
-            excess = np.array([out.excess[runs] for out in outs])
-            row |= interval(f"excess_{runs}", excess.mean(), resampled(outs, excess, rng))
+            excess = by_number(outs, np.array([out.excess[runs] for out in outs]))
+            row |= interval(f"excess_{runs}", excess.mean(), resampled(excess))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -419,8 +428,11 @@ def described(tabular: Tabular, found: dict[Strategy, list[Outcome]], chosen: Na
         f"Tokens spent until the choice is within {GOAL:.1%} of the best, in runs to the end, "
         f"{chosen.replays} replays a seed (a third of that for gp, which takes long, and one for "
         f"the grid, which does the same every time and begins with the longest runs). Replays end "
-        f"at {chosen.limit}; the mean counts those that never got there as "
-        f"{chosen.limit}. Brackets: 95% bootstrap intervals over replays.\n\n"
+        f"at {chosen.limit}; the mean counts those that never got there as {chosen.limit}, which "
+        f"makes ratios to a grid that never did upper bounds. Brackets: 95% bootstrap intervals "
+        f"over the numbers of replays, for these {len(seeds)} seeds; a number draws alike on each "
+        f"of them, and ratios are over the numbers that both have."
+        f"{stops_nothing(tabular, found)}\n\n"
     )
     columns = ["sampler, pruner", "never", "median", "mean", "× random", "× grid", "ms a run"]
     text = words + table(columns, [row_of(row, chosen.limit) for row in rows.to_dict("records")])
@@ -439,6 +451,14 @@ def described(tabular: Tabular, found: dict[Strategy, list[Outcome]], chosen: Na
             for row in rows.to_dict("records")
         ],
     )
+
+
+def stops_nothing(tabular: Tabular, found: dict[Strategy, list[Outcome]]) -> str:
+    """A warning where the horizons are too few for a signed-rank test to stop any run."""
+    count, threshold = len(tabular.recipe.horizons), pruner_of("wilcoxon").options["p_threshold"]
+    if 0.5**count < threshold or not any(s.pruner == "wilcoxon" for s in found):
+        return ""
+    return f" With {count} horizons wilcoxon can stop nothing, and shows what branches alone cost."
 
 
 def best_of(view: View) -> str:
@@ -489,7 +509,7 @@ def picture(found: dict[Strategy, list[Outcome]], limit: int) -> "Figure":
 
 
 def as_json(found: dict[Strategy, list[Outcome]], chosen: Namespace) -> str:
-    """Every replay; one that never came near has null."""
+    """Every replay; one that never came near, or had nothing to choose yet, has null."""
     content = {
         "date": date.today().isoformat(),
         "optuna": optuna.__version__,
@@ -501,8 +521,8 @@ def as_json(found: dict[Strategy, list[Outcome]], chosen: Namespace) -> str:
                 "replays": [
                     {
                         "seed": out.seed,
-                        "reached": None if out.reached == inf else round(out.reached, 3),
-                        "excess": {runs: round(value, 6) for runs, value in out.excess.items()},
+                        "reached": rounded(out.reached, 3),
+                        "excess": {runs: rounded(value, 6) for runs, value in out.excess.items()},
                     }
                     for out in outs
                 ],
@@ -511,6 +531,10 @@ def as_json(found: dict[Strategy, list[Outcome]], chosen: Namespace) -> str:
         ],
     }
     return json.dumps(content, indent=None, separators=(",", ":")) + "\n"
+
+
+def rounded(value: float, digits: int) -> float | None:
+    return None if value == inf else round(value, digits)
 
 
 def told(run: Attempt) -> dict[str, Any]:

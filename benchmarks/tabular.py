@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ SEARCH = (
     "proxy=tabular",
     "budget=300k",
     "sampler=grid",
-    "pruner=none",
     "pruner=none",
     "study=tabular",
     "n_trials=1000",  # as many as there are: each architecture …
@@ -126,7 +125,7 @@ class Tabular:
         about = {
             **self.origin,
             "space": self.space.to_dict(),
-            "recipe": asdict(self.recipe),
+            "recipe": self.recipe.to_dict(),
             "columns": COLUMNS,
         }
         beside(path).write_text(json.dumps(about, indent=1) + "\n")
@@ -223,7 +222,12 @@ def train(arguments: Sequence[str] = (), path: Path = TABLE) -> Tabular:
 
     `arguments` are overrides of the search, besides or instead of `SEARCH`: `workers=1`. The same
     call goes on where an earlier one stopped.
+
+    Raises:
+        ValueError: an argument that is no override.
     """
+    if strange := [text for text in arguments if "=" not in text]:
+        raise ValueError(f"overrides must be NAME=VALUE, but got {strange[0]!r}")
     given = dict(text.split("=", 1) for text in (*SEARCH, *arguments))
     overrides = [f"{name}={value}" for name, value in given.items()]
     if code := subprocess.run([sys.executable, "-m", "search", *overrides]).returncode:

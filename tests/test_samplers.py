@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from itertools import pairwise
 from math import inf
@@ -22,10 +23,11 @@ from benchmarks.samplers import (
     Strategy,
     Trace,
     View,
+    as_json,
+    by_number,
     main,
     noise,
     posterior_means,
-    resampled,
     restricted,
     summary,
 )
@@ -176,6 +178,9 @@ def test_noise_is_what_architecture_and_seed_leave() -> None:
     assert posterior_means(exact, 0.0) is exact
 
 
+BOTH = Strategy("grid"), Strategy("random")
+
+
 def outs(reached: list[float]) -> list[Outcome]:
     excess = dict.fromkeys(BUDGETS, 0.01)
     return [Outcome(n % 3, at, excess, [], 0.1) for n, at in enumerate(reached)]
@@ -197,10 +202,34 @@ def test_who_never_got_there_counts_as_the_limit_and_is_told() -> None:
     assert list(restricted(outs([inf, 3.0]), 20)) == [20, 3]
 
 
-def test_a_bootstrap_takes_as_many_replays_of_each_seed() -> None:
-    values = np.array([0.0, 10.0, 20.0] * 4)  # each seed's replays are alike
-    means = resampled(outs([1.0] * 12), values, np.random.default_rng(0))
-    assert set(means) == {10.0}
+def test_replays_that_draw_alike_are_one_piece_of_evidence() -> None:
+    """More seeds of the table do not narrow an interval, where replays are the same on each."""
+    reached = np.random.default_rng(0).uniform(1, 20, size=30)
+    three = summary({s: outs(list(np.repeat(reached, 3))) for s in BOTH}, 20).iloc[1]
+    samples = np.random.default_rng(1).choice(reached, (4000, 30)).mean(axis=1)
+    low, high = np.quantile(samples, [0.025, 0.975])
+    assert three["mean_high"] - three["mean_low"] == pytest.approx(high - low, rel=0.1)
+    assert set(by_number(outs([0.0, 10.0, 20.0] * 4), np.array([0.0, 10.0, 20.0] * 4))) == {10.0}
+
+
+def test_strategies_are_compared_number_by_number() -> None:
+    """One that does what random search does, on fewer numbers, is as good as it: no matter that
+    random search fared worse on the others."""
+    reached = np.random.default_rng(0).uniform(1, 20, size=30)
+    same, half = outs(list(np.repeat(reached, 3))), outs(list(np.repeat(reached[:10] / 2, 3)))
+    found = {s: same for s in BOTH} | {Strategy("tpe"): outs(list(np.repeat(reached[:10], 3)))}
+    rows = summary(found | {Strategy("gp"): half}, 20).set_index("strategy")
+    columns = ["random", "random_low", "random_high"]
+    assert list(rows.loc[Strategy("tpe"), columns]) == pytest.approx([1, 1, 1])
+    assert list(rows.loc[Strategy("gp"), columns]) == pytest.approx([0.5, 0.5, 0.5])
+
+
+def test_what_has_no_choice_yet_is_null() -> None:
+    nothing = Outcome(0, inf, {5: inf, 20: 0.5}, [], 0.1)
+    text = as_json({Strategy("random"): [nothing]}, Namespace(limit=20))
+    (replay,) = json.loads(text)["strategies"][0]["replays"]
+    assert replay == {"seed": 0, "reached": None, "excess": {"5": None, "20": 0.5}}
+    assert "Infinity" not in text
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -237,7 +266,9 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     path = tmp_path / "small.csv.xz"
     for given, words in (
         (["--table", str(path)], "--train` makes ours"),
-        (["--table", str(path), "--replays", "0"], "--train` makes ours"),
+        (["--train", "--replays", "0"], "replays must be at least 1, but got 0"),
+        (["--train", "--workers", "0"], "workers must be at least 1, but got 0"),
+        (["--train", "--set", "workers"], "overrides must be NAME=VALUE, but got 'workers'"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(given)
@@ -249,10 +280,6 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         main(["--table", str(path)])
     assert "must be as it was written" in capsys.readouterr().err
-    tabular(one_best).write(path)
-    with pytest.raises(SystemExit):
-        main(["--table", str(path), "--replays", "0"])
-    assert "must be at least 1, but got" in capsys.readouterr().err
 
 
 @pytest.mark.slow
