@@ -11,6 +11,7 @@ from optuna.pruners import BasePruner
 
 from search.config import SamplerConfig, SearchConfig
 from search.data import Data, require_tokens
+from search.plan import distinct
 from search.record import Recipe
 from search.story import Story, data_settings
 from search.study import (
@@ -113,13 +114,14 @@ class Search(Story[SearchConfig, SearchWork]):
         super().finish(ending)
         done, asked, plan = self.count_done(), self.config.n_trials, self.work.plan
         if pruned := self.content["pruned"]:
-            horizons = ",".join(f"{share:g}" for share in self.work.recipe.horizons)
+            horizons = ",".join(map(str, self.work.recipe.horizons))
             print(
-                f"{pruned} of {done} runs were stopped early; they go on with "
-                f"study={self.job.study} pruner=none 'recipe.horizons=[{horizons}]'"
+                f"{pruned} of {done} runs were stopped early; they go on by the same command with "
+                f"study={self.job.study} pruner=none 'recipe.horizons=[{horizons}]' instead of "
+                f"pruner={self.config.pruner.name}"
             )
-        if pruned and done < self.work.total:
-            print(f"they left too few for the {self.work.total} runs that were planned")
+            if len(distinct(self.attempts())) < self.work.total:
+                print(f"they left too few for the {self.work.total} runs that were planned")
         if self.work.total <= done < asked:
             print(
                 f"{done} of {asked} runs: {plan.explorations} of "

@@ -448,21 +448,26 @@ def exploration_facts(study: optuna.Study, attempts: Sequence[Attempt]) -> dict[
 
 
 def pruning_facts(attempts: Sequence[Attempt], recipe: Recipe) -> dict[str, Any]:
-    """What `study.json` says of the runs that were pruned, and of what that took and saved."""
+    """What `study.json` says of the runs that were pruned, and of what that saved and took.
+
+    `saved_tokens` are those of the trunks that pruned runs have left, `branch_tokens` those of the
+    branches trained here: without horizons and a pruner it would be the former more and the latter
+    less.
+    """
     runs = distinct(attempts)
-    reached = [len(run.readings) - 1 for run in runs if run.state == "PRUNED"]
+    pruned = [recipe.branches[: len(run.readings)] for run in runs if run.state == "PRUNED"]
+    whole = [recipe.branches for run in runs if run.state == "COMPLETE" and not run.reused]
+    saved = sum(recipe.steps - branches[-1].start for branches in pruned)
+    took = sum(branch.steps for branches in [*pruned, *whole] for branch in branches)
     return {
-        "pruned": len(reached),
-        "saved_tokens": sum(recipe.trained_tokens - recipe.tokens_until(i) for i in reached),
-        "branch_tokens": recipe.branch_tokens * sum(run.state == "COMPLETE" for run in runs)
-        + sum(branch.steps for i in reached for branch in recipe.branches[: i + 1])
-        * recipe.tokens_per_step,
+        "pruned": len(pruned),
+        "saved_tokens": saved * recipe.tokens_per_step,
+        "branch_tokens": took * recipe.tokens_per_step,
     }
 
 
 def _entry(run: Attempt, attempts: Sequence[Attempt]) -> dict[str, Any]:
-    pruned = run.state == "PRUNED" and bool(run.readings)
-    tokens = max(run.readings) if pruned else None
+    tokens = max(run.readings) if run.state == "PRUNED" else None
     return {
         "number": run.number,
         "state": run.state,

@@ -146,6 +146,8 @@ def test_runs_that_are_there_show_their_readings_and_are_not_stopped(here: Path)
         readings = records(here)[str(attempt.key)]["readings"]
         assert attempt.state == "COMPLETE"
         assert dict(attempt.readings) == {r["tokens"]: r["val_bpb"] for r in readings[:-1]}
+    search.describe(finished=True)
+    assert search.content["branch_tokens"] == 0, "none was trained here"
 
 
 def test_a_proposal_of_a_pruned_run_is_told_so_at_once(here: Path) -> None:
@@ -211,9 +213,10 @@ def test_the_study_tells_what_was_stopped_and_saved(here: Path) -> None:
     assert len(pruned) == 3, "all but the first"
     assert content["pruner"] == "median"
     assert content["pruned"] == len(pruned)
-    spent = {10 * STEP: (8 + 2) * STEP, 20 * STEP: (16 + 2 + 4) * STEP}
-    whole = (40 + 2 + 4) * STEP
-    assert content["saved_tokens"] == sum(whole - spent[t["pruned_at"]] for t in pruned)
+    trunk, branches = {10 * STEP: 8, 20 * STEP: 16}, {10 * STEP: 2, 20 * STEP: 2 + 4}
+    assert content["saved_tokens"] == sum(40 - trunk[t["pruned_at"]] for t in pruned) * STEP
+    took = 2 + 4 + sum(branches[t["pruned_at"]] for t in pruned)
+    assert content["branch_tokens"] == took * STEP, "of the one that is whole, and of the others"
     for trial in pruned:
         assert f"stopped after {trial['pruned_at']:,} tokens" in trial["reason"]
         assert f"{trial['value']:.4f}" in trial["reason"]
