@@ -4,9 +4,11 @@ The story (`search.story`): check everything, say what it will take, let workers
 what they found.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from optuna.pruners import BasePruner
 
 from search.config import SamplerConfig, SearchConfig
@@ -30,8 +32,19 @@ from space.cli import one_line_errors, verb
 def main(config: SearchConfig) -> None:
     """Run a study, from wherever it stands."""
     with one_line_errors():
+        require_one_length(HydraConfig.get().overrides.task)
         search = Search.open(config)
     search.tell()
+
+
+def require_one_length(given: Sequence[str]) -> None:
+    """Raises: ValueError where overrides set both of what exclude each other."""
+    values = dict(text.lstrip("+").split("=", 1) for text in given if "=" in text)
+    if values.get("tokens_per_parameter", "null") != "null" and "recipe.tokens" in values:
+        raise ValueError(
+            "tokens_per_parameter must come without recipe.tokens, which it is in place of, but "
+            f"got {values['tokens_per_parameter']} and {values['recipe.tokens']}; take one out"
+        )
 
 
 class Search(Story[SearchConfig, SearchWork]):

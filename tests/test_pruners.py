@@ -120,6 +120,7 @@ def test_median_stops_what_the_median_of_finished_runs_says(here: Path) -> None:
             record = records(here)[trial.user_attrs["key"]]
             assert list(shown.values()) == [r["val_bpb"] for r in record["readings"][:-1]]
             finished.append(shown)
+    assert 0 < len(finished) < 4, "some are stopped, and not all"
 
 
 @pytest.mark.slow
@@ -151,13 +152,18 @@ def test_runs_that_are_there_show_their_readings_and_are_not_stopped(here: Path)
 
 
 def test_a_proposal_of_a_pruned_run_is_told_so_at_once(here: Path) -> None:
-    search = open_search(here, *EXPLORING, *EAGER, "sampler=random")
+    search = open_search(here, *EXPLORING, *EAGER, "n_trials=1")
     plant(search)
     work(search)
-    attempts = read_attempts(search.study)
-    assert states(search) == ["PRUNED"] * 2, "two distinct runs of two architectures"
-    again = [a for a in attempts if a.duplicate]
-    assert all(a.state == "PRUNED" and not a.readings for a in again)
+    (stopped,) = distinct(read_attempts(search.study))
+    more = open_again(here, *EXPLORING, *EAGER, previous=search)
+    more.study.enqueue_trial(dict(stopped.params))
+    events = work(more)
+    assert states(more) == ["PRUNED"] * 2, "two distinct runs of two architectures"
+    (again,) = [a for a in read_attempts(more.study) if a.duplicate]
+    assert (again.params, again.state) == (stopped.params, "PRUNED")
+    assert not again.readings, "which would count twice"
+    assert sum(event["event"] == "end" for event in events) == 1, "it was not trained"
 
 
 @pytest.mark.parametrize(

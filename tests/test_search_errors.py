@@ -49,6 +49,7 @@ def complain(
         (["recipe.horizons=[0.5,0.25]"], ["horizons must be ascending", "[0.5, 0.25]"]),
         (["recipe.horizons=often"], ["recipe.horizons", "often"]),
         (["keep=some"], ["keep must be one of best, all, none", "some"]),
+        (["tokens_per_parameter=2"], ["tokens_per_parameter", "recipe.tokens", "take one out"]),
         (["tokens_per_parameter=0"], ["tokens_per_parameter must be positive", "0"]),
         (["n_trials=0"], ["n_trials must be at least 1", "0"]),
         (["workers=0"], ["workers must be at least 1", "0"]),
