@@ -6,15 +6,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from study_fixtures import ROOT, write_text
 from test_run import TORCHRUN
 from test_run import run as run_command
 
 from search.data import Data, DataConfig, prepare
+from search.parametrise import lr_factor
 from search.placement import Placement
 from search.record import (
     Reading,
@@ -270,6 +275,34 @@ def test_curves_shown_elsewhere_do_not_go_back(whole: tuple[Record, Path]) -> No
     at_ten = dict(curve(whole[1]))[10]
     assert at_ten["branch/val_bpb"] == whole[0].readings[0].val_bpb
     assert at_ten["train_loss"] != at_ten["branch/train_loss"]
+
+
+@given(
+    steps=st.integers(10, 3000),
+    percent=st.integers(1, 99),
+    decay=st.sampled_from([0.1, 0.15, 0.2, 0.3, 0.5, 0.7]),
+    warmup=st.sampled_from([0.0, 0.02, 0.1]),
+)
+def test_a_branch_leaves_the_trunk_at_the_last_step_that_they_share(
+    steps: int, percent: int, decay: float, warmup: float
+) -> None:
+    """In exact arithmetic: a run of that share of the tokens ends there, and its rate is the
+    trunk's until then."""
+    try:
+        recipe = replace(
+            RECIPE,
+            tokens=steps * STEP,
+            decay_fraction=decay,
+            warmup_fraction=warmup,
+            horizons=(percent / 100,),
+        )
+    except ValueError:
+        assume(False)
+    (branch,) = recipe.branches
+    assert branch.end == ceil(Fraction(percent, 100) * steps)
+    last = branch.start - 1
+    assert last < 0 or lr_factor(recipe, last, branch.end) == lr_factor(recipe, last)
+    assert lr_factor(recipe, branch.start + 1, branch.end) < 1
 
 
 @pytest.mark.parametrize(

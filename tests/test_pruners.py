@@ -4,7 +4,7 @@ import json
 import os
 import pickle
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import pytest
 from study_fixtures import open_search, records, start, study_json, work
 from test_workers import wait_for, workers_of
 
+from benchmarks.samplers import pruner_of
 from reports.answer import answer, weigh
 from reports.page import how_it_was_run, outcomes, unhappy
 from reports.study import read_study
 from search.__main__ import Search
-from search.config import PRUNERS, PrunerConfig
+from search.config import PRUNERS
 from search.plan import EXPLORE, REPLICATE, Attempt, baseline, distinct
 from search.record import Recipe
 from search.study import make_pruner, read_attempts
@@ -187,24 +188,44 @@ def test_every_pruner_leads_a_study_to_its_end(here: Path, pruner: str) -> None:
     assert work(again) == []
 
 
-def test_asha_has_a_rung_at_each_horizon() -> None:
-    """Whoever is the best so far goes on at both; the worse half is stopped at the first."""
-    recipe = Recipe(tokens=10**6, horizons=(0.25, 0.5))
-    pruner = make_pruner(PrunerConfig(name="asha", options={"reduction_factor": 2}), recipe)
-    study = optuna.create_study(pruner=pruner)
+def stopped_after(
+    pruner: str, values: Sequence[float], horizons: tuple[float, ...] = (0.25, 0.5)
+) -> list[int]:
+    """How many readings each of these runs had given when `pruner=NAME` stopped it; 0: it did
+    not."""
+    recipe = Recipe(tokens=10**6, horizons=horizons)
+    study = optuna.create_study(study_name="fixed", pruner=make_pruner(pruner_of(pruner), recipe))
 
     def objective(trial: optuna.Trial) -> float:
+        quality = values[trial.number]
         for branch in recipe.branches:
-            trial.report(trial.suggest_float("x", 0, 99), branch.end * recipe.tokens_per_step)
+            trial.report(quality * (1 + 1 / branch.end), branch.end * recipe.tokens_per_step)
             if trial.should_prune():
                 raise optuna.TrialPruned
-        return trial.params["x"]
+        return quality
 
-    for x in (8.0, 7.0, 6.0, 9.0, 10.0):
-        study.enqueue_trial({"x": x})
-    study.optimize(objective, n_trials=5)
-    reached = [len(trial.intermediate_values) for trial in study.trials]
-    assert reached == [2, 2, 2, 1, 1]
+    study.optimize(objective, n_trials=len(values))
+    pruned = optuna.trial.TrialState.PRUNED
+    return [len(t.intermediate_values) * (t.state == pruned) for t in study.trials]
+
+
+def test_asha_has_a_rung_at_each_horizon() -> None:
+    """Whoever is the best so far goes on at both; the worse half is stopped at the first, and at
+    the second whoever is the worse of those there."""
+    assert stopped_after("asha", [8, 7, 6, 9, 10]) == [0, 0, 0, 1, 1]
+    assert stopped_after("asha", [8, 5, 6, 9, 5.5]) == [0, 0, 1, 1, 2]
+
+
+def test_hyperband_judges_some_at_each_horizon_some_later_and_some_never() -> None:
+    """Each is worse than all before it; the first of each bracket has none to be compared with."""
+    stopped = stopped_after("hyperband", range(1, 41))
+    assert [stopped.count(n) > 4 for n in (0, 1, 2)] == [True] * 3
+
+
+def test_wilcoxon_stops_nothing_before_the_fourth_horizon() -> None:
+    four = (0.2, 0.3, 0.4, 0.5)
+    assert stopped_after("wilcoxon", [1, 2, 3, 0.5], four) == [0, 4, 4, 0]
+    assert stopped_after("wilcoxon", [1, 2, 3, 0.5], four[:3]) == [0, 0, 0, 0]
 
 
 def test_the_study_tells_what_was_stopped_and_saved(here: Path) -> None:
