@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from study_fixtures import ROOT, write_text
 from test_run import TORCHRUN
@@ -283,6 +283,7 @@ def test_curves_shown_elsewhere_do_not_go_back(whole: tuple[Record, Path]) -> No
     decay=st.sampled_from([0.1, 0.15, 0.2, 0.3, 0.5, 0.7]),
     warmup=st.sampled_from([0.0, 0.02, 0.1]),
 )
+@example(steps=100, percent=55, decay=0.2, warmup=0.1)  # 55.00000000000001 steps in floats
 def test_a_branch_leaves_the_trunk_at_the_last_step_that_they_share(
     steps: int, percent: int, decay: float, warmup: float
 ) -> None:
