@@ -337,8 +337,9 @@ class Record:
         return self.status in (FINISHED, DIVERGED)
 
     def value(self, metric: str) -> float | None:
-        """The last reading's `val_bpb` or `val_loss`."""
-        value = getattr(self.readings[-1], metric) if self.readings else None
+        """`val_bpb` or `val_loss` at the run's end; None where it did not come to it."""
+        ended = self.status == FINISHED and self.readings
+        value = getattr(self.readings[-1], metric) if ended else None
         return None if value is None else float(value)
 
     def to_dict(self) -> dict[str, Any]:

@@ -242,7 +242,8 @@ class Worker:
         with self._hold(run_lock(self.job.runs, run.key)):
             before = usable_record(folder)
             judge = self._judge(trial)
-            for reading in before.readings[:-1] if before and before.final else ():
+            horizons = len(run.recipe.horizons)  # a diverged run has no reading after these
+            for reading in before.readings[:horizons] if before and before.final else ():
                 with suppress(Pruned):  # it is trained already; others are compared with it
                     judge(reading)
             record = train(

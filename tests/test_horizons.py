@@ -22,6 +22,7 @@ from search.data import Data, DataConfig, prepare
 from search.parametrise import lr_factor
 from search.placement import Placement
 from search.record import (
+    DIVERGED,
     Reading,
     Recipe,
     Record,
@@ -260,6 +261,8 @@ def test_a_record_has_a_row_for_each_reading(tmp_path: Path, whole: tuple[Record
     assert list(frame.val_bpb) == [reading.val_bpb for reading in record.readings]
     assert set(frame.branch_s) == {record.branch_s}
     assert record.value("val_bpb") == record.readings[-1].val_bpb
+    lost = replace(record, status=DIVERGED, readings=record.readings[:2])
+    assert lost.value("val_bpb") is None, "a horizon is not the end"
 
 
 def test_branches_are_counted_in_what_is_trained(data: Data) -> None:

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from reports.study import read_study
 from search.__main__ import Search
 from search.config import PRUNERS
 from search.plan import EXPLORE, REPLICATE, Attempt, baseline, distinct
-from search.record import Recipe
+from search.record import DIVERGED, Recipe, usable_record, write_record
 from search.study import make_pruner, read_attempts
 
 STEP = 4 * 32
@@ -247,6 +248,21 @@ def test_the_study_tells_what_was_stopped_and_saved(here: Path) -> None:
     for trial in pruned:
         assert f"stopped after {trial['pruned_at']:,} tokens" in trial["reason"]
         assert f"{trial['value']:.4f}" in trial["reason"]
+
+
+def test_a_diverged_run_that_is_there_shows_all_that_it_read(here: Path) -> None:
+    only = (*EXPLORING, "space.axes.num_blocks=[2]", "n_trials=1")
+    work(open_search(here, *only, "study=first"))
+    (key,) = records(here)
+    folder = here / "runs" / key
+    record = usable_record(folder)
+    assert record is not None
+    write_record(folder, replace(record, status=DIVERGED, readings=record.readings[:1]))
+    search = open_search(here, *only, *EAGER)
+    work(search)
+    (attempt,) = distinct(read_attempts(search.study))
+    assert (attempt.status, attempt.value) == ("diverged", None)
+    assert list(attempt.readings.values()) == [record.readings[0].val_bpb]
 
 
 @pytest.mark.slow
