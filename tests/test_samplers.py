@@ -29,6 +29,7 @@ from benchmarks.samplers import (
     noise,
     posterior_means,
     restricted,
+    stops_nothing,
     summary,
 )
 from benchmarks.tabular import COLUMNS, TABLE, Tabular, beside, load
@@ -222,6 +223,14 @@ def test_strategies_are_compared_number_by_number() -> None:
     columns = ["random", "random_low", "random_high"]
     assert list(rows.loc[Strategy("tpe"), columns]) == pytest.approx([1, 1, 1])
     assert list(rows.loc[Strategy("gp"), columns]) == pytest.approx([0.5, 0.5, 0.5])
+
+
+def test_a_table_says_where_a_pruner_had_too_few_horizons() -> None:
+    table = tabular(one_best)
+    assert "With 2 horizons" in stops_nothing(table, {Strategy("tpe", "wilcoxon"): []})
+    assert stops_nothing(table, {Strategy("tpe", "asha"): []}) == ""
+    pruned = [trace.spent[-1] for trace in traces(Strategy("random", "wilcoxon"), 3)]
+    assert pruned == pytest.approx([8 * STEPS["whole"] / 64] * 3), "it stops none indeed"
 
 
 def test_what_has_no_choice_yet_is_null() -> None:
