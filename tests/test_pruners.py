@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from hydra import compose, initialize_config_dir
 from study_fixtures import open_search, records, start, study_json, work
 from test_workers import wait_for, workers_of
 
@@ -24,6 +25,7 @@ from search.config import PRUNERS
 from search.plan import EXPLORE, REPLICATE, Attempt, baseline, distinct
 from search.record import DIVERGED, Recipe, usable_record, write_record
 from search.study import make_pruner, read_attempts
+from space.cli import CONF
 
 STEP = 4 * 32
 LENGTH = f"recipe.tokens={40 * STEP}"
@@ -227,6 +229,16 @@ def test_wilcoxon_stops_nothing_before_the_fourth_horizon() -> None:
     four = (0.2, 0.3, 0.4, 0.5)
     assert stopped_after("wilcoxon", [1, 2, 3, 0.5], four) == [0, 4, 4, 0]
     assert stopped_after("wilcoxon", [1, 2, 3, 0.5], four[:3]) == [0, 0, 0, 0]
+
+
+def test_a_pruner_has_its_own_horizons_whatever_the_proxys() -> None:
+    def horizons(*given: str) -> list[float]:
+        with initialize_config_dir(CONF, version_base="1.3"):
+            return list(compose("search", overrides=["proxy=tabular", *given]).recipe.horizons)
+
+    assert horizons() == [0.25, 0.5]
+    assert horizons("pruner=wilcoxon") == [0.2, 0.3, 0.4, 0.5], "fewer could stop nothing"
+    assert horizons("pruner=wilcoxon", "recipe.horizons=[0.1]") == [0.1]
 
 
 def test_the_study_tells_what_was_stopped_and_saved(here: Path) -> None:
