@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -235,6 +235,24 @@ def load_study(job: Job, sampler: BaseSampler) -> optuna.Study:
         sampler=sampler,
         pruner=job.pruner,
     )
+
+
+class Standing(optuna.Study):
+    """A study as pruners see it, without attempts that failed: a run that goes on reports again
+    what it did before, and would count twice (successive halving counts trials of any state)."""
+
+    @classmethod
+    def of(cls, study: optuna.Study) -> "Standing":
+        return cls(study.study_name, study._storage, pruner=study.pruner)
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        return [t for t in super().get_trials(deepcopy, states) if t.state != TrialState.FAIL]
+
+    def would_prune(self, trial: Trial) -> bool:
+        """What `trial.should_prune()` says, in the light of these trials."""
+        return self.pruner.prune(self, self._storage.get_trial(trial._trial_id))
 
 
 def settled_precision(storage: RDBStorage, name: str) -> str | None:

@@ -40,6 +40,7 @@ from search.scores import Scorer
 from search.study import (
     HOST,
     Job,
+    Standing,
     fail_silent,
     load_study,
     make_sampler,
@@ -74,6 +75,7 @@ class Worker:
             job.sampler, worker_seed(job.sampler, job.seed, number, trials=job.since)
         )
         self.study = load_study(job, sampler)
+        self.standing = Standing.of(self.study)
         self.data = open_data(job.data)
         self.planning = filelock.FileLock(job.folder / ".plan.lock")
         """Held from looking at the study until a trial is claimed, by one worker at a time."""
@@ -268,7 +270,7 @@ class Worker:
             if trial.user_attrs.get("role") == REPLICATE or value is None:
                 return
             trial.report(value, step=reading.tokens)
-            if trial.should_prune():
+            if self.standing.would_prune(trial):
                 unit = METRIC_NAMES[self.job.metric]
                 raise Pruned(f"stopped after {reading.tokens:,} tokens at {value:.4f} {unit}")
 

@@ -231,6 +231,22 @@ def test_wilcoxon_stops_nothing_before_the_fourth_horizon() -> None:
     assert stopped_after("wilcoxon", [1, 2, 3, 0.5], four[:3]) == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize(("state", "then"), [("FAIL", "COMPLETE"), ("PRUNED", "PRUNED")])
+def test_a_run_does_not_compete_with_attempts_that_failed(
+    here: Path, state: str, then: str
+) -> None:
+    """As with what it was itself, before an interruption; but with stopped ones it does."""
+    search = open_search(here, *EXPLORING, "pruner=asha", "n_trials=1")
+    better = optuna.create_trial(
+        state=optuna.trial.TrialState[state],
+        intermediate_values={10 * STEP: 0.01},
+        system_attrs={"completed_rung_0": 0.01},
+    )
+    search.study.add_trial(better)
+    work(search)
+    assert states(search) == [then]
+
+
 def test_a_pruner_has_its_own_horizons_whatever_the_proxys() -> None:
     def horizons(*given: str) -> list[float]:
         with initialize_config_dir(CONF, version_base="1.3"):
