@@ -179,12 +179,12 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
     try:
         content = json.loads(path.read_text())
         table, places, metric = content["table"], content["places"], content["metric"]
-    except (ValueError, KeyError) as error:
+        reasons = {trial["key"]: trial.get("reason") for trial in content["trials"]}
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} must describe a table, but lacks it ({error}); start the same table again"
         ) from None
     where = Path(runs or content.get("runs") or "runs")
-    reasons = {trial["key"]: trial.get("reason") for trial in content["trials"]}
     rows = [_cell(place, where, metric, reasons) for place in places]
     cells = pd.DataFrame(rows)
     auto, search = table.get("auto", False), table.get("lr_search")

@@ -171,7 +171,8 @@ def read_law(names: Sequence[str], outputs: str | Path, runs: str | None = None)
 
 def _cells(study: Study) -> pd.DataFrame:
     columns = {"num_hidden_layers": "depth", "seed": "seed", study.metric: "value"}
-    return study.finished[list(columns)].rename(columns=columns)
+    cells = study.finished[list(columns)].rename(columns=columns)
+    return cells.astype({"depth": int})  # float where another trial has none
 
 
 def _check(study: Study) -> None:
@@ -378,6 +379,15 @@ def unknown(law: Law) -> list[str]:
         told.append(
             f"Selection: at {join(uneven)} some depths have more seeds than others. The seed that "
             "chose them flatters them a little, and it is part of the fit."
+        )
+    if stopped := [
+        f"{count(n, 'run')} at {magnitude(v.budget)}"
+        for study, v in zip(law.studies, law.valleys, strict=True)
+        if (n := int((study.trials.status == "pruned").sum()))
+    ]:
+        told.append(
+            f"Depths that a pruner stopped: {join(stopped)} are no part of the fit, and readings "
+            "at shorter horizons chose what is."
         )
     if not q.floor_fitted:
         told.append(

@@ -116,6 +116,21 @@ def _frame(values: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"arm": arms.ravel(), "seed": seeds.ravel(), "value": values.ravel()})
 
 
+def test_arms_without_a_common_seed_are_unresolved() -> None:
+    rng = np.random.default_rng(6)
+    cells = [(f"a{arm}", seed, arm + 0.01 * rng.normal()) for arm in range(3) for seed in range(3)]
+    frame = pd.DataFrame([*cells, ("alone", 9, 7.0)], columns=["arm", "seed", "value"])
+    told = resolved_pairs(frame, "value")
+    assert not told.loc["alone"].any()
+    assert not told["alone"].any()
+    linked = ["a0", "a1", "a2"]
+    pd.testing.assert_frame_equal(
+        told.loc[linked, linked],
+        pd.DataFrame([[0, -1, -1], [1, 0, -1], [1, 1, 0]], linked, linked),
+        check_names=False,
+    )
+
+
 def test_tau_is_scipys_and_one_linear_function_of_the_pairs() -> None:
     rng = np.random.default_rng(4)
     proxy, truth = grid(rng, 12, 3, 0.5)
@@ -283,6 +298,12 @@ def test_a_wrong_grid_is_refused(
         table(content, **given)
 
 
+def test_a_grid_has_no_paper_scale() -> None:
+    file = TableFile.read("proxy_horizon")
+    with pytest.raises(ValueError, match="no panels at scale=paper"):
+        file.table("paper", RECIPE, 1024)
+
+
 def test_the_file_chooses_the_searchs_proxy_unless_another_is_named() -> None:
     assert usual(["table=proxy_horizon", "seeds=3"]) == ["proxy=default"]
     assert usual(["table=proxy_horizon", "proxy=smoke"]) == []
@@ -401,6 +422,16 @@ def test_a_study_of_another_proxy_says_that_none_was_measured_and_how_to(tmp_pat
     assert "budget=1m recipe.tokens=1024000 called=" in of_study(study(tmp_path, command=command))
     other = {"kind": "parameters", "value": 2_000_000}
     assert "Not measured" in of_study(study(tmp_path, budget=other))
+
+
+def test_a_table_that_cannot_be_read_is_no_evidence_and_stops_no_page(tmp_path: Path) -> None:
+    folder = write_table(tmp_path, table(), valley)
+    facts = json.loads((folder / "study.json").read_text())
+    del facts["trials"]
+    (folder / "study.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="must describe a table, but lacks it"):
+        ablation.read_table("proxy_horizon", tmp_path / "outputs", None)
+    assert "Not measured" in of_study(study(tmp_path))
 
 
 def test_larger_budgets_are_named_where_orders_were_held_against_them(tmp_path: Path) -> None:
