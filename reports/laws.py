@@ -37,6 +37,7 @@ from reports.study import Study, read_study
 from reports.tables import (
     Cell,
     Column,
+    csv_text,
     decimals,
     escape,
     fill,
@@ -44,6 +45,7 @@ from reports.tables import (
     markdown_table,
     percent,
     printed_rows,
+    span,
     whole,
 )
 from space.arch import Architecture
@@ -361,13 +363,13 @@ def _depths(valley: Valley) -> str:
 
 
 def _span(low: float, high: float, digits: int) -> str:
-    return f"{decimals(digits)(low)} to {decimals(digits)(high)}"
+    return span(low, high, decimals(digits))
 
 
 def unknown(law: Law) -> list[str]:
     """What these runs cannot tell."""
     q, budgets = law.quality, [valley.budget for valley in law.valleys]
-    span = f"{max(budgets) / min(budgets):.3g}"
+    factor = f"{max(budgets) / min(budgets):.3g}"
     told = [
         f"The exponent of tokens by themselves: tokens per parameter are fixed at {law.ratio:.2f}, "
         "so that the exponent is that of size and tokens together, and of steps, which grow alike.",
@@ -395,7 +397,7 @@ def unknown(law: Law) -> list[str]:
         )
     elif not q.floor_known:
         told.append(
-            f"E, a loss that no size removes: budgets that span a factor of {span} leave it "
+            f"E, a loss that no size removes: budgets that span a factor of {factor} leave it "
             f"anywhere from {_span(*q.interval('floor'), 2)}, and the exponent with it, which is "
             f"{decimals(3)(q.without_floor)} where E is held at 0."
         )
@@ -426,7 +428,7 @@ def on_embeddings(law: Law) -> str:
 
 def _share_range(study: Study) -> str:
     shares = _shares(study)
-    return f"{percent(0)(shares.min())} to {percent(0)(shares.max())}"
+    return span(shares.min(), shares.max(), percent(0))
 
 
 def how_it_was_made(law: Law) -> list[tuple[str, str]]:
@@ -501,16 +503,16 @@ def parameter_rows(law: Law) -> pd.DataFrame:
         if name == "log_depth":
             value, low, high = math.exp(value), math.exp(low), math.exp(high)
         fixed = name == "floor" and not q.floor_fitted
-        span = None if fixed else _span(low, high, 4)
-        rows.append({"name": symbol, "value": value, "interval": span, "told": meaning})
+        ends = None if fixed else _span(low, high, 4)
+        rows.append({"name": symbol, "value": value, "interval": ends, "told": meaning})
     if (line := law.growth) is not None:
         by = (
             f"; widened by {line.widened:.1f}, as the points lie off it" if line.widened > 1 else ""
         )
         meaning = f"the line through the budgets' best depths{by}"
-        span = _span(*line.interval, 4)
+        ends = _span(*line.interval, 4)
         rows.append(
-            {"name": "growth of best depth, line", "value": line.exponent, "interval": span}
+            {"name": "growth of best depth, line", "value": line.exponent, "interval": ends}
             | {"told": meaning}
         )
     return pd.DataFrame(rows)
@@ -556,7 +558,7 @@ def runs_csv(law: Law) -> str:
     frame = frame.assign(law_residual=law.quality.residuals.residual)
     first = ["budget", "depth", "seed"]
     ordered = frame[[*first, *(name for name in frame if name not in first)]]
-    return str(ordered.to_csv(index=False, lineterminator="\n"))
+    return csv_text(ordered)
 
 
 def html(law: Law) -> str:
@@ -585,8 +587,8 @@ def render(law: Law) -> dict[str, bytes]:
         "report.html": html(law),
         "table.md": markdown(law),
         "table.tex": latex(law),
-        "budgets.csv": str(budget_rows(law).to_csv(index=False, lineterminator="\n")),
-        "parameters.csv": str(parameter_rows(law).to_csv(index=False, lineterminator="\n")),
+        "budgets.csv": csv_text(budget_rows(law)),
+        "parameters.csv": csv_text(parameter_rows(law)),
         "runs.csv": runs_csv(law),
     }
     return {name: text.encode() for name, text in texts.items()} | law_figures.printed(law)
