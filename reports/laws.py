@@ -23,6 +23,7 @@ from reports.fits import (
     FEWEST_DEPTHS,
     FEWEST_FOR_FLOOR,
     INSIDE,
+    NONE,
     Growth,
     HeldOut,
     Quality,
@@ -316,7 +317,7 @@ def held_out_in_words(law: Law) -> str:
     return (
         f"Foretold from the smaller budgets, the best depth at {magnitude(held.budget)} is "
         f"{held.predicted:.1f} ({_span(*held.interval, 1)}, a factor of {held.width:.1f} wide); "
-        f"found is {held.found:.1f} ({_depths(law.valleys[-1])}), which lies {place}."
+        f"found is {held.found:.1f} ({interval_in_words(law.valleys[-1])}), which lies {place}."
     )
 
 
@@ -354,9 +355,16 @@ def best_in_words(valley: Valley) -> str:
     return "no optimum inside"
 
 
-def _depths(valley: Valley) -> str:
-    """The interval of a best depth; an end beyond the depths tried as a bound."""
+def interval_in_words(valley: Valley) -> str | None:
+    """The interval of a best depth, an end beyond the depths tried as a bound; None without a
+    best."""
+    if valley.status == NONE:
+        return None
     low, high = valley.interval
+    if high < valley.lowest:
+        return f"<{valley.lowest:.0f}"
+    if low > valley.deepest:
+        return f">{valley.deepest:.0f}"
     lower = f"{low:.1f}" if low >= valley.lowest else f"<{valley.lowest:.0f}"
     upper = f"{high:.1f}" if high <= valley.deepest else f">{valley.deepest:.0f}"
     return f"{lower} to {upper}"
@@ -459,7 +467,7 @@ def budget_rows(law: Law) -> pd.DataFrame:
     for study, v in zip(law.studies, law.valleys, strict=True):
         few, many = v.seeds
         inside = v.status == INSIDE
-        low, high = v.interval
+        low, high = (math.nan, math.nan) if v.status == NONE else v.interval
         rows.append(
             {
                 "study": study.name,
@@ -472,7 +480,7 @@ def budget_rows(law: Law) -> pd.DataFrame:
                 "shares": _share_range(study),
                 "lowest": v.cells.groupby("depth").adjusted.mean().idxmin(),
                 "best": best_in_words(v),
-                "interval": _depths(v),
+                "interval": interval_in_words(v),
                 "at_best": v.at(v.best) if inside else math.nan,
                 "curvature": v.curvature,
                 "status": v.status,

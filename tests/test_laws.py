@@ -167,6 +167,7 @@ def test_an_optimum_at_the_edge_is_a_bound(best: float, end: str) -> None:
     found = valley(runs(source, best=best, noise=0.002), 1e6, source, 400)
     assert found.status == EDGE
     assert laws.best_in_words(found) == end
+    assert laws.interval_in_words(found) == end.replace("≤ ", "<").replace("≥ ", ">")
     assert growth([found, *planted(source)[:1]]) is None, "a bound is no part of a line"
 
 
@@ -176,6 +177,7 @@ def test_a_hill_has_no_optimum_inside_and_no_interval() -> None:
     assert found.status == NONE
     assert math.isnan(found.best)
     assert laws.best_in_words(found) == "no optimum inside"
+    assert laws.interval_in_words(found) is None
 
 
 def test_flat_runs_leave_an_interval_without_ends() -> None:
