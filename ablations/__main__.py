@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from ablations.config import CONFIRM, MAIN_RESULTS, POWER, AblationConfig
@@ -69,10 +70,12 @@ def main(config: AblationConfig) -> None:
 
 
 def with_overrides(name: str, config: AblationConfig) -> AblationConfig:
-    """The configuration with what the table's file overrides."""
-    if not (own := TableFile.read(name).overrides):
+    """The configuration with what the table's file overrides and the command line does not."""
+    told = HydraConfig.get().overrides.task
+    given = [*(text for text in told if not text.startswith("table=")), f"table={name}"]
+    if not (own := usual(given)):
         return config
-    made = OmegaConf.to_object(compose("ablations", [f"table={name}", *own]))
+    made = OmegaConf.to_object(compose("ablations", [*own, *given]))
     assert isinstance(made, AblationConfig), "conf/ablations.yaml begins with its schema"
     return made
 

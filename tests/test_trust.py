@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from report_fixtures import RECIPE, default_study
 from scipy import stats
-from study_fixtures import TINY, environment, records, write_text
+from study_fixtures import ROOT, TINY, environment, records, write_text
 
 from ablations import trust
 from ablations.__main__ import table_facts, usual
@@ -25,6 +26,7 @@ from reports import ablation
 from reports.__main__ import render
 from reports.study import read_study
 from reports.trust import measured, of_study, trust_files
+from search.progress import count
 from search.record import Reading, Recipe, Record, Run, write_record
 from space.axes import Space, SpaceConfig
 
@@ -441,6 +443,19 @@ def test_larger_budgets_are_named_where_orders_were_held_against_them(tmp_path: 
 
 
 # End to end.
+
+
+@pytest.mark.slow
+def test_help_tells_of_a_grid_on_the_proxy_that_was_given(tmp_path: Path) -> None:
+    proxy = yaml.safe_load((ROOT / "conf" / "proxy" / "smoke.yaml").read_text())
+    file, vocab_size = TableFile.read("proxy_horizon"), proxy["data"]["vocab_size"]
+    work = TableWork(
+        table=file.table("proxy", Recipe(**proxy["recipe"], precision="fp32"), vocab_size),
+        data_fingerprint="",
+    )
+    told = run(tmp_path, "-m", "ablations", "table=help", "proxy=smoke").stdout
+    (mine,) = [text for text in told.split("\n\n") if text.startswith("proxy_horizon: ")]
+    assert f"{work.total} runs with 4 seeds each, {count(work.tokens)} tokens" in mine
 
 
 @pytest.mark.slow
