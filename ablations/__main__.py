@@ -63,6 +63,10 @@ def main(config: AblationConfig) -> None:
         make_report([f"table={MAIN_RESULTS}", f"outputs={config.outputs}"])
         return
     names = tables_of_one_proxy() if config.table == "all" else [str(config.table)]
+    if len(names) > 1:  # what one of them cannot be told is known before the first is trained
+        with one_line_errors():
+            for name in names:
+                Comparison.check(replace(config, table=name))
     for name in names:
         with one_line_errors():
             comparison = Comparison.open(replace(config, table=name))
