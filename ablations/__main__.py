@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from ablations.config import CONFIRM, MAIN_RESULTS, POWER, AblationConfig
@@ -62,6 +63,10 @@ def main(config: AblationConfig) -> None:
         make_report([f"table={MAIN_RESULTS}", f"outputs={config.outputs}"])
         return
     names = tables_of_one_proxy() if config.table == "all" else [str(config.table)]
+    if len(names) > 1:  # what one of them cannot be told is known before the first is trained
+        with one_line_errors():
+            for name in names:
+                Comparison.check(replace(config, table=name))
     for name in names:
         with one_line_errors():
             comparison = Comparison.open(replace(config, table=name))
@@ -69,10 +74,12 @@ def main(config: AblationConfig) -> None:
 
 
 def with_overrides(name: str, config: AblationConfig) -> AblationConfig:
-    """The configuration with what the table's file overrides."""
-    if not (own := TableFile.read(name).overrides):
+    """The configuration with what the table's file overrides and the command line does not."""
+    told = HydraConfig.get().overrides.task
+    given = [*(text for text in told if not text.startswith("table=")), f"table={name}"]
+    if not (own := usual(given)):
         return config
-    made = OmegaConf.to_object(compose("ablations", [f"table={name}", *own]))
+    made = OmegaConf.to_object(compose("ablations", [*own, *given]))
     assert isinstance(made, AblationConfig), "conf/ablations.yaml begins with its schema"
     return made
 

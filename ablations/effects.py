@@ -217,13 +217,16 @@ def resolved_pairs(
     Each arm in turn is the baseline of `compare`, at a level that holds for all of these families
     together (Bonferroni over one fewer than the arms, which have every pair between them), and a
     pair must be resolved whichever of its two arms is the baseline. With 95% chance no pair of
-    equal arms is. `frame` and errors are those of `compare`.
+    equal arms is. Arms that no chain of common seeds links are unresolved. `frame` and errors are
+    those of `compare`.
     """
     cells = _cells(frame, metric)
     fit = _fit(cells)
     signs = np.zeros((len(cells), len(cells)), dtype=int)
     for group in np.unique(fit.group):
         arms = np.flatnonzero(fit.group == group)
+        if len(arms) < 2:
+            continue
         each = 1 - (1 - level) / max(len(cells) - 1, 1)
         half = _half_widths(fit, arms, each, pooled=False, two_sided=True)
         apart = np.subtract.outer(fit.effects[arms], fit.effects[arms])

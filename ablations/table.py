@@ -72,10 +72,9 @@ class Table:
     """Seeds are given as they are needed: see `ablations.sequential`."""
     transfer: bool = False
     """Arms are learning rates, and seeds go where the best are: see `ablations.transfer`."""
-
     trust: Mapping[str, Any] | None = None
     """Arms are a grid whose readings are proxies of the longest: see `ablations.trust`. Its space,
-    and the tokens of the proxy in question."""
+    and the recipe of the proxy in question."""
 
     @property
     def adaptive(self) -> bool:
@@ -148,17 +147,17 @@ class TableFile:
             ValueError: an arm that does not fit, a baseline that is none of the arms, or no such
                 scale.
         """
-        panels = getattr(self, scale)
-        if self.transfer and scale == "proxy":
-            panels = [*panels, *transfer.panels(self.transfer)]
-        if self.trust:
-            asked = budgets or ([budget] if budget else self.trust.get("budgets") or [self.budget])
-            panels = [*panels, *trust.panels(self.trust, recipe, vocab_size, asked, space)]
-        elif budgets or space is not None:
+        if not self.trust and (budgets or space is not None):
             raise ValueError(
                 f"budgets and space are of tables of trust, such as proxy_scale, but {self.name} "
                 "is none; leave them out"
             )
+        panels = getattr(self, scale)
+        if self.transfer and scale == "proxy":
+            panels = [*panels, *transfer.panels(self.transfer)]
+        if self.trust and scale == "proxy":
+            asked = budgets or ([budget] if budget else self.trust.get("budgets") or [self.budget])
+            panels = [*panels, *trust.panels(self.trust, recipe, vocab_size, asked, space)]
         if not panels:
             raise ValueError(f"table {self.name} has no panels at scale={scale}; choose another")
         given = seeds_of(seeds or self.seeds)

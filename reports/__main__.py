@@ -57,6 +57,18 @@ class ReportsConfig:
             raise ValueError(
                 f"study must be one name, but got {self.study}; several need page=laws"
             )
+        if self.table is not None and self.page is not None:
+            raise ValueError(
+                f"table or page must be given, not both, but got {self.table} and {self.page}"
+            )
+        if self.called is not None:
+            if self.page is None:
+                raise ValueError(f"called must go with page=laws, but got {self.called!r} alone")
+            if self.called == ".." or Path(self.called).name != self.called:
+                raise ValueError(
+                    f"called must be the name of one folder, but got {self.called!r}; "
+                    "outputs=FOLDER moves it elsewhere"
+                )
 
 
 @verb("reports", ReportsConfig)

@@ -4,15 +4,13 @@ The same records give the same bytes: nothing here depends on when or how often 
 """
 
 import base64
-import io
 import json
-import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -20,12 +18,17 @@ from ablations.bracket import CARRIED, EDGE, is_carried
 from ablations.effects import compare
 from ablations.sequential import verdicts
 from reports import scores
+from reports.answer import UNITS
+from reports.figures import drawn
 from reports.tables import (
     Cell,
     Column,
+    csv_text,
     decimals,
     escape,
     fill,
+    intervals,
+    latex_float,
     latex_table,
     markdown_table,
     megas,
@@ -39,8 +42,10 @@ from reports.tables import (
 from search.record import DIVERGED, FINISHED, CorruptRecord, Recipe, read_record
 from space.arch import Architecture
 from space.budget import Budget
-from space.cli import PRINT_STYLE
 from space.cost import cost
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = (
     Column("arm", "arm", str, "what is compared", numeric=False),
@@ -121,12 +126,6 @@ MEASURED = (
     "outliers",
     "direction",
 )
-NO_METADATA: dict[str, dict[str, Any]] = {
-    "png": {"Software": None},
-    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
-    "svg": {"Date": None, "Creator": None},
-}
-"""By form of a figure, what leaves out when and by what it was drawn."""
 COLORS = {"better": "#2f9a78", "worse": "#b9505f", "unresolved": "#63666b", "baseline": "#1c1d1f"}
 
 
@@ -158,6 +157,8 @@ class Report:
     """How arms came to their learning rates, and what that cost."""
     equal_arms: bool = False
     """All arms are one thing but for their initial weights: any verdict is a false one."""
+    table: Mapping[str, Any] = field(default_factory=dict)
+    """What `study.json` says of it."""
     runs: Path = Path("runs")
     """The folder that their records are in."""
     scores: dict[str, pd.DataFrame] | None = None
@@ -179,12 +180,12 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
     try:
         content = json.loads(path.read_text())
         table, places, metric = content["table"], content["places"], content["metric"]
-    except (ValueError, KeyError) as error:
+        reasons = {trial["key"]: trial.get("reason") for trial in content["trials"]}
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} must describe a table, but lacks it ({error}); start the same table again"
         ) from None
     where = Path(runs or content.get("runs") or "runs")
-    reasons = {trial["key"]: trial.get("reason") for trial in content["trials"]}
     rows = [_cell(place, where, metric, reasons) for place in places]
     cells = pd.DataFrame(rows)
     auto, search = table.get("auto", False), table.get("lr_search")
@@ -200,6 +201,7 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
         metric=metric,
         panels=panels,
         cells=cells,
+        table=table,
         runs=where,
         scores=_scores(cells, where),
         equal_arms=all(thing == things[0] for thing in things),
@@ -291,10 +293,7 @@ def _panel(
         str(n) if n == m else f"{n} of {m}" for n, m in zip(rows.n, rows.asked, strict=True)
     ]
     others = rows.arm != content["baseline"]
-    rows["interval"] = [
-        f"{signed(4)(low)} to {signed(4)(high)}" if math.isfinite(low) else None
-        for low, high in zip(rows.ci_low, rows.ci_high, strict=True)
-    ]
+    rows["interval"] = intervals(rows.ci_low, rows.ci_high, signed(4))
     rows["diff"] = rows["diff"].where(others)
     rows["direction"] = _directions(rows, content["baseline"])
     rows["runs"] = rows.arm.map(cells.groupby("arm").key.agg(" ".join))
@@ -398,7 +397,7 @@ def render(report: Report) -> dict[str, bytes]:
         "table.md": markdown(report),
         "table.tex": latex(report),
         "table.csv": csv(report),
-        "cells.csv": str(report.cells.to_csv(index=False, lineterminator="\n")),
+        "cells.csv": csv_text(report.cells),
         "table.html": html(report),
     }
     texts |= scores.files(report.scores or {})
@@ -448,19 +447,6 @@ def latex(report: Report) -> str:
     return "\n".join(lines)
 
 
-def latex_float(caption: str, tabular: str, comments: Sequence[str] = ()) -> list[str]:
-    """The lines of a table that floats, scaled to the line."""
-    return [
-        "\\begin{table}",
-        f"\\caption{{{escape(caption)}}}",
-        "\\resizebox{\\linewidth}{!}{%",
-        tabular + "}",
-        *comments,
-        "\\end{table}",
-        "",
-    ]
-
-
 def csv(report: Report) -> str:
     """Every arm of every panel at full precision, with the keys of its runs."""
     frames = [
@@ -472,7 +458,7 @@ def csv(report: Report) -> str:
     whole_table = pd.concat(frames)
     first = ["panel", "arm", "baseline"]
     rest = [name for name in whole_table if name not in first]
-    return str(whole_table[first + rest].to_csv(index=False, lineterminator="\n"))
+    return csv_text(whole_table[first + rest])
 
 
 def html(report: Report) -> str:
@@ -522,25 +508,22 @@ def summary(report: Report) -> str:
 
 
 def forest(report: Report, form: str) -> bytes:
-    """Effects with their simultaneous intervals: the same bytes from the same runs."""
-    import matplotlib
+    """Effects with their simultaneous intervals."""
+    return drawn(lambda: _forest(report), form, style={"axes.spines.left": False})
 
-    matplotlib.use("Agg")
-    logging.getLogger("fontTools").setLevel(logging.WARNING)
+
+def _forest(report: Report) -> "Figure":
     from matplotlib.figure import Figure
 
     heights = [len(panel.rows) + 1 for panel in report.panels]
-    with matplotlib.rc_context({"axes.spines.left": False}, fname=PRINT_STYLE):
-        size = (6.4, 0.29 * sum(heights) + 0.55 * len(heights) + 0.4)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(len(heights), squeeze=False, sharex=True, height_ratios=heights)
-        for axes, panel in zip(grid[:, 0], report.panels, strict=True):
-            _draw(axes, panel)
-        unit = {"val_bpb": "bits per byte", "val_loss": "nats per token"}[report.metric]
-        grid[-1, 0].set_xlabel(f"Difference to the baseline in {unit}; left is better")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=form, dpi=200, metadata=NO_METADATA[form])
-    return buffer.getvalue()
+    size = (6.4, 0.29 * sum(heights) + 0.55 * len(heights) + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(heights), squeeze=False, sharex=True, height_ratios=heights)
+    for axes, panel in zip(grid[:, 0], report.panels, strict=True):
+        _draw(axes, panel)
+    unit = UNITS[report.metric]
+    grid[-1, 0].set_xlabel(f"Difference to the baseline in {unit}; left is better")
+    return figure
 
 
 def _draw(axes: Any, panel: Panel) -> None:

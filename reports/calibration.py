@@ -22,10 +22,13 @@ from ablations.calibration import (
 )
 from ablations.effects import compare, equal_spread, residuals
 from reports.ablation import Panel, Report
+from reports.answer import UNITS
 from reports.tables import (
     Cell,
     Column,
+    csv_text,
     decimals,
+    intervals,
     markdown_table,
     percent,
     printed_rows,
@@ -131,12 +134,11 @@ def aa_files(report: Report, tables: int = TABLES) -> dict[str, bytes]:
     arms, seeds = frame.arm.nunique(), frame.seed.nunique()
     false = _with_interval(_false(spread, arms, seeds, tables))
     checks = pd.DataFrame(real_checks(panel, frame))
-    unit = {"val_bpb": "bits per byte", "val_loss": "nats per token"}[report.metric]
     text = (
-        f"{report.caption}\n\nSpreads fitted to the runs: {spread.residual:.5f} {unit} of a run's "
-        f"error, {spread.seed:.5f} of what a seed adds to all arms.\n\n**False verdicts of equal "
-        f"arms, simulated**\n\n{_printed(FALSE, false)}\n**The real runs**\n\n"
-        f"{_printed(CHECKS, checks)}\n{_told((*FALSE, *CHECKS))}"
+        f"{report.caption}\n\nSpreads fitted to the runs: {spread.residual:.5f} "
+        f"{UNITS[report.metric]} of a run's error, {spread.seed:.5f} of what a seed adds to all "
+        f"arms.\n\n**False verdicts of equal arms, simulated**\n\n{_printed(FALSE, false)}\n"
+        f"**The real runs**\n\n{_printed(CHECKS, checks)}\n{_told((*FALSE, *CHECKS))}"
     )
     fits = pd.DataFrame([asdict(spread) | {"arms": arms, "seeds": seeds}])
     return {
@@ -207,11 +209,7 @@ def _rate(arms: int, seeds: str, rate: Rate) -> dict[str, Any]:
 
 
 def _with_interval(rows: pd.DataFrame) -> pd.DataFrame:
-    shown = [
-        f"{percent(1)(low)} to {percent(1)(high)}"
-        for low, high in zip(rows.low, rows.high, strict=True)
-    ]
-    return rows.assign(interval=shown)
+    return rows.assign(interval=intervals(rows.low, rows.high, percent(1)))
 
 
 def _printed(columns: Sequence[Column], rows: pd.DataFrame) -> str:
@@ -224,4 +222,4 @@ def _told(columns: Sequence[Column]) -> str:
 
 
 def _csv(rows: pd.DataFrame) -> bytes:
-    return str(rows.drop(columns="interval", errors="ignore").to_csv(index=False)).encode()
+    return csv_text(rows.drop(columns="interval", errors="ignore")).encode()

@@ -270,22 +270,36 @@ def printed(study: Study, evidence: Evidence) -> dict[str, bytes]:
 
 
 def print_files(name: str, draw: Callable[[], "Figure"]) -> dict[str, bytes]:
-    """A figure as `name.png` and `name.pdf`: the same bytes whenever drawn from the same runs."""
+    """A figure as `name.png` and `name.pdf`."""
+    top: dict[Any, Any] = {"axes.spines.top": True}
+    return {f"{name}.{form}": drawn(draw, form, style=top) for form in ("png", "pdf")}
+
+
+NO_METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    "svg": {"Date": None, "Creator": None},
+}
+"""By form of a figure, what leaves out when and by what it was drawn."""
+
+
+def drawn(
+    draw: Callable[[], "Figure"],
+    form: str,
+    *,
+    dpi: int = 200,
+    style: dict[Any, Any] | None = None,
+) -> bytes:
+    """A figure in the style for print as `png`, `pdf` or `svg`: the same bytes whenever drawn from
+    the same runs."""
     import matplotlib  # half a second, and only this function needs it
 
     matplotlib.use("Agg")
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # tells of every glyph it keeps
-    with matplotlib.rc_context({"axes.spines.top": True}, fname=PRINT_STYLE):
-        figure = draw()
-        files = {}
-        for form, metadata in (
-            ("png", {"Software": None}),
-            ("pdf", {"Creator": None, "Producer": None, "CreationDate": None}),
-        ):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=form, dpi=200, metadata=metadata)
-            files[f"{name}.{form}"] = buffer.getvalue()
-    return files
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(style, fname=PRINT_STYLE):
+        draw().savefig(buffer, format=form, dpi=dpi, metadata=NO_METADATA[form])
+    return buffer.getvalue()
 
 
 def _print_figure(study: Study, evidence: Evidence) -> "Figure":

@@ -80,8 +80,8 @@ class Valley:
     @property
     def interval(self) -> Interval:
         """Of the best depth; infinite or 0 where an end is not known."""
-        low, high = interval(self.draws)
-        return math.exp(low), math.exp(high) if high < 50 else math.inf
+        low, high = (math.exp(end) if end < 50 else math.inf for end in interval(self.draws))
+        return low, high
 
     @property
     def seeds(self) -> tuple[int, int]:
@@ -339,6 +339,7 @@ def quality(valleys: Sequence[Valley], rng: Generator, refits: int = REFITS) -> 
     """
     if len(valleys) < 2:
         raise ValueError(f"a law needs at least 2 budgets, but got {len(valleys)}")
+    valleys = sorted(valleys, key=lambda valley: valley.budget)
     budgets = np.array([valley.budget for valley in valleys])
     middle = float(np.exp(np.log(budgets).mean()))
     cells = pd.concat([v.cells.assign(budget=v.budget) for v in valleys], ignore_index=True)
@@ -358,7 +359,7 @@ def quality(valleys: Sequence[Valley], rng: Generator, refits: int = REFITS) -> 
     mean = np.bincount(group, bounded) / np.bincount(group)
     within = bounded - mean[group]
     shift = np.concatenate([_inflated(valley.effects) for valley in valleys])
-    where = np.searchsorted(np.sort(budgets), cells.budget)
+    where = np.searchsorted(budgets, cells.budget)
     draws = []
     for _ in range(refits):
         moved = fitted + rng.choice(mean, len(mean))[group] + rng.choice(within, len(within))

@@ -23,6 +23,7 @@ from reports.fits import (
     FEWEST_DEPTHS,
     FEWEST_FOR_FLOOR,
     INSIDE,
+    NONE,
     Growth,
     HeldOut,
     Quality,
@@ -37,6 +38,7 @@ from reports.study import Study, read_study
 from reports.tables import (
     Cell,
     Column,
+    csv_text,
     decimals,
     escape,
     fill,
@@ -44,6 +46,7 @@ from reports.tables import (
     markdown_table,
     percent,
     printed_rows,
+    span,
     whole,
 )
 from space.arch import Architecture
@@ -171,7 +174,8 @@ def read_law(names: Sequence[str], outputs: str | Path, runs: str | None = None)
 
 def _cells(study: Study) -> pd.DataFrame:
     columns = {"num_hidden_layers": "depth", "seed": "seed", study.metric: "value"}
-    return study.finished[list(columns)].rename(columns=columns)
+    cells = study.finished[list(columns)].rename(columns=columns)
+    return cells.astype({"depth": int})  # float where another trial has none
 
 
 def _check(study: Study) -> None:
@@ -313,7 +317,7 @@ def held_out_in_words(law: Law) -> str:
     return (
         f"Foretold from the smaller budgets, the best depth at {magnitude(held.budget)} is "
         f"{held.predicted:.1f} ({_span(*held.interval, 1)}, a factor of {held.width:.1f} wide); "
-        f"found is {held.found:.1f} ({_depths(law.valleys[-1])}), which lies {place}."
+        f"found is {held.found:.1f} ({interval_in_words(law.valleys[-1])}), which lies {place}."
     )
 
 
@@ -351,22 +355,29 @@ def best_in_words(valley: Valley) -> str:
     return "no optimum inside"
 
 
-def _depths(valley: Valley) -> str:
-    """The interval of a best depth; an end beyond the depths tried as a bound."""
+def interval_in_words(valley: Valley) -> str | None:
+    """The interval of a best depth, an end beyond the depths tried as a bound; None without a
+    best."""
+    if valley.status == NONE:
+        return None
     low, high = valley.interval
+    if high < valley.lowest:
+        return f"<{valley.lowest:.0f}"
+    if low > valley.deepest:
+        return f">{valley.deepest:.0f}"
     lower = f"{low:.1f}" if low >= valley.lowest else f"<{valley.lowest:.0f}"
     upper = f"{high:.1f}" if high <= valley.deepest else f">{valley.deepest:.0f}"
     return f"{lower} to {upper}"
 
 
 def _span(low: float, high: float, digits: int) -> str:
-    return f"{decimals(digits)(low)} to {decimals(digits)(high)}"
+    return span(low, high, decimals(digits))
 
 
 def unknown(law: Law) -> list[str]:
     """What these runs cannot tell."""
     q, budgets = law.quality, [valley.budget for valley in law.valleys]
-    span = f"{max(budgets) / min(budgets):.3g}"
+    factor = f"{max(budgets) / min(budgets):.3g}"
     told = [
         f"The exponent of tokens by themselves: tokens per parameter are fixed at {law.ratio:.2f}, "
         "so that the exponent is that of size and tokens together, and of steps, which grow alike.",
@@ -379,13 +390,22 @@ def unknown(law: Law) -> list[str]:
             f"Selection: at {join(uneven)} some depths have more seeds than others. The seed that "
             "chose them flatters them a little, and it is part of the fit."
         )
+    if stopped := [
+        f"{count(n, 'run')} at {magnitude(v.budget)}"
+        for study, v in zip(law.studies, law.valleys, strict=True)
+        if (n := int((study.trials.status == "pruned").sum()))
+    ]:
+        told.append(
+            f"Depths that a pruner stopped: {join(stopped)} are no part of the fit, and readings "
+            "at shorter horizons chose what is."
+        )
     if not q.floor_fitted:
         told.append(
             f"E, a loss that no size removes: it takes {FEWEST_FOR_FLOOR} budgets; held at 0."
         )
     elif not q.floor_known:
         told.append(
-            f"E, a loss that no size removes: budgets that span a factor of {span} leave it "
+            f"E, a loss that no size removes: budgets that span a factor of {factor} leave it "
             f"anywhere from {_span(*q.interval('floor'), 2)}, and the exponent with it, which is "
             f"{decimals(3)(q.without_floor)} where E is held at 0."
         )
@@ -416,7 +436,7 @@ def on_embeddings(law: Law) -> str:
 
 def _share_range(study: Study) -> str:
     shares = _shares(study)
-    return f"{percent(0)(shares.min())} to {percent(0)(shares.max())}"
+    return span(shares.min(), shares.max(), percent(0))
 
 
 def how_it_was_made(law: Law) -> list[tuple[str, str]]:
@@ -447,7 +467,7 @@ def budget_rows(law: Law) -> pd.DataFrame:
     for study, v in zip(law.studies, law.valleys, strict=True):
         few, many = v.seeds
         inside = v.status == INSIDE
-        low, high = v.interval
+        low, high = (math.nan, math.nan) if v.status == NONE else v.interval
         rows.append(
             {
                 "study": study.name,
@@ -460,7 +480,7 @@ def budget_rows(law: Law) -> pd.DataFrame:
                 "shares": _share_range(study),
                 "lowest": v.cells.groupby("depth").adjusted.mean().idxmin(),
                 "best": best_in_words(v),
-                "interval": _depths(v),
+                "interval": interval_in_words(v),
                 "at_best": v.at(v.best) if inside else math.nan,
                 "curvature": v.curvature,
                 "status": v.status,
@@ -491,16 +511,16 @@ def parameter_rows(law: Law) -> pd.DataFrame:
         if name == "log_depth":
             value, low, high = math.exp(value), math.exp(low), math.exp(high)
         fixed = name == "floor" and not q.floor_fitted
-        span = None if fixed else _span(low, high, 4)
-        rows.append({"name": symbol, "value": value, "interval": span, "told": meaning})
+        ends = None if fixed else _span(low, high, 4)
+        rows.append({"name": symbol, "value": value, "interval": ends, "told": meaning})
     if (line := law.growth) is not None:
         by = (
             f"; widened by {line.widened:.1f}, as the points lie off it" if line.widened > 1 else ""
         )
         meaning = f"the line through the budgets' best depths{by}"
-        span = _span(*line.interval, 4)
+        ends = _span(*line.interval, 4)
         rows.append(
-            {"name": "growth of best depth, line", "value": line.exponent, "interval": span}
+            {"name": "growth of best depth, line", "value": line.exponent, "interval": ends}
             | {"told": meaning}
         )
     return pd.DataFrame(rows)
@@ -546,7 +566,7 @@ def runs_csv(law: Law) -> str:
     frame = frame.assign(law_residual=law.quality.residuals.residual)
     first = ["budget", "depth", "seed"]
     ordered = frame[[*first, *(name for name in frame if name not in first)]]
-    return str(ordered.to_csv(index=False, lineterminator="\n"))
+    return csv_text(ordered)
 
 
 def html(law: Law) -> str:
@@ -575,8 +595,8 @@ def render(law: Law) -> dict[str, bytes]:
         "report.html": html(law),
         "table.md": markdown(law),
         "table.tex": latex(law),
-        "budgets.csv": str(budget_rows(law).to_csv(index=False, lineterminator="\n")),
-        "parameters.csv": str(parameter_rows(law).to_csv(index=False, lineterminator="\n")),
+        "budgets.csv": csv_text(budget_rows(law)),
+        "parameters.csv": csv_text(parameter_rows(law)),
         "runs.csv": runs_csv(law),
     }
     return {name: text.encode() for name, text in texts.items()} | law_figures.printed(law)

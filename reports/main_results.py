@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from reports.scores import Section, latex
-from reports.tables import Column, decimals, fill, markdown_table, printed_rows
+from reports.tables import Column, csv_text, decimals, fill, markdown_table, printed_rows
 
 MAIN_RESULTS = "main_results"
 PUBLISHED = Path(__file__).parent / "published" / f"{MAIN_RESULTS}.yaml"
@@ -110,7 +110,7 @@ def render(folder: Path) -> dict[str, bytes]:
             f"**{s.title}.** {s.note}\n\n{markdown_table(s.columns, s.rows)}" for s in shown
         ),
         "table.tex": latex(shown),
-        "table.csv": str(together.to_csv(index=False, lineterminator="\n")),
+        "table.csv": csv_text(together),
         "table.html": fill("main_results.html.j2", caption=CAPTION, name=MAIN_RESULTS, parts=shown),
     }
     return {name: text.encode() for name, text in texts.items()}

@@ -22,8 +22,9 @@ from reports.tables import (
     NONE,
     Cell,
     Column,
+    csv_text,
     decimals,
-    escape,
+    latex_float,
     latex_table,
     markdown_table,
     percent,
@@ -280,7 +281,7 @@ def files(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
             f"**{s.title}.** {s.note}\n\n{markdown_table(s.columns, s.rows)}" for s in shown
         ),
         "scores.tex": latex(shown),
-        "scores.csv": str(together.to_csv(index=False, lineterminator="\n")),
+        "scores.csv": csv_text(together),
     }
 
 
@@ -288,12 +289,5 @@ def latex(shown: Sequence[Section]) -> str:
     """The sections for LaTeX, a booktabs tabular each, scaled to the line."""
     lines = ["% needs \\usepackage{booktabs,graphicx}"]
     for s in shown:
-        lines += [
-            "\\begin{table}",
-            f"\\caption{{{escape(s.title)}. {escape(s.note)}}}",
-            "\\resizebox{\\linewidth}{!}{%",
-            latex_table(s.columns, s.rows) + "}",
-            "\\end{table}",
-            "",
-        ]
+        lines += latex_float(f"{s.title}. {s.note}", latex_table(s.columns, s.rows))
     return "\n".join(lines)

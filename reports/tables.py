@@ -63,6 +63,25 @@ def probability(value: Any) -> str:
 
 whole = decimals(0)
 
+
+def span(low: Any, high: Any, text: Callable[[Any], str]) -> str:
+    """ "0.1 to 0.3", each end as `text` formats it."""
+    return f"{text(low)} to {text(high)}"
+
+
+def intervals(low: "pd.Series[Any]", high: "pd.Series[Any]", text: Callable[[Any], str]) -> Any:
+    """The column of such spans; None where there is none."""
+    told = [
+        span(*ends, text) if is_number(ends[0]) else None for ends in zip(low, high, strict=True)
+    ]
+    return pd.Series(told, low.index, dtype=object)
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """A frame as CSV at full precision, without its index."""
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
 TRIAL_COLUMNS = (
     Column("number", "trial", whole),
     Column("num_hidden_layers", "layers", whole, "layers executed"),
@@ -134,10 +153,7 @@ def trial_rows(study: Study) -> tuple[list[Column], list[list[Cell]]]:
 def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
     """The table of architectures: columns that hold anything, and a row an architecture."""
     frame = evidence.arms.copy()
-    frame["interval"] = [
-        f"{signed(4)(low)} to {signed(4)(high)}" if is_number(low) else None
-        for low, high in zip(frame.diff_low, frame.diff_high, strict=True)
-    ]
+    frame["interval"] = intervals(frame.diff_low, frame.diff_high, signed(4))
     frame["series"] = frame.series.replace("", None)
     frame["diff"] = frame["diff"].where(frame.arm != evidence.baseline)
     frame["verdict"] = frame.verdict.where(frame.arm != evidence.baseline, "baseline")
@@ -180,7 +196,7 @@ def trials_csv(study: Study) -> str:
     for column in frame.select_dtypes("float"):
         if frame[column].dropna().map(float.is_integer).all():
             frame[column] = frame[column].astype("Int64")  # gaps made whole numbers float
-    return str(frame.to_csv(index=False, lineterminator="\n"))
+    return csv_text(frame)
 
 
 def markdown(study: Study, evidence: Evidence) -> str:
@@ -221,6 +237,19 @@ def latex_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> st
             "\\end{tabular}",
         ]
     )
+
+
+def latex_float(caption: str, tabular: str, comments: Sequence[str] = ()) -> list[str]:
+    """The lines of a table that floats, scaled to the line."""
+    return [
+        "\\begin{table}",
+        f"\\caption{{{escape(caption)}}}",
+        "\\resizebox{\\linewidth}{!}{%",
+        tabular + "}",
+        *comments,
+        "\\end{table}",
+        "",
+    ]
 
 
 def _latex_line(cells: Iterable[str]) -> str:

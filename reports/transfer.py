@@ -1,27 +1,29 @@
 """Loss against learning rate: the best rate of each shape, and what a common rate costs it."""
 
-import io
-import json
-import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ablations.transfer import WANTED_COST, costs, described, verdicts
 from reports.ablation import NOT_RUN, Report
-from reports.figures import SERIES
+from reports.answer import UNITS
+from reports.figures import SERIES, drawn
 from reports.tables import (
     MINUS,
     NONE,
     Column,
+    csv_text,
     decimals,
+    intervals,
     markdown_table,
     percent,
     printed_rows,
     rate,
     whole,
 )
-from space.cli import PRINT_STYLE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def steps(value: Any) -> str:
@@ -59,7 +61,7 @@ SHAPES = (
 
 def is_transfer(report: Report) -> bool:
     """Whether a table's arms are learning rates."""
-    return bool(_table(report).get("transfer"))
+    return bool(report.table.get("transfer"))
 
 
 def transfer_files(report: Report) -> dict[str, bytes]:
@@ -68,7 +70,7 @@ def transfer_files(report: Report) -> dict[str, bytes]:
     rows = costs(frame)
     return {
         "transfer.md": markdown(report, frame, rows).encode(),
-        "transfer.csv": str(rows.to_csv(index=False, lineterminator="\n")).encode(),
+        "transfer.csv": csv_text(rows).encode(),
         "transfer.png": picture(report, frame, rows),
     }
 
@@ -77,18 +79,13 @@ def read_rates(report: Report) -> pd.DataFrame:
     """The frame that `ablations.transfer` reads."""
     recipes = {
         (panel["name"], arm["name"]): arm["recipe"]
-        for panel in _table(report)["panels"]
+        for panel in report.table["panels"]
         for arm in panel["arms"]
     }
     cells = report.cells.rename(columns={report.metric: "value"})
     cells = cells.assign(done=cells.status != NOT_RUN)
     own = [recipes[place] for place in zip(cells.panel, cells.arm, strict=True)]
     return described(cells, [r["parametrisation"] for r in own], [r["lr"] for r in own])
-
-
-def _table(report: Report) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((report.folder / "study.json").read_text())
-    return dict(content["table"])
 
 
 def markdown(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> str:
@@ -110,11 +107,7 @@ def markdown(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> str:
 
 
 def _with_interval(rows: pd.DataFrame) -> pd.DataFrame:
-    shown: list[str | None] = [
-        f"{percent(2)(low)} to {percent(2)(high)}" if math.isfinite(low) else None
-        for low, high in zip(rows.cost_low, rows.cost_high, strict=True)
-    ]
-    return rows.assign(interval=pd.Series(shown, dtype=object))
+    return rows.assign(interval=intervals(rows.cost_low, rows.cost_high, percent(2)))
 
 
 def _curves(frame: pd.DataFrame) -> str:
@@ -136,34 +129,31 @@ def _curves(frame: pd.DataFrame) -> str:
 
 def picture(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> bytes:
     """A panel a parametrisation: each shape's loss against its rate, and the common rate."""
-    import matplotlib
+    return drawn(lambda: _figure(report, frame, rows), "png", dpi=110)
 
-    matplotlib.use("Agg")
+
+def _figure(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> "Figure":
     from matplotlib.figure import Figure
 
     rules, rates = list(frame.parametrisation.unique()), sorted(frame.rate.unique())
-    unit = {"val_bpb": "bits per byte", "val_loss": "nats per token"}[report.metric]
-    with matplotlib.rc_context(fname=PRINT_STYLE):
-        figure = Figure(figsize=(0.7 + 2.6 * len(rules), 3.2), layout="constrained")
-        grid = figure.subplots(1, len(rules), squeeze=False, sharey=True)[0]
-        for axes, rule in zip(grid, rules, strict=True):
-            mine = frame[frame.parametrisation == rule]
-            for color, (shape, cells) in zip(SERIES, mine.groupby("shape", sort=False)):  # noqa: B905
-                means = cells.groupby("rate").value.mean().dropna()
-                axes.plot(cells.rate, cells.value, "o", ms=2.5, color=color, alpha=0.5)
-                axes.plot(means.index, means, lw=1.3, color=color, label=str(shape))
-            common = rows[rows.parametrisation == rule].common.iloc[0]
-            if common == common:
-                axes.axvline(common, color="#9a9da2", lw=0.8, ls="--", zorder=0)
-            axes.set(xscale="log", xlabel="learning rate of the base shape", title=rule)
-            axes.set_xticks(rates, [rate(r) for r in rates])
-            axes.minorticks_off()
-        grid[0].set_ylabel(f"validation {unit}")
-        handles, labels = grid[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
+    figure = Figure(figsize=(0.7 + 2.6 * len(rules), 3.2), layout="constrained")
+    grid = figure.subplots(1, len(rules), squeeze=False, sharey=True)[0]
+    for axes, rule in zip(grid, rules, strict=True):
+        mine = frame[frame.parametrisation == rule]
+        for color, (shape, cells) in zip(SERIES, mine.groupby("shape", sort=False)):  # noqa: B905
+            means = cells.groupby("rate").value.mean().dropna()
+            axes.plot(cells.rate, cells.value, "o", ms=2.5, color=color, alpha=0.5)
+            axes.plot(means.index, means, lw=1.3, color=color, label=str(shape))
+        common = rows[rows.parametrisation == rule].common.iloc[0]
+        if common == common:
+            axes.axvline(common, color="#9a9da2", lw=0.8, ls="--", zorder=0)
+        axes.set(xscale="log", xlabel="learning rate of the base shape", title=rule)
+        axes.set_xticks(rates, [rate(r) for r in rates])
+        axes.minorticks_off()
+    grid[0].set_ylabel(f"validation {UNITS[report.metric]}")
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
 
 
 def summary(report: Report) -> str:

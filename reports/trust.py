@@ -2,14 +2,11 @@
 those at the target, and what a study's page says of its own proxy."""
 
 import base64
-import io
-import json
-import logging
 import math
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -17,14 +14,17 @@ from ablations.trust import CEILING, PREDICTOR, PROXY, WANTED, Scale, measure, s
 from reports import ablation
 from reports.ablation import Report
 from reports.answer import magnitude
-from reports.figures import SERIES
+from reports.figures import SERIES, drawn
 from reports.study import HORIZON_TOLERANCE, Study
 from reports.tables import (
     Cell,
     Column,
+    csv_text,
     decimals,
     escape,
     fill,
+    intervals,
+    latex_float,
     latex_table,
     markdown_table,
     percent,
@@ -33,7 +33,9 @@ from reports.tables import (
 )
 from search.record import FINISHED, Recipe, Run, read_record
 from space.arch import Architecture
-from space.cli import PRINT_STYLE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROWS = (
     Column("scale", "budget", str, numeric=False),
@@ -79,12 +81,7 @@ a run is looked at changes nothing of it."""
 
 def is_trust(report: Report) -> bool:
     """Whether a table's arms are a grid whose readings are proxies."""
-    return bool(_table(report).get("trust"))
-
-
-def _table(report: Report) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((report.folder / "study.json").read_text())
-    return dict(content["table"])
+    return bool(report.table.get("trust"))
 
 
 def trust_files(report: Report) -> tuple[dict[str, bytes], str]:
@@ -98,8 +95,8 @@ def trust_files(report: Report) -> tuple[dict[str, bytes], str]:
     texts = {
         "trust.md": markdown(report, rows),
         "trust.tex": latex(report, rows),
-        "trust.csv": str(rows.to_csv(index=False, lineterminator="\n")),
-        "sufficient.csv": str(sufficient(rows).to_csv(index=False, lineterminator="\n")),
+        "trust.csv": csv_text(rows),
+        "sufficient.csv": csv_text(sufficient(rows)),
         "trust.html": html(report, rows),
     }
     drawn = {f"trust.{form}": picture(rows, form) for form in ("png", "pdf")}
@@ -116,7 +113,7 @@ def measured(report: Report) -> pd.DataFrame:
 
 
 def _scales(report: Report) -> Iterator[Scale]:
-    for panel in _table(report)["panels"]:
+    for panel in report.table["panels"]:
         recipes = [Recipe(**arm["recipe"]) for arm in panel["arms"]]
         if mixed := sorted(
             {a["name"] for a, r in zip(panel["arms"], recipes, strict=True) if r != recipes[0]}
@@ -153,8 +150,8 @@ def shown(rows: pd.DataFrame) -> tuple[list[Column], list[list[Cell]]]:
     """The table as it is printed."""
     frame = rows.assign(
         scale=rows.scale.where(rows.scale != ""),
-        interval=_intervals(rows.low, rows.high, percent(1)),
-        tau_interval=_intervals(rows.tau_low, rows.tau_high, decimals(2)),
+        interval=intervals(rows.low, rows.high, percent(1)),
+        tau_interval=intervals(rows.tau_low, rows.tau_high, decimals(2)),
         saved=rows.saved.where(rows.kind != CEILING),
         direction=_directions(rows),
     )
@@ -167,14 +164,6 @@ def _directions(rows: pd.DataFrame) -> "pd.Series[Any]":
         for direction, right in zip(rows.direction, rows.accuracy, strict=True)
     ]
     return pd.Series(told, rows.index, dtype=object).where(rows.direction.notna())
-
-
-def _intervals(low: "pd.Series[float]", high: "pd.Series[float]", text: Any) -> "pd.Series[Any]":
-    told = [
-        f"{text(a)} to {text(b)}" if math.isfinite(a) else None
-        for a, b in zip(low, high, strict=True)
-    ]
-    return pd.Series(told, low.index, dtype=object)
 
 
 def shown_sufficient(rows: pd.DataFrame) -> tuple[list[Column], list[list[Cell]]]:
@@ -231,7 +220,7 @@ def latex(report: Report, rows: pd.DataFrame) -> str:
         tables.append(("What suffices.", latex_table(*shown_sufficient(rows))))
     lines = ["% needs \\usepackage{booktabs,graphicx}"]
     for caption, tabular in tables:
-        lines += ablation.latex_float(caption, tabular)
+        lines += latex_float(caption, tabular)
     told = [f"\\textbf{{{escape(c.heading)}}}: {escape(c.hint)}." for c in ROWS if c.hint]
     return "\n".join([*lines, "{\\footnotesize\\noindent", *told, "\\par}", ""])
 
@@ -253,54 +242,51 @@ def html(report: Report, rows: pd.DataFrame) -> str:
 
 def picture(rows: pd.DataFrame, form: str) -> bytes:
     """Accuracy against tokens with intervals, the noise ceiling, and the best count."""
-    import matplotlib
+    return drawn(lambda: _figure(rows), form)
 
-    matplotlib.use("Agg")
-    logging.getLogger("fontTools").setLevel(logging.WARNING)
+
+def _figure(rows: pd.DataFrame) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
     ceiling = rows[rows.kind == CEILING].iloc[0]
     proxies = rows[rows.kind == PROXY]
-    with matplotlib.rc_context(fname=PRINT_STYLE):
-        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-        axes = figure.subplots()
-        if math.isfinite(ceiling.accuracy):
-            axes.axhspan(ceiling.low, ceiling.high, color="#9a9da2", alpha=0.15, lw=0)
-            axes.axhline(ceiling.accuracy, color="#63666b", lw=1, label="noise ceiling")
-            axes.plot([ceiling.tokens], [ceiling.accuracy], "o", ms=4.5, color="#63666b")
-        for color, (scale, mine) in zip(SERIES, proxies.groupby("scale", sort=False)):  # noqa: B905
-            bars = [mine.accuracy - mine.low, mine.high - mine.accuracy]
-            label = str(scale) or "one seed at this horizon"
-            axes.errorbar(
-                mine.tokens,
-                mine.accuracy,
-                bars,
-                fmt="o-",
-                ms=4.5,
-                color=color,
-                capsize=2.5,
-                lw=1.1,
-                label=label,
-            )
-        counts = rows[(rows.kind == PREDICTOR) & rows.accuracy.notna()]
-        if len(counts):
-            best = counts.iloc[int(counts.accuracy.argmax())]
-            label = f"best count: {best['name']}"
-            axes.axhline(best.accuracy, color=SERIES[2], lw=1, ls=":", label=label)
-        axes.axhline(0.5, color="#9a9da2", lw=0.8, ls="--")
-        ticks = sorted({*proxies.tokens, ceiling.tokens})
-        axes.set_xscale("log")
-        axes.set_xticks(ticks, [magnitude(t) for t in ticks])
-        axes.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
-        axes.minorticks_off()
-        axes.set_ylim(0, 1.03)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set(xlabel="tokens of the run that chooses", ylabel="decision accuracy")
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=form, dpi=200, metadata=ablation.NO_METADATA[form])
-    return buffer.getvalue()
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    if math.isfinite(ceiling.accuracy):
+        axes.axhspan(ceiling.low, ceiling.high, color="#9a9da2", alpha=0.15, lw=0)
+        axes.axhline(ceiling.accuracy, color="#63666b", lw=1, label="noise ceiling")
+        axes.plot([ceiling.tokens], [ceiling.accuracy], "o", ms=4.5, color="#63666b")
+    for color, (scale, mine) in zip(SERIES, proxies.groupby("scale", sort=False)):  # noqa: B905
+        bars = [mine.accuracy - mine.low, mine.high - mine.accuracy]
+        label = str(scale) or "one seed at this horizon"
+        axes.errorbar(
+            mine.tokens,
+            mine.accuracy,
+            bars,
+            fmt="o-",
+            ms=4.5,
+            color=color,
+            capsize=2.5,
+            lw=1.1,
+            label=label,
+        )
+    counts = rows[(rows.kind == PREDICTOR) & rows.accuracy.notna()]
+    if len(counts):
+        best = counts.iloc[int(counts.accuracy.argmax())]
+        label = f"best count: {best['name']}"
+        axes.axhline(best.accuracy, color=SERIES[2], lw=1, ls=":", label=label)
+    axes.axhline(0.5, color="#9a9da2", lw=0.8, ls="--")
+    ticks = sorted({*proxies.tokens, ceiling.tokens})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [magnitude(t) for t in ticks])
+    axes.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
+    axes.minorticks_off()
+    axes.set_ylim(0, 1.03)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set(xlabel="tokens of the run that chooses", ylabel="decision accuracy")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    return figure
 
 
 def summary(rows: pd.DataFrame) -> str:
@@ -355,7 +341,7 @@ def _tables(study: Study) -> Iterator[Report]:
 
 def _quoted(study: Study, report: Report) -> str | None:
     """What a table says of the proxy of a study, None where it is of another."""
-    table, run = _table(report), _typical(study)
+    table, run = report.table, _typical(study)
     first = table["panels"][0]
     if run is None or not _same_proxy(study, run, table, _data(report)):
         return None

@@ -241,6 +241,7 @@ def test_a_table_of_searched_rates_says_what_they_cost_and_trains_nothing_twice(
         (["lr_search=golden"], "lr_search"),
         (["lr_search=bracket", "lr_search.factors=[1,2]"], "three or more"),
         (["lr_search=bracket", "table=lr_transfer"], "whose arms are learning rates"),
+        (["lr_search=bracket", "table=all"], "must be none for table lr_transfer"),
     ],
 )
 def test_a_wrong_search_is_one_line(tmp_path: Path, given: list[str], words: str) -> None:

@@ -167,6 +167,7 @@ def test_an_optimum_at_the_edge_is_a_bound(best: float, end: str) -> None:
     found = valley(runs(source, best=best, noise=0.002), 1e6, source, 400)
     assert found.status == EDGE
     assert laws.best_in_words(found) == end
+    assert laws.interval_in_words(found) == end.replace("≤ ", "<").replace("≥ ", ">")
     assert growth([found, *planted(source)[:1]]) is None, "a bound is no part of a line"
 
 
@@ -176,6 +177,7 @@ def test_a_hill_has_no_optimum_inside_and_no_interval() -> None:
     assert found.status == NONE
     assert math.isnan(found.best)
     assert laws.best_in_words(found) == "no optimum inside"
+    assert laws.interval_in_words(found) is None
 
 
 def test_flat_runs_leave_an_interval_without_ends() -> None:
@@ -239,6 +241,13 @@ def test_a_law_without_noise_is_found_exactly() -> None:
     assert told["curvature"] == pytest.approx(TRUE_CURVATURE, rel=1e-3)
     assert math.exp(told["log_depth"]) == pytest.approx(TRUE_BEST * middle**0.3, rel=1e-3)
     assert told["depth_exponent"] == pytest.approx(0.3, abs=1e-3)
+
+
+def test_a_law_does_not_ask_for_an_order_of_budgets() -> None:
+    valleys = planted(np.random.default_rng(1), SIZES[:3], noise=0.01)
+    one, other = (quality(each, np.random.default_rng(2), 5) for each in (valleys, valleys[::-1]))
+    assert one.parameters == other.parameters
+    pd.testing.assert_frame_equal(one.draws, other.draws)
 
 
 @pytest.mark.slow
@@ -426,6 +435,25 @@ def test_a_page_that_is_none_and_a_list_for_one_page_are_refused(
     assert "page must be laws" in complain(capsys, monkeypatch, tmp_path, "page=lows")
     line = complain(capsys, monkeypatch, tmp_path, "study=[a,b]")
     assert "several need page=laws" in line
+    line = complain(capsys, monkeypatch, tmp_path, "page=laws", "table=heads")
+    assert "table or page must be given, not both" in line
+    assert "page=laws" in complain(capsys, monkeypatch, tmp_path, "study=a", "called=b")
+    for name in ("../b", "..", ".", "b/"):
+        line = complain(capsys, monkeypatch, tmp_path, "page=laws", LISTED, f"called={name}")
+        assert "called must be the name of one folder" in line
+
+
+def test_runs_that_a_pruner_stopped_are_no_part_of_a_law_and_named(tmp_path: Path) -> None:
+    one(tmp_path, "law_1m")
+    stopped = law_study(tmp_path, "law_2m", seeds=1)
+    whole = laws.read_law(["law_1m", "law_2m"], tmp_path / "outputs")
+    assert not any("pruner" in text for text in laws.unknown(whole))
+    stopped.add_unstarted("PRUNED")
+    stopped.write()
+    found = laws.read_law(["law_1m", "law_2m"], tmp_path / "outputs")
+    (text,) = [text for text in laws.unknown(found) if "pruner" in text]
+    assert "1 run at 2.0M" in text
+    pd.testing.assert_frame_equal(found.valleys[1].cells, whole.valleys[1].cells)
 
 
 def test_shares_of_embeddings_that_fall_with_the_budget_are_flagged(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from report_fixtures import RECIPE, default_study
 from scipy import stats
-from study_fixtures import TINY, environment, records, write_text
+from study_fixtures import ROOT, TINY, environment, records, write_text
 
 from ablations import trust
 from ablations.__main__ import table_facts, usual
@@ -25,6 +26,7 @@ from reports import ablation
 from reports.__main__ import render
 from reports.study import read_study
 from reports.trust import measured, of_study, trust_files
+from search.progress import count
 from search.record import Reading, Recipe, Record, Run, write_record
 from space.axes import Space, SpaceConfig
 
@@ -114,6 +116,21 @@ def test_a_pair_is_resolved_as_its_two_intervals_say() -> None:
 def _frame(values: np.ndarray) -> pd.DataFrame:
     arms, seeds = np.indices(values.shape)
     return pd.DataFrame({"arm": arms.ravel(), "seed": seeds.ravel(), "value": values.ravel()})
+
+
+def test_arms_without_a_common_seed_are_unresolved() -> None:
+    rng = np.random.default_rng(6)
+    cells = [(f"a{arm}", seed, arm + 0.01 * rng.normal()) for arm in range(3) for seed in range(3)]
+    frame = pd.DataFrame([*cells, ("alone", 9, 7.0)], columns=["arm", "seed", "value"])
+    told = resolved_pairs(frame, "value")
+    assert not told.loc["alone"].any()
+    assert not told["alone"].any()
+    linked = ["a0", "a1", "a2"]
+    pd.testing.assert_frame_equal(
+        told.loc[linked, linked],
+        pd.DataFrame([[0, -1, -1], [1, 0, -1], [1, 1, 0]], linked, linked),
+        check_names=False,
+    )
 
 
 def test_tau_is_scipys_and_one_linear_function_of_the_pairs() -> None:
@@ -283,6 +300,12 @@ def test_a_wrong_grid_is_refused(
         table(content, **given)
 
 
+def test_a_grid_has_no_paper_scale() -> None:
+    file = TableFile.read("proxy_horizon")
+    with pytest.raises(ValueError, match="no panels at scale=paper"):
+        file.table("paper", RECIPE, 1024)
+
+
 def test_the_file_chooses_the_searchs_proxy_unless_another_is_named() -> None:
     assert usual(["table=proxy_horizon", "seeds=3"]) == ["proxy=default"]
     assert usual(["table=proxy_horizon", "proxy=smoke"]) == []
@@ -403,6 +426,16 @@ def test_a_study_of_another_proxy_says_that_none_was_measured_and_how_to(tmp_pat
     assert "Not measured" in of_study(study(tmp_path, budget=other))
 
 
+def test_a_table_that_cannot_be_read_is_no_evidence_and_stops_no_page(tmp_path: Path) -> None:
+    folder = write_table(tmp_path, table(), valley)
+    facts = json.loads((folder / "study.json").read_text())
+    del facts["trials"]
+    (folder / "study.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="must describe a table, but lacks it"):
+        ablation.read_table("proxy_horizon", tmp_path / "outputs", None)
+    assert "Not measured" in of_study(study(tmp_path))
+
+
 def test_larger_budgets_are_named_where_orders_were_held_against_them(tmp_path: Path) -> None:
     content = {"space": SPACE, "lengths": [0.5, 1], "budgets": ["1m", "4m"]}
     write_table(tmp_path, table(content), valley, "proxy_scale")
@@ -410,6 +443,19 @@ def test_larger_budgets_are_named_where_orders_were_held_against_them(tmp_path: 
 
 
 # End to end.
+
+
+@pytest.mark.slow
+def test_help_tells_of_a_grid_on_the_proxy_that_was_given(tmp_path: Path) -> None:
+    proxy = yaml.safe_load((ROOT / "conf" / "proxy" / "smoke.yaml").read_text())
+    file, vocab_size = TableFile.read("proxy_horizon"), proxy["data"]["vocab_size"]
+    work = TableWork(
+        table=file.table("proxy", Recipe(**proxy["recipe"], precision="fp32"), vocab_size),
+        data_fingerprint="",
+    )
+    told = run(tmp_path, "-m", "ablations", "table=help", "proxy=smoke").stdout
+    (mine,) = [text for text in told.split("\n\n") if text.startswith("proxy_horizon: ")]
+    assert f"{work.total} runs with 4 seeds each, {count(work.tokens)} tokens" in mine
 
 
 @pytest.mark.slow
