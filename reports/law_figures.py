@@ -62,12 +62,12 @@ def means(valley: Valley) -> tuple[list[float], list[float]]:
 
 def band(law: "Law") -> tuple[list[float], list[float], list[float], list[float]]:
     """The predicted best depth from the smallest budget to the largest model beside it: budgets,
-    best depths, and their intervals' ends."""
+    best depths, and their intervals' ends, cut at one layer."""
     assert law.growth is not None, "asked only where there is a line"
     ends = law.valleys[0].budget, max(law.foretold["size"].max(), law.valleys[-1].budget)
     budgets = np.geomspace(*ends, POINTS)
-    intervals = np.array([law.growth.predicted(budget) for budget in budgets])
-    best = law.growth.best(budgets)
+    intervals = np.maximum(1, [law.growth.predicted(budget) for budget in budgets])
+    best = np.maximum(1, law.growth.best(budgets))
     return budgets.tolist(), best.tolist(), intervals[:, 0].tolist(), intervals[:, 1].tolist()
 
 

@@ -326,7 +326,7 @@ def _extrapolated(law: Law) -> list[str]:
         return []
     rows = law.foretold[law.foretold.times > 1].to_dict("records")
     said = [
-        f"{row['depth']:.0f} layers ({_span(row['low'], row['high'], 0)}) for {row['name']}, "
+        f"{_layers(row['depth'])} ({_span(row['low'], row['high'], 0)}) for {row['name']}, "
         f"which has {row['layers']}"
         for row in rows
     ]
@@ -335,6 +335,10 @@ def _extrapolated(law: Law) -> list[str]:
         f"Extrapolated by a factor of {factors} in {law.counted}: {'; '.join(said)}. MobileLLM was "
         "trained on far more tokens a parameter."
     ][: len(rows)]
+
+
+def _layers(depth: float) -> str:
+    return "under one layer" if depth < 1 else f"{depth:.0f} layers"
 
 
 def _left_out(law: Law) -> list[str]:
