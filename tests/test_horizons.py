@@ -233,16 +233,7 @@ def test_a_listener_hears_of_each_horizon_and_can_stop_the_run_there(
 
 
 def test_no_horizons_leave_the_key_as_it_was_before_there_were_any() -> None:
-    arch = Architecture(
-        vocab_size=300,
-        hidden_size=32,
-        num_blocks=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        intermediate_size=64,
-        sharing="immediate",
-        repeats=2,
-    )
+    arch = replace(ARCH, sharing="immediate", repeats=2, num_hidden_layers=None, layer_map=None)
     recipe = Recipe(tokens=5120, base_num_hidden_layers=9, precision="fp32")
     run = Run(architecture=arch, recipe=recipe, data_fingerprint="5f0c9", seed=1)
     assert run.key == "cf7273aaa87f780e"
