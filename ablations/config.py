@@ -6,8 +6,9 @@ from typing import Any
 
 from ablations.bracket import LrSearch
 from ablations.sequential import AUTO
-from search.config import StudyConfig, require_at_least, require_name
+from search.config import StudyConfig, require_at_least
 from space.axes import SpaceConfig
+from space.cli import require_name
 
 SCALES = ("proxy", "paper")
 CONFIRM, POWER, MAIN_RESULTS = "confirm", "power", "main_results"

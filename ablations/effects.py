@@ -259,6 +259,18 @@ def residuals(frame: pd.DataFrame, metric: str = "val_bpb") -> pd.DataFrame:
     return pd.DataFrame(_fit(cells).residuals, cells.index, cells.columns)
 
 
+def linked_effects(frame: pd.DataFrame, metric: str = "val_bpb") -> "pd.Series[float]":
+    """What each arm adds at equal seeds, by arm; only their differences mean something. Of arms
+    that no chain of common seeds links the largest group is told, and none without a result.
+    Errors are those of `compare`."""
+    cells = _cells(frame, metric).dropna(how="all")
+    if cells.empty:
+        return pd.Series(dtype=float)
+    fit = _fit(cells)
+    linked = fit.group == np.bincount(fit.group).argmax()
+    return pd.Series(fit.effects[linked], cells.index[linked])
+
+
 def equal_spread(frame: pd.DataFrame, metric: str = "val_bpb") -> float:
     """p of the hypothesis that all arms spread equally about the model.
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablations.effects import _cells, _fit, compare, indistinguishable
+from ablations.effects import compare, indistinguishable, linked_effects
 
 WANTED_COST = 0.002
 """Share of bits per byte that a common rate may cost any shape."""
@@ -107,14 +107,11 @@ def _near(rule: pd.DataFrame) -> Iterator[tuple[str, str]]:
 def curve_of(cells: pd.DataFrame) -> "pd.Series[float]":
     """What each rate costs one shape, as a share of its best rate's loss, at equal seeds; rates
     without a result are left out."""
-    values = _cells(cells.assign(arm=cells.rate), "value").dropna(how="all")
-    if values.empty:
-        return pd.Series(dtype=float)
-    fit = _fit(values)
-    linked = fit.group == np.bincount(fit.group).argmax()
-    effects = pd.Series(fit.effects, values.index)[linked]
-    best = effects.index[effects.argmin()]
-    relative: pd.Series[float] = (effects - effects.min()) / values.loc[best].mean()
+    effects = linked_effects(cells.assign(arm=cells.rate), "value")
+    if effects.empty:
+        return effects
+    loss = cells[cells.rate == lowest(effects)].value.mean()
+    relative: pd.Series[float] = (effects - effects.min()) / loss
     return relative
 
 

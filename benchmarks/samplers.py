@@ -53,7 +53,9 @@ RUNS = 20
 BUDGETS = (5, 10)
 """Tokens after which the choice is scored besides, likewise."""
 PRUNED = ("random", "tpe")
-"""Samplers that all pruners are tried with."""
+"""Samplers that pruners are tried with."""
+USUAL = [name for name in PRUNERS if name != "wilcoxon"]
+"""Pruners that can act at the table's two horizons."""
 BOOTSTRAPS = 2000
 RANDOM, GRID, NONE = "random", "grid", "none"
 Values = NDArray[np.float64]
@@ -297,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--replays", type=int, default=REPLAYS, help="of each, on each seed")
     options.add_argument("--limit", type=int, default=RUNS, help="tokens of a replay, in runs")
     options.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS)
-    options.add_argument("--pruners", nargs="+", choices=PRUNERS, default=PRUNERS)
+    options.add_argument("--pruners", nargs="+", choices=PRUNERS, default=USUAL)
     options.add_argument("--workers", type=int, default=2)
     options.add_argument("--set", nargs="*", default=[], help="overrides of the search that trains")
     chosen = options.parse_args(arguments)
@@ -306,6 +308,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if chosen.train:
             train(chosen.set, chosen.table)
         tabular = load(chosen.table)
+        for pruner in chosen.pruners:
+            make_pruner(pruner_of(pruner), tabular.recipe)
     strategies = asked(chosen.samplers, chosen.pruners)
     found = compete(chosen.table, tabular, strategies, chosen)
     leave("samplers", described(tabular, found, chosen), picture(found, chosen.limit), chosen.save)
@@ -431,8 +435,7 @@ def described(tabular: Tabular, found: dict[Strategy, list[Outcome]], chosen: Na
         f"at {chosen.limit}; the mean counts those that never got there as {chosen.limit}, which "
         f"makes ratios to a grid that never did upper bounds. Brackets: 95% bootstrap intervals "
         f"over the numbers of replays, for these {len(seeds)} seeds; a number draws alike on each "
-        f"of them, and ratios are over the numbers that both have."
-        f"{stops_nothing(tabular, found)}\n\n"
+        "of them, and ratios are over the numbers that both have.\n\n"
     )
     columns = ["sampler, pruner", "never", "median", "mean", "× random", "× grid", "ms a run"]
     text = words + table(columns, [row_of(row, chosen.limit) for row in rows.to_dict("records")])
@@ -451,14 +454,6 @@ def described(tabular: Tabular, found: dict[Strategy, list[Outcome]], chosen: Na
             for row in rows.to_dict("records")
         ],
     )
-
-
-def stops_nothing(tabular: Tabular, found: dict[Strategy, list[Outcome]]) -> str:
-    """A warning where the horizons are too few for a signed-rank test to stop any run."""
-    count, threshold = len(tabular.recipe.horizons), pruner_of("wilcoxon").options["p_threshold"]
-    if 0.5**count < threshold or not any(s.pruner == "wilcoxon" for s in found):
-        return ""
-    return f" With {count} horizons wilcoxon can stop nothing, and shows what branches alone cost."
 
 
 def best_of(view: View) -> str:

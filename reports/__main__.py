@@ -26,7 +26,7 @@ from reports import (
 )
 from reports.answer import answer, weigh
 from reports.study import Study, read_study
-from space.cli import one_line_errors, verb
+from space.cli import one_line_errors, require_name, verb
 
 POWER = "power"
 """The table that needs no runs."""
@@ -64,11 +64,7 @@ class ReportsConfig:
         if self.called is not None:
             if self.page is None:
                 raise ValueError(f"called must go with page=laws, but got {self.called!r} alone")
-            if self.called == ".." or Path(self.called).name != self.called:
-                raise ValueError(
-                    f"called must be the name of one folder, but got {self.called!r}; "
-                    "outputs=FOLDER moves it elsewhere"
-                )
+            require_name("called", self.called)
 
 
 @verb("reports", ReportsConfig)

@@ -81,7 +81,7 @@ FORETOLD = (
     Column("name", "model", str, numeric=False),
     Column("size", "size", magnitude, "of the parameters that the law counts"),
     Column("reach", "beyond the largest budget", str, "extrapolation by this factor", False),
-    Column("depth", "best depth, foretold", decimals(1)),
+    Column("depth", "best depth, foretold", lambda depth: _at_least_one(depth, 1)),
     Column("interval", "95% interval", str, numeric=False),
     Column("layers", "its layers", whole, "what its authors settled on"),
 )
@@ -138,7 +138,7 @@ class Law:
                 how = f"extrapolation, {times:.3g} ×" if times > 1 else "within"
                 row |= {"times": times, "reach": how}
                 row |= {"depth": float(self.growth.best(size)), "low": low, "high": high}
-                row |= {"interval": _span(low, high, 1)}
+                row |= {"interval": _depths(low, high, 1)}
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -316,7 +316,7 @@ def held_out_in_words(law: Law) -> str:
     place = "inside" if held.inside else "outside"
     return (
         f"Foretold from the smaller budgets, the best depth at {magnitude(held.budget)} is "
-        f"{held.predicted:.1f} ({_span(*held.interval, 1)}, a factor of {held.width:.1f} wide); "
+        f"{held.predicted:.1f} ({_depths(*held.interval, 1)}, a factor of {held.width:.1f} wide); "
         f"found is {held.found:.1f} ({interval_in_words(law.valleys[-1])}), which lies {place}."
     )
 
@@ -326,7 +326,7 @@ def _extrapolated(law: Law) -> list[str]:
         return []
     rows = law.foretold[law.foretold.times > 1].to_dict("records")
     said = [
-        f"{_layers(row['depth'])} ({_span(row['low'], row['high'], 0)}) for {row['name']}, "
+        f"{_layers(row['depth'])} ({_depths(row['low'], row['high'], 0)}) for {row['name']}, "
         f"which has {row['layers']}"
         for row in rows
     ]
@@ -372,6 +372,15 @@ def interval_in_words(valley: Valley) -> str | None:
     lower = f"{low:.1f}" if low >= valley.lowest else f"<{valley.lowest:.0f}"
     upper = f"{high:.1f}" if high <= valley.deepest else f">{valley.deepest:.0f}"
     return f"{lower} to {upper}"
+
+
+def _at_least_one(depth: float, digits: int) -> str:
+    """There is no model of less than a layer."""
+    return "<1" if depth < 1 else decimals(digits)(depth)
+
+
+def _depths(low: float, high: float, digits: int) -> str:
+    return span(low, high, lambda depth: _at_least_one(depth, digits))
 
 
 def _span(low: float, high: float, digits: int) -> str:

@@ -52,7 +52,8 @@ class Study:
     trials: pd.DataFrame
     """One row a trial, by number: what `study.json` says of it, its architecture, cost and last
     reading (NaN where it has none), and `status`: finished, diverged, failed, pruned, running,
-    waiting, missing or repeated (the run is another trial's)."""
+    waiting, missing or repeated (the run is another trial's). Where a pruner stopped runs,
+    `pruned_at` are the tokens after which it did, and `pruned_value` is what it saw there."""
     records: dict[str, Record]
     """The readable records, by key of the run."""
     curves: dict[str, pd.DataFrame]
@@ -230,8 +231,10 @@ def _row(
         row |= {"init_seed": run.init_seed}
         row |= _architecture_columns(run.architecture)
         row |= _cost_columns(cost(run.architecture, run.recipe.seq_len), budget)
-    if record is None or state == "PRUNED":
-        return row  # what a pruned run may have come to since is no part of this study
+    if state == "PRUNED":  # what it may have come to since is no part of this study
+        return row | {"pruned_at": trial.get("pruned_at"), "pruned_value": trial.get("value")}
+    if record is None:
+        return row
     row |= {"status": record.status, "reason": record.reason or trial.get("reason")}
     row |= _last_reading(record)
     timings = ("train_s", "eval_s", "compile_s", "tokens_per_s", "commit", "started")

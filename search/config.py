@@ -14,13 +14,13 @@ from search.record import Recipe
 from search.tasks import PACKAGE, SOURCES
 from space.axes import SpaceConfig
 from space.budget import Budget
+from space.cli import require_name
 
 SAMPLERS = ("tpe", "gp", "random", "grid", "qmc", "cmaes", "nsga2")
 PRUNERS = ("none", "median", "hyperband", "asha", "wilcoxon")
 EXECUTORS = ("local",)
 TRACKERS = ("wandb", "none")
 TRACKER_MODES = ("offline", "online")
-NOT_IN_NAMES = set("/\\\0#?%:")
 KEEP = ("best", "all", "none")
 
 
@@ -184,15 +184,6 @@ class SearchConfig(StudyConfig):
     def folder(self) -> Path:
         """`outputs/<name>`."""
         return Path(self.outputs) / self.name
-
-
-def require_name(option: str, name: str) -> None:
-    """Raises: ValueError where a folder or a W&B run cannot have the name."""
-    if not name or set(name) & NOT_IN_NAMES:
-        raise ValueError(
-            f"{option} must be a name that a folder and a W&B run can have, without any of "
-            f"/ \\ # ? % :, but got {name!r}"
-        )
 
 
 def require_at_least(least: int, **options: int) -> None:

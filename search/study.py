@@ -8,19 +8,19 @@ import json
 import os
 import socket
 import warnings
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import filelock
 import optuna
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -237,22 +237,33 @@ def load_study(job: Job, sampler: BaseSampler) -> optuna.Study:
     )
 
 
-class Standing(optuna.Study):
-    """A study as pruners see it, without attempts that failed: a run that goes on reports again
+class _WithoutFailed:
+    """A storage as pruners see it, without attempts that failed: a run that goes on reports again
     what it did before, and would count twice (successive halving counts trials of any state)."""
 
-    @classmethod
-    def of(cls, study: optuna.Study) -> "Standing":
-        return cls(study.study_name, study._storage, pruner=study.pruner)
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
 
-    def get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        return [t for t in super().get_trials(deepcopy, states) if t.state != TrialState.FAIL]
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_all_trials(self, *args: Any, **options: Any) -> list[FrozenTrial]:
+        trials = self._storage.get_all_trials(*args, **options)
+        return [trial for trial in trials if trial.state != TrialState.FAIL]
+
+
+class Standing:
+    """Says what `trial.should_prune()` would, were it not for failed attempts."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        # The storage, not the study: hyperband asks it by studies of its own, one a bracket.
+        storage = cast(BaseStorage, _WithoutFailed(study._storage))
+        self._study = optuna.Study(study.study_name, storage, pruner=study.pruner)
 
     def would_prune(self, trial: Trial) -> bool:
-        """What `trial.should_prune()` says, in the light of these trials."""
-        return self.pruner.prune(self, self._storage.get_trial(trial._trial_id))
+        """Whether the study's pruner stops this trial, by what it has reported."""
+        told = self._study._storage.get_trial(trial._trial_id)
+        return self._study.pruner.prune(self._study, told)
 
 
 def settled_precision(storage: RDBStorage, name: str) -> str | None:
@@ -327,6 +338,8 @@ def make_pruner(config: PrunerConfig, recipe: Recipe) -> BasePruner:
         "hyperband": (pruners.HyperbandPruner, resources | {"max_resource": recipe.tokens}),
     }
     kind, settled = kinds[config.name]
+    if config.name == "wilcoxon":
+        _require_horizons_for_wilcoxon(len(recipe.horizons), config.options)
     try:
         with _without_experimental_warnings():
             return kind(**settled | config.options)
@@ -334,6 +347,17 @@ def make_pruner(config: PrunerConfig, recipe: Recipe) -> BasePruner:
         raise ValueError(
             f"pruner.options must be what Optuna's {kind.__name__} takes, but {_first_line(error)}"
         ) from None
+
+
+def _require_horizons_for_wilcoxon(horizons: int, options: Mapping[str, Any]) -> None:
+    """A signed-rank test of n pairs has p of 0.5 ** n at least."""
+    threshold = options.get("p_threshold", 0.1)
+    if 0.5**horizons >= threshold:
+        raise ValueError(
+            f"pruner=wilcoxon must have enough readings to fall below p = {threshold}, but "
+            f"recipe.horizons has {horizons}, which give {0.5**horizons:g} at least; leave "
+            "recipe.horizons out, or give more"
+        )
 
 
 def worker_seed(config: SamplerConfig, seed: int, worker: int, trials: int) -> int:

@@ -75,7 +75,7 @@ class Worker:
             job.sampler, worker_seed(job.sampler, job.seed, number, trials=job.since)
         )
         self.study = load_study(job, sampler)
-        self.standing = Standing.of(self.study)
+        self.standing = Standing(self.study)
         self.data = open_data(job.data)
         self.planning = filelock.FileLock(job.folder / ".plan.lock")
         """Held from looking at the study until a trial is claimed, by one worker at a time."""

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONF = str(Path(__file__).parent.parent / "conf")
 PRINT_STYLE = str(Path(CONF) / "print.mplstyle")
+NOT_IN_NAMES = set("/\\\0#?%:")
 
 T = TypeVar("T")
 
@@ -77,6 +78,15 @@ def _thaw(node: DictConfig) -> DictConfig:
             if isinstance(child, DictConfig):
                 _thaw(child)
     return node
+
+
+def require_name(option: str, name: str) -> None:
+    """Raises: ValueError where a folder or a W&B run cannot have the name."""
+    if not name or set(name) & NOT_IN_NAMES or name in (".", ".."):
+        raise ValueError(
+            f"{option} must be a name that a folder and a W&B run can have, without any of "
+            f"/ \\ # ? % :, but got {name!r}"
+        )
 
 
 @contextmanager

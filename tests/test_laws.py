@@ -440,7 +440,7 @@ def test_a_page_that_is_none_and_a_list_for_one_page_are_refused(
     assert "page=laws" in complain(capsys, monkeypatch, tmp_path, "study=a", "called=b")
     for name in ("../b", "..", ".", "b/"):
         line = complain(capsys, monkeypatch, tmp_path, "page=laws", LISTED, f"called={name}")
-        assert "called must be the name of one folder" in line
+        assert "called must be a name that a folder" in line
 
 
 def test_runs_that_a_pruner_stopped_are_no_part_of_a_law_and_named(tmp_path: Path) -> None:

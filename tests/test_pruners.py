@@ -6,11 +6,13 @@ import pickle
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from study_fixtures import open_search, records, start, study_json, work
@@ -20,6 +22,7 @@ from benchmarks.samplers import pruner_of
 from reports.answer import answer, weigh
 from reports.page import how_it_was_run, outcomes, unhappy
 from reports.study import read_study
+from reports.tables import trials_csv
 from search.__main__ import Search
 from search.config import PRUNERS
 from search.plan import EXPLORE, REPLICATE, Attempt, baseline, distinct
@@ -228,21 +231,29 @@ def test_hyperband_judges_some_at_each_horizon_some_later_and_some_never() -> No
 def test_wilcoxon_stops_nothing_before_the_fourth_horizon() -> None:
     four = (0.2, 0.3, 0.4, 0.5)
     assert stopped_after("wilcoxon", [1, 2, 3, 0.5], four) == [0, 4, 4, 0]
-    assert stopped_after("wilcoxon", [1, 2, 3, 0.5], four[:3]) == [0, 0, 0, 0]
 
 
+def test_wilcoxon_wants_horizons_enough_to_stop_anything() -> None:
+    recipe = Recipe(tokens=10**6, horizons=(0.2, 0.3, 0.4))
+    with pytest.raises(ValueError, match=r"below p = 0\.1, but recipe\.horizons has 3, which give"):
+        make_pruner(pruner_of("wilcoxon"), recipe)
+    looser = replace(pruner_of("wilcoxon"), options={"p_threshold": 0.2})
+    make_pruner(looser, recipe)
+
+
+@pytest.mark.parametrize("pruner", ["asha", "hyperband"])
 @pytest.mark.parametrize(("state", "then"), [("FAIL", "COMPLETE"), ("PRUNED", "PRUNED")])
 def test_a_run_does_not_compete_with_attempts_that_failed(
-    here: Path, state: str, then: str
+    here: Path, pruner: str, state: str, then: str
 ) -> None:
     """As with what it was itself, before an interruption; but with stopped ones it does."""
-    search = open_search(here, *EXPLORING, "pruner=asha", "n_trials=1")
+    search = open_search(here, *EXPLORING, f"pruner={pruner}", "n_trials=1")
     better = optuna.create_trial(
         state=optuna.trial.TrialState[state],
         intermediate_values={10 * STEP: 0.01},
         system_attrs={"completed_rung_0": 0.01},
     )
-    search.study.add_trial(better)
+    search.study.add_trials([better] * 12)  # some in each of hyperband's brackets
     work(search)
     assert states(search) == [then]
 
@@ -306,6 +317,11 @@ def test_the_page_names_the_stopped_and_compares_the_others(here: Path) -> None:
     assert study.finished.empty, "which are no part of the study that stopped them"
     assert outcomes(study) == "2 pruned"
     assert [what for _, what, _ in unhappy(study)] == ["pruned"] * 2
+    told = pd.read_csv(StringIO(trials_csv(study))).dropna(subset="pruned_at")
+    assert len(told) == 2
+    assert told.val_bpb.isna().all(), "what was seen early is no result"
+    assert list(told.pruned_at) == [10 * STEP] * 2
+    assert (told.pruned_value > 0.01).all()
     trials = dict(how_it_was_run(study))["Trials"]
     assert "pruner median: 2 runs stopped early, which saved" in trials
 

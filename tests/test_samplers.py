@@ -29,7 +29,6 @@ from benchmarks.samplers import (
     noise,
     posterior_means,
     restricted,
-    stops_nothing,
     summary,
 )
 from benchmarks.tabular import COLUMNS, TABLE, Tabular, beside, load
@@ -225,12 +224,11 @@ def test_strategies_are_compared_number_by_number() -> None:
     assert list(rows.loc[Strategy("gp"), columns]) == pytest.approx([0.5, 0.5, 0.5])
 
 
-def test_a_table_says_where_a_pruner_had_too_few_horizons() -> None:
-    table = tabular(one_best)
-    assert "With 2 horizons" in stops_nothing(table, {Strategy("tpe", "wilcoxon"): []})
-    assert stops_nothing(table, {Strategy("tpe", "asha"): []}) == ""
-    pruned = [trace.spent[-1] for trace in traces(Strategy("random", "wilcoxon"), 3)]
-    assert pruned == pytest.approx([8 * STEPS["whole"] / 64] * 3), "it stops none indeed"
+def test_a_pruner_that_could_stop_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--pruners", "wilcoxon"])
+    assert ended.value.code == 2
+    assert "recipe.horizons has 2" in capsys.readouterr().err
 
 
 def test_what_has_no_choice_yet_is_null() -> None:
