@@ -39,6 +39,12 @@ main_results: MobileLLM's zero-shot tables, and ours beside; models=[…]; nothi
 
 def usual(given: Sequence[str]) -> list[str]:
     """The overrides that the file of the table asked for has, but for those that were given."""
+    changed = [text for text in given if text.lstrip("+").startswith("space.")]
+    if changed and not any(text.lstrip("+").startswith("space=") for text in given):
+        raise ValueError(
+            f"{changed[0].split('=')[0].lstrip('+')} must come with the space that it changes, but "
+            "got no space=NAME; add space=depth_width, or another of conf/space/"
+        )
     asked = [text.removeprefix("table=") for text in given if text.startswith("table=")]
     if not asked or asked[-1] in ("help", "all", CONFIRM, POWER, MAIN_RESULTS):
         return []
@@ -231,10 +237,11 @@ def read_table(
         budgets=config.budgets,
         space=config.space,
     )
-    if table.transfer and config.lr_search.name != "none":
+    if (table.transfer or table.trust) and config.lr_search.name != "none":
+        why = "arms are learning rates" if table.transfer else "arms share the recipe it measures"
         raise ValueError(
-            f"lr_search must be none for table {table.name}, whose arms are learning rates, but "
-            f"got {config.lr_search.name}"
+            f"lr_search must be none for table {table.name}, whose {why}, but got "
+            f"{config.lr_search.name}"
         )
     return table, config.seed
 

@@ -44,6 +44,10 @@ class AblationConfig(StudyConfig):
         require_at_least(1, top=self.top)
         if self.table is None:
             raise ValueError("table must name a table, but got none; table=help lists them")
+        if self.table == CONFIRM and self.study is None:
+            raise ValueError(
+                "study must name the search whose best are confirmed, but got none; add study=NAME"
+            )
         if self.scale not in SCALES:
             raise ValueError(f"scale must be one of {', '.join(SCALES)}, but got {self.scale!r}")
         if self.budget is not None and self.budgets:

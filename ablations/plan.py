@@ -12,7 +12,7 @@ from ablations.bracket import FIRST_SEED, Choice, LrSearch, choose
 from ablations.sequential import looked
 from ablations.table import Arm, Panel, Table
 from search.plan import Attempt, Cell, Step, distinct, is_open
-from search.record import Run
+from search.record import DIVERGED, Run
 from space.cost import cost
 
 UNDECIDED = "undecided"
@@ -175,7 +175,9 @@ class TableWork:
             if not (run.busy or is_open(run, attempts, since))
         }
         if self.search.name != "none":
-            self = self._with_rates(ended)
+            # A crash says nothing of a rate: it waits for the next start.
+            told = {key for key in ended if ended[key] is not None or runs[key].status == DIVERGED}
+            self = self._with_rates({key: ended[key] for key in told})
         if not self.table.adaptive:
             return self
         frame = pd.DataFrame(self._all_places).assign(

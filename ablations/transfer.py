@@ -132,7 +132,7 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
 
     - `parametrisation shape`, and `common`, the rate common to the parametrisation's shapes
     - `best`: the shape's best rate, `level` the rates that are not told apart from it
-    - `steps`: how many rates `best` lies from `common`, up or down
+    - `steps`: how many rates `best` lies from `common`, up or down; `level_steps`: so for `level`
     - `cost cost_low cost_high`: of the common rate, as a share; NaN where it has no result
     - `n`: seeds of the common rate
     - `edge`: whether `best` is the lowest or highest rate tried: a better one may lie beyond
@@ -153,6 +153,7 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
                 "best": best,
                 "level": level,
                 "steps": rates.index(best) - rates.index(common),
+                "level_steps": tuple(rates.index(rate) - rates.index(common) for rate in level),
                 "cost": float(curve[common]),
                 "cost_low": low,
                 "cost_high": high,
@@ -160,7 +161,7 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
                 "edge": best in (rates[0], rates[-1]),
             }
             rows.append(row)
-    names = ["parametrisation", "shape", "common", "best", "level", "steps"]
+    names = ["parametrisation", "shape", "common", "best", "level", "steps", "level_steps"]
     names += ["cost", "cost_low", "cost_high", "n", "edge"]
     return pd.DataFrame(rows).reindex(columns=names)
 
@@ -180,30 +181,40 @@ def _interval(cells: pd.DataFrame, common: float) -> tuple[float, float, tuple[f
 
 def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a parametrisation, for the rows of `costs`: `parametrisation common`, `steps`, the
-    largest, `cost cost_low cost_high`, of the dearest shape, and of what is wanted `near`, whether
-    all best rates lie within one step, and `cheap`, whether the common rate costs every shape at
-    most 0.2%: `holds`, `fails` or `unresolved`."""
+    largest, `cost cost_low cost_high`, of each the largest over the shapes, and of what is wanted
+    `near`, whether all best rates lie within one step of the common one, and `cheap`, whether that
+    costs every shape at most 0.2%: `holds`, `fails` or `unresolved`.
+
+    Any rate level with a shape's best may be its best: `near` holds where all of these lie within a
+    step, and fails where none of a shape's does."""
     told = []
     for parametrisation, rule in rows.groupby("parametrisation", sort=False):
-        dearest = rule.sort_values(["cost", "cost_high"], ascending=False).iloc[0]
-        near = rule.steps.abs().max() <= WANTED_STEPS and rule.steps.notna().all()
+        lost = rule.common.isna().any()
         told.append(
             {
                 "parametrisation": parametrisation,
-                "common": dearest.common,
+                "common": rule.common.iloc[0],
                 "steps": rule.steps.abs().max(),
-                "cost": dearest.cost,
-                "cost_low": dearest.cost_low,
-                "cost_high": dearest.cost_high,
-                "near": HOLDS if near else FAILS,
-                "cheap": _cheap(rule),
+                "cost": rule.cost.max(),
+                "cost_low": rule.cost_low.max(skipna=False),
+                "cost_high": rule.cost_high.max(skipna=False),
+                "near": FAILS if lost else _near_enough(rule),
+                "cheap": FAILS if lost else _cheap(rule),
             }
         )
     return pd.DataFrame(told)
 
 
+def _near_enough(rule: pd.DataFrame) -> str:
+    may_be = [level or (best,) for level, best in zip(rule.level_steps, rule.steps, strict=True)]
+    near = [[abs(steps) <= WANTED_STEPS for steps in shape] for shape in may_be]
+    if not all(map(any, near)):
+        return FAILS
+    return HOLDS if all(map(all, near)) else UNRESOLVED
+
+
 def _cheap(rule: pd.DataFrame) -> str:
-    if (rule.cost_low > WANTED_COST).any() or rule.common.isna().any():
+    if (rule.cost_low > WANTED_COST).any():
         return FAILS
     return HOLDS if (rule.cost_high <= WANTED_COST).all() else UNRESOLVED
 

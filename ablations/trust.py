@@ -31,7 +31,7 @@ the other pairs choose, and what orders half of them right is always taken the w
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -130,11 +130,7 @@ def described(
 ) -> dict[str, Any]:
     """What a study is compared with, to know whether its proxy was measured: the kind of space, and
     the recipe that lengths are multiples of."""
-    config = _space(content, space)
-    return {
-        "space": {"name": config.name, "axes": config.axes},
-        "recipe": recipe.to_dict(),
-    }
+    return {"space": asdict(_space(content, space)), "recipe": recipe.to_dict()}
 
 
 def _space(content: Mapping[str, Any], space: SpaceConfig | None) -> SpaceConfig:
@@ -455,9 +451,13 @@ def _predicted(target: Target, name: str, counted: Array) -> dict[str, Any]:
     choices, direction = less, "less is better"
     if alike.value < 0.5:
         choices, direction = -less, "more is better"
-        alike = _share(choices, target.order)
-    ordered = Share(2 * alike.value - 1, 2 * alike.low - 1, 2 * alike.high - 1, alike.n)
-    return {**told, **_told(accuracy(target, choices), ordered), "direction": direction}
+        counted = -counted
+    values = np.repeat(counted[:, None], len(target.seeds), axis=1)
+    return {
+        **told,
+        **_told(accuracy(target, choices), tau(target, values, choices)),
+        "direction": direction,
+    }
 
 
 def sufficient(rows: pd.DataFrame) -> pd.DataFrame:

@@ -308,6 +308,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if chosen.train:
             train(chosen.set, chosen.table)
         tabular = load(chosen.table)
+        if len(tabular.seeds) < 2:
+            raise ValueError(
+                f"a table must have two seeds or more, one that chooses and others that score, but "
+                f"{chosen.table} has {len(tabular.seeds)}; train more with --train"
+            )
         for pruner in chosen.pruners:
             make_pruner(pruner_of(pruner), tabular.recipe)
     strategies = asked(chosen.samplers, chosen.pruners)

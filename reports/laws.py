@@ -49,6 +49,7 @@ from reports.tables import (
     span,
     whole,
 )
+from search.record import Record
 from space.arch import Architecture
 from space.cost import cost
 
@@ -205,13 +206,15 @@ def _check_together(studies: Sequence[Study]) -> None:
     """That the studies differ in budget and tokens alone."""
     known: dict[str, tuple[str, Any]] = {}
     for study in studies:
-        for name, value in _settings(study).items():
-            where, before = known.setdefault(name, (study.name, value))
-            if before != value:
-                raise ValueError(
-                    f"studies of a law must differ in budget and tokens alone, but {name} is "
-                    f"{before} in {where} and {value} in {study.name}; leave one out"
-                )
+        for key in study.finished.key:
+            for name, value in _settings(study, study.records[key]).items():
+                where, before = known.setdefault(name, (study.name, value))
+                if before != value:
+                    raise ValueError(
+                        f"studies of a law must differ in budget and tokens alone, but {name} is "
+                        f"{before} in {where} and {value} in {_also(study.name, where)}; leave one "
+                        "out"
+                    )
     values = [study.facts["budget"]["value"] for study in studies]
     if len(set(values)) < len(values):
         twice = max(values, key=values.count)
@@ -248,9 +251,12 @@ def _check_close(
         )
 
 
-def _settings(study: Study) -> dict[str, Any]:
-    """What must be the same in all studies that have it, by the name it is told by."""
-    record = study.records[study.finished.key.iloc[0]]
+def _also(study: str, where: str) -> str:
+    return "another run of it" if study == where else study
+
+
+def _settings(study: Study, record: Record) -> dict[str, Any]:
+    """What must be the same in all runs that have it, by the name it is told by."""
     architecture = record.run.architecture
     recipe = {f"recipe.{name}": value for name, value in asdict(record.run.recipe).items()}
     del recipe["recipe.tokens"]

@@ -35,9 +35,16 @@ RULES = (
     Column("parametrisation", "parametrisation", str, numeric=False),
     Column("common", "common rate", rate, "whose largest cost over the shapes is smallest"),
     Column("steps", "farthest best", whole, "rates that a shape's best lies from it, at most"),
-    Column("cost", "largest cost", percent(2), "of the common rate, in the dearest shape"),
-    Column("interval", "95% interval", str, "of this cost, for this shape", numeric=False),
-    Column("near", "within a step", str, "all best rates, of the common one", numeric=False),
+    Column("cost", "largest cost", percent(2), "of the common rate, over the shapes"),
+    Column("interval", "95% interval", str, "each end the largest over the shapes", numeric=False),
+    Column(
+        "near",
+        "within a step",
+        str,
+        "holds where all rates that may be a shape's best lie so near the common one, fails where "
+        "none of a shape's does",
+        numeric=False,
+    ),
     Column(
         "cheap",
         f"costs ≤ {WANTED_COST:.1%}",

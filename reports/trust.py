@@ -343,11 +343,11 @@ def _quoted(study: Study, report: Report) -> str | None:
     """What a table says of the proxy of a study, None where it is of another."""
     table, run = report.table, _typical(study)
     first = table["panels"][0]
-    if run is None or not _same_proxy(study, run, table, _data(report)):
-        return None
     try:
+        if run is None or not _same_proxy(study, run, table, _data(report)):
+            return None
         rows = measured(report)
-    except ValueError:
+    except (ValueError, TypeError, KeyError):  # of another version of this program
         return None
     tokens = run.recipe.steps * run.recipe.tokens_per_step
     mine = rows[(rows.kind != PREDICTOR) & (rows.scale == first["name"])]
@@ -396,7 +396,7 @@ def _same_proxy(study: Study, run: Run, table: Mapping[str, Any], data: str | No
     budget and kind of space."""
     space, budget = study.facts["space"], study.facts["budget"]
     kind = table["trust"]["space"]
-    same_space = space.get("name") == kind["name"] and space.get("axes") == kind["axes"]
+    same_space = all(space.get(name) == value for name, value in kind.items())
     measured_recipe = Recipe(**table["trust"]["recipe"])
     return (
         same_space
@@ -420,6 +420,10 @@ def command(study: Study) -> str:
     """The command that would measure the proxy of a study."""
     given = shlex.split(str(study.facts.get("command") or ""))[3:]
     own = [text for text in given if text.split("=")[0].split(".")[0] in PASSED_ON]
+    own = [text for text in own if not text.startswith("recipe.horizons=")]  # it has its own
+    changed = any(text.startswith("space.") for text in own)
+    if changed and not any(text.startswith("space=") for text in own):
+        own.insert(0, f"space={study.facts['space']['name']}")
     if any(text.startswith("tokens_per_parameter=") for text in given) and (run := _typical(study)):
         own.append(f"recipe.tokens={run.recipe.tokens}")  # a table of trust is told tokens alone
     called = [f"called=proxy_horizon_{study.name}"] if own else []

@@ -56,6 +56,8 @@ class Search(Story[SearchConfig, SearchWork]):
     def check(cls, config: SearchConfig) -> SamplerConfig:
         make_sampler(config.sampler, config.seed)
         make_pruner(config.pruner, config.recipe)
+        if config.data.tokenizer is None:  # whose vocabulary is known once it is read
+            Space.from_config(config.space, config.budget, config.data.vocab_size)
         return config.sampler
 
     @classmethod
@@ -104,7 +106,7 @@ class Search(Story[SearchConfig, SearchWork]):
         space, config = self.work.space, self.config
         return {
             "budget": asdict(space.budget),
-            "space": {"name": space.name, "axes": space.axes, "size": space.size},
+            "space": {**space.kind, "size": space.size},
             "sampler": config.sampler.name,
             "pruner": config.pruner.name,
             "n_trials": config.n_trials,

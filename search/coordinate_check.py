@@ -66,7 +66,12 @@ MATRICES = {
     "down_proj": OUT,
 }
 SIZE, CHANGE = "size", "change"
-SHAPES = ("width", "depth", "head_dim")
+WIDTH, DEPTH, HEAD_DIM = SHAPES = ("width", "depth", "head_dim")
+OWN_FIELDS = {
+    *("vocab_size", "hidden_size", "num_blocks", "num_attention_heads", "head_dim"),
+    *("intermediate_size", "sharing", "repeats"),
+}
+"""What the check sets itself."""
 NOT_JUDGED = {(LOGITS, SIZE)}
 COLORS = (
     *("#3f77bd", "#d9752f", "#2f9a78", "#b9505f", "#8563b5", "#87873c"),
@@ -101,9 +106,17 @@ class CoordinateCheckConfig:
 
     def __post_init__(self) -> None:
         require_at_least(1, steps=self.steps, seeds=self.seeds, head_dim=self.head_dim)
-        known = (*SHAPES, *PATTERNS)
-        if unknown := [axis for axis in self.axes if axis not in known]:
-            raise ValueError(f"axes must be among {', '.join(known)}, but got {unknown[0]!r}")
+        known = (*SHAPES, *(pattern for pattern in PATTERNS if pattern != "none"))
+        unknown = [axis for axis in self.axes if axis not in known]
+        if unknown or not self.axes:
+            got = repr(unknown[0]) if unknown else "none"
+            raise ValueError(f"axes must be one or more of {', '.join(known)}, but got {got}")
+        if taken := sorted(OWN_FIELDS & set(self.architecture)):
+            raise ValueError(
+                f"architecture must leave {taken[0]} to the check, which multiplies the base "
+                "shape, but got one; set recipe.base_hidden_size, recipe.base_num_hidden_layers, "
+                "head_dim or axes"
+            )
         if len(set(self.multiples)) < 2 or min(self.multiples) < 1:
             raise ValueError(
                 f"multiples must be two or more whole numbers from 1, but got {self.multiples}"
@@ -115,6 +128,15 @@ class CoordinateCheckConfig:
                 "the base shape's width must be a multiple of head_dim, but got "
                 f"{self.recipe.base_hidden_size} and {self.head_dim}; "
                 "change recipe.base_hidden_size or head_dim"
+            )
+        widest = self.head_dim * max(self.multiples)
+        if HEAD_DIM in self.axes and any(
+            self.recipe.base_hidden_size % (self.head_dim * m) for m in self.multiples
+        ):
+            raise ValueError(
+                "heads of every multiple must fill the base shape's width, but it is "
+                f"{self.recipe.base_hidden_size} and heads go to {widest}; choose multiples of "
+                "which that is so, such as [1,2,3,6]"
             )
         if self.beside is not None:
             replace(self.recipe, parametrisation=self.beside)  # finds an unknown one
@@ -163,11 +185,24 @@ def main(config: CoordinateCheckConfig) -> None:
     for name, rows in drifting.items():
         print(f"{name}: {verdict(rows, found[name], config.tolerance)}")
     print(f"table and picture: {folder}")
-    silent = [name for name in names[1:] if not drifting[name]]
+    silent = [axis for name in beside for axis in silent_axes(config, name, drifting[name])]
     if silent:
-        print(f"{silent[0]} should drift and does not: at this size the check shows nothing")
+        print(
+            f"{config.beside} should drift over {' and '.join(silent)} and does not: at this size "
+            "the check shows nothing there"
+        )
     if drifting[checked] or silent:
         raise SystemExit(1)
+
+
+def silent_axes(
+    config: CoordinateCheckConfig, parametrisation: str, drifting: Sequence[Row]
+) -> list[str]:
+    """The axes that a parametrisation ignores and along which it was not seen to drift all the
+    same. Attention scores count as 1/√head_dim in all of them, and `mup` follows width."""
+    followed = {HEAD_DIM, WIDTH} if parametrisation == "mup" else {HEAD_DIM}
+    seen = {row.axis for row in drifting}
+    return [axis for axis in config.axes if axis not in followed | seen]
 
 
 def verdict(drifting: Sequence[Row], rows: Sequence[Row], tolerance: float) -> str:
@@ -221,9 +256,9 @@ def _row(axis: str, kind: str, measure: str, values: Any, multiples: Sequence[in
 def shape(config: CoordinateCheckConfig, axis: str, multiple: int, vocab_size: int) -> Architecture:
     """The base shape, with one axis multiplied."""
     recipe = config.recipe
-    width = recipe.base_hidden_size * (multiple if axis == "width" else 1)
-    blocks = recipe.base_num_hidden_layers * (multiple if axis == "depth" else 1)
-    head_dim = config.head_dim * (multiple if axis == "head_dim" else 1)
+    width = recipe.base_hidden_size * (multiple if axis == WIDTH else 1)
+    blocks = recipe.base_num_hidden_layers * (multiple if axis == DEPTH else 1)
+    head_dim = config.head_dim * (multiple if axis == HEAD_DIM else 1)
     repeated = axis in PATTERNS and multiple > 1
     return Architecture.from_dict(
         {

@@ -74,13 +74,13 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     """The scores that `search.evaluate` left in a file.
 
     Raises:
-        ValueError, OSError: there is no such file, or it holds something else.
+        ValueError: there is no such file, or it holds something else.
     """
     try:
         scores = json.loads(Path(path).read_text())
         if all({"task", "source", "split", "documents"} <= score.keys() for score in scores):
             return list(scores)
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, FileNotFoundError):
         pass
     raise ValueError(f"{path} must be a file of scores, as search.evaluate to=FILE writes them")
 

@@ -32,8 +32,9 @@ Shared blocks. d counts *executed* layers: N·L for L blocks executed N times ea
 lr whatever the gradient's size, so that the sum of N gradients moves a shared tensor no further
 than one gradient a tensor of its own. That one step then acts in all N executions at once, each
 scaled by 1/(N·L), and the L blocks' steps add up as those of N·L blocks would: the rate needs no N.
-The published rule for looped models, 1/(N·√L) with the best rate following L alone
-(arXiv:2606.18524), is the same count at alpha = 1/2, where the rate goes as 1/√L. The sum of N
+The published rule for looped models (arXiv:2606.18524) is 1/(N·√L) with the best rate following L
+alone: at alpha = 1/2, L blocks of their own add up as √L, but repeats of one, which agree, as N. At
+alpha = 1 blocks of their own count in full as well, and both rules are 1/(N·L). The sum of N
 gradients is only seen by epsilon, as u. `search.coordinate_check` finds the same change of every
 kind of layer over repeats as over depth.
 

@@ -47,14 +47,13 @@ def main(config: RunConfig) -> None:
     """Train the run, or go on with it, and print its last reading."""
     with one_line_errors():
         require_answers(config.evaluate)
+        arch = Architecture.from_dict(config.architecture)
+        most = config.data.vocab_size  # a tokenizer trained on little text may have less
+        if config.data.tokenizer is None and arch.vocab_size > most:
+            _require_vocabulary(arch, most)
         data = prepare(config.data)
         require_answers(config.evaluate, data)
-        arch = Architecture.from_dict(config.architecture)
-        if arch.vocab_size != data.vocab_size:
-            raise ValueError(
-                f"the architecture's vocab_size must be the data's, but got {arch.vocab_size} and "
-                f"{data.vocab_size}; set architecture.vocab_size={data.vocab_size}"
-            )
+        _require_vocabulary(arch, data.vocab_size)
         recipe = settle_precision(config.recipe, config.placement)
         require_tokens(data, recipe.seq_len, recipe.batch_size)
         run = Run(
@@ -85,6 +84,14 @@ def main(config: RunConfig) -> None:
 
 def _told(numbers: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in numbers.items())
+
+
+def _require_vocabulary(arch: Architecture, vocab_size: int) -> None:
+    if arch.vocab_size != vocab_size:
+        raise ValueError(
+            f"the architecture's vocab_size must be the data's, but got {arch.vocab_size} and "
+            f"{vocab_size}; set architecture.vocab_size={vocab_size}"
+        )
 
 
 def _print_some(event: dict[str, Any]) -> None:

@@ -258,16 +258,20 @@ class Space:
         """
         return cls.from_config(SpaceConfig.read(name), budget, vocab_size)
 
-    def to_dict(self) -> dict[str, Any]:
-        """All that decides which architectures the space has, in plain types."""
+    @property
+    def kind(self) -> dict[str, Any]:
+        """The space apart from budget and vocabulary: what `SpaceConfig` holds, in plain types."""
         return {
             "name": self.name,
-            "budget": {"kind": self.budget.kind, "value": self.budget.value},
-            "vocab_size": self.vocab_size,
             "axes": self.axes,
             "fixed": self.fixed,
             "ffn_tolerance": self.ffn_tolerance,
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that decides which architectures the space has, in plain types."""
+        budget = {"kind": self.budget.kind, "value": self.budget.value}
+        return {**self.kind, "budget": budget, "vocab_size": self.vocab_size}
 
     @property
     def size(self) -> int:

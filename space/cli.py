@@ -4,9 +4,12 @@ Hydra alone prints several lines and exits with 1.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -19,6 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONF = str(Path(__file__).parent.parent / "conf")
 PRINT_STYLE = str(Path(CONF) / "print.mplstyle")
+ADVICE = re.compile(
+    r"To append to your default list use \S+|3\. To sweep over it, add --multirun.*"
+)
+"""Of Hydra, which leads to nothing here."""
 NOT_IN_NAMES = set("/\\\0#?%:")
 
 T = TypeVar("T")
@@ -42,6 +49,7 @@ def verb(
         @wraps(main)
         def with_objects(config: DictConfig) -> None:
             with one_line_errors():
+                _require_known_and_given(config, schema)
                 values = OmegaConf.to_object(config)
                 assert isinstance(values, schema), f"conf/{name}.yaml must begin with its schema"
             try:
@@ -56,6 +64,7 @@ def verb(
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed there
             try:
                 with one_line_errors():
+                    _require_one_start(sys.argv[1:])
                     sys.argv[1:1] = usual(sys.argv[1:])
                 with one_line_errors((HydraException, OmegaConfBaseException)):
                     app()
@@ -66,6 +75,39 @@ def verb(
         return run
 
     return decorate
+
+
+def _require_known_and_given(config: DictConfig, schema: type[Any]) -> None:
+    """Hydra lets `+` add what no one reads, and says of what is missing that it is mandatory."""
+    for name, at, known in _unknown(config, schema, ""):
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {at}{near[0]}" if near else f"known are {', '.join(sorted(known))}"
+        raise ValueError(f"{at}{name} must be an option of this command, but is none; {hint}")
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise ValueError(f"{missing[0]} must be given, but is not; add {missing[0]}=…")
+
+
+def _unknown(
+    node: DictConfig, schema: type[Any] | None, at: str
+) -> Iterator[tuple[str, str, list[str]]]:
+    """Each name that is no field of its dataclass, where that is, and its fields."""
+    if node._is_none() or node._is_missing():
+        return
+    if is_dataclass(schema):
+        known = [field.name for field in fields(schema)]
+        yield from ((name, at, known) for name in map(str, node) if name not in known)
+    for name in map(str, node):
+        child = node._get_node(name)
+        if isinstance(child, DictConfig):
+            yield from _unknown(child, OmegaConf.get_type(child), f"{at}{name}.")
+
+
+def _require_one_start(given: Sequence[str]) -> None:
+    if asked := sorted({"-m", "--multirun"} & set(given)):
+        raise ValueError(
+            f"{asked[0]} must be left out: a start has one configuration, but got several; start "
+            "the command once for each, or let a search or a table vary it"
+        )
 
 
 def _thaw(node: DictConfig) -> DictConfig:
@@ -136,4 +178,5 @@ def _first_lines(error: BaseException) -> str:
         "To append to your config use",
     )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(x for x in lines if not x.startswith(noise)) or type(error).__name__
+    text = " ".join(x for x in lines if not x.startswith(noise)) or type(error).__name__
+    return ADVICE.sub("", text).strip()

@@ -199,6 +199,21 @@ def test_rates_are_chosen_on_seeds_that_are_not_reported(tmp_path: Path, seeds: 
     assert not any(choice.edge for choice in after.choices.values())
 
 
+def test_a_crash_says_nothing_of_a_rate_and_divergence_does(tmp_path: Path) -> None:
+    work = work_of(tmp_path)
+    tries = []
+    for n, cell in enumerate(work.wanted.values()):
+        loss = log2(work.run(cell.params, cell.seed).recipe.lr / RECIPE.lr) ** 2
+        tries.append(attempt(work, cell, n, loss if n else None))
+    diverged = work.after(tries, 0)
+    assert all(choice.chosen is not None for choice in diverged.choices.values())
+    crashed = [replace(tries[0], status="failed"), *tries[1:]]
+    waits = work.after(crashed, 0)
+    undecided = {place["arm"] for place in waits.places() if place["key"] == UNDECIDED}
+    assert undecided == {tries[0].params["arm"]}
+    assert work.next(crashed, 0) != Step.DONE, "the other arm's seeds"
+
+
 def test_what_a_search_will_take_counts_the_runs_that_wait_for_their_rate(tmp_path: Path) -> None:
     work = work_of(tmp_path).after([], 0)
     assert len(work.wanted) == 2 * 3
@@ -241,6 +256,7 @@ def test_a_table_of_searched_rates_says_what_they_cost_and_trains_nothing_twice(
         (["lr_search=golden"], "lr_search"),
         (["lr_search=bracket", "lr_search.factors=[1,2]"], "three or more"),
         (["lr_search=bracket", "table=lr_transfer"], "whose arms are learning rates"),
+        (["lr_search=bracket", "table=proxy_horizon"], "whose arms share the recipe"),
         (["lr_search=bracket", "table=all"], "must be none for table lr_transfer"),
     ],
 )

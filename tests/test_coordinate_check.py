@@ -30,6 +30,7 @@ from search.coordinate_check import (
     check,
     main,
     scores,
+    silent_axes,
     updates,
 )
 from search.data import Data, DataConfig, prepare
@@ -90,6 +91,14 @@ def test_the_standard_parametrisation_does_not(data: Data) -> None:
     assert {SCORES, ATTENTION, FFN, STREAM, LOGITS} <= drifting(rows, "width")
     assert {SCORES, STREAM, LOGITS} <= drifting(rows, "depth")
     assert EMBEDDING not in drifting(rows, "depth")
+
+
+def test_each_axis_must_show_a_drift() -> None:
+    given = config(axes=["width", "depth", "cycle", "head_dim"], multiples=[1, 2])
+    rows = [Row(axis, STREAM, CHANGE, (1.0, 2.0), 1.0, 0.0) for axis in ("width", "cycle")]
+    assert silent_axes(given, "sp", rows) == ["depth"]
+    assert silent_axes(given, "mup", rows[1:]) == ["depth"], "it follows width"
+    assert silent_axes(given, "sp", []) == ["width", "depth", "cycle"]
 
 
 @pytest.mark.slow
@@ -223,7 +232,10 @@ def test_the_command_leaves_picture_table_and_exit_code(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("axes=[length]", "axes must be among width, depth, head_dim"),
+        ("axes=[length]", "axes must be one or more of width, depth, head_dim"),
+        ("axes=[]", "but got none"),
+        ("axes=[head_dim]", "must fill the base shape's width, but it is 96 and heads go to 64"),
+        ("+architecture.num_blocks=9", "architecture must leave num_blocks to the check"),
         ("multiples=[2]", "multiples must be two or more"),
         ("recipe.base_hidden_size=90", "must be a multiple of head_dim, but got 90 and 16"),
         ("recipe.base_num_hidden_layers=0", "base_num_hidden_layers must be positive, but got 0"),

@@ -395,6 +395,14 @@ def two_shapes_a_depth(folder: Path) -> None:
     study.write()
 
 
+def mixed_runs(folder: Path) -> None:
+    one(folder, "law_1m")
+    study = law_study(folder, "law_2m", seeds=1, depths=(2, 3, 5, 8))
+    (more,) = ladder([12], Budget("non_embedding_parameters", 2_000_000))
+    study.add(more, recipe=replace(RECIPE, tokens=1_600_000, lr=1e-3))
+    study.write()
+
+
 LISTED = "study=[law_1m,law_2m]"
 
 
@@ -406,6 +414,7 @@ LISTED = "study=[law_1m,law_2m]"
         (lambda f: one(f, "law_1m"), [], ["at least two budgets", "none"]),
         (lambda f: one(f, "law_1m"), [LISTED], ["study", "law_2m", "choose one of law_1m"]),
         (mixed_recipes, [LISTED], ["recipe.lr is 0.003 in law_1m and 0.001 in law_2m"]),
+        (mixed_runs, [LISTED], ["recipe.lr is 0.003 in law_1m and 0.001 in law_2m"]),
         (mixed_tokens, [LISTED], ["tokens per parameter", "2%", "0.800 in law_1m", "0.900"]),
         (mixed_kinds, [LISTED], ["kind of budget", "non_embedding_parameters", "law_2m"]),
         (mixed_shares, ["study=[law_1m,law_4m]"], ["share", "3 points", "non_embedding"]),
@@ -414,7 +423,9 @@ LISTED = "study=[law_1m,law_2m]"
         (one_budget_twice, ["study=[law_1m,again]"], ["different budgets", "1,000,000"]),
         (two_shapes_a_depth, [LISTED], ["law_2m", "one architecture a depth", "5 layers"]),
     ],
-    ids="one twice none absent recipes tokens kinds shares depths unfinished budget shapes".split(),
+    ids=(
+        "one twice none absent recipes runs tokens kinds shares depths unfinished budget shapes"
+    ).split(),
 )
 def test_what_makes_no_law_is_one_line(
     make: Any,

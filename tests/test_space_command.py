@@ -95,6 +95,8 @@ def test_axes_are_overridden_on_the_command_line() -> None:
     ("arguments", "message"),
     [
         (["bugdet=1m"], "bugdet"),
+        (["+budgett=1m"], "budgett must be an option of this command, but is none; did you mean"),
+        (["budget=1m,2m"], "key=[value1,value2]"),
         (["budget=plenty"], "budget must be a number of parameters such as 125m"),
         (["budget=1m"], "embeddings alone"),
         (["space=depth"], "depth_width"),

@@ -74,6 +74,21 @@ def test_what_the_spread_hides_is_unresolved() -> None:
     assert transfer.verdicts(rows).cheap.item() == "unresolved"
 
 
+def test_a_verdict_speaks_for_all_shapes_and_all_rates_that_may_be_best() -> None:
+    names = ["parametrisation", "common", "steps", "level_steps", "cost", "cost_low", "cost_high"]
+    wide = ("completep", 3e-3, -1, (-1, 0), 0.001, 0.0, 0.0015)
+    deep = ("completep", 3e-3, 0, (0, 1, 2), 0.0, 0.0, 0.02)
+    told = transfer.verdicts(pd.DataFrame([wide, deep], columns=names)).iloc[0]
+    assert (told.cost, told.cost_high) == (0.001, 0.02), "another shape's than the dearest"
+    assert (told.near, told.cheap) == ("unresolved", "unresolved")
+    deep = (*deep[:3], (0, 1), 0.0, 0.0, 0.002)
+    told = transfer.verdicts(pd.DataFrame([wide, deep], columns=names)).iloc[0]
+    assert (told.near, told.cheap) == ("holds", "holds")
+    deep = (*deep[:2], 2, (2, 3), 0.02, 0.01, 0.03)
+    told = transfer.verdicts(pd.DataFrame([wide, deep], columns=names)).iloc[0]
+    assert (told.near, told.cheap) == ("fails", "fails")
+
+
 def test_missing_seeds_do_not_move_the_curve() -> None:
     """A seed adds the same to all rates; one that only some have must not favour these."""
     frame = cells({"sp": {"wide": 2}})

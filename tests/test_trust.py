@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import log
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from study_fixtures import ROOT, TINY, environment, records, write_text
 
 from ablations import trust
 from ablations.__main__ import table_facts, usual
-from ablations.effects import resolved_pairs
+from ablations.effects import compare, resolved_pairs
 from ablations.plan import TableWork
 from ablations.table import Table, TableFile
 from reports import ablation
@@ -105,6 +105,28 @@ def test_equal_arms_are_hardly_ever_resolved() -> None:
         for _ in range(tables)
     )
     assert stats.binomtest(false, tables, 0.05, alternative="greater").pvalue > 0.01, false
+
+
+def test_a_pair_is_resolved_by_both_baselines_at_a_level_that_all_baselines_share() -> None:
+    rng = np.random.default_rng(5)
+    shared, alone, told = (np.zeros((5, 5), dtype=int) for _ in range(3))
+    for _ in range(8):
+        frame = _frame(rng.normal(size=(5, 4)) + 1.5 * np.arange(5)[:, None])
+        told += resolved_pairs(frame, "value").abs().to_numpy()
+        shared += _apart(frame, 1 - 0.05 / 4)
+        alone += _apart(frame, 0.95)
+    assert (told == shared).all()
+    assert alone.sum() > shared.sum(), "else nothing tells the levels apart"
+
+
+def _apart(frame: pd.DataFrame, level: float) -> np.ndarray:
+    """Pairs whose interval leaves out 0 with either arm as the baseline."""
+    found = np.zeros((5, 5), dtype=int)
+    for arm in range(5):
+        rows = compare(frame, arm, "value", level=level)  # type: ignore[arg-type]
+        for other in rows[(rows.ci_low > 0) | (rows.ci_high < 0)].arm:
+            found[arm, other] = 1
+    return found * found.T
 
 
 def test_a_pair_is_resolved_as_its_two_intervals_say() -> None:
@@ -390,7 +412,7 @@ def test_a_grid_of_mixed_recipes_is_refused(tmp_path: Path) -> None:
 
 
 def study(root: Path, **facts: Any) -> Any:
-    space = {"name": SPACE, "axes": SpaceConfig.read(SPACE).axes, "size": 9}
+    space = {**asdict(SpaceConfig.read(SPACE)), "size": 9} | facts.pop("space", {})
     folder = default_study(root, space=space, **facts)
     return read_study(folder.name, root / "outputs")
 
@@ -424,6 +446,24 @@ def test_a_study_of_another_proxy_says_that_none_was_measured_and_how_to(tmp_pat
     assert "budget=1m recipe.tokens=1024000 called=" in of_study(study(tmp_path, command=command))
     other = {"kind": "parameters", "value": 2_000_000}
     assert "Not measured" in of_study(study(tmp_path, budget=other))
+    untied = {"fixed": {"tie_word_embeddings": False}}
+    assert "Not measured" in of_study(study(tmp_path, space=untied))
+
+
+def test_the_command_that_would_measure_keeps_what_makes_the_space(tmp_path: Path) -> None:
+    command = "python -m search space.axes.num_blocks=[2,9] recipe.horizons=[0.25] recipe.lr=0.002"
+    assert (
+        f"table=proxy_horizon space={SPACE} 'space.axes.num_blocks=[2,9]' recipe.lr=0.002 called="
+        in of_study(study(tmp_path, command=command))
+    )
+
+
+def test_a_table_of_another_version_is_no_evidence(tmp_path: Path) -> None:
+    folder = write_table(tmp_path, table(), valley)
+    facts = json.loads((folder / "study.json").read_text())
+    facts["table"]["trust"]["recipe"]["momentum"] = 0.9
+    (folder / "study.json").write_text(json.dumps(facts))
+    assert "Not measured" in of_study(study(tmp_path))
 
 
 def test_a_table_that_cannot_be_read_is_no_evidence_and_stops_no_page(tmp_path: Path) -> None:
