@@ -261,13 +261,13 @@ class HeldOut:
     budget: float
     predicted: float
     interval: Interval
-    found: float
-    found_interval: Interval
+    found: Interval
+    """Twice the best depth; where that is a bound, what it leaves possible."""
 
     @property
     def inside(self) -> bool:
-        """Whether the found one lies in the predicted interval."""
-        return self.interval[0] <= self.found <= self.interval[1]
+        """Whether what was found is possible in the predicted interval."""
+        return self.interval[0] <= self.found[1] and self.found[0] <= self.interval[1]
 
     @property
     def width(self) -> float:
@@ -276,14 +276,19 @@ class HeldOut:
 
 
 def held_out(valleys: Sequence[Valley]) -> HeldOut | None:
-    """None where the largest has no best depth inside, or fewer than two others have."""
+    """None where the largest has no best depth, or fewer than two others have one inside."""
     largest = max(valleys, key=lambda valley: valley.budget)
     line = growth([valley for valley in valleys if valley is not largest])
-    if line is None or largest.status != INSIDE:
+    if line is None or largest.status == NONE:
         return None
     budget = largest.budget
-    foretold = float(line.best(budget)), line.predicted(budget)
-    return HeldOut(budget, *foretold, largest.best, largest.interval)
+    return HeldOut(budget, float(line.best(budget)), line.predicted(budget), _possible(largest))
+
+
+def _possible(valley: Valley) -> Interval:
+    if valley.status == INSIDE:
+        return valley.best, valley.best
+    return (0.0, valley.lowest) if valley.best < valley.lowest else (valley.deepest, math.inf)
 
 
 NAMES = ("floor", "level", "exponent", "curvature", "log_depth", "depth_exponent")

@@ -316,14 +316,15 @@ def held_out_in_words(law: Law) -> str:
     held = law.held_out
     if held is None:
         return (
-            "The largest budget could not be held out: it takes a best depth inside the depths "
-            "tried there and at two smaller budgets."
+            "The largest budget could not be held out: it takes a best depth there, and one inside "
+            "the depths tried at two smaller budgets."
         )
     place = "inside" if held.inside else "outside"
     return (
         f"Foretold from the smaller budgets, the best depth at {magnitude(held.budget)} is "
         f"{held.predicted:.1f} ({_depths(*held.interval, 1)}, a factor of {held.width:.1f} wide); "
-        f"found is {held.found:.1f} ({interval_in_words(law.valleys[-1])}), which lies {place}."
+        f"found is {best_in_words(law.valleys[-1])} ({interval_in_words(law.valleys[-1])}), which "
+        f"lies {place}."
     )
 
 

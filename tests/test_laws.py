@@ -208,6 +208,17 @@ def test_the_growth_of_best_depth_is_found_and_foretells_the_largest_budget() ->
     assert min(slopes, largest, beyond) / tables >= least, (slopes, largest, beyond)
 
 
+def test_a_bound_can_miss_what_was_foretold() -> None:
+    source = np.random.default_rng(0)
+    smaller = planted(source, SIZES[:3], slope=0.0, noise=0.001)
+    for best, depths, inside in ((0.5, (2, 3, 5, 8), False), (4.0, (6, 8, 12, 17), True)):
+        edge = valley(runs(source, best=best, depths=depths, noise=0.001), 8e6, source, 400)
+        assert edge.status == EDGE
+        held = held_out([*smaller, edge])
+        assert held is not None
+        assert held.inside == inside, (held.interval, held.found)
+
+
 def test_best_depths_off_the_line_widen_it() -> None:
     source = np.random.default_rng(0)
     sizes = (*SIZES, 8e6)
