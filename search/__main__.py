@@ -93,7 +93,9 @@ class Search(Story[SearchConfig, SearchWork]):
         plan, space = self.work.plan, self.work.space
         return (
             f"study {self.job.study}: {plan.explorations} of {space.size} architectures of "
-            f"{space.budget}, {self.work.total - plan.explorations} further seeds" + self._pruning()
+            f"{space.budget}, {self.work.total - plan.explorations} further seeds"
+            + self._pruning()
+            + self._left_out()
         )
 
     def _pruning(self) -> str:
@@ -101,6 +103,13 @@ class Search(Story[SearchConfig, SearchWork]):
             return ""
         where = " or ".join(f"{share:.0%}" for share in self.work.recipe.horizons)
         return f"; {self.config.pruner.name} may stop the former after {where} of their tokens"
+
+    def _left_out(self) -> str:
+        """`benchmarks.samplers` has what such a grid costs."""
+        plan = self.work.plan
+        if not plan.grid or plan.explorations == self.work.space.size:
+            return ""
+        return "; a grid leaves the others out, sampler=tpe pruner=asha chooses among all"
 
     def facts(self) -> dict[str, Any]:
         space, config = self.work.space, self.config
