@@ -38,12 +38,17 @@ main_results: MobileLLM's zero-shot tables, and ours beside; models=[…]; nothi
 
 
 def usual(given: Sequence[str]) -> list[str]:
-    """The overrides that the file of the table asked for has, but for those that were given."""
+    """The overrides that the file of the table asked for has, but for those that were given.
+
+    Raises:
+        ValueError: there is no such table, or fields of a space without the space.
+    """
     changed = [text for text in given if text.lstrip("+").startswith("space.")]
     if changed and not any(text.lstrip("+").startswith("space=") for text in given):
         raise ValueError(
             f"{changed[0].split('=')[0].lstrip('+')} must come with the space that it changes, but "
-            "got no space=NAME; add space=depth_width, or another of conf/space/"
+            "got no space=NAME; for proxy_horizon and proxy_scale add space=depth_width, or "
+            "another of conf/space/, other tables have none"
         )
     asked = [text.removeprefix("table=") for text in given if text.startswith("table=")]
     if not asked or asked[-1] in ("help", "all", CONFIRM, POWER, MAIN_RESULTS):

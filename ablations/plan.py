@@ -1,5 +1,6 @@
 """What a table trains: its cells, each the run of an arm with a seed."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from ablations.bracket import FIRST_SEED, Choice, LrSearch, choose
 from ablations.sequential import looked
 from ablations.table import Arm, Panel, Table
 from search.plan import Attempt, Cell, Step, distinct, is_open
-from search.record import DIVERGED, Run
+from search.record import DIVERGED, FAILED, Run
 from space.cost import cost
 
 UNDECIDED = "undecided"
@@ -175,9 +176,15 @@ class TableWork:
             if not (run.busy or is_open(run, attempts, since))
         }
         if self.search.name != "none":
-            # A crash says nothing of a rate: it waits for the next start.
-            told = {key for key in ended if ended[key] is not None or runs[key].status == DIVERGED}
-            self = self._with_rates({key: ended[key] for key in told})
+            # One crash says nothing of a rate, which waits for the next start.
+            crashes = Counter(a.key for a in attempts if a.status in (FAILED, None))
+            self = self._with_rates(
+                {
+                    key: value
+                    for key, value in ended.items()
+                    if value is not None or runs[key].status == DIVERGED or crashes[key] > 1
+                }
+            )
         if not self.table.adaptive:
             return self
         frame = pd.DataFrame(self._all_places).assign(

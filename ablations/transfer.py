@@ -185,8 +185,8 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     `near`, whether all best rates lie within one step of the common one, and `cheap`, whether that
     costs every shape at most 0.2%: `holds`, `fails` or `unresolved`.
 
-    Any rate level with a shape's best may be its best: `near` holds where all of these lie within a
-    step, and fails where none of a shape's does."""
+    Any rate level with a shape's best may be its best, of those with several seeds: `near` holds
+    where all of these lie within a step, and fails where none of a shape's does."""
     told = []
     for parametrisation, rule in rows.groupby("parametrisation", sort=False):
         lost = rule.common.isna().any()
@@ -206,11 +206,10 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _near_enough(rule: pd.DataFrame) -> str:
-    may_be = [level or (best,) for level, best in zip(rule.level_steps, rule.steps, strict=True)]
-    near = [[abs(steps) <= WANTED_STEPS for steps in shape] for shape in may_be]
-    if not all(map(any, near)):
+    near = [[abs(steps) <= WANTED_STEPS for steps in shape] for shape in rule.level_steps]
+    if any(shape and not any(shape) for shape in near):
         return FAILS
-    return HOLDS if all(map(all, near)) else UNRESOLVED
+    return HOLDS if all(shape and all(shape) for shape in near) else UNRESOLVED
 
 
 def _cheap(rule: pd.DataFrame) -> str:

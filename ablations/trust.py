@@ -25,9 +25,10 @@ most the number of pairs. Percentiles of the resamples are a point where no deci
 nine arms, four seeds and a true accuracy of 99% they cover it in 55% of simulated grids, at 95% in
 86%, this interval in 95 to 100%.
 
-*Predictors* cost nothing: counts of the architecture. Each is taken in the direction that orders
-more of all pairs as the target does, which flatters it: what is clever must beat it even so. (Let
-the other pairs choose, and what orders half of them right is always taken the wrong way round.)
+*Predictors* cost nothing: counts of the architecture. A tie is half right, so that their tau is
+tau-a. Each is taken in the direction that orders more of all pairs as the target does, which
+flatters it: what is clever must beat it even so. (Let the other pairs choose, and what orders half
+of them right is always taken the wrong way round.)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -451,13 +452,9 @@ def _predicted(target: Target, name: str, counted: Array) -> dict[str, Any]:
     choices, direction = less, "less is better"
     if alike.value < 0.5:
         choices, direction = -less, "more is better"
-        counted = -counted
-    values = np.repeat(counted[:, None], len(target.seeds), axis=1)
-    return {
-        **told,
-        **_told(accuracy(target, choices), tau(target, values, choices)),
-        "direction": direction,
-    }
+        alike = _share(choices, target.order)
+    ordered = Share(2 * alike.value - 1, 2 * alike.low - 1, 2 * alike.high - 1, alike.n)
+    return {**told, **_told(accuracy(target, choices), ordered), "direction": direction}
 
 
 def sufficient(rows: pd.DataFrame) -> pd.DataFrame:

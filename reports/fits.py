@@ -262,7 +262,7 @@ class HeldOut:
     predicted: float
     interval: Interval
     found: Interval
-    """Twice the best depth; where that is a bound, what it leaves possible."""
+    """The best depth as both ends; where that is a bound, what it leaves possible."""
 
     @property
     def inside(self) -> bool:

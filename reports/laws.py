@@ -212,8 +212,8 @@ def _check_together(studies: Sequence[Study]) -> None:
                 if before != value:
                     raise ValueError(
                         f"studies of a law must differ in budget and tokens alone, but {name} is "
-                        f"{before} in {where} and {value} in {_also(study.name, where)}; leave one "
-                        "out"
+                        f"{before} in {where} and {value} in {_also(study.name, where)}; take "
+                        "studies of one recipe"
                     )
     values = [study.facts["budget"]["value"] for study in studies]
     if len(set(values)) < len(values):
@@ -319,12 +319,14 @@ def held_out_in_words(law: Law) -> str:
             "The largest budget could not be held out: it takes a best depth there, and one inside "
             "the depths tried at two smaller budgets."
         )
-    place = "inside" if held.inside else "outside"
+    place = "lies inside" if held.inside else "lies outside"
+    if held.inside and held.found[0] < held.found[1]:
+        place = "may lie inside"
     return (
         f"Foretold from the smaller budgets, the best depth at {magnitude(held.budget)} is "
         f"{held.predicted:.1f} ({_depths(*held.interval, 1)}, a factor of {held.width:.1f} wide); "
         f"found is {best_in_words(law.valleys[-1])} ({interval_in_words(law.valleys[-1])}), which "
-        f"lies {place}."
+        f"{place}."
     )
 
 

@@ -343,11 +343,11 @@ def _quoted(study: Study, report: Report) -> str | None:
     """What a table says of the proxy of a study, None where it is of another."""
     table, run = report.table, _typical(study)
     first = table["panels"][0]
+    if run is None or not _same_proxy(study, run, table, _data(report)):
+        return None
     try:
-        if run is None or not _same_proxy(study, run, table, _data(report)):
-            return None
         rows = measured(report)
-    except (ValueError, TypeError, KeyError):  # of another version of this program
+    except ValueError:
         return None
     tokens = run.recipe.steps * run.recipe.tokens_per_step
     mine = rows[(rows.kind != PREDICTOR) & (rows.scale == first["name"])]
@@ -397,7 +397,10 @@ def _same_proxy(study: Study, run: Run, table: Mapping[str, Any], data: str | No
     space, budget = study.facts["space"], study.facts["budget"]
     kind = table["trust"]["space"]
     same_space = all(space.get(name) == value for name, value in kind.items())
-    measured_recipe = Recipe(**table["trust"]["recipe"])
+    try:
+        measured_recipe = Recipe(**table["trust"]["recipe"])
+    except (TypeError, ValueError):  # of another version of this program
+        return False
     return (
         same_space
         and table["panels"][0]["budget"] == budget

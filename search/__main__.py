@@ -107,9 +107,10 @@ class Search(Story[SearchConfig, SearchWork]):
     def _left_out(self) -> str:
         """`benchmarks.samplers` has what such a grid costs."""
         plan = self.work.plan
-        if not plan.grid or plan.explorations == self.work.space.size:
+        left = self.work.space.size - plan.explorations
+        if not plan.grid or not left:
             return ""
-        return "; a grid leaves the others out, sampler=tpe pruner=asha chooses among all"
+        return f"; a grid leaves {left} out, sampler=tpe pruner=asha chooses among all"
 
     def facts(self) -> dict[str, Any]:
         space, config = self.work.space, self.config

@@ -129,14 +129,12 @@ class CoordinateCheckConfig:
                 f"{self.recipe.base_hidden_size} and {self.head_dim}; "
                 "change recipe.base_hidden_size or head_dim"
             )
-        widest = self.head_dim * max(self.multiples)
-        if HEAD_DIM in self.axes and any(
-            self.recipe.base_hidden_size % (self.head_dim * m) for m in self.multiples
-        ):
+        width, sizes = self.recipe.base_hidden_size, [self.head_dim * m for m in self.multiples]
+        odd = [size for size in sizes if width % size]
+        if HEAD_DIM in self.axes and odd:
             raise ValueError(
-                "heads of every multiple must fill the base shape's width, but it is "
-                f"{self.recipe.base_hidden_size} and heads go to {widest}; choose multiples of "
-                "which that is so, such as [1,2,3,6]"
+                f"heads of every size must fill the base shape's width, but got {width} and heads "
+                f"of {odd[0]}; choose other multiples"
             )
         if self.beside is not None:
             replace(self.recipe, parametrisation=self.beside)  # finds an unknown one
@@ -265,7 +263,7 @@ def shape(config: CoordinateCheckConfig, axis: str, multiple: int, vocab_size: i
             "vocab_size": vocab_size,
             "hidden_size": width,
             "num_blocks": blocks,
-            "num_attention_heads": max(1, width // head_dim),
+            "num_attention_heads": width // head_dim,
             "head_dim": head_dim,
             "intermediate_size": round(width * 8 / 3),
             "sharing": axis if repeated else "none",

@@ -75,6 +75,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
     Raises:
         ValueError: there is no such file, or it holds something else.
+        OSError: it cannot be read.
     """
     try:
         scores = json.loads(Path(path).read_text())

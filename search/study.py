@@ -338,15 +338,16 @@ def make_pruner(config: PrunerConfig, recipe: Recipe) -> BasePruner:
         "hyperband": (pruners.HyperbandPruner, resources | {"max_resource": recipe.tokens}),
     }
     kind, settled = kinds[config.name]
-    if config.name == "wilcoxon":
-        _require_horizons_for_wilcoxon(len(recipe.horizons), config.options)
     try:
         with _without_experimental_warnings():
-            return kind(**settled | config.options)
+            pruner = kind(**settled | config.options)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"pruner.options must be what Optuna's {kind.__name__} takes, but {_first_line(error)}"
         ) from None
+    if config.name == "wilcoxon":
+        _require_horizons_for_wilcoxon(len(recipe.horizons), config.options)
+    return pruner
 
 
 def _require_horizons_for_wilcoxon(horizons: int, options: Mapping[str, Any]) -> None:
@@ -356,7 +357,7 @@ def _require_horizons_for_wilcoxon(horizons: int, options: Mapping[str, Any]) ->
         raise ValueError(
             f"pruner=wilcoxon must have enough readings to fall below p = {threshold}, but "
             f"recipe.horizons has {horizons}, which give {0.5**horizons:g} at least; leave "
-            "recipe.horizons out, or give more"
+            "recipe.horizons out, give more, or raise p_threshold"
         )
 
 

@@ -103,9 +103,10 @@ def _unknown(
 
 
 def _require_one_start(given: Sequence[str]) -> None:
-    if asked := sorted({"-m", "--multirun"} & set(given)):
+    several = [x for x in given if x == "-m" or x.startswith(("--multi", "hydra.mode="))]
+    if several:
         raise ValueError(
-            f"{asked[0]} must be left out: a start has one configuration, but got several; start "
+            f"{several[0]} must be left out: a start has one configuration, but got several; start "
             "the command once for each, or let a search or a table vary it"
         )
 
@@ -126,8 +127,8 @@ def require_name(option: str, name: str) -> None:
     """Raises: ValueError where a folder or a W&B run cannot have the name."""
     if not name or set(name) & NOT_IN_NAMES or name in (".", ".."):
         raise ValueError(
-            f"{option} must be a name that a folder and a W&B run can have, without any of "
-            f"/ \\ # ? % :, but got {name!r}"
+            f"{option} must be a name that a folder and a W&B run can have, not empty, . or .. and "
+            f"without any of / \\ # ? % :, but got {name!r}"
         )
 
 

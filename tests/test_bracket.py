@@ -212,6 +212,8 @@ def test_a_crash_says_nothing_of_a_rate_and_divergence_does(tmp_path: Path) -> N
     undecided = {place["arm"] for place in waits.places() if place["key"] == UNDECIDED}
     assert undecided == {tries[0].params["arm"]}
     assert work.next(crashed, 0) != Step.DONE, "the other arm's seeds"
+    again = [*crashed, replace(crashed[0], number=len(tries))]
+    assert work.after(again, 0).choices == diverged.choices, "twice is no accident"
 
 
 def test_what_a_search_will_take_counts_the_runs_that_wait_for_their_rate(tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_the_command_leaves_picture_table_and_exit_code(
     [
         ("axes=[length]", "axes must be one or more of width, depth, head_dim"),
         ("axes=[]", "but got none"),
-        ("axes=[head_dim]", "must fill the base shape's width, but it is 96 and heads go to 64"),
+        ("axes=[head_dim]", "must fill the base shape's width, but got 96 and heads of 64"),
         ("+architecture.num_blocks=9", "architecture must leave num_blocks to the check"),
         ("multiples=[2]", "multiples must be two or more"),
         ("recipe.base_hidden_size=90", "must be a multiple of head_dim, but got 90 and 16"),

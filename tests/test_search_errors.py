@@ -30,6 +30,7 @@ def complain(
         (["n_trails=3"], ["n_trails"]),
         (["+n_trails=3"], ["n_trails must be an option", "did you mean n_trials"]),
         (["--multirun", "n_trials=3,4"], ["--multirun must be left out"]),
+        (["--multi", "n_trials=3,4"], ["--multi must be left out"]),
         (["lr_search=bracket"], ["Could not override 'lr_search'"]),
         (["recipe.lrr=3"], ["lrr", "Recipe"]),
         (["+recipe.weight_decy=0"], ["recipe.weight_decy", "did you mean recipe.weight_decay"]),

@@ -87,6 +87,9 @@ def test_a_verdict_speaks_for_all_shapes_and_all_rates_that_may_be_best() -> Non
     deep = (*deep[:2], 2, (2, 3), 0.02, 0.01, 0.03)
     told = transfer.verdicts(pd.DataFrame([wide, deep], columns=names)).iloc[0]
     assert (told.near, told.cheap) == ("fails", "fails")
+    deep = (*deep[:2], 0, (), 0.0, float("nan"), float("nan"))
+    told = transfer.verdicts(pd.DataFrame([wide, deep], columns=names)).iloc[0]
+    assert (told.near, told.cheap) == ("unresolved", "unresolved"), "one seed says neither"
 
 
 def test_missing_seeds_do_not_move_the_curve() -> None:
