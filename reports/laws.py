@@ -4,7 +4,10 @@
 recipe is the same, so that budgets differ in size alone.
 """
 
+import io
+import json
 import math
+import tarfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -591,6 +594,27 @@ def runs_csv(law: Law) -> str:
     return csv_text(ordered)
 
 
+def records(law: Law) -> bytes:
+    """All that the page is made of, as a `.tar.xz` to publish: unpacked elsewhere,
+    `python -m reports page=laws` makes the same page of it. Without the storage's URL."""
+    files: dict[str, Any] = {}
+    for study in law.studies:
+        facts = {**study.facts, "runs": "runs"}
+        if "config" in facts:
+            facts["config"] = {k: v for k, v in facts["config"].items() if k != "storage"}
+        files[f"outputs/{study.name}/study.json"] = facts
+        for key, record in study.records.items():
+            files[f"runs/{key}/record.json"] = record.to_dict()
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:xz") as archive:
+        for name, content in sorted(files.items()):
+            text = json.dumps(content).encode()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            archive.addfile(entry, io.BytesIO(text))
+    return packed.getvalue()
+
+
 def html(law: Law) -> str:
     """The page, complete with style, script, data and plotly.js."""
     from plotly.offline import get_plotlyjs
@@ -621,4 +645,5 @@ def render(law: Law) -> dict[str, bytes]:
         "parameters.csv": csv_text(parameter_rows(law)),
         "runs.csv": runs_csv(law),
     }
-    return {name: text.encode() for name, text in texts.items()} | law_figures.printed(law)
+    files = {name: text.encode() for name, text in texts.items()} | law_figures.printed(law)
+    return files | {"records.tar.xz": records(law)}

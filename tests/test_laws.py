@@ -1,8 +1,10 @@
 """Laws over budgets: planted ones are found again, and what cannot be told is said to be so."""
 
+import io
 import math
 import re
 import sys
+import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,8 @@ from reports.fits import EDGE, INSIDE, NONE, Valley, growth, held_out, quality, 
 from reports.fits import _law as law_value
 from reports.fits import _slopes as law_slopes
 from space.budget import Budget
+
+ROOT = Path(__file__).parent.parent
 
 # --- The statistics ---------------------------------------------------------------------------
 
@@ -319,6 +323,30 @@ def test_the_page_finds_the_law_behind_its_records(tmp_path: Path) -> None:
     for name in ("depth", "growth", "residuals"):
         assert files[f"{name}.png"].startswith(b"\x89PNG")
         assert f'id="{name}"' in files["report.html"].decode()
+
+
+@pytest.mark.slow
+def test_records_unpacked_elsewhere_make_the_same_page(tmp_path: Path) -> None:
+    names = law_studies(tmp_path / "here", seeds=1)
+    files = laws.render(laws.read_law(names, tmp_path / "here" / "outputs"))
+    assert laws.render(unpacked(files["records.tar.xz"], names, tmp_path / "there")) == files
+
+
+def unpacked(archive: bytes, names: Sequence[str], to: Path) -> laws.Law:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
+        packed.extractall(to, filter="data")
+    return laws.read_law(names, to / "outputs", str(to / "runs"))
+
+
+@pytest.mark.slow
+def test_the_law_of_the_readme_is_what_its_records_say(tmp_path: Path) -> None:
+    published = ROOT / "reports" / "results" / "laws"
+    budgets = pd.read_csv(published / "budgets.csv")
+    archive = (published / "records.tar.xz").read_bytes()
+    found = laws.budget_rows(unpacked(archive, list(budgets.study), tmp_path))
+    numbers = ["budget", "runs", "tokens", "at_best", "curvature", "best_depth"]
+    np.testing.assert_allclose(found[numbers], budgets[numbers], rtol=1e-6)
+    assert list(found.interval) == list(budgets.interval)
 
 
 def test_the_published_models_are_counted_as_the_law_counts(tmp_path: Path) -> None:
