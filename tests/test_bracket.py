@@ -258,7 +258,10 @@ def test_a_table_of_searched_rates_says_what_they_cost_and_trains_nothing_twice(
         (["lr_search=golden"], "lr_search"),
         (["lr_search=bracket", "lr_search.factors=[1,2]"], "three or more"),
         (["lr_search=bracket", "table=lr_transfer"], "whose arms are learning rates"),
-        (["lr_search=bracket", "table=proxy_horizon"], "whose arms share the recipe"),
+        (
+            ["lr_search=bracket", "table=proxy_horizon", "recipe.tokens=40960"],
+            "whose arms share the recipe",
+        ),
         (["lr_search=bracket", "table=all"], "must be none for table lr_transfer"),
     ],
 )

@@ -549,4 +549,4 @@ def test_studies_of_real_runs_make_the_same_page_twice(
     assert folder == Path("outputs/laws/ours")
     assert files[0] == files[1]
     assert "| law_200k | 200k |" in files[0]["table.md"].decode()
-    assert len(files[0]) == 12
+    assert len(files[0]) == 13
