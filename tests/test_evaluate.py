@@ -50,9 +50,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sentences() -> list[str]:
-    """Different lines of text of many lengths; some are longer than the model's window."""
-    lines = (ROOT / "README.md").read_text().splitlines()
-    return [line.strip() for line in lines if len(line.split()) > 6 and line.isascii()][:24]
+    """Different lines of text of many lengths; some are longer than the model's window, their
+    halves are not."""
+    lines = (line.split() for line in (ROOT / "README.md").read_text().splitlines())
+    return [
+        " ".join(words[:36]) for words in lines if len(words) > 6 and " ".join(words).isascii()
+    ][:24]
 
 
 def task(kind: str) -> Any:
