@@ -177,7 +177,9 @@ class TableWork:
         }
         if self.search.name != "none":
             # One crash says nothing of a rate, which waits for the next start.
-            crashes = Counter(a.key for a in attempts if a.status in (FAILED, None))
+            crashes = Counter(
+                a.key for a in attempts if a.state == "FAIL" and a.status in (FAILED, None)
+            )
             self = self._with_rates(
                 {
                     key: value
