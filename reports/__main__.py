@@ -79,8 +79,7 @@ def main(config: ReportsConfig) -> None:
     with one_line_errors():
         name = None if config.study is None else str(config.study)
         study = read_study(name, config.outputs, config.runs)
-    files = render(study)
-    with one_line_errors():
+        files = render(study)
         for name, content in files.items():
             replace(study.folder / name, content)
     print(" ".join(answer(study, weigh(study))))
