@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,15 @@ def printed(*arguments: str) -> str:
     done = run(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_a_shell_completes_the_installed_command() -> None:
+    program = Path(sys.executable).parent / "isoparam-space"
+    environment = {**os.environ, "COMP_LINE": "isoparam-space space=g"}
+    done = subprocess.run(
+        [program, "-sc", "query=bash"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["space=gqa"]
 
 
 def test_the_ladder_is_a_table_with_a_row_for_each_architecture() -> None:
