@@ -216,7 +216,7 @@ class Training:
         }
         checkpointed = time.monotonic()
         try:
-            for reading in state.readings:
+            for reading in state.readings[: len(self.branches)]:
                 self.listener(Reading.from_dict(reading))
             while state.step < recipe.steps:
                 if self._branch_starts():
