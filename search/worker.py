@@ -56,6 +56,8 @@ POLL_S = 0.3
 """Between looks at a study in which nothing can be decided yet, or at a run that is locked."""
 TELL_S = 0.2
 """Between two events of a run's progress."""
+STORAGE_ERRORS = (OSError, SQLAlchemyError, optuna.exceptions.OptunaError)
+"""Trouble with what is around a run, which is no outcome of it."""
 
 
 class Ended(Exception):
@@ -173,7 +175,7 @@ class Worker:
             raise optuna.TrialPruned from None
         except Stop:
             self._end(trial, "interrupted", "the study was stopped")
-        except OSError:
+        except STORAGE_ERRORS:
             trial.set_user_attr("status", "interrupted")
             raise
         value = record.value(self.job.metric)
