@@ -7,11 +7,9 @@ resumed therefore gives, on CPU, losses bit-identical to those of one that was n
 
 # B sequences in a micro-batch, T positions
 
-import errno
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import time
@@ -43,6 +41,7 @@ from search.record import (
     Reading,
     Record,
     Run,
+    disk_error,
     usable_record,
     write_record,
     write_run,
@@ -54,8 +53,6 @@ Listener = Callable[[Reading], None]
 Told = TypeVar("Told")
 Tokens = np.ndarray[Any, np.dtype[np.int64]]
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-"""Of these no other run would fare better."""
 CURVE_POINTS = 200
 """Training lines of `metrics.jsonl`, whatever the length of the run."""
 TRUNK, BRANCH = "state.pt", "branch.pt"
@@ -106,7 +103,7 @@ def train(
     except Exception as error:
         if training is not None and error is training.called_back:
             raise
-        if (disk := _disk_error(error)) is not None:
+        if (disk := disk_error(error)) is not None:
             raise disk from error
         if world() > 1:
             raise  # torchrun then ends the other ranks, which would wait for this one
@@ -505,16 +502,6 @@ def _sync(file: Any) -> None:
     file.flush()
     if file.name != os.devnull:
         os.fsync(file.fileno())
-
-
-def _disk_error(error: Exception) -> OSError | None:
-    """The full or failing disk behind an error: torch and safetensors raise errors of their own."""
-    own = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
-    said = re.search(r"os error (\d+)", str(error))
-    number = own.errno if own is not None else int(said[1]) if said else None
-    if number is None or number not in DISK_ERRORS:
-        return None
-    return OSError(number, os.strerror(number), own and own.filename)
 
 
 def _reason(error: Exception) -> str:

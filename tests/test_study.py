@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from study_fixtures import open_search, records, work
 
+from search import record
 from search.config import SAMPLERS
 from search.plan import (
     EXPLORE,
@@ -29,7 +30,8 @@ from search.plan import (
     distinct,
     ranked,
 )
-from search.record import architecture_id
+from search.record import CorruptRecord, architecture_id
+from search.scores import Scorer
 from search.study import differences, make_sampler, open_storage, read_attempts
 
 # --- The plan, as a pure function -------------------------------------------------------------
@@ -271,6 +273,29 @@ def test_a_damaged_record_is_set_aside_and_trained_again(here: Path) -> None:
     work(open_search(here, "n_trials=1", "study=second"))
     assert path.with_name("record.json.corrupt").read_text() == whole[:100]
     assert records(here)[path.parent.name]["status"] == "finished"
+
+
+def test_a_damaged_record_that_another_process_sets_aside_first_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(folder: Path) -> None:
+        raise CorruptRecord("it is damaged")
+
+    monkeypatch.setattr(record, "read_record", damaged)
+    assert record.usable_record(tmp_path) is None
+
+
+def test_trouble_in_scoring_that_is_no_full_disk_does_not_stop_the_study(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(*_: object) -> None:
+        raise ConnectionError("the hub does not answer")
+
+    monkeypatch.setattr(Scorer, "score", score)
+    search = open_search(here, "n_trials=1", "replicates.seeds=1")
+    said = [event["text"] for event in work(search) if event["event"] == "print"]
+    assert "was not scored: the hub does not answer" in said[0]
+    assert [a.state for a in read_attempts(search.study)] == ["COMPLETE"]
 
 
 def test_a_diverged_run_is_recorded_and_the_study_goes_on(here: Path) -> None:

@@ -1,6 +1,8 @@
 """Workers as processes: killed, interrupted, without disk, several at once."""
 
+import errno
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -290,6 +292,31 @@ def test_a_full_disk_stops_the_study_with_its_finished_runs_kept(tmp_path: Path)
     assert f"{len(finished)} finished runs kept" in line
     for trial in finished:
         assert (tmp_path / "kept" / trial["key"] / "record.json").is_file()
+
+
+TROUBLED = """
+import sys
+from search import worker
+class Troubled:
+    def __init__(self, *given): ...
+    def work(self): raise OSError(int(sys.argv[1]), "")
+worker.Worker = Troubled
+worker.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "fatal"), [(errno.ENOSPC, True), (errno.EACCES, False)])
+def test_of_a_workers_trouble_with_files_only_a_full_disk_is_the_studys(
+    number: int, fatal: bool
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", TROUBLED, str(number)],
+        input=pickle.dumps((0, None)),
+        env=environment(),
+        capture_output=True,
+    )
+    assert (b'"fatal"' in ended.stdout, ended.returncode) == (fatal, 0 if fatal else 1)
 
 
 def test_workers_get_a_share_of_the_cores_and_a_card_each(monkeypatch: pytest.MonkeyPatch) -> None:
