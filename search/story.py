@@ -34,13 +34,14 @@ from search.study import (
     open_storage,
     open_study,
     read_attempts,
+    require_writable,
     settled_precision,
     without_password,
     write_study,
 )
 from search.tracking import Tracker, open_tracker
 from search.workers import Ending, Pool, share_cores
-from space.cli import fail, one_line_errors
+from space.cli import fail, one_line_errors, option_of
 
 C = TypeVar("C", bound=StudyConfig)
 W = TypeVar("W", bound=Work)
@@ -127,7 +128,7 @@ class Story(ABC, Generic[C, W]):
         require_answers(config.evaluate)
         runs = Path(config.runs)
         lock = hold_study(config.folder, cls.verb, cls.naming)
-        check_writable(runs)
+        require_writable(runs, "runs")
         storage = open_storage(config.url)
         data = prepare(config.data)
         require_answers(config.evaluate, data)
@@ -302,10 +303,16 @@ class Story(ABC, Generic[C, W]):
             "workers": config.workers,
             "runs": config.runs,
             "config": configuration,
-            "command": shlex.join(["python", "-m", self.verb, *map(_without_secret, sys.argv[1:])]),
+            "command": self._command(),
             "wall_s": self.before_s + time.monotonic() - self.started,
             "finished": finished,
         }
+
+    def _command(self) -> str:
+        """The command that was given, without the storage's password however that is spelt."""
+        shown = f"storage={without_password(self.job.storage)}"
+        given = [shown if option_of(a) == "storage" else a for a in sys.argv[1:]]
+        return shlex.join(["python", "-m", self.verb, *given])
 
     def _tally(self) -> Tally:
         """The count of runs so far."""
@@ -334,26 +341,6 @@ def make_report(arguments: list[str]) -> None:
     if made.returncode:
         lines = made.stderr.strip().splitlines() or ["no reason given"]
         print(f"the report could not be made: {lines[-1]}", file=sys.stderr)
-
-
-def check_writable(runs: Path) -> None:
-    """Raises: ValueError where nothing can be written there."""
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-        probe = runs / ".probe"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"runs must be a folder that can be written, but {runs} is not: {error.strerror}; "
-            "set runs=FOLDER"
-        ) from None
-
-
-def _without_secret(argument: str) -> str:
-    """A command's argument as it may be shown: a storage URL without its password."""
-    name, _, value = argument.partition("=")
-    return f"{name}={without_password(value)}" if name == "storage" else argument
 
 
 def _is_done(run: Attempt) -> bool:

@@ -123,6 +123,11 @@ def _thaw(node: DictConfig) -> DictConfig:
     return node
 
 
+def option_of(override: str) -> str:
+    """What an override sets, adds or takes out."""
+    return override.partition("=")[0].strip().lstrip("+~")
+
+
 def require_name(option: str, name: str) -> None:
     """Raises: ValueError where a folder or a W&B run cannot have the name."""
     if not name or set(name) & NOT_IN_NAMES or name in (".", ".."):

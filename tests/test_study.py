@@ -2,8 +2,12 @@
 
 import copy
 import random
+import shlex
 import sqlite3
+import sys
+import threading
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,7 +36,14 @@ from search.plan import (
 )
 from search.record import CorruptRecord, architecture_id
 from search.scores import Scorer
-from search.study import differences, make_sampler, open_storage, read_attempts
+from search.study import (
+    differences,
+    make_sampler,
+    open_storage,
+    read_attempts,
+    require_writable,
+    without_password,
+)
 
 # --- The plan, as a pure function -------------------------------------------------------------
 
@@ -460,6 +471,50 @@ def test_a_storage_url_is_any_of_sqlalchemys(here: Path) -> None:
     work(search)
     (name,) = optuna.get_all_study_names(open_storage(f"sqlite:///{here}/elsewhere.db"))
     assert name == "tiny"
+
+
+URL = "postgresql://u:s3cret@h/db?sslmode=require"
+
+
+@pytest.mark.parametrize(
+    "given", [f"storage={URL}", f'storage="{URL}"', f"+storage={URL}", f"++storage='{URL}'"]
+)
+def test_the_command_is_kept_without_the_storages_password(
+    here: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    search = open_search(here, "n_trials=1", "replicates.seeds=1", "keep=none")
+    search.job = replace(search.job, storage=URL)
+    search.estimate()
+    monkeypatch.setattr(sys, "argv", ["search", "budget=100k", given])
+    search.describe(finished=False)
+    assert "s3cret" not in (search.job.folder / "study.json").read_text()
+    assert shlex.split(search.content["command"])[3:] == [
+        "budget=100k",
+        f"storage={URL.replace('s3cret', '***')}",
+    ]
+
+
+def test_of_what_is_no_url_nothing_is_shown() -> None:
+    assert without_password(f'"{URL}"') == "…"
+    assert without_password("postgresql://u:s3cret@h:port/db") == "…"
+
+
+def test_two_starts_can_look_at_once_whether_a_folder_can_be_written(tmp_path: Path) -> None:
+    failed: list[ValueError] = []
+
+    def look() -> None:
+        try:
+            for _ in range(200):
+                require_writable(tmp_path, "runs")
+        except ValueError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
 
 
 def test_differences_name_nested_values() -> None:
