@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -199,8 +199,7 @@ class Story(ABC, Generic[C, W]):
         if not (tasks := self.config.evaluate.tasks):
             return
         keys = [str(run.key) for run in distinct(self.attempts()) if run.value is not None]
-        records = {key: usable_record(self.job.runs / key) for key in keys}
-        unscored = [k for k, r in records.items() if r and lacking(r, self.config.evaluate)]
+        unscored = self._unscored(keys)
         there = [key for key in unscored if (self.job.runs / key / WEIGHTS).is_file()]
         self.job = replace(self.job, unscored=tuple(there))
         yield f"besides, each run is asked {', '.join(tasks)}" + (
@@ -212,6 +211,11 @@ class Story(ABC, Generic[C, W]):
                 f"({gone[0]}{', …' if len(gone) > 1 else ''}); to keep them, train in another runs "
                 "folder with keep=all"
             )
+
+    def _unscored(self, keys: Sequence[str]) -> list[str]:
+        """Those of finished runs that lack answers."""
+        records = {key: usable_record(self.job.runs / key) for key in keys}
+        return [k for k, r in records.items() if r and lacking(r, self.config.evaluate)]
 
     def train(self) -> Ending:
         """Let workers do what is left."""
@@ -251,15 +255,16 @@ class Story(ABC, Generic[C, W]):
 
     def tidy(self, arms: int = 1) -> None:
         """Delete weights that this study wrote and need not be kept: see `keep`. Until it is done,
-        any of the best `arms` may turn out to be the best."""
+        any of the best `arms` may turn out to be the best, and what has yet to be asked stays."""
         if self.config.keep == "all":
             return
         attempts = self.attempts()
-        best = {a.key for a in best_runs(attempts, arms)} if self.config.keep == "best" else set()
+        kept = {a.key for a in best_runs(attempts, arms)} if self.config.keep == "best" else set()
+        kept.update(self._unscored(self.job.unscored))
         for attempt in distinct(attempts):
-            others = attempt.reused or attempt.state == "PRUNED"  # whoever finished it wrote them
-            if not (attempt.busy or others or attempt.key in best):
-                (self.job.runs / str(attempt.key) / "weights.safetensors").unlink(missing_ok=True)
+            ended_here = attempt.state == "COMPLETE" and not attempt.reused
+            if ended_here and attempt.key not in kept:
+                (self.job.runs / str(attempt.key) / WEIGHTS).unlink(missing_ok=True)
 
     def report(self) -> None:
         """Leave the page, figures and tables, made by a process of their own; show it in W&B."""

@@ -396,6 +396,15 @@ def test_weights_of_a_stopped_run_that_another_study_finished_are_left_alone(her
     assert len(list((here / "runs").glob("*/weights.safetensors"))) == 1
 
 
+def test_so_are_they_where_the_study_prunes_no_longer(here: Path) -> None:
+    search = open_search(here, *EXPLORING, *EAGER, "n_trials=1")
+    plant(search)
+    work(search)
+    work(open_search(here, *EXPLORING, "n_trials=1", "study=whole", "keep=all"))
+    open_again(here, *EXPLORING, "n_trials=1", "keep=none", previous=search).tidy()
+    assert len(list((here / "runs").glob("*/weights.safetensors"))) == 1
+
+
 @pytest.mark.slow
 def test_a_study_with_a_pruner_survives_kills(here: Path, kill_left: list[Any]) -> None:
     """Two workers and their parent are killed in the middle; what comes to its end later is what a

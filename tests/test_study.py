@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from study_fixtures import open_search, records, work
 
-from search import record
+from search import record, story
 from search.config import SAMPLERS
 from search.plan import (
     EXPLORE,
@@ -464,6 +464,22 @@ def test_weights_that_another_study_wrote_are_left_alone(here: Path) -> None:
     work(second)
     second.tidy()
     assert len(list((here / "runs").glob("*/weights.safetensors"))) == 2
+
+
+def test_weights_stay_until_their_run_was_asked(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = open_search(here, "n_trials=1", "replicates.seeds=1", "keep=none")
+    work(search)
+    (key,) = records(here)
+    search.job = replace(search.job, unscored=(key,))
+    weights = here / "runs" / key / "weights.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(story, "lacking", lambda *_: ["piqa"])
+        search.tidy()
+        assert weights.is_file()
+    search.tidy()
+    assert not weights.is_file()
 
 
 def test_a_storage_url_is_any_of_sqlalchemys(here: Path) -> None:
