@@ -7,14 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from study_fixtures import (
+    ROOT,
     command,
     environment,
     open_search,
@@ -29,6 +32,7 @@ from study_fixtures import (
 from search.plan import MAX_DEATHS, distinct
 from search.record import read_metrics
 from search.study import open_storage, read_attempts
+from search.workers import Pool
 
 ONE_LONG_RUN = (
     "n_trials=1",
@@ -186,6 +190,23 @@ def test_an_interrupt_keeps_the_checkpoint_and_leaves_a_report(
     content = study_json(tmp_path)
     assert content["finished"] is True
     assert Counter(trial["attempts"] for trial in content["trials"]) == {1: 1, 2: 1}
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_a_worker_is_told_its_job_stops_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job larger than a pipe waits until the worker has come up."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    search = open_search(tmp_path, *ONE_LONG_RUN)
+    job = replace(search.job, unscored=("x" * 1_000_000,))
+    events: list[str] = []
+    pool = Pool(job, search.study, 2, lambda _, event: events.append(event["event"]))
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert pool.run().kind == "interrupted"
+    assert "interrupt" in events
+    assert "death" not in events
 
 
 @pytest.mark.slow
