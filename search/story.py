@@ -149,7 +149,8 @@ class Story(ABC, Generic[C, W]):
             pruner=pruner,
             seed=config.seed,
             metric="val_loss" if data.token_bytes is None else "val_bpb",
-            placement=share_cores(config.placement, config.workers),
+            placement=config.placement,
+            workers=config.workers,
             since=len(study.get_trials(deepcopy=False)),
             evaluate=config.evaluate,
         )
@@ -161,7 +162,7 @@ class Story(ABC, Generic[C, W]):
             tracker=open_tracker(
                 config.tracker, config.name, config.folder, scored=bool(config.evaluate.tasks)
             ),
-            placement=settle(job.placement, work.typical),
+            placement=settle(share_cores(config.placement, config.workers), work.typical),
             lock=lock,
             before_s=_wall_s(config.folder),
         )

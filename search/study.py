@@ -154,6 +154,9 @@ class Job:
     metric: str
     """`val_bpb`, or `val_loss` where the data does not say how many bytes a token stands for."""
     placement: Placement
+    """As it was given: what it leaves open a checkpoint pins."""
+    workers: int = 1
+    """That share the cores of a machine."""
     since: int = 0
     """Trials there were at this start."""
     evaluate: Evaluation = field(default_factory=Evaluation)

@@ -111,7 +111,7 @@ class Pool:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=environment(self.job.placement, number),
+                env=environment(share_cores(self.job.placement, self.job.workers), number),
                 start_new_session=True,  # the terminal's interrupt comes here alone
             )
         child = self.children[number] = Child(number, process, log)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from study_fixtures import (
     ROOT,
     command,
@@ -29,6 +30,8 @@ from study_fixtures import (
     write_text,
 )
 
+from search import workers
+from search.placement import Placement, settle
 from search.plan import MAX_DEATHS, distinct
 from search.record import read_metrics
 from search.study import open_storage, read_attempts
@@ -341,9 +344,6 @@ def test_of_a_workers_trouble_with_files_only_a_full_disk_is_the_studys(
 
 
 def test_workers_get_a_share_of_the_cores_and_a_card_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    from search import workers
-    from search.placement import Placement
-
     monkeypatch.setattr(workers, "cores", lambda: 8)
     shared = workers.share_cores(Placement(), 3)
     assert shared.threads == 2
@@ -352,6 +352,45 @@ def test_workers_get_a_share_of_the_cores_and_a_card_each(monkeypatch: pytest.Mo
     cards = [workers.environment(shared, number)["CUDA_VISIBLE_DEVICES"] for number in range(3)]
     assert cards == ["2", "5", "2"]
     assert workers.environment(shared, 0)["OMP_NUM_THREADS"] == "2"
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_threads_whatever_the_number_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    one_run = (*ONE_LONG_RUN, "recipe.tokens=64000", "placement.threads=null")
+
+    def pool(count: int, listener: workers.Listener = lambda *_: None) -> Pool:
+        search = open_search(tmp_path, *one_run, f"workers={count}")
+        search.lock.release()
+        return Pool(search.job, search.study, 1, listener)
+
+    def interrupt(_: int, event: dict[str, Any]) -> None:
+        if event["event"] == "step":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert pool(2, interrupt).run().kind == "interrupted"
+    (path,) = checkpoint(tmp_path)
+    assert torch.load(path)["placement"]["threads"] == 1
+    assert pool(1).run().kind == "done"
+    (record,) = records(tmp_path).values()
+    assert record["device"]["threads"] == 1
+
+
+def test_a_run_does_not_take_over_the_threads_of_the_run_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = open_search(tmp_path).work.typical
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    settled = settle(Placement(device="cpu"), run)
+    torch.set_num_threads(before)
+    assert settled.threads == 3
 
 
 def test_the_parent_goes_on_without_torch_until_it_needs_it() -> None:
