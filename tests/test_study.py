@@ -189,8 +189,26 @@ def test_a_grid_is_spread_over_the_space(size: int, n_trials: int) -> None:
     )
     layers = sorted(option.layers for option in plan.grid_order)
     assert len(set(layers)) == len(layers) == min(size, n_trials)
-    gaps = {b - a for a, b in pairwise(layers)}
-    assert not gaps or max(gaps) - min(gaps) <= 1
+    inner = [b - a for a, b in pairwise(layers)]
+    widest = max(layers[0], size + 1 - layers[-1], *inner, 0)
+    assert widest <= 2 * min(inner, default=size) + 2
+
+
+@pytest.mark.parametrize(("size", "trials"), [(40, (10, 16)), (16, (3, 10, 16)), (9, (4, 22))])
+def test_a_grid_of_more_trials_refines_the_one_of_fewer(size: int, trials: tuple[int, ...]) -> None:
+    def tried(*steps: int) -> set[str | None]:
+        attempts: list[Attempt] = []
+        for n_trials in steps:
+            once = Replicates(seeds=1)
+            plan = Exploration(options=options(size), n_trials=n_trials, replicates=once, grid=True)
+            simulation = Simulation(plan, seed=1, workers=2, trouble=0.0)
+            simulation.attempts = attempts
+            simulation.run()
+            attempts = simulation.attempts
+        return {attempt.arm for attempt in attempts}
+
+    assert tried(*trials) == tried(trials[-1])
+    assert len(tried(*trials)) == min(size, trials[-1])
 
 
 def test_the_default_job_tries_ten_rungs_and_gives_four_arms_four_seeds() -> None:
