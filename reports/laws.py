@@ -7,8 +7,9 @@ recipe is the same, so that budgets differ in size alone.
 import io
 import json
 import math
+import shlex
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +55,7 @@ from reports.tables import (
 )
 from search.record import Record
 from space.arch import Architecture
+from space.cli import option_of
 from space.cost import cost
 
 SEED = 20_402
@@ -470,7 +472,7 @@ def how_it_was_made(law: Law) -> list[tuple[str, str]]:
     lost = {s.name: int((s.trials.status == "diverged").sum()) for s in law.studies}
     diverged = [f"{count(n, 'run')} of {name}" for name, n in lost.items() if n]
     return [
-        ("Studies", "; ".join(f"{s.name}: {s.facts.get('command', '')}" for s in law.studies)),
+        ("Studies", "; ".join(f"{s.name}: {command(s.facts)}" for s in law.studies)),
         ("Variable", on_embeddings(law)),
         ("Tokens", f"{law.ratio:.2f} for each of these parameters, the same at all budgets."),
         (
@@ -602,6 +604,8 @@ def records(law: Law) -> bytes:
         facts = {**study.facts, "runs": "runs"}
         if "config" in facts:
             facts["config"] = {k: v for k, v in facts["config"].items() if k != "storage"}
+        if "command" in facts:
+            facts["command"] = command(facts)
         files[f"outputs/{study.name}/study.json"] = facts
         for key, record in study.records.items():
             files[f"runs/{key}/record.json"] = record.to_dict()
@@ -613,6 +617,12 @@ def records(law: Law) -> bytes:
             entry.size = len(text)
             archive.addfile(entry, io.BytesIO(text))
     return packed.getvalue()
+
+
+def command(facts: Mapping[str, Any]) -> str:
+    """What started a study, without the storage's URL."""
+    given = shlex.split(facts.get("command", ""))
+    return shlex.join(argument for argument in given if option_of(argument) != "storage")
 
 
 def html(law: Law) -> str:

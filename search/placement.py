@@ -81,7 +81,7 @@ def settle(placement: Placement, run: Run) -> Placement:
         )
     tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
     engine = _settle_engine(placement.engine, on_gpu, run)
-    threads = placement.threads or torch.get_num_threads()
+    threads = placement.threads or _own_threads()
     each = -(-share // threads) if engine == "kernels" else share  # threads share no micro-batch
     fits = min(each, max(1, tokens // run.recipe.seq_len))
     settled = replace(
@@ -97,6 +97,14 @@ def settle(placement: Placement, run: Run) -> Placement:
             "placement.compile=yes needs g++ on a CPU, and none is found; use compile=no"
         )
     return settled
+
+
+def _own_threads() -> int:
+    """Those that this process was started with: torch's number follows the run before."""
+    import torch
+
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() else torch.get_num_threads()
 
 
 def _settle_engine(given: str, on_gpu: bool, run: Run) -> str:

@@ -187,17 +187,25 @@ class Exploration:
         return min(self.n_trials, self.explorations + arms * (self.replicates.seeds - 1))
 
     @cached_property
+    def spread(self) -> list[Option]:
+        """All options, the middle one first, then quarters, eighths (van der Corput's sequence):
+        any number of the first are spread over the space, and more of them refine it."""
+        size, bits = len(self.options), len(self.options).bit_length()
+        reversed_ = (int(f"{i:0{bits}b}"[::-1], 2) for i in range(1, 2**bits))
+        places = dict.fromkeys(size * i >> bits for i in reversed_)
+        return [self.options[place] for place in places]
+
+    @cached_property
     def grid_order(self) -> list[Option]:
-        """Options that a grid tries, evenly spread over the space, the longest runs first."""
-        step = len(self.options) / self.explorations
-        spread = [self.options[int((i + 0.5) * step)] for i in range(self.explorations)]
-        return sorted(spread, key=lambda option: -option.flops)
+        """Options that a grid tries, the longest runs first."""
+        return sorted(self.spread[: self.explorations], key=lambda option: -option.flops)
 
     def _explore(self, explored: Sequence[Attempt], attempts: Sequence[Attempt]) -> Cell | Step:
         tried = {run.arm for run in explored}
         if self.grid:
-            untried = [option for option in self.grid_order if option.arm not in tried]
-            return self._cell(untried[0].params)
+            untried = [option for option in self.spread if option.arm not in tried]
+            left = untried[: self.explorations - len(explored)]
+            return self._cell(max(left, key=lambda option: option.flops).params)
         if all(a.duplicate for a in attempts[-MAX_DUPLICATES:]) and len(attempts) > MAX_DUPLICATES:
             untried = [option for option in self.options if option.arm not in tried]
             return self._cell(Random(len(attempts)).choice(untried).params)

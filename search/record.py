@@ -6,12 +6,15 @@ runs/<key>/checkpoint/     the state to go on from, until the run is done
 runs/<key>/record.json     the result, written last and atomically
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -28,6 +31,8 @@ NUMERICS_VERSION = 3
 FINISHED, DIVERGED, FAILED, PRUNED = "finished", "diverged", "failed", "pruned"
 """A diverged run is final; a failed one (memory, a crash) is tried again when it is asked for
 again. A pruned one leaves a checkpoint and no record: it goes on when it is asked for again."""
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""Of these no other run would fare better."""
 
 
 @dataclass(frozen=True)
@@ -413,10 +418,12 @@ def usable_record(folder: Path) -> Record | None:
     try:
         return read_record(folder)
     except CorruptRecord as error:
-        os.replace(folder / "record.json", folder / "record.json.corrupt")
-        print(
-            f"warning: {error}; it was set aside as record.json.corrupt and the run is done again"
-        )
+        with suppress(FileNotFoundError):  # another process has set it aside
+            os.replace(folder / "record.json", folder / "record.json.corrupt")
+            print(
+                f"warning: {error}; it was set aside as record.json.corrupt and the run is done "
+                "again"
+            )
         return None
 
 
@@ -457,6 +464,16 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def disk_error(error: BaseException) -> OSError | None:
+    """The full or failing disk behind an error: torch and safetensors raise errors of their own."""
+    own = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
+    said = re.search(r"os error (\d+)", str(error))
+    number = own.errno if own is not None else int(said[1]) if said else None
+    if number is None or number not in DISK_ERRORS:
+        return None
+    return OSError(number, os.strerror(number), own and own.filename)
 
 
 def load_records(runs: str | Path) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -34,13 +34,14 @@ from search.study import (
     open_storage,
     open_study,
     read_attempts,
+    require_writable,
     settled_precision,
     without_password,
     write_study,
 )
 from search.tracking import Tracker, open_tracker
 from search.workers import Ending, Pool, share_cores
-from space.cli import fail, one_line_errors
+from space.cli import fail, one_line_errors, option_of
 
 C = TypeVar("C", bound=StudyConfig)
 W = TypeVar("W", bound=Work)
@@ -127,7 +128,7 @@ class Story(ABC, Generic[C, W]):
         require_answers(config.evaluate)
         runs = Path(config.runs)
         lock = hold_study(config.folder, cls.verb, cls.naming)
-        check_writable(runs)
+        require_writable(runs, "runs")
         storage = open_storage(config.url)
         data = prepare(config.data)
         require_answers(config.evaluate, data)
@@ -148,7 +149,8 @@ class Story(ABC, Generic[C, W]):
             pruner=pruner,
             seed=config.seed,
             metric="val_loss" if data.token_bytes is None else "val_bpb",
-            placement=share_cores(config.placement, config.workers),
+            placement=config.placement,
+            workers=config.workers,
             since=len(study.get_trials(deepcopy=False)),
             evaluate=config.evaluate,
         )
@@ -160,7 +162,7 @@ class Story(ABC, Generic[C, W]):
             tracker=open_tracker(
                 config.tracker, config.name, config.folder, scored=bool(config.evaluate.tasks)
             ),
-            placement=settle(job.placement, work.typical),
+            placement=settle(share_cores(config.placement, config.workers), work.typical),
             lock=lock,
             before_s=_wall_s(config.folder),
         )
@@ -198,8 +200,7 @@ class Story(ABC, Generic[C, W]):
         if not (tasks := self.config.evaluate.tasks):
             return
         keys = [str(run.key) for run in distinct(self.attempts()) if run.value is not None]
-        records = {key: usable_record(self.job.runs / key) for key in keys}
-        unscored = [k for k, r in records.items() if r and lacking(r, self.config.evaluate)]
+        unscored = self._unscored(keys)
         there = [key for key in unscored if (self.job.runs / key / WEIGHTS).is_file()]
         self.job = replace(self.job, unscored=tuple(there))
         yield f"besides, each run is asked {', '.join(tasks)}" + (
@@ -211,6 +212,11 @@ class Story(ABC, Generic[C, W]):
                 f"({gone[0]}{', …' if len(gone) > 1 else ''}); to keep them, train in another runs "
                 "folder with keep=all"
             )
+
+    def _unscored(self, keys: Sequence[str]) -> list[str]:
+        """Those of finished runs that lack answers."""
+        records = {key: usable_record(self.job.runs / key) for key in keys}
+        return [k for k, r in records.items() if r and lacking(r, self.config.evaluate)]
 
     def train(self) -> Ending:
         """Let workers do what is left."""
@@ -250,15 +256,16 @@ class Story(ABC, Generic[C, W]):
 
     def tidy(self, arms: int = 1) -> None:
         """Delete weights that this study wrote and need not be kept: see `keep`. Until it is done,
-        any of the best `arms` may turn out to be the best."""
+        any of the best `arms` may turn out to be the best, and what has yet to be asked stays."""
         if self.config.keep == "all":
             return
         attempts = self.attempts()
-        best = {a.key for a in best_runs(attempts, arms)} if self.config.keep == "best" else set()
+        kept = {a.key for a in best_runs(attempts, arms)} if self.config.keep == "best" else set()
+        kept.update(self._unscored(self.job.unscored))
         for attempt in distinct(attempts):
-            others = attempt.reused or attempt.state == "PRUNED"  # whoever finished it wrote them
-            if not (attempt.busy or others or attempt.key in best):
-                (self.job.runs / str(attempt.key) / "weights.safetensors").unlink(missing_ok=True)
+            ended_here = attempt.state == "COMPLETE" and not attempt.reused
+            if ended_here and attempt.key not in kept:
+                (self.job.runs / str(attempt.key) / WEIGHTS).unlink(missing_ok=True)
 
     def report(self) -> None:
         """Leave the page, figures and tables, made by a process of their own; show it in W&B."""
@@ -302,10 +309,16 @@ class Story(ABC, Generic[C, W]):
             "workers": config.workers,
             "runs": config.runs,
             "config": configuration,
-            "command": shlex.join(["python", "-m", self.verb, *map(_without_secret, sys.argv[1:])]),
+            "command": self._command(),
             "wall_s": self.before_s + time.monotonic() - self.started,
             "finished": finished,
         }
+
+    def _command(self) -> str:
+        """The command that was given, without the storage's password however that is spelt."""
+        shown = f"storage={without_password(self.job.storage)}"
+        given = [shown if option_of(a) == "storage" else a for a in sys.argv[1:]]
+        return shlex.join(["python", "-m", self.verb, *given])
 
     def _tally(self) -> Tally:
         """The count of runs so far."""
@@ -334,26 +347,6 @@ def make_report(arguments: list[str]) -> None:
     if made.returncode:
         lines = made.stderr.strip().splitlines() or ["no reason given"]
         print(f"the report could not be made: {lines[-1]}", file=sys.stderr)
-
-
-def check_writable(runs: Path) -> None:
-    """Raises: ValueError where nothing can be written there."""
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-        probe = runs / ".probe"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"runs must be a folder that can be written, but {runs} is not: {error.strerror}; "
-            "set runs=FOLDER"
-        ) from None
-
-
-def _without_secret(argument: str) -> str:
-    """A command's argument as it may be shown: a storage URL without its password."""
-    name, _, value = argument.partition("=")
-    return f"{name}={without_password(value)}" if name == "storage" else argument
 
 
 def _is_done(run: Attempt) -> bool:

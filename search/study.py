@@ -5,8 +5,8 @@ works on it (`worker`), and how it ended (`status`, `reason`, `reused`, `duplica
 """
 
 import json
-import os
 import socket
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -154,6 +154,9 @@ class Job:
     metric: str
     """`val_bpb`, or `val_loss` where the data does not say how many bytes a token stands for."""
     placement: Placement
+    """As it was given: what it leaves open a checkpoint pins."""
+    workers: int = 1
+    """That share the cores of a machine."""
     since: int = 0
     """Trials there were at this start."""
     evaluate: Evaluation = field(default_factory=Evaluation)
@@ -188,11 +191,11 @@ def open_storage(url: str) -> RDBStorage:
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown and kept."""
+    """The URL as it may be shown and kept; nothing of what is none, for it may hold a password."""
     try:
         return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return url
+    except (ArgumentError, ValueError):
+        return "…"
 
 
 def open_study(
@@ -451,19 +454,9 @@ def hold_study(folder: Path, verb: str, naming: str) -> filelock.FileLock:
     """The study's folder, held for this machine until the process ends.
 
     Raises:
-        ValueError: another start on this machine has it.
-        OSError: the folder cannot be written.
+        ValueError: another start on this machine has it, or it cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"outputs must be a folder that can be written, but {folder} is not: {error.strerror}; "
-            "set outputs=FOLDER"
-        ) from None
+    require_writable(folder, "outputs")
     lock = filelock.FileLock(folder / f".lock.{HOST}")
     try:
         lock.acquire(timeout=0)
@@ -473,6 +466,19 @@ def hold_study(folder: Path, verb: str, naming: str) -> filelock.FileLock:
             f"it, stop it, or choose another name with {naming}=NAME"
         ) from None
     return lock
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Raises: ValueError where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{option} must be a folder that can be written, but {folder} is not: "
+            f"{error.strerror}; set {option}=FOLDER"
+        ) from None
 
 
 def entries(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:

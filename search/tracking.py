@@ -26,6 +26,7 @@ from search.record import (
     PRUNED,
     Record,
     architecture_id,
+    disk_error,
     pruned_record,
     read_metrics,
     usable_record,
@@ -64,6 +65,7 @@ class WandbTracker(Tracker):
         self.scored = scored
         """Whether runs that are shown may get scores later."""
         self.project, self.mode = config.project, config.mode
+        self.gave_up = False
         self.mirrored = self.folder / "wandb" / "mirrored.txt"
         self.mirrored.parent.mkdir(parents=True, exist_ok=True)
         # W&B's own places for these are in the home folder.
@@ -76,6 +78,8 @@ class WandbTracker(Tracker):
     def mirror(self, runs: Path, attempts: Sequence[Attempt]) -> None:
         done = set(self.mirrored.read_text().split()) if self.mirrored.is_file() else set()
         for attempt in attempts:
+            if self.gave_up:
+                return
             known = f"{attempt.key}:{attempt.status}" in done
             if attempt.busy or (known and not self.scored):
                 continue
@@ -104,6 +108,8 @@ class WandbTracker(Tracker):
         run.finish(exit_code=0 if record.status in (FINISHED, PRUNED) else 1)
 
     def summarise(self, runs: Path, content: Mapping[str, Any], plot: Path) -> None:
+        if self.gave_up:
+            return
         with self._harmless():
             self._mirror_study(runs, content, plot)
 
@@ -132,13 +138,19 @@ class WandbTracker(Tracker):
 
     @contextmanager
     def _harmless(self) -> Iterator[None]:
-        """Say what W&B could not take, and go on: it is a mirror."""
-        import wandb
-
+        """Say what W&B could not take, and go on without it: it is a mirror, and the next start
+        shows what is missing. It raises errors of many kinds; a full disk is the study's too."""
         try:
             yield
-        except wandb.errors.Error as error:
-            print(f"W&B has not taken it: {str(error).splitlines()[0]}; the study goes on")
+        except Exception as error:
+            if isinstance(error, OSError) and disk_error(error) is not None:
+                raise
+            self.gave_up = True
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            print(
+                f"W&B has not taken it: {said}; the study goes on without W&B, and its next start "
+                "shows there what is missing"
+            )
 
     def _open(self, part: str, **facts: Any) -> Any:
         """A W&B run, begun anew: what an earlier start left of it offline is removed."""

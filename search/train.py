@@ -7,11 +7,9 @@ resumed therefore gives, on CPU, losses bit-identical to those of one that was n
 
 # B sequences in a micro-batch, T positions
 
-import errno
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import time
@@ -24,7 +22,7 @@ from functools import cache
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +41,7 @@ from search.record import (
     Reading,
     Record,
     Run,
+    disk_error,
     usable_record,
     write_record,
     write_run,
@@ -51,10 +50,9 @@ from space.model import Attention, Decoder
 
 Progress = Callable[[dict[str, Any]], None]
 Listener = Callable[[Reading], None]
+Told = TypeVar("Told")
 Tokens = np.ndarray[Any, np.dtype[np.int64]]
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-"""Of these no other run would fare better."""
 CURVE_POINTS = 200
 """Training lines of `metrics.jsonl`, whatever the length of the run."""
 TRUNK, BRANCH = "state.pt", "branch.pt"
@@ -62,7 +60,7 @@ TRUNK, BRANCH = "state.pt", "branch.pt"
 
 
 class Stop(Exception):
-    """Raised by a progress callback to stop a run, which leaves a checkpoint and passes it on."""
+    """Raised by a callback to stop a run, which leaves a checkpoint and passes it on."""
 
 
 class Diverged(Exception):
@@ -83,10 +81,10 @@ def train(
 
     `progress` hears of every step, `listener` of the reading at each of the recipe's horizons, back
     on the trunk; first of those that the checkpoint has. Divergence, lack of memory and crashes of
-    the run itself are recorded with their reason.
+    the run itself are recorded with their reason. What `progress` or `listener` raises, `Stop` or
+    another, is no outcome of the run: it is passed on, once a checkpoint is written.
 
     Raises:
-        Stop: passed on from `progress` or `listener`, once a checkpoint is written.
         OSError: the disk is full or cannot be written; the last checkpoint stays.
     """
     if (existing := usable_record(folder)) is not None and existing.final:
@@ -102,10 +100,10 @@ def train(
         record = replace(record, status=FINISHED)
     except Diverged as reason:
         record = replace(record, status=DIVERGED, reason=str(reason))
-    except Stop:
-        raise
     except Exception as error:
-        if (disk := _disk_error(error)) is not None:
+        if training is not None and error is training.called_back:
+            raise
+        if (disk := disk_error(error)) is not None:
             raise disk from error
         if world() > 1:
             raise  # torchrun then ends the other ranks, which would wait for this one
@@ -165,6 +163,8 @@ class Training:
             betas=(run.recipe.beta1, run.recipe.beta2),
             fused=True,
         )
+        self.called_back: Exception | None = None
+        """What a callback raised."""
         self.ahead: tuple[Tensor, Tensor] | None = None
         """The next step's batch, where it was fetched ahead of time."""
         self.state = State()
@@ -215,28 +215,32 @@ class Training:
             recipe.steps * (i + 1) // recipe.evaluations for i in range(recipe.evaluations)
         }
         checkpointed = time.monotonic()
+        for reading in state.readings[: len(self.branches)]:
+            self._call(self.listener, Reading.from_dict(reading), metrics)
+        while state.step < recipe.steps:
+            if self._branch_starts():
+                self._branch_off(metrics)
+            loss, norm, lr = self.timed_step()
+            if not (isfinite(loss) and isfinite(norm)):
+                raise Diverged(f"loss {loss}, gradient norm {norm} at step {state.step}")
+            decayed = state.step == self.end
+            if decayed or state.step % log_every == 0:
+                self._log(metrics, train_loss=loss, lr=lr, grad_norm=norm)
+            if decayed or (state.step in evaluate_at and not self.in_branch):
+                self._evaluate(metrics, reading=decayed)
+            if decayed and self.in_branch:
+                self._return_to_trunk(metrics)
+                self._call(self.listener, Reading.from_dict(state.readings[-1]), metrics)
+            self._call(self.progress, self._standing(loss), metrics)
+            if time.monotonic() - checkpointed > self.placement.checkpoint_s:
+                self._checkpoint(metrics)
+                checkpointed = time.monotonic()
+
+    def _call(self, callback: Callable[[Told], None], told: Told, metrics: TextIO) -> None:
         try:
-            for reading in state.readings:
-                self.listener(Reading.from_dict(reading))
-            while state.step < recipe.steps:
-                if self._branch_starts():
-                    self._branch_off(metrics)
-                loss, norm, lr = self.timed_step()
-                if not (isfinite(loss) and isfinite(norm)):
-                    raise Diverged(f"loss {loss}, gradient norm {norm} at step {state.step}")
-                decayed = state.step == self.end
-                if decayed or state.step % log_every == 0:
-                    self._log(metrics, train_loss=loss, lr=lr, grad_norm=norm)
-                if decayed or (state.step in evaluate_at and not self.in_branch):
-                    self._evaluate(metrics, reading=decayed)
-                if decayed and self.in_branch:
-                    self._return_to_trunk(metrics)
-                    self.listener(Reading.from_dict(state.readings[-1]))
-                self._tell(loss)
-                if time.monotonic() - checkpointed > self.placement.checkpoint_s:
-                    self._checkpoint(metrics)
-                    checkpointed = time.monotonic()
-        except Stop:
+            callback(told)
+        except Exception as error:
+            self.called_back = error
             self._checkpoint(metrics)
             raise
 
@@ -339,20 +343,18 @@ class Training:
     def _tokens(self) -> int:
         return self.state.step * self.recipe.tokens_per_step
 
-    def _tell(self, loss: float) -> None:
-        """Say how far the run is, the steps of branches counted."""
+    def _standing(self, loss: float) -> dict[str, Any]:
+        """How far the run is, the steps of branches counted."""
         state, recipe = self.state, self.recipe
         step = state.step + sum(branch.steps for branch in self.branches[: len(state.readings)])
         tokens = step * recipe.tokens_per_step
-        self.progress(
-            {
-                "step": step,
-                "of": recipe.trained_tokens // recipe.tokens_per_step,
-                "tokens": tokens,
-                "train_loss": loss,
-                "tokens_per_s": tokens / (state.train_s + state.branch_s),
-            }
-        )
+        return {
+            "step": step,
+            "of": recipe.trained_tokens // recipe.tokens_per_step,
+            "tokens": tokens,
+            "train_loss": loss,
+            "tokens_per_s": tokens / (state.train_s + state.branch_s),
+        }
 
     @contextmanager
     def _open_metrics(self) -> Iterator[TextIO]:
@@ -500,16 +502,6 @@ def _sync(file: Any) -> None:
     file.flush()
     if file.name != os.devnull:
         os.fsync(file.fileno())
-
-
-def _disk_error(error: Exception) -> OSError | None:
-    """The full or failing disk behind an error: torch and safetensors raise errors of their own."""
-    own = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
-    said = re.search(r"os error (\d+)", str(error))
-    number = own.errno if own is not None else int(said[1]) if said else None
-    if number is None or number not in DISK_ERRORS:
-        return None
-    return OSError(number, os.strerror(number), own and own.filename)
 
 
 def _reason(error: Exception) -> str:

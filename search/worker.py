@@ -34,6 +34,7 @@ from search.record import (
     Record,
     Run,
     architecture_id,
+    disk_error,
     usable_record,
 )
 from search.scores import Scorer
@@ -56,6 +57,8 @@ POLL_S = 0.3
 """Between looks at a study in which nothing can be decided yet, or at a run that is locked."""
 TELL_S = 0.2
 """Between two events of a run's progress."""
+STORAGE_ERRORS = (OSError, SQLAlchemyError, optuna.exceptions.OptunaError)
+"""Trouble with what is around a run, which is no outcome of it."""
 
 
 class Ended(Exception):
@@ -131,9 +134,11 @@ class Worker:
         key = record.run.key
         try:
             return self.scorer.score(record, self.job.runs / key)
-        except (Stop, OSError):
+        except Stop:
             raise
         except Exception as error:
+            if (disk := disk_error(error)) is not None:
+                raise disk from error
             traceback.print_exc()  # to the log
             self.emit({"event": "print", "text": f"run {key} was not scored: {error}"})
             return record
@@ -173,7 +178,7 @@ class Worker:
             raise optuna.TrialPruned from None
         except Stop:
             self._end(trial, "interrupted", "the study was stopped")
-        except OSError:
+        except STORAGE_ERRORS:
             trial.set_user_attr("status", "interrupted")
             raise
         value = record.value(self.job.metric)
@@ -336,10 +341,11 @@ def main() -> None:
     threading.Thread(target=watch_parent, daemon=True).start()
     try:
         Worker(job, number, emit, stopping).work()
-    except (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        if not (isinstance(error, OSError) or "disk is full" in f"{error} {error.__cause__}"):
+    except STORAGE_ERRORS as error:
+        disk = disk_error(error)
+        if disk is None and "disk is full" not in f"{error} {error.__cause__}":  # as SQLite says it
             raise
-        emit({"event": "fatal", "reason": str(error)})
+        emit({"event": "fatal", "reason": str(disk or error)})
         return
     emit({"event": "done"})
 

@@ -82,7 +82,7 @@ class Pool:
     children: dict[int, Child] = field(default_factory=dict)
     interrupts: int = 0
     _told: bool = False
-    """Whether the listener knows of the interrupt."""
+    """Whether workers and listener know of the interrupt."""
     _deaths: int = 0
     _trouble: Ending | None = None
     _events: "queue.Queue[tuple[int, Event | None]]" = field(default_factory=queue.Queue)
@@ -92,7 +92,8 @@ class Pool:
         with self._interrupts_stop():
             try:
                 for number in range(self.size):
-                    self._start(number)
+                    if not self.interrupts:
+                        self._start(number)
                 while self.children:
                     self._take_event()
             finally:
@@ -110,7 +111,7 @@ class Pool:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=environment(self.job.placement, number),
+                env=environment(share_cores(self.job.placement, self.job.workers), number),
                 start_new_session=True,  # the terminal's interrupt comes here alone
             )
         child = self.children[number] = Child(number, process, log)
@@ -119,8 +120,8 @@ class Pool:
         try:
             process.stdin.write(pickle.dumps((number, self.job)))
             process.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            return  # it died at once, or an interrupt closed the pipe; the listener hears of it
+        except BrokenPipeError:
+            return  # it died at once; the listener hears of it
 
     def _listen(self, child: Child) -> None:
         """Pass on a child's events, and at its end None. Runs in a thread of its own."""
@@ -135,6 +136,7 @@ class Pool:
     def _take_event(self) -> None:
         if self.interrupts and not self._told:
             self._told = True
+            self._stop()
             self._tell(-1, {"event": "interrupt"})
         try:
             number, event = self._events.get(timeout=0.5)
@@ -205,10 +207,8 @@ class Pool:
         """While it lasts, SIGINT and SIGTERM stop the workers instead of this process."""
 
         def interrupt(signum: int, frame: Any) -> None:
-            self.interrupts += 1
-            if self.interrupts == 1:
-                self._stop()  # `_take_event` tells: a signal may come while something is printed
-            else:
+            self.interrupts += 1  # `_take_event` acts: this may be in the middle of a write
+            if self.interrupts > 1:
                 self._kill()
 
         signals = (signal.SIGINT, signal.SIGTERM)

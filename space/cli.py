@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -52,10 +53,8 @@ def verb(
                 _require_known_and_given(config, schema)
                 values = OmegaConf.to_object(config)
                 assert isinstance(values, schema), f"conf/{name}.yaml must begin with its schema"
-            try:
+            with reader_may_leave():  # here too, since Hydra prints what it raises
                 main(values)
-            except BrokenPipeError:  # the reader, such as `head`, has seen enough
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
         app = hydra.main(config_path=CONF, config_name=name, version_base="1.3")(with_objects)
 
@@ -65,8 +64,9 @@ def verb(
             try:
                 with one_line_errors():
                     _require_one_start(sys.argv[1:])
+                    _require_known_flags(sys.argv[1:])
                     sys.argv[1:1] = usual(sys.argv[1:])
-                with one_line_errors((HydraException, OmegaConfBaseException)):
+                with one_line_errors((HydraException, OmegaConfBaseException)), reader_may_leave():
                     app()
             except KeyboardInterrupt:  # before or after training, during which it is no exception
                 print("stopped", file=sys.stderr)
@@ -111,6 +111,24 @@ def _require_one_start(given: Sequence[str]) -> None:
         )
 
 
+def _require_known_flags(given: Sequence[str]) -> None:
+    """Hydra's parser alone answers with its whole usage."""
+    _, unknown = get_args_parser().parse_known_args(given)
+    if unknown:
+        raise ValueError(
+            "flags must be Hydra's and stand before or after all options, but got "
+            f"{' '.join(unknown)}; --hydra-help lists them"
+        )
+
+
+def about() -> str:
+    """The verb that was started, in the words that its module opens with."""
+    return (sys.modules["__main__"].__doc__ or "").partition("\n")[0].replace("`", "")
+
+
+OmegaConf.register_new_resolver("about", about, replace=True)
+
+
 def _thaw(node: DictConfig) -> DictConfig:
     """The node, to be filled in by YAML and overrides: OmegaConf locks those of frozen
     dataclasses."""
@@ -121,6 +139,11 @@ def _thaw(node: DictConfig) -> DictConfig:
             if isinstance(child, DictConfig):
                 _thaw(child)
     return node
+
+
+def option_of(override: str) -> str:
+    """What an override sets, adds or takes out."""
+    return override.partition("=")[0].strip().lstrip("+~")
 
 
 def require_name(option: str, name: str) -> None:
@@ -147,6 +170,16 @@ def one_line_errors(
         yield
     except tuple(kinds) as error:
         fail(error)
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """A reader of standard output, such as `head`, that has seen enough is no error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(error: BaseException | str) -> NoReturn:

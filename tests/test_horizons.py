@@ -232,6 +232,17 @@ def test_a_listener_hears_of_each_horizon_and_can_stop_the_run_there(
     assert lines(tmp_path) == lines(whole[1])
 
 
+def test_the_end_is_no_horizon_for_a_listener_of_a_run_that_was_stopped_there(
+    data: Data, tmp_path: Path, whole: tuple[Record, Path]
+) -> None:
+    with pytest.raises(Stop):
+        train(run_of(data), data, tmp_path, placement=RARELY, progress=at(STEPS_IN_ALL, Stop))
+    heard: list[Reading] = []
+    record = train(run_of(data), data, tmp_path, placement=HERE, listener=heard.append)
+    assert heard == list(whole[0].readings[:2])
+    assert record.readings == whole[0].readings
+
+
 def test_no_horizons_leave_the_key_as_it_was_before_there_were_any() -> None:
     arch = replace(ARCH, sharing="immediate", repeats=2, num_hidden_layers=None, layer_map=None)
     recipe = Recipe(tokens=5120, base_num_hidden_layers=9, precision="fp32")

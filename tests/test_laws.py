@@ -325,6 +325,14 @@ def test_the_page_finds_the_law_behind_its_records(tmp_path: Path) -> None:
         assert f'id="{name}"' in files["report.html"].decode()
 
 
+@pytest.mark.parametrize(
+    "given", ["storage=URL", "'storage=\"URL\"'", "+storage=URL", "++storage=U"]
+)
+def test_a_law_is_told_without_the_storages_url(given: str) -> None:
+    facts = {"command": f"python -m search budget=1m {given} study=a"}
+    assert laws.command(facts) == "python -m search budget=1m study=a"
+
+
 @pytest.mark.slow
 def test_records_unpacked_elsewhere_make_the_same_page(tmp_path: Path) -> None:
     names = law_studies(tmp_path / "here", seeds=1)

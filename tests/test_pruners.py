@@ -158,6 +158,25 @@ def test_runs_that_are_there_show_their_readings_and_are_not_stopped(here: Path)
     assert search.content["branch_tokens"] == 0, "none was trained here"
 
 
+def test_trouble_with_the_storage_does_not_fail_the_run(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = open_search(here, *EXPLORING, *EAGER, "n_trials=1")
+
+    def away(*_: Any, **__: Any) -> None:
+        raise optuna.exceptions.StorageInternalError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "report", away)
+        with pytest.raises(optuna.exceptions.StorageInternalError):
+            work(search)
+    (attempt,) = read_attempts(search.study)
+    assert (attempt.state, attempt.status) == ("FAIL", "interrupted")
+    assert records(here) == {}
+    work(search)
+    assert states(search) == ["COMPLETE"]
+
+
 def test_a_proposal_of_a_pruned_run_is_told_so_at_once(here: Path) -> None:
     search = open_search(here, *EXPLORING, *EAGER, "n_trials=1")
     plant(search)
@@ -374,6 +393,15 @@ def test_weights_of_a_stopped_run_that_another_study_finished_are_left_alone(her
     work(search)
     work(open_search(here, *EXPLORING, "n_trials=1", "study=whole", "keep=all"))
     search.tidy()
+    assert len(list((here / "runs").glob("*/weights.safetensors"))) == 1
+
+
+def test_so_are_they_where_the_study_prunes_no_longer(here: Path) -> None:
+    search = open_search(here, *EXPLORING, *EAGER, "n_trials=1")
+    plant(search)
+    work(search)
+    work(open_search(here, *EXPLORING, "n_trials=1", "study=whole", "keep=all"))
+    open_again(here, *EXPLORING, "n_trials=1", "keep=none", previous=search).tidy()
     assert len(list((here / "runs").glob("*/weights.safetensors"))) == 1
 
 

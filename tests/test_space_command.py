@@ -116,6 +116,8 @@ def test_axes_are_overridden_on_the_command_line() -> None:
         (["architecture=mobilellm_125m", "architecture.num_key_value_heads=2"], "choose a divisor"),
         (["architecture=mobilellm_125m", "+architecture.hiden_size=2"], "hiden_size"),
         (["architecture_file=nowhere.yaml"], "nowhere.yaml"),
+        (["--bogus"], "flags must be Hydra's"),
+        (["budget=1m", "--cfg", "job", "seq_len=8"], "but got seq_len=8"),
         (["format=xml"], "format must be one of table, markdown, csv, json"),
         (["seq_len=0"], "seq_len"),
         (["seq_len=long"], "seq_len"),
@@ -127,3 +129,19 @@ def test_bad_input_ends_with_one_line_and_exit_code_2(arguments: list[str], mess
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert message in done.stderr
+
+
+def test_help_says_what_the_verb_is_for() -> None:
+    assert printed("--help").startswith("python -m space: the ladder of architectures on a budget")
+
+
+@pytest.mark.parametrize("argument", ["--help", "format=csv"])
+def test_a_reader_that_has_seen_enough_is_no_error(argument: str) -> None:
+    command = [sys.executable, "-m", "space", argument]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

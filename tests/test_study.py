@@ -2,8 +2,12 @@
 
 import copy
 import random
+import shlex
 import sqlite3
+import sys
+import threading
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from study_fixtures import open_search, records, work
 
+from search import record, story
 from search.config import SAMPLERS
 from search.plan import (
     EXPLORE,
@@ -29,8 +34,16 @@ from search.plan import (
     distinct,
     ranked,
 )
-from search.record import architecture_id
-from search.study import differences, make_sampler, open_storage, read_attempts
+from search.record import CorruptRecord, architecture_id
+from search.scores import Scorer
+from search.study import (
+    differences,
+    make_sampler,
+    open_storage,
+    read_attempts,
+    require_writable,
+    without_password,
+)
 
 # --- The plan, as a pure function -------------------------------------------------------------
 
@@ -176,8 +189,26 @@ def test_a_grid_is_spread_over_the_space(size: int, n_trials: int) -> None:
     )
     layers = sorted(option.layers for option in plan.grid_order)
     assert len(set(layers)) == len(layers) == min(size, n_trials)
-    gaps = {b - a for a, b in pairwise(layers)}
-    assert not gaps or max(gaps) - min(gaps) <= 1
+    inner = [b - a for a, b in pairwise(layers)]
+    widest = max(layers[0], size + 1 - layers[-1], *inner, 0)
+    assert widest <= 2 * min(inner, default=size) + 2
+
+
+@pytest.mark.parametrize(("size", "trials"), [(40, (10, 16)), (16, (3, 10, 16)), (9, (4, 22))])
+def test_a_grid_of_more_trials_refines_the_one_of_fewer(size: int, trials: tuple[int, ...]) -> None:
+    def tried(*steps: int) -> set[str | None]:
+        attempts: list[Attempt] = []
+        for n_trials in steps:
+            once = Replicates(seeds=1)
+            plan = Exploration(options=options(size), n_trials=n_trials, replicates=once, grid=True)
+            simulation = Simulation(plan, seed=1, workers=2, trouble=0.0)
+            simulation.attempts = attempts
+            simulation.run()
+            attempts = simulation.attempts
+        return {attempt.arm for attempt in attempts}
+
+    assert tried(*trials) == tried(trials[-1])
+    assert len(tried(*trials)) == min(size, trials[-1])
 
 
 def test_the_default_job_tries_ten_rungs_and_gives_four_arms_four_seeds() -> None:
@@ -271,6 +302,29 @@ def test_a_damaged_record_is_set_aside_and_trained_again(here: Path) -> None:
     work(open_search(here, "n_trials=1", "study=second"))
     assert path.with_name("record.json.corrupt").read_text() == whole[:100]
     assert records(here)[path.parent.name]["status"] == "finished"
+
+
+def test_a_damaged_record_that_another_process_sets_aside_first_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(folder: Path) -> None:
+        raise CorruptRecord("it is damaged")
+
+    monkeypatch.setattr(record, "read_record", damaged)
+    assert record.usable_record(tmp_path) is None
+
+
+def test_trouble_in_scoring_that_is_no_full_disk_does_not_stop_the_study(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(*_: object) -> None:
+        raise ConnectionError("the hub does not answer")
+
+    monkeypatch.setattr(Scorer, "score", score)
+    search = open_search(here, "n_trials=1", "replicates.seeds=1")
+    said = [event["text"] for event in work(search) if event["event"] == "print"]
+    assert "was not scored: the hub does not answer" in said[0]
+    assert [a.state for a in read_attempts(search.study)] == ["COMPLETE"]
 
 
 def test_a_diverged_run_is_recorded_and_the_study_goes_on(here: Path) -> None:
@@ -430,11 +484,71 @@ def test_weights_that_another_study_wrote_are_left_alone(here: Path) -> None:
     assert len(list((here / "runs").glob("*/weights.safetensors"))) == 2
 
 
+def test_weights_stay_until_their_run_was_asked(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = open_search(here, "n_trials=1", "replicates.seeds=1", "keep=none")
+    work(search)
+    (key,) = records(here)
+    search.job = replace(search.job, unscored=(key,))
+    weights = here / "runs" / key / "weights.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(story, "lacking", lambda *_: ["piqa"])
+        search.tidy()
+        assert weights.is_file()
+    search.tidy()
+    assert not weights.is_file()
+
+
 def test_a_storage_url_is_any_of_sqlalchemys(here: Path) -> None:
     search = open_search(here, f"storage=sqlite:///{here}/elsewhere.db", "n_trials=1")
     work(search)
     (name,) = optuna.get_all_study_names(open_storage(f"sqlite:///{here}/elsewhere.db"))
     assert name == "tiny"
+
+
+URL = "postgresql://u:s3cret@h/db?sslmode=require"
+
+
+@pytest.mark.parametrize(
+    "given", [f"storage={URL}", f'storage="{URL}"', f"+storage={URL}", f"++storage='{URL}'"]
+)
+def test_the_command_is_kept_without_the_storages_password(
+    here: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    search = open_search(here, "n_trials=1", "replicates.seeds=1", "keep=none")
+    search.job = replace(search.job, storage=URL)
+    search.estimate()
+    monkeypatch.setattr(sys, "argv", ["search", "budget=100k", given])
+    search.describe(finished=False)
+    assert "s3cret" not in (search.job.folder / "study.json").read_text()
+    assert shlex.split(search.content["command"])[3:] == [
+        "budget=100k",
+        f"storage={URL.replace('s3cret', '***')}",
+    ]
+
+
+def test_of_what_is_no_url_nothing_is_shown() -> None:
+    assert without_password(f'"{URL}"') == "…"
+    assert without_password("postgresql://u:s3cret@h:port/db") == "…"
+
+
+def test_two_starts_can_look_at_once_whether_a_folder_can_be_written(tmp_path: Path) -> None:
+    failed: list[ValueError] = []
+
+    def look() -> None:
+        try:
+            for _ in range(200):
+                require_writable(tmp_path, "runs")
+        except ValueError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
 
 
 def test_differences_name_nested_values() -> None:

@@ -1,5 +1,6 @@
 """W&B shows what the records say: its offline files are read back."""
 
+import errno
 import socket
 import time
 from collections.abc import Iterator
@@ -201,6 +202,47 @@ def test_online_falls_back_within_five_seconds_and_says_so(
     search.describe(finished=True)
     assert len(shown(here)) == 1
     silent.close()
+
+
+@pytest.mark.parametrize("trouble", [RuntimeError(), TimeoutError("late"), BrokenPipeError(32, "")])
+def test_trouble_with_wandb_is_said_once_and_made_up_for_by_the_next_start(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trouble: Exception,
+) -> None:
+    import wandb
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise trouble
+
+    search = open_search(here, "tracker=wandb", "n_trials=2", "replicates.seeds=1")
+    work(search)
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb, "init", fail)
+        search.describe(finished=True)
+        search.describe(finished=True)
+        search.report()
+    assert capsys.readouterr().out.count("the study goes on without W&B") == 1
+    assert shown(here) == {}
+    search.lock.release()
+    open_search(here, "tracker=wandb", "n_trials=2", "replicates.seeds=1").describe(finished=True)
+    assert len(shown(here)) == 2
+
+
+def test_a_full_disk_is_no_trouble_of_wandb_alone(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    search = open_search(here, "tracker=wandb", "n_trials=1", "replicates.seeds=1")
+    work(search)
+    monkeypatch.setattr(wandb, "init", fail)
+    with pytest.raises(OSError, match="No space left"):
+        search.describe(finished=True)
 
 
 def test_scores_that_come_later_are_shown(here: Path) -> None:

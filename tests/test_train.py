@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 from search.data import Data, DataConfig, prepare
 from search.placement import Placement
 from search.record import Recipe, Run, read_metrics, read_record
-from search.train import Stop, train
+from search.train import Stop, Training, train
 from space.arch import Architecture
 
 ROOT = Path(__file__).parent.parent
@@ -214,15 +214,36 @@ def test_divergence_is_a_recorded_outcome(data: Data, tmp_path: Path) -> None:
     assert record.final
 
 
-def test_a_crash_is_a_recorded_outcome_to_try_again(data: Data, tmp_path: Path) -> None:
-    def out_of_memory(event: dict[str, Any]) -> None:
+def test_a_crash_is_a_recorded_outcome_to_try_again(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(training: Training) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 
-    record = train(run_of(data), data, tmp_path, placement=HERE, progress=out_of_memory)
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "timed_step", out_of_memory)
+        record = train(run_of(data), data, tmp_path, placement=HERE)
     assert record.status == "failed"
     assert str(record.reason).startswith("out of memory")
     assert not record.final
     assert train(run_of(data), data, tmp_path, placement=HERE).status == "finished"
+
+
+def test_trouble_of_a_callback_is_no_outcome_of_the_run(data: Data, tmp_path: Path) -> None:
+    trouble = RuntimeError("the storage is away")
+
+    def report(event: dict[str, Any]) -> None:
+        if event["step"] == 17:
+            raise trouble
+
+    rarely = replace(HERE, checkpoint_s=1e6)
+    with pytest.raises(RuntimeError) as raised:
+        train(run_of(data), data, tmp_path, placement=rarely, progress=report)
+    assert raised.value is trouble
+    assert not (tmp_path / "record.json").exists()
+    steps: list[int] = []
+    train(run_of(data), data, tmp_path, placement=HERE, progress=lambda e: steps.append(e["step"]))
+    assert steps[0] == 18
 
 
 def test_micro_batches_do_not_change_the_gradient(data: Data, tmp_path: Path) -> None:

@@ -1,18 +1,24 @@
 """Workers as processes: killed, interrupted, without disk, several at once."""
 
+import errno
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from study_fixtures import (
+    ROOT,
     command,
     environment,
     open_search,
@@ -24,9 +30,12 @@ from study_fixtures import (
     write_text,
 )
 
+from search import workers
+from search.placement import Placement, settle
 from search.plan import MAX_DEATHS, distinct
 from search.record import read_metrics
 from search.study import open_storage, read_attempts
+from search.workers import Pool
 
 ONE_LONG_RUN = (
     "n_trials=1",
@@ -187,6 +196,23 @@ def test_an_interrupt_keeps_the_checkpoint_and_leaves_a_report(
 
 
 @pytest.mark.slow
+def test_an_interrupt_while_a_worker_is_told_its_job_stops_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job larger than a pipe waits until the worker has come up."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    search = open_search(tmp_path, *ONE_LONG_RUN)
+    job = replace(search.job, unscored=("x" * 1_000_000,))
+    events: list[str] = []
+    pool = Pool(job, search.study, 2, lambda _, event: events.append(event["event"]))
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert pool.run().kind == "interrupted"
+    assert "interrupt" in events
+    assert "death" not in events
+
+
+@pytest.mark.slow
 def test_a_run_that_keeps_killing_its_workers_is_recorded_as_failed(
     tmp_path: Path, kill_left: list["subprocess.Popen[str]"]
 ) -> None:
@@ -292,10 +318,32 @@ def test_a_full_disk_stops_the_study_with_its_finished_runs_kept(tmp_path: Path)
         assert (tmp_path / "kept" / trial["key"] / "record.json").is_file()
 
 
-def test_workers_get_a_share_of_the_cores_and_a_card_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    from search import workers
-    from search.placement import Placement
+TROUBLED = """
+import sys
+from search import worker
+class Troubled:
+    def __init__(self, *given): ...
+    def work(self): raise OSError(int(sys.argv[1]), "")
+worker.Worker = Troubled
+worker.main()
+"""
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "fatal"), [(errno.ENOSPC, True), (errno.EACCES, False)])
+def test_of_a_workers_trouble_with_files_only_a_full_disk_is_the_studys(
+    number: int, fatal: bool
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", TROUBLED, str(number)],
+        input=pickle.dumps((0, None)),
+        env=environment(),
+        capture_output=True,
+    )
+    assert (b'"fatal"' in ended.stdout, ended.returncode) == (fatal, 0 if fatal else 1)
+
+
+def test_workers_get_a_share_of_the_cores_and_a_card_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "cores", lambda: 8)
     shared = workers.share_cores(Placement(), 3)
     assert shared.threads == 2
@@ -304,6 +352,45 @@ def test_workers_get_a_share_of_the_cores_and_a_card_each(monkeypatch: pytest.Mo
     cards = [workers.environment(shared, number)["CUDA_VISIBLE_DEVICES"] for number in range(3)]
     assert cards == ["2", "5", "2"]
     assert workers.environment(shared, 0)["OMP_NUM_THREADS"] == "2"
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_threads_whatever_the_number_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    one_run = (*ONE_LONG_RUN, "recipe.tokens=64000", "placement.threads=null")
+
+    def pool(count: int, listener: workers.Listener = lambda *_: None) -> Pool:
+        search = open_search(tmp_path, *one_run, f"workers={count}")
+        search.lock.release()
+        return Pool(search.job, search.study, 1, listener)
+
+    def interrupt(_: int, event: dict[str, Any]) -> None:
+        if event["event"] == "step":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert pool(2, interrupt).run().kind == "interrupted"
+    (path,) = checkpoint(tmp_path)
+    assert torch.load(path)["placement"]["threads"] == 1
+    assert pool(1).run().kind == "done"
+    (record,) = records(tmp_path).values()
+    assert record["device"]["threads"] == 1
+
+
+def test_a_run_does_not_take_over_the_threads_of_the_run_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = open_search(tmp_path).work.typical
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    settled = settle(Placement(device="cpu"), run)
+    torch.set_num_threads(before)
+    assert settled.threads == 3
 
 
 def test_the_parent_goes_on_without_torch_until_it_needs_it() -> None:
