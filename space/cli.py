@@ -60,6 +60,8 @@ def verb(
 
         @wraps(main)
         def run() -> None:
+            opening = (sys.modules[main.__module__].__doc__ or "").partition("\n")[0]
+            OmegaConf.register_new_resolver("about", lambda: opening.replace("`", ""), replace=True)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed there
             try:
                 with one_line_errors():
@@ -119,14 +121,6 @@ def _require_known_flags(given: Sequence[str]) -> None:
             "flags must be Hydra's and stand before or after all options, but got "
             f"{' '.join(unknown)}; --hydra-help lists them"
         )
-
-
-def about() -> str:
-    """The verb that was started, in the words that its module opens with."""
-    return (sys.modules["__main__"].__doc__ or "").partition("\n")[0].replace("`", "")
-
-
-OmegaConf.register_new_resolver("about", about, replace=True)
 
 
 def _thaw(node: DictConfig) -> DictConfig:
