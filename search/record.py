@@ -356,6 +356,7 @@ class Record:
             **own,
             "readings": [reading.to_dict() for reading in self.readings],
             "cost": asdict(self.cost),
+            "seconds": self.seconds,
             "numerics_version": NUMERICS_VERSION,
         }
 
@@ -480,10 +481,10 @@ def load_records(runs: str | Path) -> pd.DataFrame:
     """All records of a runs folder, one row per reading (a run without a reading has one row with
     blanks).
 
-    Columns: key, status, reason, seed, init_seed, data, tokens, val_loss, val_bpb, train_s, eval_s,
-    branch_s, tokens_per_s; zero-shot scores as `task.metric`; the architecture's and the cost's
-    fields under their own names; the recipe's as `recipe_<name>`. Damaged records are left out;
-    `frame.attrs["corrupt"]` lists what is wrong with each.
+    Columns: key, arm, status, reason, seed, init_seed, data, tokens, val_loss, val_bpb, seconds (of
+    which train_s, eval_s and branch_s), tokens_per_s; zero-shot scores as `task.metric`; the
+    architecture's and the cost's fields under their own names; the recipe's as `recipe_<name>`.
+    Damaged records are left out; `frame.attrs["corrupt"]` lists what is wrong with each.
     """
     rows: list[dict[str, Any]] = []
     corrupt: list[str] = []
@@ -521,6 +522,7 @@ def _rows(key: str, record: Record) -> Iterator[dict[str, Any]]:
         "seed": run.seed,
         "init_seed": run.init_seed,
         "data": run.data_fingerprint,
+        "seconds": record.seconds,
         "train_s": record.train_s,
         "eval_s": record.eval_s,
         "branch_s": record.branch_s,
