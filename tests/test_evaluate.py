@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sentences() -> list[str]:
     """Different lines of text of many lengths; some are longer than the model's window, their
     halves are not."""
-    lines = (line.split() for line in (ROOT / "README.md").read_text().splitlines())
+    lines = (line.split() for line in (ROOT / "LICENSE").read_text().splitlines())
     return [
         " ".join(words[:36]) for words in lines if len(words) > 6 and " ".join(words).isascii()
     ][:24]
