@@ -175,35 +175,33 @@ class TableWork:
             for key, run in runs.items()
             if not (run.busy or is_open(run, attempts, since))
         }
-        work = self
         if self.search.name != "none":
             # One crash says nothing of a rate, which waits for the next start.
             crashes = Counter(
                 a.key for a in attempts if a.state == "FAIL" and a.status in (FAILED, None)
             )
-            telling = {
-                key: value
-                for key, value in ended.items()
-                if value is not None or runs[key].status == DIVERGED or crashes[key] > 1
-            }
-            work = self._with_rates(telling)
-        return replace(work, limits=work._limits(ended)) if self.table.adaptive else work
-
-    def _limits(self, ended: Mapping[str, float | None]) -> dict[tuple[str, str], int]:
-        """How many seeds each arm gets once these runs, by key, have shown what they show."""
+            self = self._with_rates(
+                {
+                    key: value
+                    for key, value in ended.items()
+                    if value is not None or runs[key].status == DIVERGED or crashes[key] > 1
+                }
+            )
+        if not self.table.adaptive:
+            return self
         frame = pd.DataFrame(self._all_places).assign(
             done=lambda all_: all_.key.isin(ended),
             value=lambda all_: all_.key.map(ended).astype(float),
         )
         if self.table.transfer:
-            return transfer.wanted(self._rates(frame), self.table.seeds)
+            return replace(self, limits=transfer.wanted(self._rates(frame), self.table.seeds))
         limits: dict[tuple[str, str], int] = {}
         for panel in self.table.panels:
             mine = frame[frame.panel == panel.name]
             rows, more = looked(mine, panel.baseline, "value")
             looks = {} if rows is None else dict(zip(rows.arm, rows["look"], strict=True))
             limits |= {(panel.name, arm): seeds for arm, seeds in {**looks, **more}.items()}
-        return limits
+        return replace(self, limits=limits)
 
     def _rates(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The frame of cells with what `ablations.transfer` reads of each arm."""
