@@ -5,17 +5,18 @@ and shared data; each arm is a few overrides of architecture (`fit` closes the b
 size is given) and of the recipe.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
+
+import yaml
 
 from ablations import transfer, trust
 from ablations.sequential import AUTO, LOOKS
 from ablations.timing import Timing
 from search.record import Recipe
-from space.arch import Architecture, read_mapping
+from space.arch import Architecture
 from space.axes import SpaceConfig, parse_sharing
 from space.budget import FFN_TOLERANCE, MAX_DEVIATION, SIZES, Budget, fit
 from space.cost import cost
@@ -54,15 +55,8 @@ class Panel:
     """Of what is published."""
 
     def arm(self, name: str) -> Arm:
-        """The arm of this name.
-
-        Raises:
-            ValueError: none has it.
-        """
-        return _named(name, self.arms, f"panel {self.name!r}")
-
-
-Named = TypeVar("Named", Arm, Panel)
+        """The arm of this name."""
+        return next(arm for arm in self.arms if arm.name == name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +82,8 @@ class Table:
         return self.auto or self.transfer
 
     def panel(self, name: str) -> Panel:
-        """The panel of this name.
-
-        Raises:
-            ValueError: none has it.
-        """
-        return _named(name, self.panels, f"table {self.name}")
+        """The panel of this name."""
+        return next(panel for panel in self.panels if panel.name == name)
 
 
 @dataclass(kw_only=True)
@@ -129,11 +119,13 @@ class TableFile:
         if not path.is_file():
             known = ", ".join([*table_names(), "all", "help", "confirm", "power", "main_results"])
             raise ValueError(f"table must be one of {known}, or a path, but got {name!r}")
+        values = yaml.safe_load(path.read_text())
         known_keys = {f.name for f in fields(cls)} - {"name"}
-        holds = f"caption and may hold {', '.join(sorted(known_keys - {'caption'}))}"
-        values = read_mapping(path, holds)
-        if "caption" not in values or set(values) - known_keys:
-            raise ValueError(f"{path} must hold {holds}, but has {', '.join(map(str, values))}")
+        if not isinstance(values, dict) or "caption" not in values or set(values) - known_keys:
+            raise ValueError(
+                f"{path} must hold caption and may hold {', '.join(sorted(known_keys))}, but has "
+                f"{', '.join(map(str, values)) if isinstance(values, dict) else 'none of them'}"
+            )
         return cls(name=path.stem, **values)
 
     def table(
@@ -172,23 +164,16 @@ class TableFile:
         if self.trust:
             trust.require_seeds(given["seeds"])
         if self.trust and given["auto"]:
-            raise ValueError(
-                "seeds of a table of trust must be a number, but got auto; set seeds=5"
-            )
+            raise ValueError("seeds of a table of trust must be a number, but got auto")
         if scale == "paper" and budget is not None:
             raise ValueError("budget must be left out at scale=paper: its shapes are as printed")
         made = []
         for content in panels:
-            _require_mapping(f"a panel of table {self.name}", content)
             limit = Budget.parse(budget or content.get("budget") or self.budget)
             exact = scale == "proxy"
             made.append(_panel(content, limit, recipe, vocab_size, exact, timing or Timing()))
-        for name, times in Counter(panel.name for panel in made).items():
-            if times > 1:
-                raise ValueError(
-                    f"panels of table {self.name} must have names of their own, but {times} are "
-                    f"called {name!r}"
-                )
+        if len({panel.name for panel in made}) < len(made):
+            raise ValueError(f"panels of table {self.name} must have names of their own")
         return Table(
             name=self.name,
             caption=self.caption,
@@ -226,9 +211,7 @@ def _panel(
     timing: Timing,
 ) -> Panel:
     name, baseline = content.get("name", ""), str(content.get("baseline"))
-    listed = content.get("arms") or {}
-    _require_mapping(f"arms of panel {name!r}", listed)
-    arms = {str(label): given or {} for label, given in listed.items()}
+    arms = {str(label): given for label, given in (content.get("arms") or {}).items()}
     if baseline not in arms:
         raise ValueError(
             f"the baseline of panel {name!r} must be one of its arms, but got {baseline!r}; "
@@ -239,13 +222,12 @@ def _panel(
     base = {"vocab_size": vocab_size, **(content.get("base") or {})}
     made: dict[str, Arm] = {}
     for label, given in arms.items():
-        _require_mapping(f"arm {label} of panel {name!r}", given)
         try:
-            arm = _arm(label, dict(given), base, budget, recipe, made, timing)
+            arm = _arm(label, dict(given or {}), base, budget, recipe, made, timing)
         except (ValueError, KeyError) as error:
             raise ValueError(f"arm {label} of panel {name!r}: {error}") from None
         off = budget.deviation(arm.architecture)
-        if exact and abs(off) > MAX_DEVIATION and not given.get("off_budget"):
+        if exact and abs(off) > MAX_DEVIATION and not (given or {}).get("off_budget"):
             raise ValueError(
                 f"arm {label} of panel {name!r} must lie within {MAX_DEVIATION:.2%} of {budget}, "
                 f"but is {off:+.2%} off; change it, or say off_budget: true"
@@ -258,21 +240,6 @@ def _panel(
         arms=tuple(made.values()),
         source=content.get("source"),
     )
-
-
-def _named(name: str, among: Sequence[Named], where: str) -> Named:
-    for one in among:
-        if one.name == name:
-            return one
-    raise ValueError(
-        f"{where} must have what its study began with, but {name!r} is not among "
-        f"{', '.join(repr(one.name) for one in among)}; put the name back, or give called=NAME"
-    )
-
-
-def _require_mapping(what: str, given: Any) -> None:
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{what} must be names and values, but got {given!r}")
 
 
 def _arm(

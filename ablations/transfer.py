@@ -167,19 +167,16 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _interval(cells: pd.DataFrame, common: float) -> tuple[float, float, tuple[float, ...]]:
-    """Bounds of what `common` costs, as a share, and the rates level with the best; NaN and none
-    where a rate of several runs shares too few seeds with `common` to be weighed."""
+    """Bounds of what `common` costs, as a share, and the rates level with the best."""
     runs = cells.groupby("rate").value.transform("count")
     some = cells[runs > 1].assign(arm=cells.rate)
     if some.rate.nunique() < 2 or common not in set(some.rate):
         return np.nan, np.nan, ()
     against = compare(some, common, "value")  # type: ignore[arg-type]
-    saved = -against.loc[against.arm != common, ["ci_high", "ci_low"]]
-    if saved.isna().any(axis=None):
-        return np.nan, np.nan, ()
     best = indistinguishable(some, "value")
-    low, high = saved.max().clip(lower=0.0) / best.intervals["mean"].iloc[0]
-    return float(low), float(high), tuple(sorted(map(float, best.level)))
+    loss = best.intervals["mean"].iloc[0]
+    low, high = (max(0.0, float((-against[end]).max())) / loss for end in ("ci_high", "ci_low"))
+    return low, high, tuple(sorted(map(float, best.level)))
 
 
 def verdicts(rows: pd.DataFrame) -> pd.DataFrame:

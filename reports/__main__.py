@@ -79,7 +79,8 @@ def main(config: ReportsConfig) -> None:
     with one_line_errors():
         name = None if config.study is None else str(config.study)
         study = read_study(name, config.outputs, config.runs)
-        files = render(study)
+    files = render(study)
+    with one_line_errors():
         for name, content in files.items():
             replace(study.folder / name, content)
     print(" ".join(answer(study, weigh(study))))

@@ -478,25 +478,21 @@ def html(report: Report) -> str:
 
 
 def confirmed(study: str, outputs: Path) -> Report | None:
-    """The confirmation of a search (`table=confirm`), where one has results."""
+    """The confirmation of a search (`table=confirm`), where there is one."""
     name = f"confirm_{study}"
-    if not (outputs / "tables" / name / "study.json").is_file():
-        return None
-    report = read_table(name, outputs, None)
-    return report if report.cells[report.metric].notna().any() else None
+    there = (outputs / "tables" / name / "study.json").is_file()
+    return read_table(name, outputs, None) if there else None
 
 
 def order(report: Report) -> str:
-    """The confirmed order, best first, with each verdict against the baseline. Differences are of
-    equal seeds, which means are not while some have yet to run."""
+    """The confirmed order, best first, with each verdict against the baseline."""
     rows = pd.concat([panel.rows for panel in report.panels]).dropna(subset="mean")
     told = [
         f"{row['arm']} ({row['mean']:.4f}, {row['verdict']})"
-        for row in rows.sort_values(["diff", "mean", "arm"]).to_dict("records")
+        for row in rows.sort_values(["mean", "arm"]).to_dict("records")
     ]
-    fewest, asked = int(rows.n.min()), report.cells.seed.nunique()
-    seeds = f"{asked}" if fewest == asked else f"{fewest} of {asked}"
-    return f"Confirmed over {seeds} fresh seeds, best first: {'; '.join(told)}."
+    seeds = sorted(set(report.cells.seed))
+    return f"Confirmed over {len(seeds)} fresh seeds, best first: {'; '.join(told)}."
 
 
 def summary(report: Report) -> str:

@@ -2,7 +2,6 @@
 those at the target, and what a study's page says of its own proxy."""
 
 import base64
-import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping
@@ -76,7 +75,7 @@ SUFFICIENT = (
     Column("sure", "sure", str, "whether the intervals lie above it, too", numeric=False),
 )
 LEFT_OUT = ("tokens", "horizons", "warmup_fraction", "evaluations")
-"""What two recipes may differ in and be one proxy: the warmup is compared in steps, and how often
+"""What two recipes may differ in and be one proxy: the warmup is compared in tokens, and how often
 a run is looked at changes nothing of it."""
 
 
@@ -333,10 +332,11 @@ def _tables(study: Study) -> Iterator[Report]:
     outputs = study.folder.parent
     for path in sorted(outputs.glob("tables/*/study.json")):
         try:
-            if json.loads(path.read_bytes())["table"]["trust"]:
-                yield ablation.read_table(path.parent.name, outputs, None)
-        except (ValueError, KeyError, TypeError):
+            report = ablation.read_table(path.parent.name, outputs, None)
+        except ValueError:
             continue
+        if is_trust(report):
+            yield report
 
 
 def _quoted(study: Study, report: Report) -> str | None:

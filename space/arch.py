@@ -23,7 +23,6 @@ COUNTS = (
     "max_position_embeddings",
     "repeats",
 )
-SWITCHES = ("tie_word_embeddings", "qk_norm", "attention_bias")
 ARCHITECTURES = Path(__file__).parent.parent / "conf" / "architecture"
 
 
@@ -193,6 +192,8 @@ class Architecture:
         Raises:
             ValueError: no such file, or one that does not describe an architecture.
         """
+        import yaml  # not needed to count candidates
+
         path = Path(name)
         if path.suffix not in (".yaml", ".yml"):
             path = ARCHITECTURES / f"{name}.yaml"
@@ -202,7 +203,10 @@ class Architecture:
                 f"architecture must be one of {known}, or a path to a YAML file, "
                 f"but got {str(name)!r}"
             )
-        return cls.from_dict(read_mapping(path, "the fields of one architecture, a line each"))
+        values = yaml.safe_load(path.read_text())
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold the fields of one architecture, a line each")
+        return cls.from_dict(values)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -242,7 +246,7 @@ class Architecture:
             object.__setattr__(self, name, value)
 
     def _check_types(self) -> None:
-        """Counts are whole, 100000 and 100000.0 are the same theta, and no text is true."""
+        """Counts are whole, and 100000 and 100000.0 are the same theta."""
         if isinstance(self.rope_scaling, Mapping):
             object.__setattr__(self, "rope_scaling", RopeScaling.from_dict(self.rope_scaling))
         for name in ("rope_theta", "rms_norm_eps"):
@@ -250,9 +254,6 @@ class Architecture:
         for name in COUNTS:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _number(name, getattr(self, name), int))
-        for name in SWITCHES:
-            if not isinstance(given := getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false, but got {given!r}")
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         if getattr(self, name) not in choices:
@@ -345,24 +346,6 @@ class Architecture:
                 f"and {self.repeats} repeats, but got {getattr(self, name)}; leave it out or "
                 "change the others"
             )
-
-
-def read_mapping(path: Path, holds: str) -> dict[str, Any]:
-    """What a YAML file says.
-
-    Raises:
-        ValueError: it is no YAML, or no mapping; `holds` is what it should.
-    """
-    import yaml  # not needed to count candidates
-
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"{path} must be YAML, but cannot be read: {told}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold {holds}, but holds {values!r}")
-    return values
 
 
 def _number(name: str, value: Any, kind: type[int] | type[float]) -> int | float:

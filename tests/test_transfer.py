@@ -66,17 +66,6 @@ def test_two_steps_are_not_near_and_an_edge_is_flagged() -> None:
     assert transfer.verdicts(rows).near.item() == "fails"
 
 
-def test_runs_that_share_no_seeds_say_nothing_of_a_rate() -> None:
-    frame = cells({"completep": {"wide": 2, "deep": 2}}, spread=1e-4)
-    lost = {2e-3: [0], 4e-3: [1], 8e-3: [2]}
-    frame = frame[frame.rate.isin(lost)]
-    missing = [seed in lost[rate] for rate, seed in zip(frame.rate, frame.seed, strict=True)]
-    rows = transfer.costs(frame.assign(value=frame.value.mask(missing)))
-    assert rows[["cost_low", "cost_high"]].isna().all(axis=None)
-    told = transfer.verdicts(rows)
-    assert (told.near.item(), told.cheap.item()) == ("unresolved", "unresolved")
-
-
 def test_what_the_spread_hides_is_unresolved() -> None:
     frame = cells({"completep": {"wide": 2, "deep": 2}}, spread=0.03)
     rows = transfer.costs(frame)
