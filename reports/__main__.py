@@ -84,8 +84,9 @@ def main(config: ReportsConfig) -> None:
         for name, content in files.items():
             replace(study.folder / name, content)
     print(" ".join(answer(study, weigh(study))))
-    if (confirmed := ablation.confirmed(study.name, study.folder.parent)) is not None:
-        print(ablation.order(confirmed))
+    confirmed = ablation.confirmed(study.name, study.folder.parent, study.runs)
+    if confirmed is not None:
+        print(confirmed.words)
     print(f"Trust in the proxy: {trust.of_study(study)}")
     print(f"report: {study.folder / 'report.html'}")
 

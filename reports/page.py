@@ -24,7 +24,7 @@ def html(study: Study, evidence: Evidence) -> str:
 
     first, *rest = answer(study, evidence)
     drawn = page_figures(study, evidence)
-    confirmed = ablation.confirmed(study.name, study.folder.parent)
+    confirmed = ablation.confirmed(study.name, study.folder.parent, study.runs)
     arm_columns, arm_rows = tables.arm_rows(evidence)
     trial_columns, trial_rows = tables.trial_rows(study)
     return tables.fill(
@@ -52,8 +52,7 @@ def html(study: Study, evidence: Evidence) -> str:
         facts=how_it_was_run(study),
         trusted=trusted(study),
         figures=in_script(drawn),
-        confirmed=confirmed and ablation.order(confirmed),
-        confirmed_table=confirmed and ablation.table_rows(confirmed.panels[0]),
+        confirmed=confirmed,
         plotly=Markup(get_plotlyjs()),
     )
 

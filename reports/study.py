@@ -60,6 +60,8 @@ class Study:
     """`tokens`, `train_loss`, `val_loss`, `val_bpb` of each run that left metrics, by key."""
     missing: list[tuple[str, str]]
     """What should be there and cannot be read: (name, reason)."""
+    runs: str | None = None
+    """The folder of the runs where it was asked for; otherwise each `study.json` says its own."""
 
     @property
     def name(self) -> str:
@@ -120,7 +122,7 @@ def read_study(name: str | None, outputs: str | Path = "outputs", runs: str | No
     curves = {key: _read_curve(where / key) for key in keys}
     curves = {key: curve for key, curve in curves.items() if len(curve)}
     trials = pd.DataFrame(rows, columns=_columns(rows))
-    return Study(folder, facts, trials, records, curves, missing)
+    return Study(folder, facts, trials, records, curves, missing, runs)
 
 
 def find_study(name: str | None, outputs: Path) -> Path:

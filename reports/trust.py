@@ -332,7 +332,7 @@ def _tables(study: Study) -> Iterator[Report]:
     outputs = study.folder.parent
     for path in sorted(outputs.glob("tables/*/study.json")):
         try:
-            report = ablation.read_table(path.parent.name, outputs, None)
+            report = ablation.read_table(path.parent.name, outputs, study.runs)
         except ValueError:
             continue
         if is_trust(report):
