@@ -5,18 +5,16 @@ and shared data; each arm is a few overrides of architecture (`fit` closes the b
 size is given) and of the recipe.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
-
-import yaml
 
 from ablations import transfer, trust
 from ablations.sequential import AUTO, LOOKS
 from ablations.timing import Timing
 from search.record import Recipe
-from space.arch import Architecture
+from space.arch import Architecture, read_yaml
 from space.axes import SpaceConfig, parse_sharing
 from space.budget import FFN_TOLERANCE, MAX_DEVIATION, SIZES, Budget, fit
 from space.cost import cost
@@ -119,13 +117,17 @@ class TableFile:
         if not path.is_file():
             known = ", ".join([*table_names(), "all", "help", "confirm", "power", "main_results"])
             raise ValueError(f"table must be one of {known}, or a path, but got {name!r}")
-        values = yaml.safe_load(path.read_text())
+        values = read_yaml(path)
         known_keys = {f.name for f in fields(cls)} - {"name"}
         if not isinstance(values, dict) or "caption" not in values or set(values) - known_keys:
             raise ValueError(
                 f"{path} must hold caption and may hold {', '.join(sorted(known_keys))}, but has "
                 f"{', '.join(map(str, values)) if isinstance(values, dict) else 'none of them'}"
             )
+        for what, given, kind in _parts(values):
+            if not isinstance(given, kind):
+                wanted = "a list" if kind is list else "a mapping of names to values"
+                raise ValueError(f"{what} in {path} must be {wanted}, but got {given!r}")
         return cls(name=path.stem, **values)
 
     def table(
@@ -200,6 +202,23 @@ def seeds_of(given: int | str) -> dict[str, Any]:
 def table_names() -> list[str]:
     """All tables of `conf/ablation/`."""
     return sorted(path.stem for path in TABLES.glob("*.yaml"))
+
+
+def _parts(values: Mapping[str, Any]) -> Iterator[tuple[str, Any, type]]:
+    """Each part of a file, what it is called and what it must be, the outer one before those in
+    it."""
+    for kind in ("transfer", "trust"):
+        yield kind, values.get(kind, {}), dict
+    for scale in ("proxy", "paper"):
+        panels = values.get(scale, [])
+        yield scale, panels, list
+        for place, panel in enumerate(panels, 1):
+            yield f"panel {place} of {scale}", panel, dict
+            base, arms = panel.get("base") or {}, panel.get("arms") or {}
+            yield f"base of panel {place}", base, dict
+            yield f"arms of panel {place}", arms, dict
+            for name, arm in arms.items():
+                yield f"arm {name} of panel {place}", arm or {}, dict
 
 
 def _panel(

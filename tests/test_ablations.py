@@ -281,6 +281,10 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, wrong: str) -> None:
             "{hidden_size: 32, num_attention_heads: 2, intermediate_size: 32,",
             "must lie within 0.15%",
         ),
+        ("proxy:", "proxy: [", r"wrong\.yaml must be YAML, but is not"),
+        ("proxy:", "paper: [5]\nproxy:", r"panel 1 of paper in .*wrong\.yaml must be a mapping"),
+        ("arms:", "arms: [a, b]\n    base:", r"arms of panel 1 in .* but got \['a', 'b'\]"),
+        ("{sharing: none, published: 44.6}", "5", "arm none of panel 1 in .* but got 5"),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:

@@ -106,6 +106,10 @@ def test_axes_are_overridden_on_the_command_line() -> None:
         (["architecture=mobilellm_125m", "architecture.num_key_value_heads=2"], "choose a divisor"),
         (["architecture=mobilellm_125m", "+architecture.hiden_size=2"], "hiden_size"),
         (["architecture_file=nowhere.yaml"], "nowhere.yaml"),
+        (["+space.fixed.sharing=5"], "sharing must be written like none"),
+        (["+space.fixed.norms=[5]"], "norms must be one of block, layer, but got [5]"),
+        (["space.fixed.tie_word_embeddings=5"], "tie_word_embeddings must be true or false"),
+        (["+space.fixed.qk_norm=maybe"], "qk_norm must be true or false, but got 'maybe'"),
         (["format=xml"], "format must be one of table, markdown, csv, json"),
         (["seq_len=0"], "seq_len"),
         (["seq_len=long"], "seq_len"),
@@ -117,3 +121,12 @@ def test_bad_input_ends_with_one_line_and_exit_code_2(arguments: list[str], mess
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert message in done.stderr
+
+
+def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "torn.yaml"
+    path.write_text("hidden_size: [1\nnum_blocks: }")
+    done = run(f"architecture_file={path}")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"{path} must be YAML, but is not: " in line
