@@ -48,6 +48,11 @@ class AblationConfig(StudyConfig):
             raise ValueError(
                 "study must name the search whose best are confirmed, but got none; add study=NAME"
             )
+        if self.table != CONFIRM and self.study is not None:
+            raise ValueError(
+                f"study must be given with table=confirm only, but got {self.study} for "
+                f"table={self.table}; leave it out, called=NAME names the folder"
+            )
         if self.scale not in SCALES:
             raise ValueError(f"scale must be one of {', '.join(SCALES)}, but got {self.scale!r}")
         if self.budget is not None and self.budgets:

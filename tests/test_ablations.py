@@ -241,6 +241,7 @@ WRONG = {
     "unknown": ("", "", "table=nonsense", "table must be one of"),
     "no seed": ("", "", "seeds=0", "seeds must be at least 1"),
     "no number": ("", "", "seeds=many", "seeds must be a whole number or auto"),
+    "another's study": ("", "", "study=tiny", "study must be given with table=confirm only"),
     "no scale": ("", "", "scale=large", "scale must be one of"),
     "no baseline": ("baseline: none", "baseline: nothing", "report=true", "the baseline of panel"),
     "off budget": (
