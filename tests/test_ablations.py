@@ -391,13 +391,27 @@ def test_all_tables_are_made_and_a_timing_is_made_once(tmp_path: Path) -> None:
     steps = max(1, round(8 * base / shared))
     assert frame.tokens["immediate"] == 128 * steps
     text = (outputs / "timed" / "table.md").read_text()
-    assert f"a timing of {timing['date']}" in text
+    (date,) = {entry["date"] for entry in timing["runs"].values()}
+    assert f"a timing of {date}" in text
     before = {path: path.read_bytes() for path in outputs.glob("*/*.*") if path.suffix != ".db"}
     again = make(tmp_path, "table=all", "seeds=1", program=["-c", code])
     assert "timing" not in again.stdout
     assert again.stdout.count("2 of 2 runs done") == 2
     same = [path for path, content in before.items() if path.read_bytes() == content]
     assert {path.name for path in before} - {path.name for path in same} <= {"study.json"}
+
+
+def test_every_timing_is_told_with_its_own_origin(tmp_path: Path) -> None:
+    path = tmp_path / "timing.json"
+    older = {"date": "2026-01-02", "machine": "a laptop", "threads": 2, "commit": None}
+    later = {"date": "2026-03-04", "machine": "a server", "threads": 1, "commit": "0123456789ab"}
+    path.write_text(json.dumps({**older, "runs": {"a": {}}}))
+    assert Timing(path).words().endswith("from a timing of 2026-01-02 (a laptop, 2 threads).")
+    path.write_text(json.dumps({**older, "runs": {"a": {}, "b": later, "c": later}}))
+    assert (
+        "from timings of 2026-01-02 (a laptop, 2 threads), "
+        "2026-03-04 (a server, 1 thread, 0123456789)." in Timing(path).words()
+    )
 
 
 @pytest.mark.slow
@@ -415,6 +429,7 @@ def test_an_arm_that_joins_is_timed_in_proportion(
     timing.measure(data, placement)
     (key,) = timing.content["seconds_per_token"]
     timing.content["seconds_per_token"][key] *= 1000  # a machine of another day
+    timing.content["runs"][key]["date"] = "2026-01-02"
     path.write_text(json.dumps(timing.content))
     later = Timing(path)
     first = later(shapes[0], recipe)
@@ -424,6 +439,7 @@ def test_an_arm_that_joins_is_timed_in_proportion(
     assert later(shapes[0], recipe) == first
     assert 1 < later(shapes[1], recipe) / first < 20
     assert Timing(path)(shapes[1], recipe) == later(shapes[1], recipe)
+    assert "timings of 2026-01-02 (" in later.words()
     path.write_text("{")
     with pytest.raises(ValueError, match="delete it to time anew"):
         Timing(path)
