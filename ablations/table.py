@@ -5,7 +5,8 @@ and shared data; each arm is a few overrides of architecture (`fit` closes the b
 size is given) and of the recipe.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -53,8 +54,15 @@ class Panel:
     """Of what is published."""
 
     def arm(self, name: str) -> Arm:
-        """The arm of this name."""
-        return next(arm for arm in self.arms if arm.name == name)
+        """The arm of this name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise _unknown(f"arm of panel {self.name!r}", self.arms, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +88,22 @@ class Table:
         return self.auto or self.transfer
 
     def panel(self, name: str) -> Panel:
-        """The panel of this name."""
-        return next(panel for panel in self.panels if panel.name == name)
+        """The panel of this name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        for panel in self.panels:
+            if panel.name == name:
+                return panel
+        raise _unknown(f"panel of table {self.name}", self.panels, name)
+
+
+def _unknown(what: str, known: Iterable[Arm] | Iterable[Panel], name: str) -> ValueError:
+    return ValueError(
+        f"{what} must be one of {', '.join(repr(one.name) for one in known)}, but got {name!r}; if "
+        "an earlier start asked for it and it was renamed or taken out since, start the table again"
+    )
 
 
 @dataclass(kw_only=True)
@@ -166,7 +188,9 @@ class TableFile:
         if self.trust:
             trust.require_seeds(given["seeds"])
         if self.trust and given["auto"]:
-            raise ValueError("seeds of a table of trust must be a number, but got auto")
+            raise ValueError(
+                "seeds of a table of trust must be a number, but got auto; set seeds=5"
+            )
         if scale == "paper" and budget is not None:
             raise ValueError("budget must be left out at scale=paper: its shapes are as printed")
         made = []
@@ -174,8 +198,12 @@ class TableFile:
             limit = Budget.parse(budget or content.get("budget") or self.budget)
             exact = scale == "proxy"
             made.append(_panel(content, limit, recipe, vocab_size, exact, timing or Timing()))
-        if len({panel.name for panel in made}) < len(made):
-            raise ValueError(f"panels of table {self.name} must have names of their own")
+        names = Counter(panel.name for panel in made)
+        if twice := [name for name, times in names.items() if times > 1]:
+            raise ValueError(
+                f"panels of table {self.name} must have names of their own, but got {twice[0]!r} "
+                f"{names[twice[0]]} times; rename all but one"
+            )
         return Table(
             name=self.name,
             caption=self.caption,

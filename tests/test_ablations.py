@@ -282,6 +282,12 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, wrong: str) -> None:
             "{hidden_size: 32, num_attention_heads: 2, intermediate_size: 32,",
             "must lie within 0.15%",
         ),
+        (
+            "proxy:",
+            "proxy:\n  - {name: two blocks, baseline: a, base: {num_blocks: 2}, "
+            "arms: {a: {}, b: {sharing: immediate x2}}}",
+            "names of their own, but got 'two blocks' 2 times; rename",
+        ),
         ("proxy:", "proxy: [", r"wrong\.yaml must be YAML, but is not"),
         ("proxy:", "paper: [5]\nproxy:", r"panel 1 of paper in .*wrong\.yaml must be a mapping"),
         ("arms:", "arms: [a, b]\n    base:", r"arms of panel 1 in .* but got \['a', 'b'\]"),
@@ -366,6 +372,14 @@ proxy:
       none: {sharing: none}
       immediate: {sharing: immediate x3, equal: time}
 """
+
+
+def test_an_arm_or_panel_that_is_gone_is_named_with_those_there_are(tmp_path: Path) -> None:
+    work = small_work(tmp_path)
+    with pytest.raises(ValueError, match=r"one of 'none', 'immediate', but got 'cycle'; .* again"):
+        work.run({"panel": "two blocks", "arm": "cycle"}, 0)
+    with pytest.raises(ValueError, match="must be one of 'two blocks', but got 'three blocks'"):
+        work.run({"panel": "three blocks", "arm": "none"}, 0)
 
 
 @pytest.mark.slow

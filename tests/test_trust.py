@@ -309,7 +309,7 @@ def test_a_large_space_is_thinned_evenly() -> None:
         ({**CONTENT, "lengths": [1]}, {}, "another horizon or another budget"),
         ({**CONTENT, "arms": 1}, {}, "at least two arms"),
         (CONTENT, {"seeds": 2}, "at least 3 seeds"),
-        (CONTENT, {"seeds": "auto"}, "must be a number"),
+        (CONTENT, {"seeds": "auto"}, "must be a number, but got auto; set seeds=5"),
         ({**CONTENT, "space": "none"}, {}, "space must be one of"),
         (CONTENT, {"budgets": ["1m", "1000k"]}, "each once"),
         (CONTENT, {"recipe": replace(RECIPE, schedule="cosine")}, "set schedule=wsd"),
