@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from study_fixtures import TINY, environment, records, run, write_text
 
 from ablations.__main__ import table_facts
 from ablations.plan import TableWork
+from ablations.sequential import looked
 from ablations.table import TableFile, table_names
 from ablations.timing import Timing
 from reports.ablation import Report, _panel, latex, side_by_side, table_rows
@@ -158,6 +160,22 @@ def test_a_look_waits_for_the_runs_in_progress(tmp_path: Path) -> None:
     assert isinstance(work.next(attempts, 0), Cell)
     attempts[-1] = replace(attempts[-1], state="RUNNING", value=None, status=None)
     assert work.next(attempts, 0) is Step.WAIT
+
+
+def test_a_look_is_made_once_for_what_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, looks = small_work(tmp_path), list[int]()
+    attempts = told(work, {}, run=1)
+
+    def counted(frame: pd.DataFrame, *given: str) -> Any:
+        looks.append(int(frame.done.sum()))
+        return looked(frame, *given)
+
+    monkeypatch.setattr("ablations.plan.looked", counted)
+    for ended in (attempts[:8], attempts[:8], attempts):
+        work.next(list(ended), 0)
+    assert looks == [8, len(attempts)]
 
 
 @pytest.mark.slow
