@@ -505,17 +505,17 @@ def confirmed(study: str, outputs: Path, runs: str | None) -> Confirmation | Non
 
 
 def order(report: Report) -> str:
-    """The confirmed order, best first, with each verdict against the baseline."""
+    """The confirmed order, best first, each with its difference to the baseline and verdict."""
     rows = pd.concat([panel.rows for panel in report.panels]).dropna(subset="mean")
-    rows["diff"] = rows["diff"].mask(rows.verdict == "baseline", 0.0)
-    told = [
-        f"{row['arm']} ({row['mean']:.4f}, {row['verdict']})"
-        for row in rows.sort_values(["diff", "mean", "arm"]).to_dict("records")
-    ]
+    base = rows.verdict == "baseline"
+    told = rows["diff"].map(signed(4), na_action="ignore").fillna("no seed in common")
+    told = told.mask(base, rows["mean"].map(decimals(4)))
+    rows = rows.assign(told=told, diff=rows["diff"].mask(base, 0.0)).sort_values(["diff", "arm"])
+    words = [f"{row['arm']} ({row['told']}, {row['verdict']})" for row in rows.to_dict("records")]
     fewest, asked = int(rows.n.min()), int(rows.asked.min())
     of = "" if fewest == asked else f"{fewest} of "
     seeds = f"{of}{count(asked, 'fresh seed')}"
-    return f"Confirmed over {seeds}, best first: {'; '.join(told)}."
+    return f"Confirmed over {seeds}, best first: {'; '.join(words)}."
 
 
 def summary(report: Report) -> str:

@@ -75,6 +75,14 @@ def test_the_order_is_that_at_equal_seeds(tmp_path: Path) -> None:
     assert [text.split(" ")[0] for text in order.split("; ")][-1] == "b", order
 
 
+def test_an_arm_without_a_shared_seed_comes_last_and_says_so(tmp_path: Path) -> None:
+    study = default_study(tmp_path)
+    confirm(study, {"baseline": range(2), "a": range(2, 4), "b": range(2)})
+    told = found(study)
+    assert told is not None
+    assert told.words.endswith("a (no seed in common, unresolved).")
+
+
 def test_nothing_is_said_before_a_run_has_finished(tmp_path: Path) -> None:
     study = default_study(tmp_path)
     confirm(study, dict.fromkeys(ARMS, range(0)))
