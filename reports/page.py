@@ -15,7 +15,7 @@ from search.record import Recipe, Record
 
 Facts = list[tuple[str, str]]
 
-STATES = ("finished", "diverged", "failed", "missing", "pruned", "repeated", "running", "waiting")
+STATES = ("finished", "diverged", "failed", "missing", "pruned", "running", "waiting")
 """Outcomes of a trial, in the order in which the page counts them."""
 
 

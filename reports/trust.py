@@ -77,7 +77,7 @@ SUFFICIENT = (
     Column("sure", "sure", str, "whether the intervals lie above it, too", numeric=False),
 )
 LEFT_OUT = ("tokens", "horizons", "warmup_fraction", "evaluations")
-"""What two recipes may differ in and be one proxy: the warmup is compared in tokens, and how often
+"""What two recipes may differ in and be one proxy: the warmup is compared in steps, and how often
 a run is looked at changes nothing of it."""
 
 

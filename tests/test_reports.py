@@ -244,16 +244,6 @@ def test_a_finished_trial_without_a_record_is_missing(tmp_path: Path) -> None:
     assert "is not there" in reason
 
 
-def test_a_run_counts_once_however_many_trials_asked_for_it(tmp_path: Path) -> None:
-    study = default_study(tmp_path)
-    lost = dict(study.trials[0], number=21, state="FAIL", reason="the worker was lost")
-    study.trials += [lost, dict(study.trials[1], number=22)]
-    done = read(study)
-    assert list(done.trials.status[-2:]) == ["failed", "repeated"]
-    assert page.outcomes(done) == "21 finished, 1 failed and 1 repeated"
-    assert len(done.finished) == 21
-
-
 def test_a_torn_last_line_of_metrics_is_ignored(tmp_path: Path) -> None:
     study = default_study(tmp_path)
     key = study.trials[0]["key"]
