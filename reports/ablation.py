@@ -426,7 +426,12 @@ def shown_columns(report: Report) -> list[Column]:
 
 def _title(panel: Panel) -> str:
     source = f" Published: {panel.source}." if panel.source else ""
-    return f"Against {panel.baseline}.{source}"
+    return f"Against {panel.baseline}.{source}{_anecdote(panel)}"
+
+
+def _anecdote(panel: Panel) -> str:
+    alone = panel.rows.asked.max() == 1
+    return " One seed an arm leaves no interval, and so no verdict." if alone else ""
 
 
 def latex(report: Report) -> str:
@@ -436,7 +441,7 @@ def latex(report: Report) -> str:
         lines += latex_float(report.caption, latex_table(*beside))
     for panel in report.panels:
         name = f" {panel.name}." if panel.name else ""
-        caption = f"{report.caption}{name} Against {panel.baseline}."
+        caption = f"{report.caption}{name} Against {panel.baseline}.{_anecdote(panel)}"
         missing = [f"% no result: {text}" for text in panel.missing]
         lines += latex_float(caption, latex_table(*table_rows(panel)), missing)
     told = [
@@ -525,6 +530,8 @@ def summary(report: Report) -> str:
     compared = (verdicts != "baseline").sum()
     lost = sum(len(panel.missing) for panel in report.panels)
     text = f"{told} of {compared} differences to the baseline are resolved"
+    if any(map(_anecdote, report.panels)):
+        text += ", for which one seed an arm is too few"
     diverged = int((report.cells.status == DIVERGED).sum())
     gaps = f"; {lost} cells have no result, {diverged} of them diverged" if lost else ""
     return f"{report.name}: {text}{gaps}."

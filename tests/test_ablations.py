@@ -21,7 +21,15 @@ from ablations.plan import TableWork
 from ablations.sequential import looked
 from ablations.table import TableFile, table_names
 from ablations.timing import Timing
-from reports.ablation import Report, _panel, latex, side_by_side, table_rows
+from reports.ablation import (
+    Report,
+    _panel,
+    latex,
+    markdown,
+    side_by_side,
+    summary,
+    table_rows,
+)
 from search.config import DataConfig
 from search.data import prepare
 from search.placement import Placement
@@ -398,6 +406,20 @@ def test_an_arm_or_panel_that_is_gone_is_named_with_those_there_are(tmp_path: Pa
         work.run({"panel": "two blocks", "arm": "cycle"}, 0)
     with pytest.raises(ValueError, match="must be one of 'two blocks', but got 'three blocks'"):
         work.run({"panel": "three blocks", "arm": "none"}, 0)
+
+
+def test_one_seed_is_said_to_give_no_verdict(tmp_path: Path) -> None:
+    facts = table_facts((work := small_work(tmp_path)).table)
+    cells = pd.DataFrame(work.places()).assign(val_bpb=1.5, status="finished", reason=None)
+
+    def forms(seeds: int) -> list[str]:
+        some = cells[cells.seed < 7 + seeds]
+        panel = _panel(facts["panels"][0], some, "val_bpb", auto=False)
+        report = Report(Path(), "small", "", "val_bpb", (panel,), some)
+        return [markdown(report), latex(report), summary(report)]
+
+    assert all("ne seed an arm" in text for text in forms(1))
+    assert not any("ne seed an arm" in text for text in forms(2))
 
 
 @pytest.mark.slow
