@@ -182,6 +182,11 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
         table, places, metric = content["table"], content["places"], content["metric"]
         caption, described = table["caption"], table["panels"]
         reasons = {trial["key"]: trial.get("reason") for trial in content["trials"]}
+        things = [
+            (Architecture.from_dict(arm["architecture"]), Recipe(**arm["recipe"]))
+            for panel in described
+            for arm in panel["arms"]
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} must describe a table, but lacks it ({error}); start the same table again"
@@ -193,7 +198,6 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
     panels = tuple(
         _panel(p, cells[cells.panel == p["name"]], metric, auto, table) for p in described
     )
-    things = [(arm["architecture"], arm["recipe"]) for p in described for arm in p["arms"]]
     return Report(
         folder=path.parent,
         name=name,

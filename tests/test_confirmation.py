@@ -103,7 +103,9 @@ def test_runs_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
 def test_a_damaged_confirmation_is_a_line_of_the_page(tmp_path: Path) -> None:
     study = default_study(tmp_path)
     path = confirm(study, dict.fromkeys(ARMS, range(1)))
-    path.write_text(path.read_text()[:-9])
-    page = render(read_study(study.name, tmp_path / "outputs"))["report.html"].decode()
-    assert "What confirms this search cannot be read: " in page
-    assert "start the same table again" in page
+    text = path.read_text()
+    for damaged in (text[:-9], text.replace('"schedule"', '"of_another_version"')):
+        path.write_text(damaged)
+        page = render(read_study(study.name, tmp_path / "outputs"))["report.html"].decode()
+        assert "What confirms this search cannot be read: " in page
+        assert "start the same table again" in page
