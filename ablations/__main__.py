@@ -200,7 +200,7 @@ def seeds_words(table: Table) -> str:
         return f"{LOOKS[0]} seeds each, up to {LOOKS[-1]} where nothing is resolved"
     if table.transfer:
         return f"1 seed each, {table.seeds} near the best rates"
-    return f"{table.seeds} seeds each"
+    return "1 seed each" if table.seeds == 1 else f"{table.seeds} seeds each"
 
 
 def _require_vocabulary(table: Table, vocab_size: int) -> None:

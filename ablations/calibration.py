@@ -14,8 +14,7 @@ from ablations.dunnett import noncentrality
 from ablations.effects import (
     LEVEL,
     POWER,
-    _cells,
-    _fit,
+    Spread,
     chance,
     detectable,
     half_widths,
@@ -51,15 +50,6 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Standard deviations of a randomised block, in units of the metric."""
-
-    seed: float
-    """Of what a seed adds to all arms."""
-    residual: float
-
-
-@dataclass(frozen=True)
 class Rate:
     """How many of so many tables."""
 
@@ -81,20 +71,6 @@ class Rate:
         """The upper 95% bound, one-sided (likewise)."""
         test = binomtest(self.count, self.tables, alternative="less")
         return float(test.proportion_ci(0.95, "exact").high)
-
-
-def fitted(frame: pd.DataFrame, metric: str = "val_bpb") -> Spread:
-    """What the runs of a frame, as for `compare`, say about the two spreads (by moments).
-
-    Raises:
-        ValueError: as for `compare`, and when fewer than two seeds leave no spread to fit.
-    """
-    fit = _fit(cells := _cells(frame, metric))
-    if not fit.df:
-        raise ValueError("the spread needs two arms with two seeds in common; train another seed")
-    means = (cells - fit.effects[:, None]).mean()
-    seeds = means.var() - fit.sigma**2 * (1 / cells.notna().sum()).mean()
-    return Spread(float(np.sqrt(max(seeds, 0.0))), fit.sigma)
 
 
 def aa_test(

@@ -27,7 +27,8 @@ class AblationConfig(StudyConfig):
     Default: the table's."""
     called: str | None = None
     study: str | None = None
-    """`table=confirm`: the search whose best candidates are run again."""
+    """`table=confirm`: the search whose best candidates are run again. Of other tables, which are
+    studies themselves, the name: `called` where that is not given."""
     top: int = 4
     space: SpaceConfig | None = None
     """Tables of trust: the space of the grid, instead of the table's."""
@@ -59,15 +60,16 @@ class AblationConfig(StudyConfig):
             if type(self.seeds) is not int:
                 raise ValueError(f"seeds must be a whole number or auto, but got {self.seeds!r}")
             require_at_least(1, seeds=self.seeds)
-        if self.called is not None:
-            require_name("called", self.called)
+        for option, name in (("called", self.called), ("study", self.study)):
+            if name is not None:
+                require_name(option, name)
 
     @property
     def table_name(self) -> str:
         """The table's folder under `outputs/tables`."""
         if self.table == CONFIRM and self.called is None:
             return f"{CONFIRM}_{self.study}"
-        return self.called or Path(str(self.table)).stem
+        return self.called or self.study or Path(str(self.table)).stem
 
     @property
     def name(self) -> str:

@@ -42,7 +42,10 @@ def confirmation(
     ranked = [a.arm for a in best_runs(attempts, len(keys)) if a.arm != base]
     arms = [_arm(runs, keys[str(arm)]) for arm in [base, *ranked[:top]]]
     if len(arms) < 2:
-        raise ValueError(f"study {study} must have tried two architectures, but has tried one")
+        raise ValueError(
+            f"study {study} must have tried two architectures, but has tried one; give it more "
+            "trials first"
+        )
     for arm in arms:
         if recipe is not None and arm.recipe != recipe:
             raise ValueError(

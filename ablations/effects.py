@@ -259,6 +259,29 @@ def residuals(frame: pd.DataFrame, metric: str = "val_bpb") -> pd.DataFrame:
     return pd.DataFrame(_fit(cells).residuals, cells.index, cells.columns)
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviations of a randomised block, in units of the metric."""
+
+    seed: float
+    """Of what a seed adds to all arms."""
+    residual: float
+
+
+def spreads(frame: pd.DataFrame, metric: str = "val_bpb") -> Spread:
+    """What the runs of a frame, as for `compare`, say about the two spreads (by moments).
+
+    Raises:
+        ValueError: as for `compare`, and when fewer than two seeds leave no spread to fit.
+    """
+    fit = _fit(cells := _cells(frame, metric))
+    if not fit.df:
+        raise ValueError("the spread needs two arms with two seeds in common; train another seed")
+    means = (cells - fit.effects[:, None]).mean()
+    seeds = means.var() - fit.sigma**2 * (1 / cells.notna().sum()).mean()
+    return Spread(float(np.sqrt(max(seeds, 0.0))), fit.sigma)
+
+
 def linked_effects(frame: pd.DataFrame, metric: str = "val_bpb") -> "pd.Series[float]":
     """What each arm adds at equal seeds, by arm; only their differences mean something. Of arms
     that no chain of common seeds links the largest group is told, and none without a result.

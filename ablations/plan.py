@@ -1,7 +1,7 @@
 """What a table trains: its cells, each the run of an arm with a seed."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
@@ -146,6 +146,8 @@ class TableWork:
 
     def _with_rates(self, ended: Mapping[str, float | None]) -> Self:
         """This work once these runs, by key, have shown which rates are best."""
+        if self.search.name == "none":
+            return self
         work, before = replace(self, choices={}), None
         while work.choices != before:
             before, found = work.choices, dict[tuple[str, str], dict[tuple[float, int], Any]]()
@@ -175,18 +177,29 @@ class TableWork:
             for key, run in runs.items()
             if not (run.busy or is_open(run, attempts, since))
         }
-        if self.search.name != "none":
-            # One crash says nothing of a rate, which waits for the next start.
-            crashes = Counter(
-                a.key for a in attempts if a.state == "FAIL" and a.status in (FAILED, None)
-            )
-            self = self._with_rates(
-                {
-                    key: value
-                    for key, value in ended.items()
-                    if value is not None or runs[key].status == DIVERGED or crashes[key] > 1
-                }
-            )
+        # One crash says nothing of a rate, which waits for the next start.
+        crashes = Counter(
+            a.key for a in attempts if a.state == "FAIL" and a.status in (FAILED, None)
+        )
+        tried = {
+            key: value
+            for key, value in ended.items()
+            if value is not None or runs[key].status == DIVERGED or crashes[key] > 1
+        }
+        known = tuple(ended.items()), tuple(tried.items())
+        if known not in self._last:
+            self._last.clear()
+            self._last[known] = self._with_rates(tried)._with_seeds(ended)
+        return self._last[known]
+
+    @cached_property
+    def _last(self) -> dict[Hashable, Self]:
+        """The answer of `after`, by what it follows from: workers ask far more often than runs
+        end."""
+        return {}
+
+    def _with_seeds(self, ended: Mapping[str, float | None]) -> Self:
+        """This work once these runs, by key, have shown where seeds are needed."""
         if not self.table.adaptive:
             return self
         frame = pd.DataFrame(self._all_places).assign(
@@ -195,13 +208,17 @@ class TableWork:
         )
         if self.table.transfer:
             return replace(self, limits=transfer.wanted(self._rates(frame), self.table.seeds))
+        return replace(self, limits=self._looks(frame))
+
+    def _looks(self, frame: pd.DataFrame) -> dict[tuple[str, str], int]:
+        """Seeds by panel and arm: of the look that resolved it, or of the next."""
         limits: dict[tuple[str, str], int] = {}
         for panel in self.table.panels:
             mine = frame[frame.panel == panel.name]
             rows, more = looked(mine, panel.baseline, "value")
             looks = {} if rows is None else dict(zip(rows.arm, rows["look"], strict=True))
             limits |= {(panel.name, arm): seeds for arm, seeds in {**looks, **more}.items()}
-        return replace(self, limits=limits)
+        return limits
 
     def _rates(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The frame of cells with what `ablations.transfer` reads of each arm."""

@@ -43,21 +43,15 @@ def verdicts(
     return table
 
 
-def wanted(
-    frame: pd.DataFrame, baseline: str, metric: str = "val_bpb", *, lower_is_better: bool = True
-) -> dict[str, int]:
-    """How many seeds each arm shall have next, in the order of first rows; empty when finished.
+def looked(
+    frame: pd.DataFrame, baseline: str, metric: str = "val_bpb", lower_is_better: bool = True
+) -> tuple[pd.DataFrame | None, dict[str, int]]:
+    """`verdicts`, None before the first look, and how many seeds each arm shall have next, in the
+    order of first rows; none when finished.
 
     `frame` is as for `verdicts`, with a row for each arm at least. Only unresolved arms, and with
     them the baseline, get more.
     """
-    return looked(frame, baseline, metric, lower_is_better)[1]
-
-
-def looked(
-    frame: pd.DataFrame, baseline: str, metric: str = "val_bpb", lower_is_better: bool = True
-) -> tuple[pd.DataFrame | None, dict[str, int]]:
-    """`verdicts`, None before the first look, and `wanted`."""
     arms = list(frame.arm.unique())
     seeds = sorted(frame.seed.unique())
     done = frame.done if "done" in frame else pd.Series(True, frame.index)

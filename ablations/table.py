@@ -5,18 +5,17 @@ and shared data; each arm is a few overrides of architecture (`fit` closes the b
 size is given) and of the recipe.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
-
-import yaml
 
 from ablations import transfer, trust
 from ablations.sequential import AUTO, LOOKS
 from ablations.timing import Timing
 from search.record import Recipe
-from space.arch import Architecture
+from space.arch import Architecture, read_yaml
 from space.axes import SpaceConfig, parse_sharing
 from space.budget import FFN_TOLERANCE, MAX_DEVIATION, SIZES, Budget, fit
 from space.cost import cost
@@ -55,8 +54,15 @@ class Panel:
     """Of what is published."""
 
     def arm(self, name: str) -> Arm:
-        """The arm of this name."""
-        return next(arm for arm in self.arms if arm.name == name)
+        """The arm of this name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise _unknown(f"arm of panel {self.name!r}", self.arms, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +88,22 @@ class Table:
         return self.auto or self.transfer
 
     def panel(self, name: str) -> Panel:
-        """The panel of this name."""
-        return next(panel for panel in self.panels if panel.name == name)
+        """The panel of this name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        for panel in self.panels:
+            if panel.name == name:
+                return panel
+        raise _unknown(f"panel of table {self.name}", self.panels, name)
+
+
+def _unknown(what: str, known: Iterable[Arm] | Iterable[Panel], name: str) -> ValueError:
+    return ValueError(
+        f"{what} must be one of {', '.join(repr(one.name) for one in known)}, but got {name!r}; if "
+        "an earlier start asked for it and it was renamed or taken out since, start the table again"
+    )
 
 
 @dataclass(kw_only=True)
@@ -119,13 +139,17 @@ class TableFile:
         if not path.is_file():
             known = ", ".join([*table_names(), "all", "help", "confirm", "power", "main_results"])
             raise ValueError(f"table must be one of {known}, or a path, but got {name!r}")
-        values = yaml.safe_load(path.read_text())
+        values = read_yaml(path)
         known_keys = {f.name for f in fields(cls)} - {"name"}
         if not isinstance(values, dict) or "caption" not in values or set(values) - known_keys:
             raise ValueError(
                 f"{path} must hold caption and may hold {', '.join(sorted(known_keys))}, but has "
                 f"{', '.join(map(str, values)) if isinstance(values, dict) else 'none of them'}"
             )
+        for what, given, kind in _parts(values):
+            if not isinstance(given, kind):
+                wanted = "a list" if kind is list else "a mapping of names to values"
+                raise ValueError(f"{what} in {path} must be {wanted}, but got {given!r}")
         return cls(name=path.stem, **values)
 
     def table(
@@ -164,7 +188,9 @@ class TableFile:
         if self.trust:
             trust.require_seeds(given["seeds"])
         if self.trust and given["auto"]:
-            raise ValueError("seeds of a table of trust must be a number, but got auto")
+            raise ValueError(
+                "seeds of a table of trust must be a number, but got auto; set seeds=5"
+            )
         if scale == "paper" and budget is not None:
             raise ValueError("budget must be left out at scale=paper: its shapes are as printed")
         made = []
@@ -172,8 +198,12 @@ class TableFile:
             limit = Budget.parse(budget or content.get("budget") or self.budget)
             exact = scale == "proxy"
             made.append(_panel(content, limit, recipe, vocab_size, exact, timing or Timing()))
-        if len({panel.name for panel in made}) < len(made):
-            raise ValueError(f"panels of table {self.name} must have names of their own")
+        names = Counter(panel.name for panel in made)
+        if twice := [name for name, times in names.items() if times > 1]:
+            raise ValueError(
+                f"panels of table {self.name} must have names of their own, but got {twice[0]!r} "
+                f"{names[twice[0]]} times; rename all but one"
+            )
         return Table(
             name=self.name,
             caption=self.caption,
@@ -200,6 +230,23 @@ def seeds_of(given: int | str) -> dict[str, Any]:
 def table_names() -> list[str]:
     """All tables of `conf/ablation/`."""
     return sorted(path.stem for path in TABLES.glob("*.yaml"))
+
+
+def _parts(values: Mapping[str, Any]) -> Iterator[tuple[str, Any, type]]:
+    """Each part of a file, what it is called and what it must be, the outer one before those in
+    it."""
+    for kind in ("transfer", "trust"):
+        yield kind, values.get(kind, {}), dict
+    for scale in ("proxy", "paper"):
+        panels = values.get(scale, [])
+        yield scale, panels, list
+        for place, panel in enumerate(panels, 1):
+            yield f"panel {place} of {scale}", panel, dict
+            base, arms = panel.get("base") or {}, panel.get("arms") or {}
+            yield f"base of panel {place}", base, dict
+            yield f"arms of panel {place}", arms, dict
+            for name, arm in arms.items():
+                yield f"arm {name} of panel {place}", arm or {}, dict
 
 
 def _panel(

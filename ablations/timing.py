@@ -7,6 +7,7 @@ runs; so they follow from one timing, kept in a file beside the table with its d
 import json
 import platform
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,20 +86,22 @@ class Timing:
         times = dict(zip(runs, found, strict=True))
         scale = known[reference.key] / times[reference.key] if reference is not None else 1.0
         known |= {key: times[key] * scale for key in self.missing}
-        kept |= {
-            key: {"architecture": run.architecture.to_dict(), "recipe": run.recipe.to_dict()}
-            for key, run in self.missing.items()
-        }
         settled = settle(placement, next(iter(runs.values())))
-        self.content = {
-            "date": self.content.get("date") or datetime.now(UTC).date().isoformat(),
+        origin = {
+            "date": datetime.now(UTC).date().isoformat(),
             "machine": device_name(settled.device) or platform.machine(),
             "threads": settled.threads,
             "commit": commit(),
-            **self.content,
-            "seconds_per_token": known,
-            "runs": kept,
         }
+        kept |= {
+            key: {
+                "architecture": run.architecture.to_dict(),
+                "recipe": run.recipe.to_dict(),
+                **origin,
+            }
+            for key, run in self.missing.items()
+        }
+        self.content = {**self.content, "seconds_per_token": known, "runs": kept}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(self.content, indent=1) + "\n")
@@ -106,14 +109,19 @@ class Timing:
         self.missing = {}
 
     def words(self) -> str:
-        """Where the token counts come from."""
-        said = self.content
-        commit = f", {said['commit'][:10]}" if said.get("commit") else ""
-        threads = "1 thread" if said["threads"] == 1 else f"{said['threads']} threads"
-        return (
-            f"Tokens at equal training time follow from a timing of {said['date']} "
-            f"({said['machine']}, {threads}{commit})."
-        )
+        """Where the token counts come from: every timing, once."""
+        whole = {name: value for name, value in self.content.items() if name != "runs"}
+        entries = self.content.get("runs", {}).values() or [{}]
+        # Of older files one origin is that of all runs.
+        told = list(dict.fromkeys(_origin({**whole, **entry}) for entry in entries))
+        of = "a timing of" if len(told) == 1 else "timings of"
+        return f"Tokens at equal training time follow from {of} {', '.join(told)}."
+
+
+def _origin(said: Mapping[str, Any]) -> str:
+    commit = f", {said['commit'][:10]}" if said.get("commit") else ""
+    threads = "1 thread" if said["threads"] == 1 else f"{said['threads']} threads"
+    return f"{said['date']} ({said['machine']}, {threads}{commit})"
 
 
 def _flops(run: Run) -> float:

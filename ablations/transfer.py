@@ -167,16 +167,20 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _interval(cells: pd.DataFrame, common: float) -> tuple[float, float, tuple[float, ...]]:
-    """Bounds of what `common` costs, as a share, and the rates level with the best."""
+    """Bounds of what `common` costs, as a share, and the rates level with the best; NaN and none
+    where what is missing leaves some rate without an interval."""
     runs = cells.groupby("rate").value.transform("count")
     some = cells[runs > 1].assign(arm=cells.rate)
     if some.rate.nunique() < 2 or common not in set(some.rate):
         return np.nan, np.nan, ()
     against = compare(some, common, "value")  # type: ignore[arg-type]
+    others = against[against.arm != common]
+    low, high = (np.maximum(0.0, (-others[end]).max(skipna=False)) for end in ("ci_high", "ci_low"))
+    if np.isnan(high):
+        return np.nan, np.nan, ()
     best = indistinguishable(some, "value")
     loss = best.intervals["mean"].iloc[0]
-    low, high = (max(0.0, float((-against[end]).max())) / loss for end in ("ci_high", "ci_low"))
-    return low, high, tuple(sorted(map(float, best.level)))
+    return float(low / loss), float(high / loss), tuple(sorted(map(float, best.level)))
 
 
 def verdicts(rows: pd.DataFrame) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from reports import (
     transfer,
     trust,
 )
-from reports.answer import answer, weigh
+from reports.answer import answer
 from reports.study import Study, read_study
 from space.cli import one_line_errors, require_name, verb
 
@@ -79,14 +79,15 @@ def main(config: ReportsConfig) -> None:
     with one_line_errors():
         name = None if config.study is None else str(config.study)
         study = read_study(name, config.outputs, config.runs)
-    files = render(study)
+    found = page.Findings.of(study)
+    files = render(study, found)
     with one_line_errors():
         for name, content in files.items():
             replace(study.folder / name, content)
-    print(" ".join(answer(study, weigh(study))))
-    if (confirmed := ablation.confirmed(study.name, study.folder.parent)) is not None:
-        print(ablation.order(confirmed))
-    print(f"Trust in the proxy: {trust.of_study(study)}")
+    print(" ".join(answer(study, found.evidence)))
+    if found.confirmed is not None:
+        print(found.confirmed.words)
+    print(f"Trust in the proxy: {found.trust}")
     print(f"report: {study.folder / 'report.html'}")
 
 
@@ -137,11 +138,12 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
         replace(folder / file, content)
 
 
-def render(study: Study) -> dict[str, bytes]:
+def render(study: Study, found: page.Findings | None = None) -> dict[str, bytes]:
     """The files of a report by name."""
-    evidence = weigh(study)
+    found = found or page.Findings.of(study)
+    evidence = found.evidence
     texts = {
-        "report.html": page.html(study, evidence),
+        "report.html": page.html(study, found),
         "trials.csv": tables.trials_csv(study),
         "table.md": tables.markdown(study, evidence),
         "table.tex": tables.latex(study, evidence),

@@ -18,7 +18,7 @@ from ablations.bracket import CARRIED, EDGE, is_carried
 from ablations.effects import compare
 from ablations.sequential import verdicts
 from reports import scores
-from reports.answer import UNITS
+from reports.answer import UNITS, count
 from reports.figures import drawn
 from reports.tables import (
     Cell,
@@ -41,7 +41,7 @@ from reports.tables import (
 )
 from search.record import DIVERGED, FINISHED, CorruptRecord, Recipe, read_record
 from space.arch import Architecture
-from space.budget import Budget
+from space.budget import MAX_DEVIATION, Budget
 from space.cost import cost
 
 if TYPE_CHECKING:
@@ -180,7 +180,13 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
     try:
         content = json.loads(path.read_text())
         table, places, metric = content["table"], content["places"], content["metric"]
+        caption, described = table["caption"], table["panels"]
         reasons = {trial["key"]: trial.get("reason") for trial in content["trials"]}
+        things = [
+            (Architecture.from_dict(arm["architecture"]), Recipe(**arm["recipe"]))
+            for panel in described
+            for arm in panel["arms"]
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} must describe a table, but lacks it ({error}); start the same table again"
@@ -190,13 +196,12 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
     cells = pd.DataFrame(rows)
     auto, search = table.get("auto", False), table.get("lr_search")
     panels = tuple(
-        _panel(p, cells[cells.panel == p["name"]], metric, auto, table) for p in table["panels"]
+        _panel(p, cells[cells.panel == p["name"]], metric, auto, table) for p in described
     )
-    things = [(arm["architecture"], arm["recipe"]) for p in table["panels"] for arm in p["arms"]]
     return Report(
         folder=path.parent,
         name=name,
-        caption=table["caption"],
+        caption=caption,
         note=_search_note(search, where) if search else "",
         metric=metric,
         panels=panels,
@@ -297,7 +302,7 @@ def _panel(
     rows["diff"] = rows["diff"].where(others)
     rows["direction"] = _directions(rows, content["baseline"])
     rows["runs"] = rows.arm.map(cells.groupby("arm").key.agg(" ".join))
-    if rows.off_budget.abs().max() <= 0.0015:
+    if rows.off_budget.abs().max() <= MAX_DEVIATION:
         rows["off_budget"] = None
     gone = cells[cells[metric].isna()]
     missing = tuple(
@@ -425,7 +430,12 @@ def shown_columns(report: Report) -> list[Column]:
 
 def _title(panel: Panel) -> str:
     source = f" Published: {panel.source}." if panel.source else ""
-    return f"Against {panel.baseline}.{source}"
+    return f"Against {panel.baseline}.{source}{_anecdote(panel)}"
+
+
+def _anecdote(panel: Panel) -> str:
+    alone = panel.rows.asked.max() == 1
+    return " One seed an arm leaves no interval, and so no verdict." if alone else ""
 
 
 def latex(report: Report) -> str:
@@ -435,7 +445,7 @@ def latex(report: Report) -> str:
         lines += latex_float(report.caption, latex_table(*beside))
     for panel in report.panels:
         name = f" {panel.name}." if panel.name else ""
-        caption = f"{report.caption}{name} Against {panel.baseline}."
+        caption = f"{report.caption}{name} Against {panel.baseline}.{_anecdote(panel)}"
         missing = [f"% no result: {text}" for text in panel.missing]
         lines += latex_float(caption, latex_table(*table_rows(panel)), missing)
     told = [
@@ -477,22 +487,44 @@ def html(report: Report) -> str:
     )
 
 
-def confirmed(study: str, outputs: Path) -> Report | None:
-    """The confirmation of a search (`table=confirm`), where there is one."""
+@dataclass(frozen=True)
+class Confirmation:
+    """What a search's best candidates came to over fresh seeds."""
+
+    words: str
+    table: tuple[list[Column], list[list[Cell]]] | None
+    """None where the words say that it cannot be read."""
+
+
+def confirmed(study: str, outputs: Path, runs: str | None) -> Confirmation | None:
+    """The confirmation of a search (`table=confirm`), None where nothing of one has finished.
+
+    One that cannot be read is a line and no error: the search's own report does not rest on it.
+    """
     name = f"confirm_{study}"
-    there = (outputs / "tables" / name / "study.json").is_file()
-    return read_table(name, outputs, None) if there else None
+    if not (outputs / "tables" / name / "study.json").is_file():
+        return None
+    try:
+        report = read_table(name, outputs, runs)
+    except ValueError as error:
+        return Confirmation(f"What confirms this search cannot be read: {error}.", None)
+    if not (report.cells.status == FINISHED).any():
+        return None
+    return Confirmation(order(report), table_rows(report.panels[0]))
 
 
 def order(report: Report) -> str:
-    """The confirmed order, best first, with each verdict against the baseline."""
+    """The confirmed order, best first, each with its difference to the baseline and verdict."""
     rows = pd.concat([panel.rows for panel in report.panels]).dropna(subset="mean")
-    told = [
-        f"{row['arm']} ({row['mean']:.4f}, {row['verdict']})"
-        for row in rows.sort_values(["mean", "arm"]).to_dict("records")
-    ]
-    seeds = sorted(set(report.cells.seed))
-    return f"Confirmed over {len(seeds)} fresh seeds, best first: {'; '.join(told)}."
+    base = rows.verdict == "baseline"
+    told = rows["diff"].map(signed(4), na_action="ignore").fillna("no seed in common")
+    told = told.mask(base, rows["mean"].map(decimals(4)))
+    rows = rows.assign(told=told, diff=rows["diff"].mask(base, 0.0)).sort_values(["diff", "arm"])
+    words = [f"{row['arm']} ({row['told']}, {row['verdict']})" for row in rows.to_dict("records")]
+    fewest, asked = int(rows.n.min()), int(rows.asked.min())
+    of = "" if fewest == asked else f"{fewest} of "
+    seeds = f"{of}{count(asked, 'fresh seed')}"
+    return f"Confirmed over {seeds}, best first: {'; '.join(words)}."
 
 
 def summary(report: Report) -> str:
@@ -502,6 +534,8 @@ def summary(report: Report) -> str:
     compared = (verdicts != "baseline").sum()
     lost = sum(len(panel.missing) for panel in report.panels)
     text = f"{told} of {compared} differences to the baseline are resolved"
+    if any(map(_anecdote, report.panels)):
+        text += ", for which one seed an arm is too few"
     diverged = int((report.cells.status == DIVERGED).sum())
     gaps = f"; {lost} cells have no result, {diverged} of them diverged" if lost else ""
     return f"{report.name}: {text}{gaps}."

@@ -12,15 +12,13 @@ from ablations.calibration import (
     SEEDS_AUTO,
     TABLES,
     Rate,
-    Spread,
     aa_test,
-    fitted,
     power,
     sequential_aa_test,
     unequal,
     ways,
 )
-from ablations.effects import compare, equal_spread, residuals
+from ablations.effects import Spread, compare, equal_spread, residuals, spreads
 from reports.ablation import Panel, Report
 from reports.answer import UNITS
 from reports.tables import (
@@ -128,7 +126,7 @@ def aa_files(report: Report, tables: int = TABLES) -> dict[str, bytes]:
     (panel,) = report.panels
     frame = report.cells.rename(columns={report.metric: "value"})
     try:
-        spread = fitted(frame, "value")
+        spread = spreads(frame, "value")
     except ValueError as error:
         return {"calibration.md": f"Nothing to calibrate with yet: {error}\n".encode()}
     arms, seeds = frame.arm.nunique(), frame.seed.nunique()

@@ -339,6 +339,8 @@ def _extrapolated(law: Law) -> list[str]:
     if law.growth is None:
         return []
     rows = law.foretold[law.foretold.times > 1].to_dict("records")
+    if not rows:
+        return []
     said = [
         f"{_layers(row['depth'])} ({_depths(row['low'], row['high'], 0)}) for {row['name']}, "
         f"which has {row['layers']}"
@@ -348,7 +350,7 @@ def _extrapolated(law: Law) -> list[str]:
     return [
         f"Extrapolated by a factor of {factors} in {law.counted}: {'; '.join(said)}. MobileLLM was "
         "trained on far more tokens a parameter."
-    ][: len(rows)]
+    ]
 
 
 def _layers(depth: float) -> str:

@@ -3,28 +3,44 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from markupsafe import Markup, escape
 
 from reports import ablation, figures, scores, tables, trust
-from reports.answer import Evidence, answer, budget_words, count, join, on_selection
+from reports.answer import Evidence, answer, budget_words, count, join, on_selection, weigh
 from reports.study import Study, is_number, plain
 from search.record import Recipe, Record
 
 Facts = list[tuple[str, str]]
 
-STATES = ("finished", "diverged", "failed", "missing", "pruned", "repeated", "running", "waiting")
+STATES = ("finished", "diverged", "failed", "missing", "pruned", "running", "waiting")
 """Outcomes of a trial, in the order in which the page counts them."""
 
 
-def html(study: Study, evidence: Evidence) -> str:
+@dataclass(frozen=True)
+class Findings:
+    """What is said of a study in more than one place, worked out once."""
+
+    evidence: Evidence
+    confirmed: ablation.Confirmation | None
+    trust: str
+
+    @classmethod
+    def of(cls, study: Study) -> Self:
+        """The evidence of a study, and what tables of the same outputs say of it."""
+        confirmed = ablation.confirmed(study.name, study.folder.parent, study.runs)
+        return cls(weigh(study), confirmed, trust.of_study(study))
+
+
+def html(study: Study, found: Findings) -> str:
     """The page, complete with style, script, data and plotly.js."""
     from plotly.offline import get_plotlyjs
 
+    evidence = found.evidence
     first, *rest = answer(study, evidence)
     drawn = page_figures(study, evidence)
-    confirmed = ablation.confirmed(study.name, study.folder.parent)
     arm_columns, arm_rows = tables.arm_rows(evidence)
     trial_columns, trial_rows = tables.trial_rows(study)
     return tables.fill(
@@ -50,10 +66,9 @@ def html(study: Study, evidence: Evidence) -> str:
         importance=importance(study),
         unhappy=unhappy(study),
         facts=how_it_was_run(study),
-        trusted=trusted(study),
+        trusted=marked(found.trust),
         figures=in_script(drawn),
-        confirmed=confirmed and ablation.order(confirmed),
-        confirmed_table=confirmed and ablation.table_rows(confirmed.panels[0]),
+        confirmed=found.confirmed,
         plotly=Markup(get_plotlyjs()),
     )
 
@@ -104,10 +119,9 @@ def unhappy(study: Study) -> list[tuple[str, str, str]]:
     return told + [(f"run {key}", "missing", reason) for key, reason in study.missing]
 
 
-def trusted(study: Study) -> Markup:
-    """How far the proxy can be trusted, commands set as such."""
-    text = str(escape(trust.of_study(study)))
-    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", text))
+def marked(text: str) -> Markup:
+    """The text with commands set as such."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
 def how_it_was_run(study: Study) -> Facts:

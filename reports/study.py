@@ -36,8 +36,6 @@ WITHOUT_RECORD = {
     "COMPLETE": "missing",
 }
 """What a trial without a record is called, by Optuna's name of its state."""
-REPEATED = WITHOUT_RECORD | {"COMPLETE": "repeated"}
-"""What a trial is called whose run is counted for another."""
 HORIZON_TOLERANCE = 0.01
 """Runs whose last readings are this close in tokens were trained equally long."""
 
@@ -52,14 +50,16 @@ class Study:
     trials: pd.DataFrame
     """One row a trial, by number: what `study.json` says of it, its architecture, cost and last
     reading (NaN where it has none), and `status`: finished, diverged, failed, pruned, running,
-    waiting, missing or repeated (the run is another trial's). Where a pruner stopped runs,
-    `pruned_at` are the tokens after which it did, and `pruned_value` is what it saw there."""
+    waiting or missing. Where a pruner stopped runs, `pruned_at` are the tokens after which it did,
+    and `pruned_value` is what it saw there."""
     records: dict[str, Record]
     """The readable records, by key of the run."""
     curves: dict[str, pd.DataFrame]
     """`tokens`, `train_loss`, `val_loss`, `val_bpb` of each run that left metrics, by key."""
     missing: list[tuple[str, str]]
     """What should be there and cannot be read: (name, reason)."""
+    runs: str | None = None
+    """The folder of the runs where it was asked for; otherwise each `study.json` says its own."""
 
     @property
     def name(self) -> str:
@@ -107,20 +107,16 @@ def read_study(name: str | None, outputs: str | Path = "outputs", runs: str | No
     where = Path(runs or facts.get("runs") or "runs")
     records: dict[str, Record] = {}
     missing: list[tuple[str, str]] = []
-    owners = _owners(facts["trials"])
     rows = []
     for trial in sorted(facts["trials"], key=lambda t: t["number"]):
         record = _record_of(trial, where, records, missing)
         asked = record.run if record else _asked_for(where / str(trial.get("key")))
-        row = _row(trial, asked, record, facts["budget"])
-        if trial.get("key") and owners[trial["key"]] != trial["number"]:
-            row["status"] = REPEATED.get(str(trial.get("state")), "repeated")
-        rows.append(row)
+        rows.append(_row(trial, asked, record, facts["budget"]))
     keys = dict.fromkeys(trial["key"] for trial in facts["trials"] if trial.get("key"))
     curves = {key: _read_curve(where / key) for key in keys}
     curves = {key: curve for key, curve in curves.items() if len(curve)}
     trials = pd.DataFrame(rows, columns=_columns(rows))
-    return Study(folder, facts, trials, records, curves, missing)
+    return Study(folder, facts, trials, records, curves, missing, runs)
 
 
 def find_study(name: str | None, outputs: Path) -> Path:
@@ -170,18 +166,6 @@ def _misfit(facts: Mapping[str, Any]) -> str | None:
 
 def _broken(path: Path, what: str) -> str:
     return f"{path} must describe a study, but {what}; start the same search again to rewrite it"
-
-
-def _owners(trials: list[dict[str, Any]]) -> dict[str, int]:
-    """The trial that each run is counted for: the first complete one, else the first.
-
-    A lost worker's trial is tried again as another one, and a sampler may propose twice the same.
-    """
-    owners: dict[str, int] = {}
-    for trial in sorted(trials, key=lambda t: (t.get("state") != "COMPLETE", t["number"])):
-        if trial.get("key"):
-            owners.setdefault(trial["key"], trial["number"])
-    return owners
 
 
 def _record_of(

@@ -2,10 +2,12 @@
 those at the target, and what a study's page says of its own proxy."""
 
 import base64
+import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -75,7 +77,7 @@ SUFFICIENT = (
     Column("sure", "sure", str, "whether the intervals lie above it, too", numeric=False),
 )
 LEFT_OUT = ("tokens", "horizons", "warmup_fraction", "evaluations")
-"""What two recipes may differ in and be one proxy: the warmup is compared in tokens, and how often
+"""What two recipes may differ in and be one proxy: the warmup is compared in steps, and how often
 a run is looked at changes nothing of it."""
 
 
@@ -331,12 +333,20 @@ def _tables(study: Study) -> Iterator[Report]:
     """The tables of trust beside a study that can be read."""
     outputs = study.folder.parent
     for path in sorted(outputs.glob("tables/*/study.json")):
+        if not _says_trust(path):
+            continue
         try:
-            report = ablation.read_table(path.parent.name, outputs, None)
+            yield ablation.read_table(path.parent.name, outputs, study.runs)
         except ValueError:
             continue
-        if is_trust(report):
-            yield report
+
+
+def _says_trust(path: Path) -> bool:
+    """`is_trust` of a table whose records have yet to be read."""
+    try:
+        return bool(json.loads(path.read_text())["table"].get("trust"))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def _quoted(study: Study, report: Report) -> str | None:

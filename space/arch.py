@@ -23,6 +23,7 @@ COUNTS = (
     "max_position_embeddings",
     "repeats",
 )
+SWITCHES = ("tie_word_embeddings", "qk_norm", "attention_bias")
 ARCHITECTURES = Path(__file__).parent.parent / "conf" / "architecture"
 
 
@@ -192,8 +193,6 @@ class Architecture:
         Raises:
             ValueError: no such file, or one that does not describe an architecture.
         """
-        import yaml  # not needed to count candidates
-
         path = Path(name)
         if path.suffix not in (".yaml", ".yml"):
             path = ARCHITECTURES / f"{name}.yaml"
@@ -203,7 +202,7 @@ class Architecture:
                 f"architecture must be one of {known}, or a path to a YAML file, "
                 f"but got {str(name)!r}"
             )
-        values = yaml.safe_load(path.read_text())
+        values = read_yaml(path)
         if not isinstance(values, dict):
             raise ValueError(f"{path} must hold the fields of one architecture, a line each")
         return cls.from_dict(values)
@@ -246,14 +245,17 @@ class Architecture:
             object.__setattr__(self, name, value)
 
     def _check_types(self) -> None:
-        """Counts are whole, and 100000 and 100000.0 are the same theta."""
-        if isinstance(self.rope_scaling, Mapping):
+        """Counts are whole, 100000 and 100000.0 are the same theta, and "false" is no switch."""
+        if not isinstance(self.rope_scaling, RopeScaling | None):
             object.__setattr__(self, "rope_scaling", RopeScaling.from_dict(self.rope_scaling))
         for name in ("rope_theta", "rms_norm_eps"):
             object.__setattr__(self, name, _number(name, getattr(self, name), float))
         for name in COUNTS:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _number(name, getattr(self, name), int))
+        for name in SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, but got {getattr(self, name)!r}")
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         if getattr(self, name) not in choices:
@@ -346,6 +348,21 @@ class Architecture:
                 f"and {self.repeats} repeats, but got {getattr(self, name)}; leave it out or "
                 "change the others"
             )
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        ValueError: it is no YAML.
+    """
+    import yaml  # not needed to count candidates
+
+    try:
+        return yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        what = " ".join(str(error).split())
+        raise ValueError(f"{path} must be YAML, but is not: {what}") from None
 
 
 def _number(name: str, value: Any, kind: type[int] | type[float]) -> int | float:

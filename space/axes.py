@@ -14,7 +14,7 @@ from math import log
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, Self
 
-from space.arch import Architecture
+from space.arch import Architecture, read_yaml
 from space.budget import FFN_TOLERANCE, Budget, Shape, ffn_target, fit, solve, with_shape
 from space.cost import num_norms
 from space.sharing import PATTERNS, SCOPES
@@ -59,15 +59,13 @@ class SpaceConfig:
         Raises:
             ValueError: no such file, or one that describes no space.
         """
-        import yaml  # not needed by whoever has the content already
-
         path = Path(name)
         if path.suffix not in (".yaml", ".yml"):
             path = SPACES / f"{name}.yaml"
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in SPACES.glob("*.yaml")))
             raise ValueError(f"space must be one of {known}, or a path, but got {str(name)!r}")
-        content = yaml.safe_load(path.read_text())
+        content = read_yaml(path)
         if not isinstance(content, dict):
             raise ValueError(f"{path} must hold the name, axes and fixed values of a space")
         return cls.of(content)
@@ -412,8 +410,9 @@ class Space:
     def _partial(self, corner: Corner, depth: int) -> dict[str, Any]:
         """What `fit` is given for a point."""
         values = {**self.fixed, **self._params(corner, depth), "vocab_size": self.vocab_size}
-        if "sharing" in self.axes or " " in values.get("sharing", ""):
-            values |= parse_sharing(values["sharing"])
+        sharing = values.get("sharing", "none")
+        if "sharing" in self.axes or not isinstance(sharing, str) or " " in sharing:
+            values |= parse_sharing(sharing)
         if values.get("sharing") in FIXED_BLOCKS:
             blocks, once = FIXED_BLOCKS[values["sharing"]]
             values |= {DEPTH: blocks, "repeats": depth - once}

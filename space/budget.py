@@ -416,7 +416,11 @@ def _stand_in(partial: Mapping[str, Any]) -> Architecture:
         values["layer_map"] = tuple(
             tuple(x) if isinstance(x, list) else x for x in values["layer_map"]
         )
-    return _build_stand_in(tuple(values.items()))
+    key = tuple(values.items())
+    try:
+        return _build_stand_in(key)
+    except TypeError:  # a mapping, or what is refused, cannot be looked up
+        return _build_stand_in.__wrapped__(key)
 
 
 @lru_cache(maxsize=65536)

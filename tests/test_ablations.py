@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,20 @@ import pytest
 from study_fixtures import TINY, environment, records, run, write_text
 
 from ablations.__main__ import table_facts
+from ablations.config import AblationConfig
 from ablations.plan import TableWork
+from ablations.sequential import looked
 from ablations.table import TableFile, table_names
 from ablations.timing import Timing
-from reports.ablation import Report, _panel, latex, side_by_side, table_rows
+from reports.ablation import (
+    Report,
+    _panel,
+    latex,
+    markdown,
+    side_by_side,
+    summary,
+    table_rows,
+)
 from search.config import DataConfig
 from search.data import prepare
 from search.placement import Placement
@@ -160,6 +171,22 @@ def test_a_look_waits_for_the_runs_in_progress(tmp_path: Path) -> None:
     assert work.next(attempts, 0) is Step.WAIT
 
 
+def test_a_look_is_made_once_for_what_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, looks = small_work(tmp_path), list[int]()
+    attempts = told(work, {}, run=1)
+
+    def counted(frame: pd.DataFrame, *given: str) -> Any:
+        looks.append(int(frame.done.sum()))
+        return looked(frame, *given)
+
+    monkeypatch.setattr("ablations.plan.looked", counted)
+    for ended in (attempts[:8], attempts[:8], attempts):
+        work.next(list(ended), 0)
+    assert looks == [8, len(attempts)]
+
+
 @pytest.mark.slow
 def test_a_table_is_made_once_and_regenerated_byte_for_byte(tmp_path: Path) -> None:
     made = make(tmp_path)
@@ -237,10 +264,22 @@ def test_a_search_is_confirmed_over_fresh_seeds_and_its_report_says_so(tmp_path:
     assert "trained with another" in other.stderr
 
 
+def test_a_table_is_called_as_asked_or_as_its_study_or_its_file() -> None:
+    def name(**given: str) -> str:
+        return AblationConfig(table="small.yaml", **given).table_name
+
+    assert (name(), name(study="mine"), name(study="mine", called="own")) == (
+        "small",
+        "mine",
+        "own",
+    )
+
+
 WRONG = {
     "unknown": ("", "", "table=nonsense", "table must be one of"),
     "no seed": ("", "", "seeds=0", "seeds must be at least 1"),
     "no number": ("", "", "seeds=many", "seeds must be a whole number or auto"),
+    "no name": ("", "", "study=a/b", "study must be a name that a folder"),
     "no scale": ("", "", "scale=large", "scale must be one of"),
     "no baseline": ("baseline: none", "baseline: nothing", "report=true", "the baseline of panel"),
     "off budget": (
@@ -281,6 +320,16 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, wrong: str) -> None:
             "{hidden_size: 32, num_attention_heads: 2, intermediate_size: 32,",
             "must lie within 0.15%",
         ),
+        (
+            "proxy:",
+            "proxy:\n  - {name: two blocks, baseline: a, base: {num_blocks: 2}, "
+            "arms: {a: {}, b: {sharing: immediate x2}}}",
+            "names of their own, but got 'two blocks' 2 times; rename",
+        ),
+        ("proxy:", "proxy: [", r"wrong\.yaml must be YAML, but is not"),
+        ("proxy:", "paper: [5]\nproxy:", r"panel 1 of paper in .*wrong\.yaml must be a mapping"),
+        ("arms:", "arms: [a, b]\n    base:", r"arms of panel 1 in .* but got \['a', 'b'\]"),
+        ("{sharing: none, published: 44.6}", "5", "arm none of panel 1 in .* but got 5"),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -363,6 +412,28 @@ proxy:
 """
 
 
+def test_an_arm_or_panel_that_is_gone_is_named_with_those_there_are(tmp_path: Path) -> None:
+    work = small_work(tmp_path)
+    with pytest.raises(ValueError, match=r"one of 'none', 'immediate', but got 'cycle'; .* again"):
+        work.run({"panel": "two blocks", "arm": "cycle"}, 0)
+    with pytest.raises(ValueError, match="must be one of 'two blocks', but got 'three blocks'"):
+        work.run({"panel": "three blocks", "arm": "none"}, 0)
+
+
+def test_one_seed_is_said_to_give_no_verdict(tmp_path: Path) -> None:
+    facts = table_facts((work := small_work(tmp_path)).table)
+    cells = pd.DataFrame(work.places()).assign(val_bpb=1.5, status="finished", reason=None)
+
+    def forms(seeds: int) -> list[str]:
+        some = cells[cells.seed < 7 + seeds]
+        panel = _panel(facts["panels"][0], some, "val_bpb", auto=False)
+        report = Report(Path(), "small", "", "val_bpb", (panel,), some)
+        return [markdown(report), latex(report), summary(report)]
+
+    assert all("ne seed an arm" in text for text in forms(1))
+    assert not any("ne seed an arm" in text for text in forms(2))
+
+
 @pytest.mark.slow
 def test_all_tables_are_made_and_a_timing_is_made_once(tmp_path: Path) -> None:
     """The command as it is, but for the folder of tables."""
@@ -386,13 +457,27 @@ def test_all_tables_are_made_and_a_timing_is_made_once(tmp_path: Path) -> None:
     steps = max(1, round(8 * base / shared))
     assert frame.tokens["immediate"] == 128 * steps
     text = (outputs / "timed" / "table.md").read_text()
-    assert f"a timing of {timing['date']}" in text
+    (date,) = {entry["date"] for entry in timing["runs"].values()}
+    assert f"a timing of {date}" in text
     before = {path: path.read_bytes() for path in outputs.glob("*/*.*") if path.suffix != ".db"}
     again = make(tmp_path, "table=all", "seeds=1", program=["-c", code])
     assert "timing" not in again.stdout
     assert again.stdout.count("2 of 2 runs done") == 2
     same = [path for path, content in before.items() if path.read_bytes() == content]
     assert {path.name for path in before} - {path.name for path in same} <= {"study.json"}
+
+
+def test_every_timing_is_told_with_its_own_origin(tmp_path: Path) -> None:
+    path = tmp_path / "timing.json"
+    older = {"date": "2026-01-02", "machine": "a laptop", "threads": 2, "commit": None}
+    later = {"date": "2026-03-04", "machine": "a server", "threads": 1, "commit": "0123456789ab"}
+    path.write_text(json.dumps({**older, "runs": {"a": {}}}))
+    assert Timing(path).words().endswith("from a timing of 2026-01-02 (a laptop, 2 threads).")
+    path.write_text(json.dumps({**older, "runs": {"a": {}, "b": later, "c": later}}))
+    assert (
+        "from timings of 2026-01-02 (a laptop, 2 threads), "
+        "2026-03-04 (a server, 1 thread, 0123456789)." in Timing(path).words()
+    )
 
 
 @pytest.mark.slow
@@ -410,6 +495,7 @@ def test_an_arm_that_joins_is_timed_in_proportion(
     timing.measure(data, placement)
     (key,) = timing.content["seconds_per_token"]
     timing.content["seconds_per_token"][key] *= 1000  # a machine of another day
+    timing.content["runs"][key]["date"] = "2026-01-02"
     path.write_text(json.dumps(timing.content))
     later = Timing(path)
     first = later(shapes[0], recipe)
@@ -419,6 +505,7 @@ def test_an_arm_that_joins_is_timed_in_proportion(
     assert later(shapes[0], recipe) == first
     assert 1 < later(shapes[1], recipe) / first < 20
     assert Timing(path)(shapes[1], recipe) == later(shapes[1], recipe)
+    assert "timings of 2026-01-02 (" in later.words()
     path.write_text("{")
     with pytest.raises(ValueError, match="delete it to time anew"):
         Timing(path)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from strategies import budgets
 
-from space.arch import Architecture
+from space.arch import Architecture, RopeScaling
 from space.axes import SPACES, Candidate, Space, describe_sharing, parse_sharing
 from space.budget import MAX_DEVIATION, Budget
 
@@ -222,6 +222,18 @@ def test_a_layer_map_may_be_fixed() -> None:
     assert [arch.num_layers for arch in space.enumerate()] == [4, 4]
 
 
+def test_scaled_frequencies_may_be_fixed() -> None:
+    scaling = {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 2048,
+    }
+    content = {"name": "s", "axes": {"num_blocks": [4]}, "fixed": {"rope_scaling": scaling}}
+    (arch,) = Space.from_config(content, "1m", 1024).enumerate()
+    assert arch.rope_scaling == RopeScaling(**scaling)
+
+
 def test_a_space_is_read_by_name_by_path_and_from_its_content(tmp_path: Path) -> None:
     import yaml
 
@@ -255,6 +267,8 @@ def test_a_space_is_read_by_name_by_path_and_from_its_content(tmp_path: Path) ->
         ({"axes": {"num_blocks": [2]}, "fixed": {"repeats": "two"}}, "repeats must be a whole"),
         ({"axes": {"num_blocks": [2]}, "fixed": {"repeats": 2}}, "repeats must be 1"),
         ({"axes": {"num_blocks": [2]}, "fixed": {"sharing": "mirror"}}, "sharing must be one of"),
+        ({"axes": {"num_blocks": [2]}, "fixed": {"sharing": ["all"]}}, "sharing must be written"),
+        ({"axes": {"num_blocks": [2], "qk_norm": ["no"]}}, "qk_norm must be true or false"),
         ({"axes": {"num_blocks": [2]}, "tolerance": 2}, "tolerance"),
         (
             {"axes": {"num_blocks": [2], "sharing": ["all"]}, "fixed": {"repeats": 3}},

@@ -11,15 +11,14 @@ from statsmodels.stats.power import TTestPower
 
 from ablations.calibration import (
     Rate,
-    Spread,
     _draw,
     aa_test,
-    fitted,
     power,
     sequential_aa_test,
     unequal,
     ways,
 )
+from ablations.effects import Spread, spreads
 from reports.ablation import Panel, Report
 from reports.calibration import aa_files, real_checks
 
@@ -34,7 +33,7 @@ def test_the_spreads_of_a_large_table_are_found() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(0, 3, 400) + rng.normal(0, 0.5, (6, 400))
     frame = pd.DataFrame(values).stack().rename_axis(["arm", "seed"]).reset_index(name="val_bpb")
-    found = fitted(frame)
+    found = spreads(frame)
     assert found.residual == pytest.approx(0.5, rel=0.1)
     assert found.seed == pytest.approx(3, rel=0.15)
 

@@ -11,7 +11,6 @@ from law_fixtures import law_study
 from report_fixtures import default_study, ladder
 
 from reports import laws, page
-from reports.answer import weigh
 from reports.study import read_study
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -40,7 +39,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study.write()
     done = read_study(study.name, root / "outputs")
     path = root / "report.html"
-    path.write_text(page.html(done, weigh(done)))
+    path.write_text(page.html(done, page.Findings.of(done)))
     return path
 
 

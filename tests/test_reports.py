@@ -86,7 +86,7 @@ def test_one_fresh_seed_is_too_few_and_the_exploring_one_counts_with_a_caution(
         study.add(architecture, seed=1, role="replicate")
     done = read(study)
     assert weigh(done).seeds == (0, 1)
-    assert "read with caution" in page.html(done, weigh(done))
+    assert "read with caution" in page.html(done, page.Findings.of(done))
 
 
 def test_no_seed_is_set_aside_where_every_architecture_was_run_on_all() -> None:
@@ -150,7 +150,7 @@ def test_runs_of_another_length_enter_no_comparison(tmp_path: Path) -> None:
     study.add(first, seed=1, recipe=dataclasses.replace(RECIPE, tokens=2 * RECIPE.tokens), bpb=1.0)
     done = read(study)
     assert (len(done.finished), done.finished_elsewhere) == (2, 1)
-    assert "1 run of another length" in page.html(done, weigh(done))
+    assert "1 run of another length" in page.html(done, page.Findings.of(done))
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,8 @@ def test_an_unfinished_study_says_that_it_is_not_finished(tmp_path: Path) -> Non
     study.add_unstarted("RUNNING")
     done = read(study)
     assert "not finished" in said(done)
-    assert "seeds 1, 2 and 3" in page.html(done, weigh(done))
-    assert "exploring: 0; further: 1, 2, 3" in page.html(done, weigh(done))
+    assert "seeds 1, 2 and 3" in page.html(done, page.Findings.of(done))
+    assert "exploring: 0; further: 1, 2, 3" in page.html(done, page.Findings.of(done))
 
 
 def test_a_run_in_progress_shows_its_architecture_and_the_curve_so_far(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_failed_and_diverged_trials_stand_on_the_page_with_their_reasons(tmp_pat
     study.add(architecture, seed=1, status="failed", state="FAIL", reason="no memory <left>")
     study.add_unstarted("FAIL", reason="the worker was lost")
     done = read(study)
-    html = page.html(done, weigh(done))
+    html = page.html(done, page.Findings.of(done))
     assert "trial 21, diverged: loss was nan at step 8" in html
     assert "trial 22, failed: no memory &lt;left&gt;" in html
     assert "trial 23, failed: the worker was lost" in html
@@ -231,7 +231,9 @@ def test_a_corrupt_record_is_missing_by_name_and_its_trial_stays_in_the_table(
     done = read(study)
     assert len(done.trials) == 21
     assert done.trials.status[3] == "missing"
-    assert re.search(rf"run {key}, missing: .*record.json must hold", page.html(done, weigh(done)))
+    assert re.search(
+        rf"run {key}, missing: .*record.json must hold", page.html(done, page.Findings.of(done))
+    )
 
 
 def test_a_finished_trial_without_a_record_is_missing(tmp_path: Path) -> None:
@@ -240,16 +242,6 @@ def test_a_finished_trial_without_a_record_is_missing(tmp_path: Path) -> None:
     ((name, reason),) = read(study).missing
     assert name == study.trials[0]["key"]
     assert "is not there" in reason
-
-
-def test_a_run_counts_once_however_many_trials_asked_for_it(tmp_path: Path) -> None:
-    study = default_study(tmp_path)
-    lost = dict(study.trials[0], number=21, state="FAIL", reason="the worker was lost")
-    study.trials += [lost, dict(study.trials[1], number=22)]
-    done = read(study)
-    assert list(done.trials.status[-2:]) == ["failed", "repeated"]
-    assert page.outcomes(done) == "21 finished, 1 failed and 1 repeated"
-    assert len(done.finished) == 21
 
 
 def test_a_torn_last_line_of_metrics_is_ignored(tmp_path: Path) -> None:
@@ -405,13 +397,13 @@ def test_long_curves_are_shortened_and_the_page_stays_small(tmp_path: Path) -> N
     curves = figures.learning_curves(done, "train_loss")
     assert curves is not None
     assert {len(trace["x"]) for trace in curves["data"]} == {200}
-    assert len(page.html(done, weigh(done))) < 6e6
+    assert len(page.html(done, page.Findings.of(done))) < 6e6
 
 
 def test_no_text_of_a_study_ends_the_script_or_becomes_markup(tmp_path: Path) -> None:
     study = default_study(tmp_path, command="</script><b>")
     study.trials[0]["params"]["</script>"] = "<i>"
     done = read(study)
-    html = page.html(done, weigh(done))
+    html = page.html(done, page.Findings.of(done))
     assert html.count("</script>") == html.count("<script")
     assert "<b>" not in html.split("<script", 1)[0]

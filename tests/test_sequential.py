@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from ablations.effects import compare
-from ablations.sequential import ALPHAS, LOOKS, verdicts, wanted
+from ablations.sequential import ALPHAS, LOOKS, looked, verdicts
 
 
 def table(seeds: dict[str, int], rng: int = 0, **effects: float) -> pd.DataFrame:
@@ -20,18 +20,18 @@ def table(seeds: dict[str, int], rng: int = 0, **effects: float) -> pd.DataFrame
 
 
 def test_every_arm_gets_the_seeds_of_the_first_look() -> None:
-    assert wanted(table({"base": 1, "a": 4}), "base") == {"base": 4, "a": 4}
+    assert looked(table({"base": 1, "a": 4}), "base")[1] == {"base": 4, "a": 4}
     early = verdicts(table({"base": 3, "a": 3}, a=-99), "base")
     assert list(early.verdict) == ["baseline", "unresolved"]
 
 
 def test_only_unresolved_arms_and_the_baseline_get_more() -> None:
     frame = table({"base": 4, "a": 4, "far": 4}, far=-50)
-    assert wanted(frame, "base") == {"base": 6, "a": 6}
+    assert looked(frame, "base")[1] == {"base": 6, "a": 6}
     more = table({"base": 6, "a": 6, "far": 4}, far=-50)
-    assert wanted(more, "base") == {"base": 10, "a": 10}
+    assert looked(more, "base")[1] == {"base": 10, "a": 10}
     last = table({"base": 10, "a": 10, "far": 4}, far=-50)
-    assert wanted(last, "base") == {}
+    assert looked(last, "base")[1] == {}
     rows = verdicts(last, "base").set_index("arm")
     assert rows.verdict["far"] == "better"
     assert rows.look.to_dict() == {"base": 10, "a": 10, "far": 4}
@@ -74,4 +74,4 @@ def test_five_seeds_are_looked_at_as_four_and_a_diverged_run_was_asked_for() -> 
     five.loc[6, "val_bpb"] = np.nan
     rows = verdicts(five, "base").set_index("arm")
     assert (rows.n["a"], rows.of["a"]) == (3, 4)
-    assert wanted(five, "base") == {"base": 6, "a": 6}
+    assert looked(five, "base")[1] == {"base": 6, "a": 6}

@@ -118,6 +118,10 @@ def test_axes_are_overridden_on_the_command_line() -> None:
         (["architecture_file=nowhere.yaml"], "nowhere.yaml"),
         (["--bogus"], "flags must be Hydra's"),
         (["budget=1m", "--cfg", "job", "seq_len=8"], "but got seq_len=8"),
+        (["+space.fixed.sharing=5"], "sharing must be written like none"),
+        (["+space.fixed.norms=[5]"], "norms must be one of block, layer, but got [5]"),
+        (["space.fixed.tie_word_embeddings=5"], "tie_word_embeddings must be true or false"),
+        (["+space.fixed.qk_norm=maybe"], "qk_norm must be true or false, but got 'maybe'"),
         (["format=xml"], "format must be one of table, markdown, csv, json"),
         (["seq_len=0"], "seq_len"),
         (["seq_len=long"], "seq_len"),
@@ -145,3 +149,12 @@ def test_a_reader_that_has_seen_enough_is_no_error(argument: str) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "torn.yaml"
+    path.write_text("hidden_size: [1\nnum_blocks: }")
+    done = run(f"architecture_file={path}")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"{path} must be YAML, but is not: " in line

@@ -102,6 +102,18 @@ def test_missing_seeds_do_not_move_the_curve() -> None:
     np.testing.assert_allclose(relative, curve, rtol=1e-9)
 
 
+def test_rates_without_an_interval_leave_both_verdicts_open() -> None:
+    """Each rate has lost another seed, which leaves no spread of its own to any."""
+    frame = cells({"sp": {"wide": 2}}, spread=1e-3)
+    frame = frame[frame.rate.isin(RATES[1:4])].reset_index(drop=True)
+    lost = frame.rate.map({RATES[1]: 0, RATES[2]: 1, RATES[3]: 2}) == frame.seed
+    frame.loc[lost, "value"] = np.nan
+    rows = transfer.costs(frame)
+    assert rows[["cost_low", "cost_high"]].isna().all(axis=None), rows
+    told = transfer.verdicts(rows).iloc[0]
+    assert (told.near, told.cheap) == ("unresolved", "unresolved")
+
+
 def test_a_rate_at_which_a_shape_diverges_is_never_common() -> None:
     frame = cells({"sp": {"wide": 2, "deep": 4}})
     lost = (frame["shape"] == "deep") & (frame.rate == RATES[3])

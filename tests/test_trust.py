@@ -24,6 +24,7 @@ from ablations.plan import TableWork
 from ablations.table import Table, TableFile
 from reports import ablation
 from reports.__main__ import render
+from reports.page import Findings
 from reports.study import read_study
 from reports.trust import measured, of_study, trust_files
 from search.progress import count
@@ -309,7 +310,7 @@ def test_a_large_space_is_thinned_evenly() -> None:
         ({**CONTENT, "lengths": [1]}, {}, "another horizon or another budget"),
         ({**CONTENT, "arms": 1}, {}, "at least two arms"),
         (CONTENT, {"seeds": 2}, "at least 3 seeds"),
-        (CONTENT, {"seeds": "auto"}, "must be a number"),
+        (CONTENT, {"seeds": "auto"}, "must be a number, but got auto; set seeds=5"),
         ({**CONTENT, "space": "none"}, {}, "space must be one of"),
         (CONTENT, {"budgets": ["1m", "1000k"]}, "each once"),
         (CONTENT, {"recipe": replace(RECIPE, schedule="cosine")}, "set schedule=wsd"),
@@ -474,6 +475,26 @@ def test_a_table_that_cannot_be_read_is_no_evidence_and_stops_no_page(tmp_path: 
     with pytest.raises(ValueError, match="must describe a table, but lacks it"):
         ablation.read_table("proxy_horizon", tmp_path / "outputs", None)
     assert "Not measured" in of_study(study(tmp_path))
+
+
+def test_a_page_is_made_without_the_records_of_other_tables_and_asks_for_trust_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, is_one in (("proxy_horizon", True), ("other", False)):
+        folder = write_table(tmp_path, table(), valley, name)
+        facts = json.loads((folder / "study.json").read_text())
+        facts["table"]["trust"] = facts["table"]["trust"] if is_one else None
+        (folder / "study.json").write_text(json.dumps(facts))
+    read, whole = list[str](), ablation.read_table
+
+    def counted(name: str, *given: Any) -> Any:
+        read.append(name)
+        return whole(name, *given)
+
+    monkeypatch.setattr("reports.ablation.read_table", counted)
+    found = study(tmp_path)
+    render(found, Findings.of(found))
+    assert read == ["proxy_horizon"]
 
 
 def test_larger_budgets_are_named_where_orders_were_held_against_them(tmp_path: Path) -> None:
