@@ -183,7 +183,9 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]
                     done[row] = any(stop in text for stop in stops)
             if all(done):
                 break
-        return [_cut(self.tokenizer.decode(tokens), stops) for tokens in made]
+        # The end token's own text may hold a stop sequence, which would leave the text before that.
+        texts = [self.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in made]
+        return [_cut(text, stops) for text in texts]
 
     def _new_tokens(self, options: dict[str, Any]) -> int:
         return int(options.get("max_gen_toks") or MAX_NEW_TOKENS)

@@ -266,7 +266,8 @@ def test_a_search_is_confirmed_over_fresh_seeds_and_its_report_says_so(tmp_path:
 
 def test_a_table_is_called_as_asked_or_as_its_study_or_its_file() -> None:
     def name(**given: str) -> str:
-        return AblationConfig(table="small.yaml", **given).table_name
+        data = DataConfig(source="embedded", path=None)
+        return AblationConfig(table="small.yaml", data=data, recipe=RECIPE, **given).table_name
 
     assert (name(), name(study="mine"), name(study="mine", called="own")) == (
         "small",
