@@ -195,14 +195,18 @@ def test_an_interrupt_keeps_the_checkpoint_and_leaves_a_report(
     assert Counter(trial["attempts"] for trial in content["trials"]) == {1: 1, 2: 1}
 
 
-@pytest.mark.slow
-def test_an_interrupt_while_a_worker_is_told_its_job_stops_the_study(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A job larger than a pipe waits until the worker has come up."""
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which this process itself starts a study's workers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    search = open_search(tmp_path, *ONE_LONG_RUN)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_a_worker_is_told_its_job_stops_the_study(here: Path) -> None:
+    """A job larger than a pipe waits until the worker has come up."""
+    search = open_search(here, *ONE_LONG_RUN)
     job = replace(search.job, unscored=("x" * 1_000_000,))
     events: list[str] = []
     pool = Pool(job, search.study, 2, lambda _, event: events.append(event["event"]))
@@ -356,15 +360,13 @@ def test_workers_get_a_share_of_the_cores_and_a_card_each(monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_a_run_keeps_its_threads_whatever_the_number_of_workers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(workers, "cores", lambda: 2)
     one_run = (*ONE_LONG_RUN, "recipe.tokens=64000", "placement.threads=null")
 
     def pool(count: int, listener: workers.Listener = lambda *_: None) -> Pool:
-        search = open_search(tmp_path, *one_run, f"workers={count}")
+        search = open_search(here, *one_run, f"workers={count}")
         search.lock.release()
         return Pool(search.job, search.study, 1, listener)
 
@@ -373,10 +375,10 @@ def test_a_run_keeps_its_threads_whatever_the_number_of_workers(
             os.kill(os.getpid(), signal.SIGINT)
 
     assert pool(2, interrupt).run().kind == "interrupted"
-    (path,) = checkpoint(tmp_path)
+    (path,) = checkpoint(here)
     assert torch.load(path)["placement"]["threads"] == 1
     assert pool(1).run().kind == "done"
-    (record,) = records(tmp_path).values()
+    (record,) = records(here).values()
     assert record["device"]["threads"] == 1
 
 
