@@ -86,7 +86,9 @@ def _require_known_and_given(config: DictConfig, schema: type[Any]) -> None:
         hint = f"did you mean {at}{near[0]}" if near else f"known are {', '.join(sorted(known))}"
         raise ValueError(f"{at}{name} must be an option of this command, but is none; {hint}")
     if missing := sorted(OmegaConf.missing_keys(config)):
-        raise ValueError(f"{missing[0]} must be given, but is not; add {missing[0]}=…")
+        raise ValueError(
+            f"{missing[0]} must be given, but is not; add {missing[0]}=… (--help lists choices)"
+        )
 
 
 def _unknown(

@@ -69,3 +69,15 @@ def test_a_vocabulary_that_is_not_the_datas_is_refused(tmp_path: Path) -> None:
     code, printed = run(tmp_path, "data.vocab_size=400")
     assert code == 2
     assert printed.strip().splitlines()[-1].startswith("error: the architecture's vocab_size must")
+
+
+@pytest.mark.slow
+def test_an_architecture_must_be_given_but_for_help() -> None:
+    def started(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "search.run", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    done = started("seed=1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: architecture must be given, but is not; add architecture=")
+    assert started("--help").stdout.startswith("python -m search.run architecture=")
