@@ -276,6 +276,13 @@ def test_a_table_is_called_as_asked_or_as_its_study_or_its_file() -> None:
     )
 
 
+@pytest.mark.parametrize("option", ["called", "study"])
+def test_all_tables_cannot_share_one_name(option: str) -> None:
+    data = DataConfig(source="embedded", path=None)
+    with pytest.raises(ValueError, match="must be left out at table=all, whose"):
+        AblationConfig(table="all", data=data, recipe=RECIPE, **{option: "mine"})
+
+
 WRONG = {
     "unknown": ("", "", "table=nonsense", "table must be one of"),
     "no seed": ("", "", "seeds=0", "seeds must be at least 1"),
