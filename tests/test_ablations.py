@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from study_fixtures import TINY, environment, records, run, write_text
 
-from ablations.__main__ import table_facts
+from ablations.__main__ import table_facts, usual
 from ablations.config import AblationConfig
 from ablations.plan import TableWork
 from ablations.sequential import looked
@@ -281,6 +281,15 @@ def test_all_tables_cannot_share_one_name(option: str) -> None:
     data = DataConfig(source="embedded", path=None)
     with pytest.raises(ValueError, match="must be left out at table=all, whose"):
         AblationConfig(table="all", data=data, recipe=RECIPE, **{option: "mine"})
+
+
+def test_a_table_adds_its_overrides_but_for_those_given() -> None:
+    own = TableFile.read("proxy_horizon").overrides
+    assert own
+    assert usual(["table=proxy_horizon"]) == usual(["+table=proxy_horizon"]) == own
+    assert usual(["table=proxy_horizon", f"++{own[0]}"]) == own[1:]
+    with pytest.raises(ValueError, match=r"^space\.fixed\.x must come with the space"):
+        usual(["table=proxy_horizon", "~space.fixed.x"])
 
 
 WRONG = {
