@@ -27,7 +27,7 @@ from search.progress import count, duration
 from search.record import Recipe
 from search.story import Story, data_settings, make_report
 from search.workers import share_cores
-from space.cli import one_line_errors, verb
+from space.cli import one_line_errors, option_of, verb
 
 OTHERS = """confirm: The best candidates of a search and its baseline over fresh seeds; study=NAME.
 
@@ -43,19 +43,19 @@ def usual(given: Sequence[str]) -> list[str]:
     Raises:
         ValueError: there is no such table, or fields of a space without the space.
     """
-    changed = [text for text in given if text.lstrip("+").startswith("space.")]
-    if changed and not any(text.lstrip("+").startswith("space=") for text in given):
+    taken = [option_of(text) for text in given]
+    changed = [option for option in taken if option.startswith("space.")]
+    if changed and "space" not in taken:
         raise ValueError(
-            f"{changed[0].split('=')[0].lstrip('+')} must come with the space that it changes, but "
-            "got no space=NAME; for proxy_horizon and proxy_scale add space=depth_width, or "
-            "another of conf/space/, other tables have none"
+            f"{changed[0]} must come with the space that it changes, but got no space=NAME; for "
+            "proxy_horizon and proxy_scale add space=depth_width, or another of conf/space/, other "
+            "tables have none"
         )
-    asked = [text.removeprefix("table=") for text in given if text.startswith("table=")]
+    asked = [text.partition("=")[2] for text in given if option_of(text) == "table"]
     if not asked or asked[-1] in ("help", "all", CONFIRM, POWER, MAIN_RESULTS):
         return []
-    taken = {text.split("=")[0].lstrip("+~") for text in given}
     own = TableFile.read(asked[-1]).overrides
-    return [text for text in own if text.split("=")[0] not in taken]
+    return [text for text in own if option_of(text) not in taken]
 
 
 @verb("ablations", AblationConfig, usual)
@@ -87,7 +87,7 @@ def main(config: AblationConfig) -> None:
 def with_overrides(name: str, config: AblationConfig) -> AblationConfig:
     """The configuration with what the table's file overrides and the command line does not."""
     told = HydraConfig.get().overrides.task
-    given = [*(text for text in told if not text.startswith("table=")), f"table={name}"]
+    given = [*(text for text in told if option_of(text) != "table"), f"table={name}"]
     if not (own := usual(given)):
         return config
     made = OmegaConf.to_object(compose("ablations", [*own, *given]))

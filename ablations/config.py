@@ -49,6 +49,11 @@ class AblationConfig(StudyConfig):
             raise ValueError(
                 "study must name the search whose best are confirmed, but got none; add study=NAME"
             )
+        if self.table == "all" and (given := self.called or self.study) is not None:
+            raise ValueError(
+                "called and study must be left out at table=all, whose tables have folders of "
+                f"their own, but got {given!r}; leave it out, or name one table"
+            )
         if self.scale not in SCALES:
             raise ValueError(f"scale must be one of {', '.join(SCALES)}, but got {self.scale!r}")
         if self.budget is not None and self.budgets:

@@ -15,7 +15,7 @@ from ablations import transfer, trust
 from ablations.sequential import AUTO, LOOKS
 from ablations.timing import Timing
 from search.record import Recipe
-from space.arch import Architecture, read_yaml
+from space.arch import Architecture, number, read_yaml
 from space.axes import SpaceConfig, parse_sharing
 from space.budget import FFN_TOLERANCE, MAX_DEVIATION, SIZES, Budget, fit
 from space.cost import cost
@@ -23,6 +23,12 @@ from space.cost import cost
 TABLES = Path(__file__).parent.parent / "conf" / "ablation"
 OWN = ("recipe", "init_shift", "like", "spend", "off_budget", "published", "equal", "ffn_tolerance")
 """What an arm may say besides fields of its architecture."""
+WANTED: dict[type, str] = {
+    list: "a list",
+    dict: "a mapping of names to values",
+    str: "of the form OPTION=VALUE",
+}
+"""What each part of a file must be, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +154,7 @@ class TableFile:
             )
         for what, given, kind in _parts(values):
             if not isinstance(given, kind):
-                wanted = "a list" if kind is list else "a mapping of names to values"
-                raise ValueError(f"{what} in {path} must be {wanted}, but got {given!r}")
+                raise ValueError(f"{what} in {path} must be {WANTED[kind]}, but got {given!r}")
         return cls(name=path.stem, **values)
 
     def table(
@@ -235,8 +240,23 @@ def table_names() -> list[str]:
 def _parts(values: Mapping[str, Any]) -> Iterator[tuple[str, Any, type]]:
     """Each part of a file, what it is called and what it must be, the outer one before those in
     it."""
-    for kind in ("transfer", "trust"):
-        yield kind, values.get(kind, {}), dict
+    overrides = values.get("overrides", [])
+    yield "overrides", overrides, list
+    for override in overrides:
+        yield "an override", override, str
+    for kind, lists in (
+        ("transfer", ("parametrisations", "rates")),
+        ("trust", ("lengths", "budgets")),
+    ):
+        content = values.get(kind, {})
+        yield kind, content, dict
+        for name in lists:
+            yield f"{name} of {kind}", content.get(name) or [], list
+    base, shapes = (values.get("transfer", {}).get(name) or {} for name in ("base", "shapes"))
+    yield "base of transfer", base, dict
+    yield "shapes of transfer", shapes, dict
+    for name, shape in shapes.items():
+        yield f"shape {name} of transfer", shape or {}, dict
     for scale in ("proxy", "paper"):
         panels = values.get(scale, [])
         yield scale, panels, list
@@ -247,6 +267,8 @@ def _parts(values: Mapping[str, Any]) -> Iterator[tuple[str, Any, type]]:
             yield f"arms of panel {place}", arms, dict
             for name, arm in arms.items():
                 yield f"arm {name} of panel {place}", arm or {}, dict
+                recipe = (arm or {}).get("recipe") or {}
+                yield f"recipe of arm {name} of panel {place}", recipe, dict
 
 
 def _panel(
@@ -257,7 +279,7 @@ def _panel(
     exact: bool,
     timing: Timing,
 ) -> Panel:
-    name, baseline = content.get("name", ""), str(content.get("baseline"))
+    name, baseline = str(content.get("name") or ""), str(content.get("baseline"))
     arms = {str(label): given for label, given in (content.get("arms") or {}).items()}
     if baseline not in arms:
         raise ValueError(
@@ -310,13 +332,14 @@ def _arm(
         replace(recipe, **overrides),
     )
     if "equal" in own:
-        trained = _as_long(architecture, trained, own["equal"], made, timing)
+        trained = _as_long(architecture, trained, str(own["equal"]), made, timing)
+    published = own.get("published")
     return Arm(
         name=name,
         architecture=architecture,
         recipe=trained,
-        init_shift=int(own.get("init_shift", 0)),
-        published=own.get("published"),
+        init_shift=number("init_shift", own.get("init_shift", 0), int),
+        published=None if published is None else number("published", published, float),
     )
 
 
@@ -329,15 +352,17 @@ def _architecture(
 ) -> Architecture:
     """An earlier arm's shape with changes, the sizes as they are given, or those that fit."""
     if "like" in own:
-        if own["like"] not in made:
-            raise ValueError(f"like must name an arm above it, but got {own['like']!r}")
-        shape = made[own["like"]].architecture
+        if (like := str(own["like"])) not in made:
+            raise ValueError(f"like must name an arm above it, but got {like!r}")
+        shape = made[like].architecture
         if own.get("spend") == "depth":
             return _deeper(values, shape, budget)
-        return replace(shape, **given)
+        kept = {f.name: getattr(shape, f.name) for f in fields(shape)}
+        return Architecture.from_dict({**kept, **given})
     if {"hidden_size", "intermediate_size", "num_attention_heads"} <= set(values):
         return Architecture.from_dict(values)
-    return fit(values, budget, ffn_tolerance=own.get("ffn_tolerance", FFN_TOLERANCE))
+    tolerance = number("ffn_tolerance", own.get("ffn_tolerance", FFN_TOLERANCE), float)
+    return fit(values, budget, ffn_tolerance=tolerance)
 
 
 def _as_long(

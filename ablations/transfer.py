@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ablations.effects import compare, indistinguishable, linked_effects
+from space.arch import number
 
 WANTED_COST = 0.002
 """Share of bits per byte that a common rate may cost any shape."""
@@ -38,7 +39,7 @@ def panels(content: Mapping[str, Any]) -> list[dict[str, Any]]:
             f"transfer must hold {', '.join(KEYS[:-1])} and may hold base, but has "
             f"{', '.join(map(str, content)) or 'nothing'}"
         )
-    rates = [float(rate) for rate in content["rates"]]
+    rates = [number("a rate of a transfer", rate, float) for rate in content["rates"]]
     if rates != sorted(set(rates)) or len(rates) < 3:
         raise ValueError(
             f"rates of a transfer must be three or more, each once, from low to high, "
@@ -51,7 +52,7 @@ def panels(content: Mapping[str, Any]) -> list[dict[str, Any]]:
             "base": content.get("base") or {},
             "arms": {
                 rate_name(rate): {
-                    **given,
+                    **(given or {}),
                     "recipe": {"lr": rate, "parametrisation": parametrisation},
                 }
                 for rate in rates

@@ -43,7 +43,7 @@ from scipy.stats import beta, kendalltau
 
 from ablations.effects import LEVEL, resolved_pairs
 from search.record import Recipe
-from space.arch import Architecture
+from space.arch import Architecture, number
 from space.axes import DEPTH, Axis, Space, SpaceConfig
 from space.budget import MAX_DEVIATION, Budget
 from space.cost import cost
@@ -87,7 +87,7 @@ def panels(
     Raises:
         ValueError: something is missing, not known, or leaves nothing to compare.
     """
-    lengths = [float(length) for length in content.get("lengths") or []]
+    lengths = [number("a length", length, float) for length in content.get("lengths") or []]
     if set(content) - set(KEYS) or "space" not in content or not lengths:
         raise ValueError(
             f"trust must hold space and lengths and may hold {' and '.join(KEYS[2:])}, but has "
@@ -105,8 +105,13 @@ def panels(
         )
     sizes = sorted((Budget.parse(budget) for budget in budgets), key=lambda b: b.value)
     if len({budget.value for budget in sizes}) < len(sizes) or len({b.kind for b in sizes}) > 1:
-        raise ValueError(f"budgets must be of one kind, each once, but got {', '.join(budgets)}")
-    shapes = _matched(_space(content, space), sizes, vocab_size, content.get("arms"))
+        raise ValueError(
+            f"budgets must be of one kind, each once, but got {', '.join(map(str, budgets))}"
+        )
+    most = content.get("arms")
+    if most is not None:
+        most = number("arms of trust", most, int)
+    shapes = _matched(_space(content, space), sizes, vocab_size, most)
     require_arms(len(shapes))
     middle = list(shapes)[(len(shapes) - 1) // 2]
     return [

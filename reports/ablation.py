@@ -178,19 +178,27 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
         advice = f"choose one of {known}" if known else "run `python -m ablations` first"
         raise ValueError(f"table must name a folder of {tables}, but got {name!r}; {advice}")
     try:
-        content = json.loads(path.read_text())
-        table, places, metric = content["table"], content["places"], content["metric"]
-        caption, described = table["caption"], table["panels"]
-        reasons = {trial["key"]: trial.get("reason") for trial in content["trials"]}
-        things = [
-            (Architecture.from_dict(arm["architecture"]), Recipe(**arm["recipe"]))
-            for panel in described
-            for arm in panel["arms"]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
+        return _read(json.loads(path.read_text()), path.parent, runs)
+    except CorruptRecord:  # which names a file of its own
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} must describe a table, but lacks it ({error}); start the same table again"
         ) from None
+
+
+def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
+    """The table of a `study.json`; what that lacks raises whatever asked for it."""
+    table, places, metric = content["table"], content["places"], content["metric"]
+    caption, described = table["caption"], table["panels"]
+    if not described:
+        raise ValueError("no panels")
+    reasons = {trial["key"]: trial.get("reason") for trial in content["trials"]}
+    things = [
+        (Architecture.from_dict(arm["architecture"]), Recipe(**arm["recipe"]))
+        for panel in described
+        for arm in panel["arms"]
+    ]
     where = Path(runs or content.get("runs") or "runs")
     rows = [_cell(place, where, metric, reasons) for place in places]
     cells = pd.DataFrame(rows)
@@ -199,8 +207,8 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
         _panel(p, cells[cells.panel == p["name"]], metric, auto, table) for p in described
     )
     return Report(
-        folder=path.parent,
-        name=name,
+        folder=folder,
+        name=folder.name,
         caption=caption,
         note=_search_note(search, where) if search else "",
         metric=metric,
@@ -517,14 +525,22 @@ def order(report: Report) -> str:
     """The confirmed order, best first, each with its difference to the baseline and verdict."""
     rows = pd.concat([panel.rows for panel in report.panels]).dropna(subset="mean")
     base = rows.verdict == "baseline"
-    told = rows["diff"].map(signed(4), na_action="ignore").fillna("no seed in common")
+    told = rows["diff"].map(signed(4), na_action="ignore").astype(object)
+    told = told.fillna("no seed in common")
     told = told.mask(base, rows["mean"].map(decimals(4)))
     rows = rows.assign(told=told, diff=rows["diff"].mask(base, 0.0)).sort_values(["diff", "arm"])
     words = [f"{row['arm']} ({row['told']}, {row['verdict']})" for row in rows.to_dict("records")]
-    fewest, asked = int(rows.n.min()), int(rows.asked.min())
-    of = "" if fewest == asked else f"{fewest} of "
-    seeds = f"{of}{count(asked, 'fresh seed')}"
-    return f"Confirmed over {seeds}, best first: {'; '.join(words)}."
+    common, asked = _seeds_in_common(report), int(rows.asked.min())
+    of, seeds = "" if common == asked else f"{common} of ", count(asked, "fresh seed")
+    opening = f"Confirmed over {of}{seeds}" if common else f"None of {seeds} has them all"
+    return f"{opening}, best first: {'; '.join(words)}."
+
+
+def _seeds_in_common(report: Report) -> int:
+    """Seeds with a result of the baseline and of every arm that has one."""
+    done = report.cells.dropna(subset=report.metric)
+    arms = {*done.arm, *(panel.baseline for panel in report.panels)}
+    return int((done.groupby("seed").arm.nunique() == len(arms)).sum())
 
 
 def summary(report: Report) -> str:

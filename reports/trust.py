@@ -405,11 +405,11 @@ def _same_proxy(study: Study, run: Run, table: Mapping[str, Any], data: str | No
     """Whether a table measured the proxy of a study: its recipe apart from the length, its data,
     budget and kind of space."""
     space, budget = study.facts["space"], study.facts["budget"]
-    kind = table["trust"]["space"]
-    same_space = all(space.get(name) == value for name, value in kind.items())
     try:
+        kind = table["trust"]["space"]
+        same_space = all(space.get(name) == value for name, value in kind.items())
         measured_recipe = Recipe(**table["trust"]["recipe"])
-    except (TypeError, ValueError):  # of another version of this program
+    except (ValueError, LookupError, TypeError, AttributeError):  # of another version, or damaged
         return False
     return (
         same_space

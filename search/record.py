@@ -22,7 +22,7 @@ from typing import Any, Self
 import pandas as pd
 import yaml
 
-from space.arch import Architecture
+from space.arch import Architecture, number
 from space.cost import Cost, cost
 
 NUMERICS_VERSION = 3
@@ -96,6 +96,7 @@ class Recipe:
     reading besides the one at the end (`wsd` alone). Branches cost `branch_tokens` more."""
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in (
             "tokens",
             "seq_len",
@@ -130,8 +131,17 @@ class Recipe:
                 "warmup_fraction + decay_fraction must be at most 1, but got "
                 f"{self.warmup_fraction} + {self.decay_fraction}"
             )
-        object.__setattr__(self, "horizons", tuple(self.horizons))
         self._check_horizons()
+
+    def _check_types(self) -> None:
+        """Counts are whole, and 1 and 1.0 are the same rate."""
+        for f in fields(self):
+            if f.type in (int, float):
+                object.__setattr__(self, f.name, number(f.name, getattr(self, f.name), f.type))
+        if not isinstance(self.horizons, list | tuple):
+            raise ValueError(f"horizons must be a list of numbers, but got {self.horizons!r}")
+        horizons = tuple(number("a horizon", share, float) for share in self.horizons)
+        object.__setattr__(self, "horizons", horizons)
 
     def _check_horizons(self) -> None:
         given = list(self.horizons)

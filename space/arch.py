@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from space.sharing import LayerMap, from_order, layer_map
 
@@ -24,6 +24,7 @@ COUNTS = (
     "repeats",
 )
 SWITCHES = ("tie_word_embeddings", "qk_norm", "attention_bias")
+Number = TypeVar("Number", int, float)
 ARCHITECTURES = Path(__file__).parent.parent / "conf" / "architecture"
 
 
@@ -50,8 +51,8 @@ class RopeScaling:
                 "rope_scaling out where frequencies are not rescaled"
             )
         for name in ("factor", "low_freq_factor", "high_freq_factor"):
-            object.__setattr__(self, name, _number(name, getattr(self, name), float))
-        length = _number("length", self.original_max_position_embeddings, int)
+            object.__setattr__(self, name, number(name, getattr(self, name), float))
+        length = number("length", self.original_max_position_embeddings, int)
         object.__setattr__(self, "original_max_position_embeddings", length)
         if not (self.factor >= 1 and 0 < self.low_freq_factor < self.high_freq_factor and length):
             raise ValueError(
@@ -249,10 +250,10 @@ class Architecture:
         if not isinstance(self.rope_scaling, RopeScaling | None):
             object.__setattr__(self, "rope_scaling", RopeScaling.from_dict(self.rope_scaling))
         for name in ("rope_theta", "rms_norm_eps"):
-            object.__setattr__(self, name, _number(name, getattr(self, name), float))
+            object.__setattr__(self, name, number(name, getattr(self, name), float))
         for name in COUNTS:
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, _number(name, getattr(self, name), int))
+                object.__setattr__(self, name, number(name, getattr(self, name), int))
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, but got {getattr(self, name)!r}")
@@ -351,22 +352,27 @@ class Architecture:
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds.
+    """What a YAML file holds, read as Hydra would: `6e-3` is a number, and no key stands twice.
 
     Raises:
         ValueError: it is no YAML.
     """
     import yaml  # not needed to count candidates
+    from omegaconf._utils import get_yaml_loader
 
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.load(path.read_text(), Loader=get_yaml_loader())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         what = " ".join(str(error).split())
         raise ValueError(f"{path} must be YAML, but is not: {what}") from None
 
 
-def _number(name: str, value: Any, kind: type[int] | type[float]) -> int | float:
-    """The value as an int or a float, where nothing is lost by it."""
+def number(name: str, value: Any, kind: type[Number]) -> Number:
+    """The value as an int or a float.
+
+    Raises:
+        ValueError: it is no number, or something would be lost by it.
+    """
     if type(value) is kind:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool) and kind(value) == value:

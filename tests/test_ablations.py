@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from study_fixtures import TINY, environment, records, run, write_text
 
-from ablations.__main__ import table_facts
+from ablations.__main__ import table_facts, usual
 from ablations.config import AblationConfig
 from ablations.plan import TableWork
 from ablations.sequential import looked
@@ -276,6 +276,22 @@ def test_a_table_is_called_as_asked_or_as_its_study_or_its_file() -> None:
     )
 
 
+@pytest.mark.parametrize("option", ["called", "study"])
+def test_all_tables_cannot_share_one_name(option: str) -> None:
+    data = DataConfig(source="embedded", path=None)
+    with pytest.raises(ValueError, match="must be left out at table=all, whose"):
+        AblationConfig(table="all", data=data, recipe=RECIPE, **{option: "mine"})
+
+
+def test_a_table_adds_its_overrides_but_for_those_given() -> None:
+    own = TableFile.read("proxy_horizon").overrides
+    assert own
+    assert usual(["table=proxy_horizon"]) == usual(["+table=proxy_horizon"]) == own
+    assert usual(["table=proxy_horizon", f"++{own[0]}"]) == own[1:]
+    with pytest.raises(ValueError, match=r"^space\.fixed\.x must come with the space"):
+        usual(["table=proxy_horizon", "~space.fixed.x"])
+
+
 WRONG = {
     "unknown": ("", "", "table=nonsense", "table must be one of"),
     "no seed": ("", "", "seeds=0", "seeds must be at least 1"),
@@ -329,8 +345,30 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, wrong: str) -> None:
         ),
         ("proxy:", "proxy: [", r"wrong\.yaml must be YAML, but is not"),
         ("proxy:", "paper: [5]\nproxy:", r"panel 1 of paper in .*wrong\.yaml must be a mapping"),
-        ("arms:", "arms: [a, b]\n    base:", r"arms of panel 1 in .* but got \['a', 'b'\]"),
+        ("arms:", "arms: [a, b]\n    others:", r"arms of panel 1 in .* but got \['a', 'b'\]"),
         ("{sharing: none, published: 44.6}", "5", "arm none of panel 1 in .* but got 5"),
+        ("immediate x2,", "immediate x2, recipe: 5,", "recipe of arm immediate of .* a mapping"),
+        ("immediate x2,", "immediate x2, recipe: {lr: fast},", "lr must be a number, but got 'fa"),
+        ("immediate x2,", "immediate x2, recipe: {horizons: 1},", "horizons must be a list of num"),
+        ("immediate x2,", "immediate x2, init_shift: [1],", "init_shift must be a whole number"),
+        ("immediate x2,", "immediate x2, equal: [flops],", "equal must be flops or time"),
+        ("immediate x2,", "immediate x2, like: [none],", "like must name an arm above it"),
+        ("sharing: immediate x2,", "like: none, qk_nrom: true,", "must be among .* got 'qk_nrom'"),
+        ("immediate x2,", "immediate x2, ffn_tolerance: big,", "ffn_tolerance must be a number"),
+        ("published: 45.0", "published: much", "published must be a number, but got 'much'"),
+        ("seeds: 2", "overrides: [proxy: default]", "an override in .* form OPTION=VALUE, but got"),
+        ("seeds: 2", "seeds: 2\nseeds: 3", "must be YAML, but is not: .* duplicate key seeds"),
+        ("proxy:", "trust: {space: full, lengths: 5}\nproxy:", "lengths of trust in .* a list"),
+        (
+            "proxy:",
+            "trust: {space: full, lengths: [1, 2], arms: many}\nproxy:",
+            "arms of trust must be a whole number, but got 'many'",
+        ),
+        (
+            "proxy:",
+            "transfer: {parametrisations: [sp], rates: 5, shapes: {}}\nproxy:",
+            "rates of transfer in .* a list",
+        ),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -338,6 +376,18 @@ def test_a_wrong_table_is_refused(tmp_path: Path, old: str, new: str, words: str
     path.write_text(TABLE.replace(old, new))
     with pytest.raises(ValueError, match=words):
         TableFile.read(str(path)).table("proxy", RECIPE, 300)
+
+
+def test_a_table_is_read_as_hydra_reads_its_files(tmp_path: Path) -> None:
+    path = tmp_path / "rates.yaml"
+    arm = "immediate x2, recipe: {lr: 6e-3, tokens: 2e5, grad_clip: 1},"
+    text = TABLE.replace("name: two blocks", "name: [2]")
+    path.write_text(text.replace("immediate x2,", arm))
+    (panel,) = TableFile.read(str(path)).table("proxy", RECIPE, 300).panels
+    recipe = panel.arms[1].recipe
+    assert recipe == replace(RECIPE, lr=0.006, tokens=200_000, grad_clip=1.0)
+    assert [type(value) for value in (recipe.tokens, recipe.grad_clip)] == [int, float]
+    assert panel.name == "[2]"
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")

@@ -1,9 +1,11 @@
 """What a search's page says of its confirmation: as much as has finished, in the order it has."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import pytest
 from report_fixtures import RECIPE, StudyFolder, bits_per_byte, default_study, ladder
 
 from ablations.__main__ import table_facts
@@ -65,6 +67,22 @@ def test_only_seeds_that_all_arms_have_finished_are_counted(tmp_path: Path) -> N
     assert told.words.startswith("Confirmed over 3 of 5 fresh seeds, best first: ")
 
 
+def test_seeds_that_are_not_nested_are_counted_by_what_they_share(tmp_path: Path) -> None:
+    study = default_study(tmp_path)
+    confirm(study, {"baseline": range(3), "a": range(3), "b": range(2, 5)})
+    told = found(study)
+    assert told is not None
+    assert told.words.startswith("Confirmed over 1 of 5 fresh seeds, best first: ")
+
+
+def test_nothing_is_confirmed_without_the_baseline(tmp_path: Path) -> None:
+    study = default_study(tmp_path)
+    confirm(study, {"baseline": range(0), "a": range(2), "b": range(2)})
+    told = found(study)
+    assert told is not None
+    assert told.words.startswith("None of 5 fresh seeds has them all, best first: a (no seed in ")
+
+
 def test_the_order_is_that_at_equal_seeds(tmp_path: Path) -> None:
     """Later seeds are harder, and the worst arm has not had them."""
     study = default_study(tmp_path)
@@ -109,3 +127,53 @@ def test_a_damaged_confirmation_is_a_line_of_the_page(tmp_path: Path) -> None:
         page = render(read_study(study.name, tmp_path / "outputs"))["report.html"].decode()
         assert "What confirms this search cannot be read: " in page
         assert "start the same table again" in page
+
+
+def cut(*where: str | int) -> Callable[[dict[str, Any]], object]:
+    """An edit that takes something out of a `study.json`."""
+
+    def edit(facts: Any) -> None:
+        for step in where[:-1]:
+            facts = facts[step]
+        del facts[where[-1]]
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        cut("table", "panels", 0, "budget"),
+        cut("table", "panels", 0, "baseline"),
+        cut("table", "panels", 0, "name"),
+        cut("table", "panels", 0, "arms", 0, "published"),
+        cut("table", "panels", 0),
+        cut("places", 0, "key"),
+        lambda facts: facts.update(places=[]),
+        lambda facts: facts.update(places=5),
+        lambda facts: facts["table"].update(lr_search={"factors": [1]}),
+    ],
+    ids=[
+        "no budget",
+        "no baseline",
+        "no name",
+        "no published",
+        "no panels",
+        "no key",
+        "no places",
+        "a number of places",
+        "no tries",
+    ],
+)
+def test_a_confirmation_that_lacks_anything_is_one_line(
+    tmp_path: Path, edit: Callable[[dict[str, Any]], object]
+) -> None:
+    study = default_study(tmp_path)
+    path = confirm(study, dict.fromkeys(ARMS, range(2)))
+    facts = json.loads(path.read_text())
+    edit(facts)
+    path.write_text(json.dumps(facts))
+    told = found(study)
+    assert told is not None
+    assert told.words.startswith(f"What confirms this search cannot be read: {path} must describe")
+    assert told.table is None

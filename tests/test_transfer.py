@@ -114,6 +114,16 @@ def test_rates_without_an_interval_leave_both_verdicts_open() -> None:
     assert (told.near, told.cheap) == ("unresolved", "unresolved")
 
 
+def test_a_rate_without_an_interval_leaves_the_cost_open_whatever_the_others_allow() -> None:
+    """Two rates have seeds in common; the third has others, and may be the best."""
+    frame = cells({"sp": {"wide": 2}}, seeds=6)
+    frame = frame[frame.rate.isin(RATES[1:4])].reset_index(drop=True)
+    frame.loc[(frame.rate == RATES[3]) != (frame.seed >= 3), "value"] = np.nan
+    rows = transfer.costs(frame)
+    assert rows[["cost_low", "cost_high"]].isna().all(axis=None), rows
+    assert transfer.verdicts(rows).cheap.item() == "unresolved"
+
+
 def test_a_rate_at_which_a_shape_diverges_is_never_common() -> None:
     frame = cells({"sp": {"wide": 2, "deep": 4}})
     lost = (frame["shape"] == "deep") & (frame.rate == RATES[3])

@@ -470,10 +470,16 @@ def test_a_table_of_another_version_is_no_evidence(tmp_path: Path) -> None:
 def test_a_table_that_cannot_be_read_is_no_evidence_and_stops_no_page(tmp_path: Path) -> None:
     folder = write_table(tmp_path, table(), valley)
     facts = json.loads((folder / "study.json").read_text())
-    del facts["trials"]
+    for damaged in (
+        {name: value for name, value in facts.items() if name != "trials"},
+        {**facts, "places": 5},
+    ):
+        (folder / "study.json").write_text(json.dumps(damaged))
+        with pytest.raises(ValueError, match="must describe a table, but lacks it"):
+            ablation.read_table("proxy_horizon", tmp_path / "outputs", None)
+        assert "Not measured" in of_study(study(tmp_path))
+    facts["table"]["trust"] = True
     (folder / "study.json").write_text(json.dumps(facts))
-    with pytest.raises(ValueError, match="must describe a table, but lacks it"):
-        ablation.read_table("proxy_horizon", tmp_path / "outputs", None)
     assert "Not measured" in of_study(study(tmp_path))
 
 
