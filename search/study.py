@@ -109,7 +109,8 @@ class SearchWork:
     @property
     def flops(self) -> float:
         """Replicates are taken as the average architecture."""
-        chosen = self.plan.grid_order if self.plan.grid else self.plan.options
+        plan = self.plan
+        chosen = plan.spread[: plan.explorations] if plan.grid else plan.options
         return self.tokens * sum(option.flops for option in chosen) / len(chosen)
 
     @property
