@@ -512,24 +512,30 @@ def test_a_storage_url_is_any_of_sqlalchemys(here: Path) -> None:
 
 
 URL = "postgresql://u:s3cret@h/db?sslmode=require"
+SHOWN = "postgresql://u:***@h/db?sslmode=require"
+ASKING = "postgresql://h/db?user=u&password=s3cret&sslPassword=s3cret"
 
 
 @pytest.mark.parametrize(
-    "given", [f"storage={URL}", f'storage="{URL}"', f"+storage={URL}", f"++storage='{URL}'"]
+    ("given", "url", "shown"),
+    [
+        (f"storage={URL}", URL, SHOWN),
+        (f'storage="{URL}"', URL, SHOWN),
+        (f"+storage={URL}", URL, SHOWN),
+        (f"++storage='{URL}'", URL, SHOWN),
+        (f"storage='{ASKING}'", ASKING, "postgresql://h/db?user=u"),
+    ],
 )
 def test_the_command_is_kept_without_the_storages_password(
-    here: Path, monkeypatch: pytest.MonkeyPatch, given: str
+    here: Path, monkeypatch: pytest.MonkeyPatch, given: str, url: str, shown: str
 ) -> None:
     search = open_search(here, "n_trials=1", "replicates.seeds=1", "keep=none")
-    search.job = replace(search.job, storage=URL)
+    search.job = replace(search.job, storage=url)
     search.estimate()
     monkeypatch.setattr(sys, "argv", ["search", "budget=100k", given])
     search.describe(finished=False)
     assert "s3cret" not in (search.job.folder / "study.json").read_text()
-    assert shlex.split(search.content["command"])[3:] == [
-        "budget=100k",
-        f"storage={URL.replace('s3cret', '***')}",
-    ]
+    assert shlex.split(search.content["command"])[3:] == ["budget=100k", f"storage={shown}"]
 
 
 def test_of_what_is_no_url_nothing_is_shown() -> None:
