@@ -494,7 +494,6 @@ def test_weights_stay_until_their_run_was_asked(
     search = open_search(here, "n_trials=1", "replicates.seeds=1", "keep=none")
     work(search)
     (key,) = records(here)
-    search.job = replace(search.job, unscored=(key,))
     weights = here / "runs" / key / "weights.safetensors"
     with monkeypatch.context() as patch:
         patch.setattr(story, "lacking", lambda *_: ["piqa"])
