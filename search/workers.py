@@ -176,9 +176,9 @@ class Pool:
         self._tell(child.number, {"event": "death", "reason": reason, "log": str(child.log)})
         if self._deaths >= MAX_DEATHS_IN_A_ROW:
             words = f"{self._deaths} workers died in a row, the last with: {reason}"
-            self._trouble = Ending("crashed", words)
+            self._trouble = self._trouble or Ending("crashed", words)
             self._stop()
-        else:
+        elif self._trouble is None:  # its death could be told
             self._start(child.number)
 
     def _give_up(self, worker: int, number: int, reason: str) -> None:

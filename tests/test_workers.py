@@ -217,6 +217,28 @@ def test_an_interrupt_while_a_worker_is_told_its_job_stops_the_study(here: Path)
 
 
 @pytest.mark.slow
+def test_a_worker_is_not_replaced_when_its_death_cannot_be_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = open_search(here)
+    starts: list[int] = []
+
+    def start(number: int) -> None:
+        starts.append(number)
+        Pool._start(pool, number)
+
+    def fill_disk(_: int, event: dict[str, Any]) -> None:
+        if event["event"] == "death":
+            raise OSError(errno.ENOSPC, "")
+
+    dying = replace(search.job, study="nowhere")
+    pool = Pool(dying, search.study, 1, fill_disk)
+    monkeypatch.setattr(pool, "_start", start)
+    assert pool.run().kind == "fatal"
+    assert starts == [0]
+
+
+@pytest.mark.slow
 def test_a_run_that_keeps_killing_its_workers_is_recorded_as_failed(
     tmp_path: Path, kill_left: list["subprocess.Popen[str]"]
 ) -> None:
