@@ -79,5 +79,7 @@ def test_an_architecture_must_be_given_but_for_help() -> None:
 
     done = started("seed=1")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: architecture must be given, but is not; add architecture=")
+    assert done.stderr.startswith(
+        "error: architecture must be given, but is not; add architecture="
+    )
     assert started("--help").stdout.startswith("python -m search.run architecture=")
