@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 from search.kernels import MAX_HEAD_DIM, Unavailable, library
@@ -100,11 +101,23 @@ def settle(placement: Placement, run: Run) -> Placement:
 
 
 def _own_threads() -> int:
-    """Those that this process was started with: torch's number follows the run before."""
+    """Those that this process was started with, one a core at most: torch's number follows the run
+    before."""
     import torch
 
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdecimal() else torch.get_num_threads()
+    started_with = int(given) if given.isdecimal() else 0
+    return min(started_with or torch.get_num_threads(), cores())
+
+
+def cores() -> int:
+    """Cores that this process may use, a container's limit included."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(seen, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such limit
+        return seen
 
 
 def _settle_engine(given: str, on_gpu: bool, run: Run) -> str:

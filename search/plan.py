@@ -195,11 +195,6 @@ class Exploration:
         places = dict.fromkeys(size * i >> bits for i in reversed_)
         return [self.options[place] for place in places]
 
-    @cached_property
-    def grid_order(self) -> list[Option]:
-        """Options that a grid tries, the longest runs first."""
-        return sorted(self.spread[: self.explorations], key=lambda option: -option.flops)
-
     def _explore(self, explored: Sequence[Attempt], attempts: Sequence[Attempt]) -> Cell | Step:
         tried = {run.arm for run in explored}
         if self.grid:

@@ -261,11 +261,12 @@ class Story(ABC, Generic[C, W]):
             return
         attempts = self.attempts()
         kept = {a.key for a in best_runs(attempts, arms)} if self.config.keep == "best" else set()
-        kept.update(self._unscored(self.job.unscored))
         for attempt in distinct(attempts):
+            key = str(attempt.key)
             ended_here = attempt.state == "COMPLETE" and not attempt.reused
-            if ended_here and attempt.key not in kept:
-                (self.job.runs / str(attempt.key) / WEIGHTS).unlink(missing_ok=True)
+            weights = self.job.runs / key / WEIGHTS
+            if ended_here and key not in kept and weights.is_file() and not self._unscored([key]):
+                weights.unlink(missing_ok=True)
 
     def report(self) -> None:
         """Leave the page, figures and tables, made by a process of their own; show it in W&B."""

@@ -109,7 +109,8 @@ class SearchWork:
     @property
     def flops(self) -> float:
         """Replicates are taken as the average architecture."""
-        chosen = self.plan.grid_order if self.plan.grid else self.plan.options
+        plan = self.plan
+        chosen = plan.spread[: plan.explorations] if plan.grid else plan.options
         return self.tokens * sum(option.flops for option in chosen) / len(chosen)
 
     @property
@@ -193,7 +194,9 @@ def open_storage(url: str) -> RDBStorage:
 def without_password(url: str) -> str:
     """The URL as it may be shown and kept; nothing of what is none, for it may hold a password."""
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        shown = make_url(url)
+        secret = [name for name in shown.query if "pass" in name.lower()]  # libpq reads them there
+        return shown.difference_update_query(secret).render_as_string(hide_password=True)
     except (ArgumentError, ValueError):
         return "…"
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import optuna
 
-from search.placement import Placement
+from search.placement import Placement, cores
 from search.plan import MAX_DEATHS, deaths
 from search.progress import Event, ended
 from search.record import FAILED, Record, usable_record, write_record
@@ -176,9 +176,9 @@ class Pool:
         self._tell(child.number, {"event": "death", "reason": reason, "log": str(child.log)})
         if self._deaths >= MAX_DEATHS_IN_A_ROW:
             words = f"{self._deaths} workers died in a row, the last with: {reason}"
-            self._trouble = Ending("crashed", words)
+            self._trouble = self._trouble or Ending("crashed", words)
             self._stop()
-        else:
+        elif self._trouble is None:  # its death could be told
             self._start(child.number)
 
     def _give_up(self, worker: int, number: int, reason: str) -> None:
@@ -232,16 +232,6 @@ def environment(placement: Placement, number: int) -> dict[str, str]:
 def share_cores(placement: Placement, workers: int) -> Placement:
     """The placement with a worker's threads: the cores of this machine divided among them."""
     return replace(placement, threads=placement.threads or max(1, cores() // workers))
-
-
-def cores() -> int:
-    """Cores that this process may use, a container's limit included."""
-    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(seen, int(quota) // int(period)))
-    except (OSError, ValueError):  # no such limit
-        return seen
 
 
 def gpus() -> list[str]:

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import wraps
@@ -117,7 +117,11 @@ def _require_one_start(given: Sequence[str]) -> None:
 
 def _require_known_flags(given: Sequence[str]) -> None:
     """Hydra's parser alone answers with its whole usage."""
-    _, unknown = get_args_parser().parse_known_args(given)
+    parser = get_args_parser()
+    parser.error = lambda message: fail(  # type: ignore[method-assign]
+        f"flags must be Hydra's, but {message}; --hydra-help lists them"
+    )
+    _, unknown = parser.parse_known_args(given)
     if unknown:
         raise ValueError(
             "flags must be Hydra's and stand before or after all options, but got "
@@ -170,12 +174,16 @@ def one_line_errors(
 
 @contextmanager
 def reader_may_leave() -> Iterator[None]:
-    """A reader of standard output, such as `head`, that has seen enough is no error."""
+    """A reader of standard output, such as `head`, that has seen enough is no error, and changes
+    no exit code."""
     try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(BrokenPipeError):
+            yield
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(error: BaseException | str) -> NoReturn:

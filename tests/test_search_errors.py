@@ -94,11 +94,21 @@ def test_a_file_in_the_place_of_a_folder_is_named(
         assert "file/inside" in line
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+nodriver://me:secret@host/name",
+        "postgresql://me:secret@localhost:1/name",
+        "postgresql://localhost:1/name?user=me&password=secret",
+    ],
+)
 def test_a_password_in_a_storage_url_is_not_shown(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    url: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    url = "storage=postgresql+nodriver://me:secret@host/name"
-    assert "secret" not in complain(capsys, monkeypatch, tmp_path, url)
+    assert "secret" not in complain(capsys, monkeypatch, tmp_path, f"storage='{url}'")
 
 
 def test_a_change_under_the_same_name_is_shown(

@@ -117,6 +117,9 @@ def test_axes_are_overridden_on_the_command_line() -> None:
         (["architecture=mobilellm_125m", "+architecture.hiden_size=2"], "hiden_size"),
         (["architecture_file=nowhere.yaml"], "nowhere.yaml"),
         (["--bogus"], "flags must be Hydra's"),
+        (["--cfg", "nonsense"], "invalid choice: 'nonsense'"),
+        (["--cfg"], "expected one argument; --hydra-help lists them"),
+        (["-p"], "flags must be Hydra's, but argument --package/-p: expected one argument"),
         (["budget=1m", "--cfg", "job", "seq_len=8"], "but got seq_len=8"),
         (["+space.fixed.sharing=5"], "sharing must be written like none"),
         (["+space.fixed.norms=[5]"], "norms must be one of block, layer, but got [5]"),
@@ -139,16 +142,34 @@ def test_help_says_what_the_verb_is_for() -> None:
     assert printed("--help").startswith("python -m space: the ladder of architectures on a budget")
 
 
-@pytest.mark.parametrize("argument", ["--help", "format=csv"])
-def test_a_reader_that_has_seen_enough_is_no_error(argument: str) -> None:
-    command = [sys.executable, "-m", "space", argument]
+FAILING = """
+from space.cli import reader_may_leave
+with reader_may_leave():
+    print("result")
+    raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["-m", "space", "--help"], 0), (["-m", "space", "format=csv"], 0), (["-c", FAILING], 3)],
+    ids=["help", "table", "failure"],
+)
+def test_a_reader_that_has_seen_enough_is_no_error(arguments: list[str], code: int) -> None:
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},  # else the first print would end the program
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""
-    assert process.returncode == 0
+    assert process.returncode == code
 
 
 def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_a_grid_is_spread_over_the_space(size: int, n_trials: int) -> None:
     plan = Exploration(
         options=options(size), n_trials=n_trials, replicates=Replicates(seeds=1), grid=True
     )
-    layers = sorted(option.layers for option in plan.grid_order)
+    layers = sorted(option.layers for option in plan.spread[: plan.explorations])
     assert len(set(layers)) == len(layers) == min(size, n_trials)
     inner = [b - a for a, b in pairwise(layers)]
     widest = max(layers[0], size + 1 - layers[-1], *inner, 0)
@@ -196,19 +196,23 @@ def test_a_grid_is_spread_over_the_space(size: int, n_trials: int) -> None:
 
 @pytest.mark.parametrize(("size", "trials"), [(40, (10, 16)), (16, (3, 10, 16)), (9, (4, 22))])
 def test_a_grid_of_more_trials_refines_the_one_of_fewer(size: int, trials: tuple[int, ...]) -> None:
+    def grid(n_trials: int) -> Exploration:
+        once = Replicates(seeds=1)
+        return Exploration(options=options(size), n_trials=n_trials, replicates=once, grid=True)
+
     def tried(*steps: int) -> set[str | None]:
         attempts: list[Attempt] = []
         for n_trials in steps:
-            once = Replicates(seeds=1)
-            plan = Exploration(options=options(size), n_trials=n_trials, replicates=once, grid=True)
-            simulation = Simulation(plan, seed=1, workers=2, trouble=0.0)
+            simulation = Simulation(grid(n_trials), seed=1, workers=2, trouble=0.0)
             simulation.attempts = attempts
             simulation.run()
             attempts = simulation.attempts
         return {attempt.arm for attempt in attempts}
 
-    assert tried(*trials) == tried(trials[-1])
-    assert len(tried(*trials)) == min(size, trials[-1])
+    last = grid(trials[-1])
+    assert len(last.spread[: last.explorations]) == min(size, trials[-1])
+    for steps in (trials, trials[-1:]):
+        assert tried(*steps) == {option.arm for option in last.spread[: last.explorations]}
 
 
 def test_the_default_job_tries_ten_rungs_and_gives_four_arms_four_seeds() -> None:
@@ -490,7 +494,6 @@ def test_weights_stay_until_their_run_was_asked(
     search = open_search(here, "n_trials=1", "replicates.seeds=1", "keep=none")
     work(search)
     (key,) = records(here)
-    search.job = replace(search.job, unscored=(key,))
     weights = here / "runs" / key / "weights.safetensors"
     with monkeypatch.context() as patch:
         patch.setattr(story, "lacking", lambda *_: ["piqa"])
@@ -508,24 +511,30 @@ def test_a_storage_url_is_any_of_sqlalchemys(here: Path) -> None:
 
 
 URL = "postgresql://u:s3cret@h/db?sslmode=require"
+SHOWN = "postgresql://u:***@h/db?sslmode=require"
+ASKING = "postgresql://h/db?user=u&password=s3cret&sslPassword=s3cret"
 
 
 @pytest.mark.parametrize(
-    "given", [f"storage={URL}", f'storage="{URL}"', f"+storage={URL}", f"++storage='{URL}'"]
+    ("given", "url", "shown"),
+    [
+        (f"storage={URL}", URL, SHOWN),
+        (f'storage="{URL}"', URL, SHOWN),
+        (f"+storage={URL}", URL, SHOWN),
+        (f"++storage='{URL}'", URL, SHOWN),
+        (f"storage='{ASKING}'", ASKING, "postgresql://h/db?user=u"),
+    ],
 )
 def test_the_command_is_kept_without_the_storages_password(
-    here: Path, monkeypatch: pytest.MonkeyPatch, given: str
+    here: Path, monkeypatch: pytest.MonkeyPatch, given: str, url: str, shown: str
 ) -> None:
     search = open_search(here, "n_trials=1", "replicates.seeds=1", "keep=none")
-    search.job = replace(search.job, storage=URL)
+    search.job = replace(search.job, storage=url)
     search.estimate()
     monkeypatch.setattr(sys, "argv", ["search", "budget=100k", given])
     search.describe(finished=False)
     assert "s3cret" not in (search.job.folder / "study.json").read_text()
-    assert shlex.split(search.content["command"])[3:] == [
-        "budget=100k",
-        f"storage={URL.replace('s3cret', '***')}",
-    ]
+    assert shlex.split(search.content["command"])[3:] == ["budget=100k", f"storage={shown}"]
 
 
 def test_of_what_is_no_url_nothing_is_shown() -> None:

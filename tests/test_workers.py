@@ -30,7 +30,7 @@ from study_fixtures import (
     write_text,
 )
 
-from search import workers
+from search import placement, workers
 from search.placement import Placement, settle
 from search.plan import MAX_DEATHS, distinct
 from search.record import read_metrics
@@ -217,6 +217,28 @@ def test_an_interrupt_while_a_worker_is_told_its_job_stops_the_study(here: Path)
 
 
 @pytest.mark.slow
+def test_a_worker_is_not_replaced_when_its_death_cannot_be_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = open_search(here)
+    starts: list[int] = []
+
+    def start(number: int) -> None:
+        starts.append(number)
+        Pool._start(pool, number)
+
+    def fill_disk(_: int, event: dict[str, Any]) -> None:
+        if event["event"] == "death":
+            raise OSError(errno.ENOSPC, "")
+
+    dying = replace(search.job, study="nowhere")
+    pool = Pool(dying, search.study, 1, fill_disk)
+    monkeypatch.setattr(pool, "_start", start)
+    assert pool.run().kind == "fatal"
+    assert starts == [0]
+
+
+@pytest.mark.slow
 def test_a_run_that_keeps_killing_its_workers_is_recorded_as_failed(
     tmp_path: Path, kill_left: list["subprocess.Popen[str]"]
 ) -> None:
@@ -382,17 +404,20 @@ def test_a_run_keeps_its_threads_whatever_the_number_of_workers(
     assert record["device"]["threads"] == 1
 
 
-def test_a_run_does_not_take_over_the_threads_of_the_run_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("given", "threads"), [("3", 3), ("64", 4), ("0", 2), ("", 2)])
+def test_a_run_has_the_threads_its_process_was_started_with_one_a_core_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, threads: int
 ) -> None:
+    """Not those of the run before, unless nothing was said."""
     monkeypatch.chdir(tmp_path)
     run = open_search(tmp_path).work.typical
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(placement, "cores", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     settled = settle(Placement(device="cpu"), run)
     torch.set_num_threads(before)
-    assert settled.threads == 3
+    assert settled.threads == threads
 
 
 def test_the_parent_goes_on_without_torch_until_it_needs_it() -> None:
