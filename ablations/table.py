@@ -351,11 +351,16 @@ def _architecture(
     made: Mapping[str, Arm],
 ) -> Architecture:
     """An earlier arm's shape with changes, the sizes as they are given, or those that fit."""
+    if "spend" in own and (own["spend"] != "depth" or "like" not in own):
+        raise ValueError(
+            f"spend must be depth, in an arm that is like another, but got {own['spend']!r}"
+            f"{'' if 'like' in own else ' without like'}"
+        )
     if "like" in own:
         if (like := str(own["like"])) not in made:
             raise ValueError(f"like must name an arm above it, but got {like!r}")
         shape = made[like].architecture
-        if own.get("spend") == "depth":
+        if "spend" in own:
             return _deeper(values, shape, budget)
         kept = {f.name: getattr(shape, f.name) for f in fields(shape)}
         return Architecture.from_dict({**kept, **given})

@@ -353,6 +353,8 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, wrong: str) -> None:
         ("immediate x2,", "immediate x2, init_shift: [1],", "init_shift must be a whole number"),
         ("immediate x2,", "immediate x2, equal: [flops],", "equal must be flops or time"),
         ("immediate x2,", "immediate x2, like: [none],", "like must name an arm above it"),
+        ("immediate x2,", "immediate x2, like: none, spend: width,", "spend must be depth"),
+        ("immediate x2,", "immediate x2, spend: depth,", "but got 'depth' without like"),
         ("sharing: immediate x2,", "like: none, qk_nrom: true,", "must be among .* got 'qk_nrom'"),
         ("immediate x2,", "immediate x2, ffn_tolerance: big,", "ffn_tolerance must be a number"),
         ("published: 45.0", "published: much", "published must be a number, but got 'much'"),
