@@ -15,7 +15,7 @@ from ablations import transfer, trust
 from ablations.sequential import AUTO, LOOKS
 from ablations.timing import Timing
 from search.record import Recipe
-from space.arch import Architecture, number, read_yaml
+from space.arch import Architecture, number, read_mapping
 from space.axes import SpaceConfig, parse_sharing
 from space.budget import FFN_TOLERANCE, MAX_DEVIATION, SIZES, Budget, fit
 from space.cost import cost
@@ -145,13 +145,11 @@ class TableFile:
         if not path.is_file():
             known = ", ".join([*table_names(), "all", "help", "confirm", "power", "main_results"])
             raise ValueError(f"table must be one of {known}, or a path, but got {name!r}")
-        values = read_yaml(path)
         known_keys = {f.name for f in fields(cls)} - {"name"}
-        if not isinstance(values, dict) or "caption" not in values or set(values) - known_keys:
-            raise ValueError(
-                f"{path} must hold caption and may hold {', '.join(sorted(known_keys))}, but has "
-                f"{', '.join(map(str, values)) if isinstance(values, dict) else 'none of them'}"
-            )
+        holds = f"caption and may hold {', '.join(sorted(known_keys - {'caption'}))}"
+        values = read_mapping(path, holds)
+        if "caption" not in values or set(values) - known_keys:
+            raise ValueError(f"{path} must hold {holds}, but has {', '.join(map(str, values))}")
         for what, given, kind in _parts(values):
             if not isinstance(given, kind):
                 raise ValueError(f"{what} in {path} must be {WANTED[kind]}, but got {given!r}")

@@ -203,10 +203,7 @@ class Architecture:
                 f"architecture must be one of {known}, or a path to a YAML file, "
                 f"but got {str(name)!r}"
             )
-        values = read_yaml(path)
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} must hold the fields of one architecture, a line each")
-        return cls.from_dict(values)
+        return cls.from_dict(read_mapping(path, "the fields of one architecture, a line each"))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -351,20 +348,23 @@ class Architecture:
             )
 
 
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds, read as Hydra would: `6e-3` is a number, and no key stands twice.
+def read_mapping(path: Path, holds: str) -> dict[str, Any]:
+    """What a YAML file says, read as Hydra would: `6e-3` is a number, and no key stands twice.
 
     Raises:
-        ValueError: it is no YAML.
+        ValueError: it is no YAML, or no mapping; `holds` is what it should.
     """
     import yaml  # not needed to count candidates
     from omegaconf._utils import get_yaml_loader
 
     try:
-        return yaml.load(path.read_text(), Loader=get_yaml_loader())
+        values = yaml.load(path.read_text(), Loader=get_yaml_loader())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         what = " ".join(str(error).split())
         raise ValueError(f"{path} must be YAML, but is not: {what}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold {holds}, but holds {values!r}")
+    return values
 
 
 def number(name: str, value: Any, kind: type[Number]) -> Number:

@@ -14,7 +14,7 @@ from math import log
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, Self
 
-from space.arch import Architecture, read_yaml
+from space.arch import Architecture, read_mapping
 from space.budget import FFN_TOLERANCE, Budget, Shape, ffn_target, fit, solve, with_shape
 from space.cost import num_norms
 from space.sharing import PATTERNS, SCOPES
@@ -65,10 +65,7 @@ class SpaceConfig:
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in SPACES.glob("*.yaml")))
             raise ValueError(f"space must be one of {known}, or a path, but got {str(name)!r}")
-        content = read_yaml(path)
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} must hold the name, axes and fixed values of a space")
-        return cls.of(content)
+        return cls.of(read_mapping(path, "the name, axes and fixed values of a space"))
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Self:

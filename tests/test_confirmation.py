@@ -59,46 +59,44 @@ def found(study: StudyFolder, runs: Path | None = None) -> Confirmation | None:
     return confirmed(study.name, study.root / "outputs", runs and str(runs))
 
 
-def test_only_seeds_that_all_arms_have_finished_are_counted(tmp_path: Path) -> None:
+def told(study: StudyFolder, runs: Path | None = None) -> Confirmation:
+    confirmation = found(study, runs)
+    assert confirmation is not None
+    return confirmation
+
+
+@pytest.mark.parametrize(
+    ("done", "opening"),
+    [
+        ((range(3), range(4), range(3)), "Confirmed over 3 of 5 fresh seeds, best first: "),
+        ((range(3), range(3), range(2, 5)), "Confirmed over 1 of 5 fresh seeds, best first: "),
+        (
+            (range(0), range(2), range(2)),
+            "None of 5 fresh seeds has them all, best first: a (no seed in ",
+        ),
+    ],
+    ids=["nested", "not nested", "no baseline"],
+)
+def test_only_seeds_that_all_arms_have_finished_are_counted(
+    tmp_path: Path, done: tuple[range, ...], opening: str
+) -> None:
     study = default_study(tmp_path)
-    confirm(study, {"baseline": range(3), "a": range(4), "b": range(3)})
-    told = found(study)
-    assert told is not None
-    assert told.words.startswith("Confirmed over 3 of 5 fresh seeds, best first: ")
-
-
-def test_seeds_that_are_not_nested_are_counted_by_what_they_share(tmp_path: Path) -> None:
-    study = default_study(tmp_path)
-    confirm(study, {"baseline": range(3), "a": range(3), "b": range(2, 5)})
-    told = found(study)
-    assert told is not None
-    assert told.words.startswith("Confirmed over 1 of 5 fresh seeds, best first: ")
-
-
-def test_nothing_is_confirmed_without_the_baseline(tmp_path: Path) -> None:
-    study = default_study(tmp_path)
-    confirm(study, {"baseline": range(0), "a": range(2), "b": range(2)})
-    told = found(study)
-    assert told is not None
-    assert told.words.startswith("None of 5 fresh seeds has them all, best first: a (no seed in ")
+    confirm(study, dict(zip(ARMS, done, strict=True)))
+    assert told(study).words.startswith(opening)
 
 
 def test_the_order_is_that_at_equal_seeds(tmp_path: Path) -> None:
     """Later seeds are harder, and the worst arm has not had them."""
     study = default_study(tmp_path)
     confirm(study, {"baseline": range(5), "a": range(5), "b": range(2)})
-    told = found(study)
-    assert told is not None
-    _, order = told.words.split("best first: ")
+    _, order = told(study).words.split("best first: ")
     assert [text.split(" ")[0] for text in order.split("; ")][-1] == "b", order
 
 
 def test_an_arm_without_a_shared_seed_comes_last_and_says_so(tmp_path: Path) -> None:
     study = default_study(tmp_path)
     confirm(study, {"baseline": range(2), "a": range(2, 4), "b": range(2)})
-    told = found(study)
-    assert told is not None
-    assert told.words.endswith("a (no seed in common, unresolved).")
+    assert told(study).words.endswith("a (no seed in common, unresolved).")
 
 
 def test_nothing_is_said_before_a_run_has_finished(tmp_path: Path) -> None:
@@ -111,9 +109,7 @@ def test_runs_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
     study, elsewhere = default_study(tmp_path), tmp_path / "elsewhere"
     confirm(study, dict.fromkeys(ARMS, range(5)), elsewhere)
     assert found(study) is None
-    told = found(study, elsewhere)
-    assert told is not None
-    assert told.words.startswith("Confirmed over 5 fresh seeds")
+    assert told(study, elsewhere).words.startswith("Confirmed over 5 fresh seeds")
     page = render(read_study(study.name, tmp_path / "outputs", str(elsewhere)))["report.html"]
     assert "Confirmed over 5 fresh seeds" in page.decode()
 
@@ -173,7 +169,7 @@ def test_a_confirmation_that_lacks_anything_is_one_line(
     facts = json.loads(path.read_text())
     edit(facts)
     path.write_text(json.dumps(facts))
-    told = found(study)
-    assert told is not None
-    assert told.words.startswith(f"What confirms this search cannot be read: {path} must describe")
-    assert told.table is None
+    unread = told(study)
+    wanted = f"What confirms this search cannot be read: {path} must describe"
+    assert unread.words.startswith(wanted)
+    assert unread.table is None

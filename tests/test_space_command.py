@@ -172,10 +172,17 @@ def test_a_reader_that_has_seen_enough_is_no_error(arguments: list[str], code: i
     assert process.returncode == code
 
 
-def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hidden_size: [1\nnum_blocks: }", "must be YAML, but is not: "),
+        ("- 1", "must hold the fields of one architecture, a line each, but holds [1]"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "torn.yaml"
-    path.write_text("hidden_size: [1\nnum_blocks: }")
+    path.write_text(text)
     done = run(f"architecture_file={path}")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert f"{path} must be YAML, but is not: " in line
+    assert f"{path} {message}" in line
