@@ -1,6 +1,6 @@
 """`python -m ablations table=NAME`: arms × seeds on one budget, and which differences are real.
 
-The story is that of a search (`search.story`); only that every cell is known beforehand.
+The story is that of a search (`search.study.story`); only that every cell is known beforehand.
 """
 
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from ablations.arms import Table, TableFile, table_names
+from ablations.cells import TableWork
 from ablations.config import CONFIRM, MAIN_RESULTS, POWER, AblationConfig
-from ablations.confirm import confirmation
-from ablations.main_results import measure
-from ablations.plan import TableWork
-from ablations.sequential import LOOKS
-from ablations.table import Table, TableFile, table_names
+from ablations.questions.confirm import confirmation
+from ablations.questions.main_results import measure
+from ablations.stats.sequential import LOOKS
 from ablations.timing import FILE, Timing
 from search.config import SamplerConfig
-from search.data import Data, require_tokens
-from search.estimate import estimate
-from search.placement import settle, settle_precision
-from search.progress import count, duration
-from search.record import Recipe
-from search.story import Story, data_settings, make_report
-from search.workers import share_cores
+from search.data.dataset import Data, require_tokens
+from search.executors.local import share_cores
+from search.recipe import Recipe
+from search.show.estimate import estimate
+from search.show.progress import count, duration
+from search.study.story import Story, data_settings, make_report
+from search.train.placement import settle, settle_precision
 from space.cli import one_line_errors, option_of, verb
 
 OTHERS = """confirm: The best candidates of a search and its baseline over fresh seeds; study=NAME.

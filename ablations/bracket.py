@@ -10,7 +10,7 @@ from itertools import product
 from math import inf, isfinite
 from statistics import mean
 
-from search.record import Recipe
+from search.recipe import Recipe
 from space.arch import Architecture
 
 FIRST_SEED = 1000

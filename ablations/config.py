@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.bracket import LrSearch
-from ablations.sequential import AUTO
+from ablations.stats.sequential import AUTO
 from search.config import StudyConfig, require_at_least
 from space.axes import SpaceConfig
 from space.cli import require_name

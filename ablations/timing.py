@@ -14,11 +14,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from search.data import Data
-from search.placement import Placement, settle
-from search.record import Recipe, Run
+from search.data.dataset import Data
+from search.recipe import Recipe
+from search.record import Run
+from search.train.placement import Placement, settle
 from space.arch import Architecture
 from space.cost import cost
+from space.files import write_atomically
 
 FILE = "timing.json"
 ROUNDS, ROUND_S = 5, 0.5
@@ -74,7 +76,7 @@ class Timing:
         Arms take turns, so that a machine whose speed drifts is compared with itself; an arm that
         joins later is timed beside one that is there already, and put in proportion to it.
         """
-        from search.train import commit, device_name
+        from search.train.loop import commit, device_name
 
         assert self.path is not None, "given where tables are trained"
         known = dict(self.content.get("seconds_per_token", {}))
@@ -102,10 +104,7 @@ class Timing:
             for key, run in self.missing.items()
         }
         self.content = {**self.content, "seconds_per_token": known, "runs": kept}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.content, indent=1) + "\n")
-        part.replace(self.path)
+        write_atomically(self.path, json.dumps(self.content, indent=1) + "\n")
         self.missing = {}
 
     def words(self) -> str:
@@ -130,7 +129,7 @@ def _flops(run: Run) -> float:
 
 def seconds_per_token(runs: list[Run], data: Data, placement: Placement) -> list[float]:
     """Of a training step of each run: medians over rounds in which all take turns."""
-    from search.train import Training
+    from search.train.loop import Training
 
     with tempfile.TemporaryDirectory() as folder:
         trainings = [

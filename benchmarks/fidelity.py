@@ -21,10 +21,12 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from benchmarks.show import heading, leave, parser, table
-from search.data import Data, DataConfig, batch, prepare
-from search.placement import Placement, settle, settle_precision
-from search.record import Recipe, Run, read_metrics
-from search.train import Training, train
+from search.data.dataset import Data, DataConfig, batch, prepare
+from search.recipe import Recipe
+from search.record import Run
+from search.runs import read_metrics
+from search.train.loop import Training, train
+from search.train.placement import Placement, settle, settle_precision
 from space.arch import Architecture
 from space.budget import fit
 from space.cli import CONF

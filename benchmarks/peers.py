@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.turns import WARM_UP, Step, timed
-from search.data import Data, batch
-from search.placement import Placement, autocast
+from search.data.dataset import Data, batch
 from search.record import Run
-from search.train import Training
+from search.train.loop import Training
+from search.train.placement import Placement, autocast
 from space.arch import Architecture
 from space.cost import cost
 

@@ -26,9 +26,10 @@ import torch
 from benchmarks import peers
 from benchmarks.show import heading, leave, parser, say, spread, style, table
 from benchmarks.turns import WARM_UP, Contender, Step
-from search.data import Data
-from search.placement import Placement, settle, settle_precision
-from search.record import Recipe, Run
+from search.data.dataset import Data
+from search.recipe import Recipe
+from search.record import Run
+from search.train.placement import Placement, settle, settle_precision
 from space.arch import Architecture
 from space.cost import cost
 

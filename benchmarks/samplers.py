@@ -1,9 +1,9 @@
 """`python -m benchmarks.samplers`: which samplers and pruners save training.
 
 Studies are replayed on our tabular benchmark (`benchmarks.tabular`), where all runs are finished:
-Optuna's samplers and pruners and `search.plan` decide as they do in `python -m search`, and what
-would be trained is looked up. A replay sees one of the table's seeds, takes the architecture that
-is best on it for its answer, and is scored by the other seeds.
+Optuna's samplers and pruners and `search.study.plan` decide as they do in `python -m search`, and
+what would be trained is looked up. A replay sees one of the table's seeds, takes the architecture
+that is best on it for its answer, and is scored by the other seeds.
 
 How good an architecture is, given a few noisy runs of each, is estimated by the posterior mean
 under a prior that is itself estimated from all of them (`posterior_means`): the lowest of a hundred
@@ -36,9 +36,9 @@ from torch import set_num_threads
 from benchmarks.show import RESULTS, heading, leave, parser, say, style, table
 from benchmarks.tabular import TABLE, Tabular, load, train
 from search.config import PRUNERS, SAMPLERS, PrunerConfig, SamplerConfig, require_at_least
-from search.placement import Placement
-from search.plan import Attempt, Cell, Exploration, Replicates, Step
-from search.study import make_pruner, make_sampler, worker_seed
+from search.study.plan import Attempt, Cell, Exploration, Replicates, Step
+from search.study.storage import make_pruner, make_sampler, worker_seed
+from search.train.placement import Placement
 from space.cli import CONF, one_line_errors
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def posterior_means(means: Values, sd: float, rounds: int = 1000) -> Values:
 
 
 class Replay:
-    """A study as `search.worker` does it, alone, its runs looked up."""
+    """A study as `search.study.worker` does it, alone, its runs looked up."""
 
     def __init__(self, view: View, strategy: Strategy, number: int, n_trials: int) -> None:
         self.view, self.tabular = view, view.tabular

@@ -30,8 +30,9 @@ from benchmarks.proxy import (
 )
 from benchmarks.show import heading, leave, parser, say, spread, style, table
 from benchmarks.turns import WARM_UP, timed
-from search.placement import Placement, settle
-from search.record import Recipe, Run
+from search.recipe import Recipe
+from search.record import Run
+from search.train.placement import Placement, settle
 from space.budget import fit
 from space.cost import cost
 

@@ -17,9 +17,11 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.show import RESULTS
-from search.plan import Option
-from search.record import FINISHED, Recipe, Record, architecture_id, read_record
-from search.study import options_of
+from search.recipe import Recipe
+from search.record import FINISHED, Record, architecture_id
+from search.runs import read_record
+from search.study.plan import Option
+from search.study.storage import options_of
 from space.axes import Space
 from space.budget import Budget
 

@@ -32,9 +32,10 @@ from benchmarks import peers
 from benchmarks.proxy import TURN_S, engine, products, warmed_up
 from benchmarks.show import heading, leave, parser, spread, table
 from benchmarks.turns import WARM_UP, Contender, Step, timed
-from search.data import Data, batch, open_data
-from search.placement import Placement, settle
-from search.record import Record, Run, read_metrics, read_record
+from search.data.dataset import Data, batch, open_data
+from search.record import Record, Run
+from search.runs import read_metrics, read_record
+from search.train.placement import Placement, settle
 
 LAYERS = 9
 STUDY = "benchmark"
@@ -154,7 +155,7 @@ def two_over_one(rounds: int, make: Callable[..., Step], *arguments: object) -> 
 def kernels_s() -> float | None:
     """Seconds that building the kernels takes, once a machine; None where they cannot be built."""
     code = (
-        "import time; from search.kernels import library; started = time.perf_counter();"
+        "import time; from search.train.kernels import library; started = time.perf_counter();"
         "library(); print(time.perf_counter() - started)"
     )
     with tempfile.TemporaryDirectory() as cache:

@@ -6,27 +6,16 @@ The same records give the same bytes. Nothing here needs torch, so a report can 
 machine that the records were copied to.
 """
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reports import (
-    ablation,
-    calibration,
-    figures,
-    laws,
-    main_results,
-    page,
-    scores,
-    tables,
-    transfer,
-    trust,
-)
-from reports.answer import answer
-from reports.study import Study, read_study
+from reports.read.study import Study, read_study
+from reports.show import figures, page, tables
+from reports.views import ablation, calibration, laws, main_results, scores, transfer, trust
+from reports.weigh.answer import answer
 from space.cli import one_line_errors, require_name, verb
+from space.files import write_atomically
 
 POWER = "power"
 """The table that needs no runs."""
@@ -83,7 +72,7 @@ def main(config: ReportsConfig) -> None:
     files = render(study, found)
     with one_line_errors():
         for name, content in files.items():
-            replace(study.folder / name, content)
+            write_atomically(study.folder / name, content)
     print(" ".join(answer(study, found.evidence)))
     if found.confirmed is not None:
         print(found.confirmed.words)
@@ -135,7 +124,7 @@ def _remake_table(config: ReportsConfig, name: str) -> None:
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
     for file, content in files.items():
-        replace(folder / file, content)
+        write_atomically(folder / file, content)
 
 
 def render(study: Study, found: page.Findings | None = None) -> dict[str, bytes]:
@@ -151,19 +140,6 @@ def render(study: Study, found: page.Findings | None = None) -> dict[str, bytes]
     }
     encoded = {name: text.encode() for name, text in texts.items()}
     return encoded | figures.printed(study, evidence)
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old one or the new one, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """`python -m search`: try the architectures of a space on one budget, and leave a report.
 
-The story (`search.story`): check everything, say what it will take, let workers train, describe
-what they found.
+The story (`search.study.story`): check everything, say what it will take, let workers train,
+describe what they found.
 """
 
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from hydra.core.hydra_config import HydraConfig
 from optuna.pruners import BasePruner
 
 from search.config import SamplerConfig, SearchConfig
-from search.data import Data, require_tokens
-from search.plan import distinct
-from search.record import Recipe
-from search.story import Story, data_settings
-from search.study import (
+from search.data.dataset import Data, require_tokens
+from search.executors.local import Ending
+from search.recipe import Recipe
+from search.study.plan import distinct
+from search.study.storage import (
     SearchWork,
     exploration_facts,
     make_pruner,
     make_sampler,
     pruning_facts,
 )
-from search.workers import Ending
+from search.study.story import Story, data_settings
 from space.axes import Space
 from space.cli import one_line_errors, verb
 

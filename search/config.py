@@ -7,11 +7,11 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from search.data import DataConfig
-from search.placement import Placement
-from search.plan import Replicates
-from search.record import Recipe
-from search.tasks import PACKAGE, SOURCES
+from search.data.dataset import DataConfig
+from search.evaluate.tasks import PACKAGE, SOURCES
+from search.recipe import Recipe
+from search.study.plan import Replicates
+from search.train.placement import Placement
 from space.axes import SpaceConfig
 from space.budget import Budget
 from space.cli import require_name
@@ -80,7 +80,7 @@ class Evaluation:
     """Zero-shot tasks, and where their documents come from."""
 
     tasks: dict[str, Any] = field(default_factory=dict)
-    """Of files of `conf/tasks/`, see `search.tasks.TaskSpec`; none: nothing is asked."""
+    """Of files of `conf/tasks/`, see `search.evaluate.tasks.TaskSpec`; none: nothing is asked."""
     source: str = "package"
     """`package`: data that `make eval-data` brings; `hub`: lm-eval's usual way."""
     limit: int | None = None

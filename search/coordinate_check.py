@@ -40,11 +40,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search.config import require_at_least
-from search.data import Data, DataConfig, batch, prepare, require_tokens
-from search.parametrise import scales
-from search.placement import Placement
-from search.record import Recipe, Run
-from search.train import Training
+from search.data.dataset import Data, DataConfig, batch, prepare, require_tokens
+from search.recipe import Recipe
+from search.record import Run
+from search.train.loop import Training
+from search.train.parametrise import scales
+from search.train.placement import Placement
 from space.arch import Architecture
 from space.cli import PRINT_STYLE, one_line_errors, verb
 from space.model import MLP, Attention, Decoder, rotate

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from search.config import Evaluation
-from search.data import DataConfig, prepare, require_tokens
-from search.placement import Placement, rank, settle, settle_precision, what_is_lost
-from search.record import FINISHED, Recipe, Run
-from search.scores import Scorer, require_answers
-from search.study import run_lock
-from search.train import train
+from search.data.dataset import DataConfig, prepare, require_tokens
+from search.evaluate.scores import Scorer, require_answers
+from search.recipe import Recipe
+from search.record import FINISHED, Run
+from search.study.storage import run_lock
+from search.train.loop import train
+from search.train.placement import Placement, rank, settle, settle_precision, what_is_lost
 from space.arch import Architecture
 from space.cli import one_line_errors, verb
 

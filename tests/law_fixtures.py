@@ -9,7 +9,7 @@ from typing import Any
 
 from report_fixtures import RECIPE, StudyFolder, ladder
 
-from search.record import Recipe
+from search.recipe import Recipe
 from space.budget import Budget
 
 BUDGETS = {"law_500k": 500_000, "law_1m": 1_000_000, "law_2m": 2_000_000, "law_4m": 4_000_000}

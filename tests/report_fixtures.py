@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from search.record import Reading, Recipe, Record, Run, architecture_id, write_record, write_run
+from search.recipe import Recipe
+from search.record import Reading, Record, Run, architecture_id
+from search.runs import write_record, write_run
 from space.arch import Architecture
 from space.budget import Budget, fit
 

@@ -16,15 +16,16 @@ ALLOWED = {
     "reports": {"space", "search", "ablations", "reports"},
 }
 STATISTICS = {
-    "ablations.dunnett",
-    "ablations.effects",
-    "ablations.sequential",
-    "ablations.calibration",
-    "ablations.transfer",
+    "ablations.stats.dunnett",
+    "ablations.stats.effects",
+    "ablations.stats.sequential",
+    "ablations.stats.calibration",
+    "ablations.questions.transfer",
     "ablations.bracket",
-    "ablations.trust",
+    "ablations.questions.trust",
 }
-WITHOUT_TORCH = ["space.arch", "space.cost", "space.budget", "space.axes", "search.record"]
+WITHOUT_TORCH = ["space.arch", "space.cost", "space.budget", "space.axes", "space.doors"]
+WITHOUT_TORCH += ["search.recipe", "search.record", "search.runs"]
 
 
 def imported(path: Path) -> set[str]:
@@ -46,9 +47,9 @@ def test_imports_follow_the_arrows(folder: str) -> None:
 
 
 def test_reports_read_records_and_effects_alone() -> None:
-    for path in (ROOT / "reports").glob("*.py"):
+    for path in (ROOT / "reports").rglob("*.py"):
         theirs = {name for name in imported(path) if not name.startswith(("reports", "space"))}
-        assert theirs <= {"search.record", *STATISTICS}, path.name
+        assert theirs <= {"search.recipe", "search.record", "search.runs", *STATISTICS}, path.name
 
 
 def test_counting_and_records_need_no_torch() -> None:
@@ -60,7 +61,9 @@ def test_counting_and_records_need_no_torch() -> None:
 @pytest.mark.slow
 def test_only_evaluation_and_exports_wait_for_the_libraries_of_hugging_face() -> None:
     verbs = ["space", "search", "search.run", "search.evaluate", "reports"]
-    modules = [*(f"{v}.__main__" if v in OURS else v for v in verbs), "search.worker", "space.hf"]
+    packages = {*OURS, "search.evaluate"}
+    modules = [f"{verb}.__main__" if verb in packages else verb for verb in verbs]
+    modules += ["search.study.worker", "space.hf"]
     heavy = {"transformers", "lm_eval", "datasets", "huggingface_hub"}
     code = f"import sys, {', '.join(modules)}; print(*({heavy} & set(sys.modules)))"
     done = subprocess.run(

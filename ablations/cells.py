@@ -1,0 +1,291 @@
+"""What a table trains: its cells, each the run of an arm with a seed."""
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
+
+import pandas as pd
+
+from ablations.arms import Arm, Panel, Table
+from ablations.bracket import FIRST_SEED, Choice, LrSearch, choose
+from ablations.questions import transfer
+from ablations.stats.sequential import looked
+from search.record import DIVERGED, FAILED, Run
+from search.study.plan import Attempt, Cell, Step, distinct, is_open
+from space.cost import cost
+
+UNDECIDED = "undecided"
+"""Instead of a key, where the run waits for its learning rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableWork:
+    """Arms × seeds as a study's workers see them: see `search.study.plan.Work`.
+
+    A cell is known by its run's key. So what the study's storage has of arms that were changed or
+    taken out since counts for nothing, and a run that is in two panels is trained once.
+    """
+
+    table: Table
+    data_fingerprint: str
+    first_seed: int = 0
+    limits: Mapping[tuple[str, str], int] | None = None
+    """Seeds that each panel's arms shall have as yet, where they are given as they are needed."""
+    search: LrSearch = field(default_factory=LrSearch)
+    """How arms come to their learning rates."""
+    choices: Mapping[tuple[str, str], Choice] = field(default_factory=dict)
+    """Where that stands, by panel and arm; as at the start where nothing is said."""
+
+    def __post_init__(self) -> None:
+        for panel in self.table.panels:
+            seen: dict[str, str] = {}
+            for arm in panel.arms:
+                key = self._run(arm if self.search.name == "none" else arm.at(1.0), 0).key
+                if key in seen:
+                    but = "" if self.search.name == "none" else " but for the rate that is searched"
+                    raise ValueError(
+                        f"arms of a panel must differ, but {seen[key]} and {arm.name} of "
+                        f"{panel.name!r} are the same run{but}; take one out"
+                    )
+                seen[key] = arm.name
+
+    @cached_property
+    def cells(self) -> dict[str, Cell]:
+        """What may have to be trained, by key of the run: what chooses learning rates, then seed
+        after seed, all arms of each."""
+        found: dict[str, Cell] = {}
+        for place in [*self.tries, *self._all_places]:
+            params = {k: v for k, v in place.items() if k in ("panel", "arm", "lr")}
+            found.setdefault(place["key"], Cell(params=params, seed=place["seed"]))
+        found.pop(UNDECIDED, None)
+        return found
+
+    @cached_property
+    def wanted(self) -> dict[str, Cell]:
+        """Those of `cells` that shall be trained as yet, by key of the run."""
+        keys = [place["key"] for place in [*self.tries, *self.places()]]
+        return {key: self.cells[key] for key in keys if key != UNDECIDED}
+
+    @property
+    def seeds(self) -> range:
+        """Of every arm."""
+        return range(self.first_seed, self.first_seed + self.table.seeds)
+
+    def places(self) -> Iterator[dict[str, Any]]:
+        """Every place of the table as yet: panel, arm, seed, and the key of the run in it."""
+        for place in self._all_places:
+            if self.limits is None or place["seed"] - self.first_seed < self.limits.get(
+                (place["panel"], place["arm"]), 0
+            ):
+                yield place
+
+    @cached_property
+    def _all_places(self) -> list[dict[str, Any]]:
+        return [
+            self._place(panel, arm, seed)
+            for seed in self.seeds
+            for panel in self.table.panels
+            for arm in panel.arms
+        ]
+
+    def _place(self, panel: Panel, arm: Arm, seed: int) -> dict[str, Any]:
+        place = {"panel": panel.name, "arm": arm.name, "seed": seed}
+        if (choice := self.choice(panel, arm)) is None:
+            return {**place, "key": self._run(arm, seed).key}
+        if choice.chosen is None:
+            return {**place, "key": UNDECIDED}
+        return {**place, "key": self._run(arm.at(choice.chosen), seed).key, "lr": choice.chosen}
+
+    def choice(self, panel: Panel, arm: Arm) -> Choice | None:
+        """Where the search for an arm's learning rate stands; None where there is none."""
+        if self.search.name == "none":
+            return None
+        known = self.choices.get((panel.name, arm.name))
+        return known or choose(self.search, arm.recipe.lr, {})
+
+    @cached_property
+    def tries(self) -> list[dict[str, Any]]:
+        """Every run that chooses a learning rate: panel, arm, rate `lr`, seed and key."""
+        return [
+            {
+                "panel": panel.name,
+                "arm": arm.name,
+                "lr": rate,
+                "seed": seed,
+                "key": self._run(arm.at(rate), seed).key,
+            }
+            for seed in self.choosing_seeds
+            for panel in self.table.panels
+            for arm in panel.arms
+            if (choice := self.choice(panel, arm)) is not None
+            for rate in choice.rates
+        ]
+
+    @property
+    def choosing_seeds(self) -> range:
+        """On which rates are chosen: none that the table reports."""
+        first = self.first_seed + FIRST_SEED
+        return range(first, first + self.search.seeds)
+
+    @cached_property
+    def resolved(self) -> Table:
+        """The table with the learning rates that were chosen."""
+        return replace(
+            self.table,
+            panels=tuple(
+                replace(panel, arms=tuple(self._resolved(panel, arm) for arm in panel.arms))
+                for panel in self.table.panels
+            ),
+        )
+
+    def _resolved(self, panel: Panel, arm: Arm) -> Arm:
+        choice = self.choice(panel, arm)
+        return arm if choice is None or choice.chosen is None else arm.at(choice.chosen)
+
+    def _with_rates(self, ended: Mapping[str, float | None]) -> Self:
+        """This work once these runs, by key, have shown which rates are best."""
+        if self.search.name == "none":
+            return self
+        work, before = replace(self, choices={}), None
+        while work.choices != before:
+            before, found = work.choices, dict[tuple[str, str], dict[tuple[float, int], Any]]()
+            for place in work.tries:
+                known = found.setdefault((place["panel"], place["arm"]), {})
+                if place["key"] in ended:
+                    number = place["seed"] - self.choosing_seeds[0]
+                    known[place["lr"], number] = ended[place["key"]]
+            choices = {
+                (panel.name, arm.name): choose(
+                    self.search, arm.recipe.lr, found[panel.name, arm.name]
+                )
+                for panel in self.table.panels
+                for arm in panel.arms
+            }
+            work = replace(work, choices=choices)
+        return work
+
+    def after(self, attempts: Sequence[Attempt], since: int) -> Self:
+        """This work once it is known what these trials show: only that limits the seeds, and
+        chooses learning rates."""
+        if not self.adaptive:
+            return self
+        runs = {run.key: run for run in distinct(attempts)}
+        ended = {
+            str(key): run.value
+            for key, run in runs.items()
+            if not (run.busy or is_open(run, attempts, since))
+        }
+        # One crash says nothing of a rate, which waits for the next start.
+        crashes = Counter(
+            a.key for a in attempts if a.state == "FAIL" and a.status in (FAILED, None)
+        )
+        tried = {
+            key: value
+            for key, value in ended.items()
+            if value is not None or runs[key].status == DIVERGED or crashes[key] > 1
+        }
+        known = tuple(ended.items()), tuple(tried.items())
+        if known not in self._last:
+            self._last.clear()
+            self._last[known] = self._with_rates(tried)._with_seeds(ended)
+        return self._last[known]
+
+    @cached_property
+    def _last(self) -> dict[Hashable, Self]:
+        """The answer of `after`, by what it follows from: workers ask far more often than runs
+        end."""
+        return {}
+
+    def _with_seeds(self, ended: Mapping[str, float | None]) -> Self:
+        """This work once these runs, by key, have shown where seeds are needed."""
+        if not self.table.adaptive:
+            return self
+        frame = pd.DataFrame(self._all_places).assign(
+            done=lambda all_: all_.key.isin(ended),
+            value=lambda all_: all_.key.map(ended).astype(float),
+        )
+        if self.table.transfer:
+            return replace(self, limits=transfer.wanted(self._rates(frame), self.table.seeds))
+        return replace(self, limits=self._looks(frame))
+
+    def _looks(self, frame: pd.DataFrame) -> dict[tuple[str, str], int]:
+        """Seeds by panel and arm: of the look that resolved it, or of the next."""
+        limits: dict[tuple[str, str], int] = {}
+        for panel in self.table.panels:
+            mine = frame[frame.panel == panel.name]
+            rows, more = looked(mine, panel.baseline, "value")
+            looks = {} if rows is None else dict(zip(rows.arm, rows["look"], strict=True))
+            limits |= {(panel.name, arm): seeds for arm, seeds in {**looks, **more}.items()}
+        return limits
+
+    def _rates(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The frame of cells with what `ablations.questions.transfer` reads of each arm."""
+        arms = {
+            (panel.name, arm.name): arm.recipe for panel in self.table.panels for arm in panel.arms
+        }
+        recipes = [arms[place] for place in zip(frame.panel, frame.arm, strict=True)]
+        return transfer.described(
+            frame, [r.parametrisation for r in recipes], [r.lr for r in recipes]
+        )
+
+    def next(self, attempts: Sequence[Attempt], since: int) -> Cell | Step:
+        runs = {run.key: run for run in distinct(attempts)}
+        asked = self.after(attempts, since).wanted
+        for key, cell in asked.items():
+            if key not in runs or is_open(runs[key], attempts, since):
+                return cell
+        undecided = self.adaptive and any(runs[key].busy for key in asked)
+        return Step.WAIT if undecided else Step.DONE
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether what is trained next depends on what was found."""
+        return self.table.adaptive or self.search.name != "none"
+
+    def suggest(self, trial: Any) -> dict[str, Any]:
+        """All cells are enqueued. Optuna's own parameters could not grow by an arm."""
+        return dict(trial.user_attrs["cell"])
+
+    def run(self, params: Mapping[str, Any], seed: int) -> Run:
+        arm = self.table.panel(params["panel"]).arm(params["arm"])
+        return self._run(arm.at(params["lr"]) if "lr" in params else arm, seed)
+
+    def _run(self, arm: Arm, seed: int) -> Run:
+        return Run(
+            architecture=arm.architecture,
+            recipe=arm.recipe,
+            data_fingerprint=self.data_fingerprint,
+            seed=seed,
+            init_seed=seed + arm.init_shift,
+        )
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """Those that are wanted; where a learning rate has yet to be chosen, at the table's."""
+        known = [self.run(cell.params, cell.seed) for cell in self.wanted.values()]
+        waiting = [place for place in self.places() if place["key"] == UNDECIDED]
+        return known + [self.run(place, place["seed"]) for place in waiting]
+
+    @property
+    def total(self) -> int:
+        return len(self.runs)
+
+    @property
+    def tokens(self) -> float:
+        return sum(run.recipe.trained_tokens for run in self.runs)
+
+    @property
+    def flops(self) -> float:
+        return sum(run.train_flops for run in self.runs)
+
+    @property
+    def parameters(self) -> int:
+        return max(cost(run.architecture).parameters for run in self.runs)
+
+    @property
+    def typical(self) -> Run:
+        """The first panel's baseline."""
+        panel = self.table.panels[0]
+        return self._run(panel.arm(panel.baseline), self.first_seed)

@@ -1,0 +1,287 @@
+"""A study as its report sees it: `study.json` and the records of its runs, in one frame."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from search.record import Record, Run, architecture_id, run_from_dict
+from search.runs import CorruptRecord, read_metrics, read_record
+from space.arch import Architecture
+from space.cost import Cost, cost
+
+REQUIRED = ("study", "metric", "budget", "space", "trials")
+METRICS = {
+    "val_bpb": "Validation bits per byte",
+    "val_loss": "Validation loss (nats per token)",
+}
+WITHOUT_RECORD = {
+    "RUNNING": "running",
+    "WAITING": "waiting",
+    "PRUNED": "pruned",
+    "FAIL": "failed",
+    "COMPLETE": "missing",
+}
+"""What a trial without a record is called, by Optuna's name of its state."""
+HORIZON_TOLERANCE = 0.01
+"""Runs whose last readings are this close in tokens were trained equally long."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that a report knows."""
+
+    folder: Path
+    facts: dict[str, Any]
+    """`study.json`."""
+    trials: pd.DataFrame
+    """One row a trial, by number: what `study.json` says of it, its architecture, cost and last
+    reading (NaN where it has none), and `status`: finished, diverged, failed, pruned, running,
+    waiting or missing. Where a pruner stopped runs, `pruned_at` are the tokens after which it did,
+    and `pruned_value` is what it saw there."""
+    records: dict[str, Record]
+    """The readable records, by key of the run."""
+    curves: dict[str, pd.DataFrame]
+    """`tokens`, `train_loss`, `val_loss`, `val_bpb` of each run that left metrics, by key."""
+    missing: list[tuple[str, str]]
+    """What should be there and cannot be read: (name, reason)."""
+    runs: str | None = None
+    """The folder of the runs where it was asked for; otherwise each `study.json` says its own."""
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return str(self.facts["study"])
+
+    @property
+    def metric(self) -> str:
+        """`val_bpb`, or `val_loss` where the bytes behind the tokens are not known."""
+        return str(self.facts["metric"])
+
+    @property
+    def metric_title(self) -> str:
+        """The metric in words, as headings and captions begin with it."""
+        return METRICS.get(self.metric, self.metric)
+
+    @cached_property
+    def finished(self) -> pd.DataFrame:
+        """One row for each finished (arm, seed) trained to the study's horizon, by number."""
+        done = self.trials[(self.trials.status == "finished") & self.trials[self.metric].notna()]
+        done = done.drop_duplicates(["arm", "seed"])
+        if done.empty:
+            return done
+        done = done.astype({"seed": int})  # float where another trial has none yet
+        horizon = float(done.tokens.mode().max())
+        return done[(done.tokens / horizon - 1).abs() <= HORIZON_TOLERANCE]
+
+    @property
+    def finished_elsewhere(self) -> int:
+        """Finished runs in no comparison, because they were trained longer or shorter."""
+        done = self.trials[self.trials.status == "finished"].drop_duplicates(["arm", "seed"])
+        return len(done) - len(self.finished)
+
+
+def read_study(name: str | None, outputs: str | Path = "outputs", runs: str | None = None) -> Study:
+    """The study under `outputs/<name>/`; its runs are where it says unless `runs` is given.
+
+    A record that cannot be read is named in `missing` and its trial keeps the status missing.
+
+    Raises:
+        ValueError: no such study, or a `study.json` that is not one.
+    """
+    folder = find_study(name, Path(outputs))
+    facts = _read_facts(folder / "study.json")
+    where = Path(runs or facts.get("runs") or "runs")
+    records: dict[str, Record] = {}
+    missing: list[tuple[str, str]] = []
+    rows = []
+    for trial in sorted(facts["trials"], key=lambda t: t["number"]):
+        record = _record_of(trial, where, records, missing)
+        asked = record.run if record else _asked_for(where / str(trial.get("key")))
+        rows.append(_row(trial, asked, record, facts["budget"]))
+    keys = dict.fromkeys(trial["key"] for trial in facts["trials"] if trial.get("key"))
+    curves = {key: _read_curve(where / key) for key in keys}
+    curves = {key: curve for key, curve in curves.items() if len(curve)}
+    trials = pd.DataFrame(rows, columns=_columns(rows))
+    return Study(folder, facts, trials, records, curves, missing, runs)
+
+
+def find_study(name: str | None, outputs: Path) -> Path:
+    """The folder of a study.
+
+    Raises:
+        ValueError: there is none of this name; the message lists those there are.
+    """
+    known = sorted(path.parent.name for path in outputs.glob("*/study.json"))
+    if name in known:
+        return outputs / str(name)
+    there = f"choose one of {', '.join(known)}" if known else "run `python -m search` first"
+    given = "none was given" if name is None else f"got {name!r}"
+    raise ValueError(
+        f"study must name a folder of {outputs} with a study.json, but {given}; {there}"
+    )
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise ValueError(_broken(path, f"it cannot be read: {error}")) from None
+    if not isinstance(facts, dict):
+        raise ValueError(_broken(path, f"it holds a {type(facts).__name__}"))
+    if absent := [key for key in REQUIRED if key not in facts]:
+        raise ValueError(_broken(path, f"it lacks {', '.join(absent)}"))
+    if wrong := _misfit(facts):
+        raise ValueError(_broken(path, wrong))
+    return facts
+
+
+def _misfit(facts: Mapping[str, Any]) -> str | None:
+    """What in a `study.json` with all its parts is not as it must be."""
+    budget, trials = facts["budget"], facts["trials"]
+    if not isinstance(budget, dict) or not budget.get("value"):
+        return "its budget has no kind or value"
+    if budget.get("kind") not in {part.name for part in fields(Cost)}:
+        return f"its budget is of an unknown kind, {budget.get('kind')!r}"
+    if not isinstance(facts["space"], dict):
+        return "its space is not described"
+    if not isinstance(trials, list):
+        return "its trials are not a list"
+    numbered = [isinstance(t, dict) and isinstance(t.get("number"), int) for t in trials]
+    return None if all(numbered) else "it has a trial without a number"
+
+
+def _broken(path: Path, what: str) -> str:
+    return f"{path} must describe a study, but {what}; start the same search again to rewrite it"
+
+
+def _record_of(
+    trial: Mapping[str, Any],
+    runs: Path,
+    records: dict[str, Record],
+    missing: list[tuple[str, str]],
+) -> Record | None:
+    """The record of a trial's run, kept in `records`; what should be there goes to `missing`."""
+    key = trial.get("key")
+    if key is None or key in records:
+        return records.get(key) if key else None
+    try:
+        record = read_record(runs / key)
+    except (CorruptRecord, OSError) as error:
+        _note(missing, key, str(error))
+        return None
+    if record is None and trial.get("state") == "COMPLETE":
+        _note(missing, key, f"{runs / key / 'record.json'} is not there")
+    if record is not None:
+        records[key] = record
+    return record
+
+
+def _note(missing: list[tuple[str, str]], key: str, reason: str) -> None:
+    if (key, reason) not in missing:
+        missing.append((key, reason))
+
+
+def _row(
+    trial: Mapping[str, Any], run: Run | None, record: Record | None, budget: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One trial's row, architecture and cost under their own names, an axis as `axis.<name>`."""
+    state = str(trial.get("state"))
+    row: dict[str, Any] = {
+        "number": trial["number"],
+        "key": trial.get("key"),
+        "arm": trial.get("arm") or (run and architecture_id(run.architecture)),
+        "seed": run.seed if run else trial.get("seed"),
+        "role": trial.get("role", "explore"),
+        "state": state,
+        "status": WITHOUT_RECORD.get(state, state.lower()),
+        "reason": trial.get("reason"),
+    }
+    row |= {f"axis.{axis}": value for axis, value in (trial.get("params") or {}).items()}
+    if run is not None:
+        row |= {"init_seed": run.init_seed}
+        row |= _architecture_columns(run.architecture)
+        row |= _cost_columns(cost(run.architecture, run.recipe.seq_len), budget)
+    if state == "PRUNED":  # what it may have come to since is no part of this study
+        return row | {"pruned_at": trial.get("pruned_at"), "pruned_value": trial.get("value")}
+    if record is None:
+        return row
+    row |= {"status": record.status, "reason": record.reason or trial.get("reason")}
+    row |= _last_reading(record)
+    timings = ("train_s", "eval_s", "compile_s", "tokens_per_s", "commit", "started")
+    return row | {name: getattr(record, name) for name in timings}
+
+
+def _asked_for(folder: Path) -> Run | None:
+    """The run of a folder that has no usable record, from its `run.yaml`."""
+    try:
+        return run_from_dict(yaml.safe_load((folder / "run.yaml").read_text()))
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return None
+
+
+def _architecture_columns(architecture: Architecture) -> dict[str, Any]:
+    columns = architecture.to_dict()
+    columns["layer_map"] = json.dumps(columns["layer_map"], separators=(",", ":"))
+    return columns | {"ffn_ratio": architecture.ffn_ratio}
+
+
+def _cost_columns(counts: Cost, budget: Mapping[str, Any]) -> dict[str, Any]:
+    spent = getattr(counts, budget["kind"])
+    derived = {"embedding_share": counts.embedding_share}
+    return asdict(counts) | derived | {"budget_deviation": spent / budget["value"] - 1}
+
+
+def _last_reading(record: Record) -> dict[str, Any]:
+    """The reading after most tokens. A diverged run may have none."""
+    readings = sorted(record.readings, key=lambda reading: reading.tokens)
+    return readings[-1].numbers() if readings else {}
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    """The union of the rows' columns: what was asked for, what it is, what was measured."""
+    always = "number key arm seed role state status reason".split()
+    axes = sorted({name for row in rows for name in row if name.startswith("axis.")})
+    measured = "tokens val_loss val_bpb train_s eval_s compile_s tokens_per_s".split()
+    architecture = dict.fromkeys(name for row in rows for name in row)
+    seen = {*always, *axes, *measured}
+    return [*always, *axes, *(name for name in architecture if name not in seen), *measured]
+
+
+def _read_curve(folder: Path) -> pd.DataFrame:
+    """A run's curve, empty where it left none. Branches to shorter horizons are not part of it."""
+    names = ["tokens", "train_loss", "val_loss", "val_bpb"]
+    trunk = (line for line in read_metrics(folder) if "horizon" not in line)
+    rows = [{name: line.get(name) for name in names} for line in trunk]
+    return pd.DataFrame(rows, columns=names).astype(float).dropna(subset="tokens")
+
+
+def is_number(value: object) -> bool:
+    """Whether a cell holds a finite number."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def plain(value: Any) -> Any:
+    """The value in types that JSON knows; what is not a finite number becomes null."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def shorten(points: pd.DataFrame, column: str, most: int = 200) -> Iterator[tuple[float, float]]:
+    """At most `most` (tokens, value) of a curve: means over equal stretches of it."""
+    points = points[["tokens", column]].dropna()
+    if len(points) > most:
+        stretch = pd.Series(range(len(points)), index=points.index) * most // len(points)
+        points = points.groupby(stretch).mean()
+    yield from points.itertuples(index=False, name=None)

@@ -1,0 +1,280 @@
+"""`report.html`: one page that needs nothing but itself."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from markupsafe import Markup, escape
+
+from reports.read.study import Study, is_number, plain
+from reports.show import figures, tables
+from reports.views import ablation, scores, trust
+from reports.weigh.answer import Evidence, answer, budget_words, count, join, on_selection, weigh
+from search.recipe import Recipe
+from search.record import Record
+
+Facts = list[tuple[str, str]]
+
+STATES = ("finished", "diverged", "failed", "missing", "pruned", "running", "waiting")
+"""Outcomes of a trial, in the order in which the page counts them."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is said of a study in more than one place, worked out once."""
+
+    evidence: Evidence
+    confirmed: ablation.Confirmation | None
+    trust: str
+
+    @classmethod
+    def of(cls, study: Study) -> Self:
+        """The evidence of a study, and what tables of the same outputs say of it."""
+        confirmed = ablation.confirmed(study.name, study.folder.parent, study.runs)
+        return cls(weigh(study), confirmed, trust.of_study(study))
+
+
+def html(study: Study, found: Findings) -> str:
+    """The page, complete with style, script, data and plotly.js."""
+    from plotly.offline import get_plotlyjs
+
+    evidence = found.evidence
+    first, *rest = answer(study, evidence)
+    drawn = page_figures(study, evidence)
+    arm_columns, arm_rows = tables.arm_rows(evidence)
+    trial_columns, trial_rows = tables.trial_rows(study)
+    return tables.fill(
+        "page.html.j2",
+        study=study,
+        evidence=evidence,
+        budget=budget_words(study),
+        outcomes=outcomes(study),
+        answer=unbroken(first),
+        hedges=rest,
+        selection=on_selection(evidence) if len(study.finished) else "",
+        drawn=set(drawn),
+        series=figures.SERIES,
+        light_series=[figures.mixed(color, "#ffffff", 0.25) for color in figures.SERIES],
+        shifted=drawn.get("depth", {}).get("layout", {}).get("showlegend"),
+        depth_colors=figures.depth_colors(study),
+        width_axis="xaxis2" in drawn.get("depth", {}).get("layout", {}),
+        arm_columns=arm_columns,
+        arm_rows=arm_rows,
+        trial_columns=trial_columns,
+        trial_rows=trial_rows,
+        scored=scores.sections({"": scores.of_study(study, evidence)}),
+        importance=importance(study),
+        unhappy=unhappy(study),
+        facts=how_it_was_run(study),
+        trusted=marked(found.trust),
+        figures=in_script(drawn),
+        confirmed=found.confirmed,
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def unbroken(sentence: str) -> str:
+    """The sentence with no line break allowed in the middle of a size."""
+    return re.sub(r"\d+ layers × \d+ wide", lambda m: m[0].replace(" ", "\u00a0"), sentence)
+
+
+def page_figures(study: Study, evidence: Evidence) -> dict[str, figures.Json]:
+    """The figures there is something to draw in, by the id of their place on the page."""
+    drawn: dict[str, figures.Json | None] = {
+        "depth": figures.depth_vs_width(study, evidence) if len(evidence.arms) else None,
+        "train": figures.learning_curves(study, "train_loss"),
+        "validation": figures.learning_curves(study, study.metric),
+    }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def in_script(value: Any) -> Markup:
+    """JSON that no text in it can end the script element around it."""
+    text = json.dumps(plain(value), sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def outcomes(study: Study) -> str:
+    """ "20 finished, 1 diverged and 1 failed"."""
+    states = study.trials.status.value_counts()
+    known = [*STATES, *sorted(set(states.index) - set(STATES))]
+    return join([f"{states[name]} {name}" for name in known if name in states]) or "none"
+
+
+def importance(study: Study) -> list[tuple[str, float]]:
+    """Axes of the space by the share of the metric's variation laid to them, largest first."""
+    shares = study.facts.get("importance") or {}
+    if len(shares) < 2:
+        return []  # all the variation is laid to an only axis, whatever it does
+    return sorted(shares.items(), key=lambda item: (-item[1], item[0]))
+
+
+def unhappy(study: Study) -> list[tuple[str, str, str]]:
+    """(trial, what happened, why) of every trial that left no result although it was run."""
+    rows = study.trials[study.trials.status.isin(["diverged", "failed", "pruned"])]
+    told = [
+        (f"trial {row['number']}", str(row["status"]), str(row["reason"] or "no reason recorded"))
+        for row in rows.to_dict("records")
+    ]
+    return told + [(f"run {key}", "missing", reason) for key, reason in study.missing]
+
+
+def marked(text: str) -> Markup:
+    """The text with commands set as such."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+
+
+def how_it_was_run(study: Study) -> Facts:
+    """The particulars of a study, (term, text)."""
+    facts, records = study.facts, list(study.records.values())
+    said: list[tuple[str, str | None]] = [
+        ("Command", facts.get("command")),
+        ("Budget", _budget(study)),
+        ("Space", _space(facts["space"])),
+        ("Trials", _trials(study)),
+        ("Seeds", _seeds(study)),
+        ("Recipe", _agreed([recipe_in_words(r.run.recipe) for r in records])),
+        ("Data", _agreed([_data(r) for r in records])),
+        ("Time", _time(study)),
+        ("Device", _agreed([_device(r) for r in records])),
+        ("Commit", _agreed([str(r.commit) for r in records if r.commit])),
+        ("Versions", _agreed([_pairs(r.versions) for r in records])),
+        ("Started", facts.get("started")),
+    ]
+    return [(term, text) for term, text in said if text]
+
+
+def _budget(study: Study) -> str:
+    worst = study.trials.get("budget_deviation")
+    text = f"{study.facts['budget']['value']:,} {budget_words(study).split(maxsplit=1)[1]}"
+    if worst is None or worst.isna().all():
+        return text
+    return f"{text}; the trials are at most {100 * worst.abs().max():.2f}% off"
+
+
+def _space(space: Mapping[str, Any]) -> str:
+    size = space.get("size")
+    axes = [f"{name}: {_compact(value)}" for name, value in (space.get("axes") or {}).items()]
+    of = f" of {size:,} architectures" if is_number(size) else ""
+    return f"{space.get('name')}{of}" + (f" ({'; '.join(axes)})" if axes else "")
+
+
+def _compact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_compact(item)}" for name, item in value.items())
+    return (
+        ", ".join(map(str, value))
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else str(value)
+    )
+
+
+def _trials(study: Study) -> str:
+    facts = study.facts
+    asked = facts.get("n_trials")
+    text = f"{outcomes(study)}, of {asked} asked for" if asked else outcomes(study)
+    text += f"; sampler {facts['sampler']}" if facts.get("sampler") else ""
+    text += f", {count(facts['workers'], 'worker')}" if facts.get("workers") else ""
+    if (pruner := facts.get("pruner", "none")) != "none":
+        text += (
+            f"; pruner {pruner}: {count(facts['pruned'], 'run')} stopped early, which saved "
+            f"{facts['saved_tokens']:,} tokens; branches took {facts['branch_tokens']:,}"
+        )
+    reused = sum(bool(trial.get("reused")) for trial in facts["trials"])
+    text += f"; {count(reused, 'run')} reused from earlier studies" if reused else ""
+    aside = study.finished_elsewhere
+    return text + (f"; {count(aside, 'run')} of another length in no comparison" if aside else "")
+
+
+def _seeds(study: Study) -> str:
+    roles = study.trials.dropna(subset="seed").groupby("role").seed.unique()
+    named = {"explore": "exploring", "replicate": "further"}
+    return "; ".join(
+        f"{named.get(str(role), role)}: {', '.join(f'{seed:.0f}' for seed in sorted(seeds))}"
+        for role, seeds in roles.items()
+    )
+
+
+def recipe_in_words(recipe: Recipe) -> str:
+    """How each candidate was trained, in a sentence."""
+    r = recipe
+    carried = (
+        "the same for all shapes (standard parametrisation)"
+        if r.parametrisation == "sp"
+        else f"at a base shape {r.base_num_hidden_layers} deep and {r.base_hidden_size} wide, "
+        f"carried to other shapes by {r.parametrisation}"
+    )
+    decay = (
+        f"decaying over the last {_percent(r.decay_fraction)}" if r.schedule == "wsd" else "cosine"
+    )
+    horizons = ", ".join(_percent(share) for share in r.horizons)
+    branches = (
+        f"; readings by decay branches at {horizons} of them, {r.branch_tokens:,} tokens more"
+        if r.horizons
+        else ""
+    )
+    return (
+        f"{r.tokens:,} tokens in {r.steps:,} steps of {r.batch_size} × {r.seq_len}; "
+        f"AdamW (betas {r.beta1:g} and {r.beta2:g}, weight decay {r.weight_decay:g}), "
+        f"peak learning rate {r.lr:g} {carried}; "
+        f"warm-up over {_percent(r.warmup_fraction)}, {decay} to {_percent(r.final_lr_fraction)} "
+        f"of the peak; gradient norm at most {r.grad_clip:g}; {r.precision}; "
+        f"scored on {r.eval_tokens:,} validation tokens{branches}"
+    )
+
+
+def _data(record: Record) -> str:
+    known = dict(record.data)
+    fingerprint = known.pop("fingerprint", record.run.data_fingerprint)
+    name = known.pop("name", "data")
+    rest = "".join(f", {term.replace('_', ' ')} {_figure(known[term])}" for term in sorted(known))
+    return f"{name}, fingerprint {fingerprint}{rest}"
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, bool) or not is_number(value):
+        return str(value)
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g}%"
+
+
+def _device(record: Record) -> str:
+    known = dict(record.device)
+    name = known.pop("name", None) or known.pop("type", "")
+    return f"{name}{', ' if name and known else ''}{_pairs(known)}"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {_figure(values[name])}" for name in sorted(values))
+
+
+def _time(study: Study) -> str:
+    wall = study.facts.get("wall_s")
+    parts = [f"{duration(float(wall))} on the wall"] if wall else []
+    if study.records:
+        training = sum(record.train_s for record in study.records.values())
+        parts.append(f"{duration(training)} of training summed over runs")
+        branches = sum(record.branch_s for record in study.records.values())
+        parts += [f"{duration(branches)} of branches to horizons"] if branches else []
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """ "9 min 40 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
+    return " ".join(f"{n} {unit}" for n, unit in parts if n) or "0 s"
+
+
+def _agreed(texts: Sequence[str]) -> str | None:
+    """What all the runs say, or each of the things they say with how many say it."""
+    different = {text: texts.count(text) for text in sorted(set(texts)) if text}
+    if len(different) < 2:
+        return next(iter(different), None)
+    return "; ".join(f"{text} ({count(n, 'run')})" for text, n in different.items())

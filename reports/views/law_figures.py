@@ -1,0 +1,341 @@
+"""The figures of a law: valleys over depth, best depth over parameters, what is left over."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from reports.read.study import plain
+from reports.show.figures import SERIES, Json, print_files
+from reports.weigh.answer import magnitude
+from reports.weigh.fits import INSIDE, Valley
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from reports.views.laws import Law
+
+POINTS = 60
+"""Of a curve."""
+COLUMNS = 2
+"""Of the page's panels."""
+LAYERS = (1, 2, 3, 5, 10, 20, 30, 50, 100)
+"""Marked on the axis of best depths."""
+SOFT = "#9a9da2"
+
+
+def interactive(law: "Law") -> dict[str, Json]:
+    """The page's figures, by the id of their place."""
+    drawn = {"depth": _depth(law), "growth": _growth(law), "residuals": _residuals(law)}
+    figures: dict[str, Json] = plain(drawn)
+    return figures
+
+
+def printed(law: "Law") -> dict[str, bytes]:
+    """The same for print, as PNG and PDF."""
+    return (
+        print_files("depth", lambda: _print_depth(law))
+        | print_files("growth", lambda: _print_growth(law))
+        | print_files("residuals", lambda: _print_residuals(law))
+    )
+
+
+def curve(valley: Valley) -> tuple[list[float], list[float]]:
+    """The fitted valley over the depths tried."""
+    depth = np.geomspace(valley.lowest, valley.deepest, POINTS)
+    return depth.tolist(), valley.at(depth).tolist()
+
+
+def bottom(valley: Valley) -> tuple[list[float], list[float]]:
+    """The interval of the best depth, cut to the depths tried, at the height of the bottom."""
+    ends = np.clip(valley.interval, valley.lowest, valley.deepest)
+    return ends.tolist(), [float(valley.at(valley.best))] * 2
+
+
+def means(valley: Valley) -> tuple[list[float], list[float]]:
+    """The mean of each depth over its seeds, what these add to all depths taken out."""
+    by_depth = valley.cells.groupby("depth").adjusted.mean()
+    return by_depth.index.tolist(), by_depth.tolist()
+
+
+def band(law: "Law") -> tuple[list[float], list[float], list[float], list[float]]:
+    """The predicted best depth from the smallest budget to the largest model beside it: budgets,
+    best depths, and their intervals' ends, cut at one layer."""
+    assert law.growth is not None, "asked only where there is a line"
+    ends = law.valleys[0].budget, max(law.foretold["size"].max(), law.valleys[-1].budget)
+    budgets = np.geomspace(*ends, POINTS)
+    intervals = np.maximum(1, [law.growth.predicted(budget) for budget in budgets])
+    best = np.maximum(1, law.growth.best(budgets))
+    return budgets.tolist(), best.tolist(), intervals[:, 0].tolist(), intervals[:, 1].tolist()
+
+
+def best_depths(law: "Law") -> Iterator[tuple[Valley, float, float, float]]:
+    """Each budget's best depth with the ends of its interval, cut to the depths tried."""
+    for valley in law.valleys:
+        low, high = np.clip(valley.interval, valley.lowest, valley.deepest).tolist()
+        if valley.status == INSIDE:
+            yield valley, valley.best, low, high
+
+
+def bounds(law: "Law") -> Iterator[tuple[Valley, float, bool]]:
+    """The edge at which a budget's best depth lies, and whether it is the deep one."""
+    for valley in law.valleys:
+        if valley.curvature > 0 and valley.status != INSIDE:
+            deep = valley.best > valley.deepest
+            yield valley, valley.deepest if deep else valley.lowest, deep
+
+
+def _trace(x: Any, y: Any, mode: str, **style: Any) -> Json:
+    return {"type": "scatter", "x": list(x), "y": list(y), "mode": mode, **style}
+
+
+def _depth_axis(valleys: Sequence[Valley]) -> Json:
+    depths = sorted({depth for valley in valleys for depth in valley.cells.depth})
+    text = [f"{depth:g}" for depth in depths]
+    title = {"text": "Layers executed"}
+    return {"type": "log", "title": title, "tickvals": depths, "ticktext": text}
+
+
+def _heights(law: "Law") -> list[tuple[float, float]]:
+    """The ends of each budget's vertical axis: as far apart for all, so that valleys compare."""
+    ends = [(v.cells.adjusted.min(), v.cells.adjusted.max()) for v in law.valleys]
+    span = max(high - low for low, high in ends)
+    return [(float(low - 0.08 * span), float(low + 1.08 * span)) for low, _ in ends]
+
+
+def _layout(x: Json, y: Json, legend: bool = True) -> Json:
+    return {"xaxis": x, "yaxis": y, "showlegend": legend, "hovermode": "closest"}
+
+
+def _depth(law: "Law") -> Json:
+    data: list[Json] = []
+    layout: Json = {"showlegend": False, "hovermode": "closest", "annotations": []}
+    lines = -(-len(law.valleys) // COLUMNS)
+    for number, (valley, ends) in enumerate(zip(law.valleys, _heights(law), strict=True)):
+        line, column = divmod(number, COLUMNS)
+        left, low = column / COLUMNS, 1 - (line + 1) / lines
+        right, high = left + 0.86 / COLUMNS, low + (0.8 if lines > 1 else 0.92) / lines
+        suffix = str(number + 1) if number else ""
+        place = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
+        data += [trace | place for trace in _valley(valley, f"var(--series-{_color(number)})")]
+        x = _depth_axis([valley]) | {"domain": [left, right], "anchor": place["yaxis"]}
+        y = {"range": ends, "domain": [low, high], "anchor": place["xaxis"]}
+        layout |= {
+            f"xaxis{suffix}": x if line == lines - 1 else x | {"title": None},
+            f"yaxis{suffix}": y,
+        }
+        layout["annotations"].append(
+            {
+                "text": magnitude(valley.budget),
+                "x": (left + right) / 2,
+                "y": high,
+                "xref": "paper",
+                "yref": "paper",
+                "yanchor": "top",
+                "showarrow": False,
+            }
+        )
+    layout["yaxis"]["title"] = {"text": law.studies[0].metric_title, "standoff": 14}
+    return {"data": data, "layout": layout}
+
+
+def _color(number: int) -> int:
+    return number % len(SERIES) + 1
+
+
+def _valley(valley: Valley, color: str) -> Iterator[Json]:
+    """Runs, curve, means and the interval of the best depth."""
+    yield _trace(
+        valley.cells.depth,
+        valley.cells.adjusted,
+        "markers",
+        marker={"color": color, "size": 4, "opacity": 0.45},
+        text=[f"seed {seed}" for seed in valley.cells.seed],
+        hovertemplate="%{x} layers, %{text}<br>%{y:.4f}<extra></extra>",
+    )
+    yield _trace(*curve(valley), "lines", line={"color": color, "width": 1.4}, hoverinfo="skip")
+    yield _trace(
+        *means(valley),
+        "markers",
+        marker={"color": color, "size": 8},
+        hovertemplate="%{x} layers<br>mean %{y:.4f}<extra></extra>",
+    )
+    if valley.status == INSIDE:
+        line = {"color": color, "width": 6}
+        yield _trace(*bottom(valley), "lines", opacity=0.35, line=line, hoverinfo="skip")
+
+
+def _growth(law: "Law") -> Json:
+    data: list[Json] = []
+    if law.growth is not None:
+        budgets, best, low, high = band(law)
+        around = {"hoverinfo": "skip", "showlegend": False, "line": {"width": 0}}
+        data.append(_trace(budgets, low, "lines", **around))
+        tint = {"fill": "tonexty", "fillcolor": "rgba(128,128,128,0.18)"}
+        data.append(_trace(budgets, high, "lines", **around, **tint))
+        line = {"color": "var(--soft)", "width": 1.4, "dash": "dot"}
+        name = "foretold, with 95% interval"
+        data.append(_trace(budgets, best, "lines", line=line, name=name, hoverinfo="skip"))
+    found = list(best_depths(law))
+    data.append(
+        _trace(
+            [valley.budget for valley, *_ in found],
+            [best for _, best, _, _ in found],
+            "markers",
+            name="best depth, with 95% interval",
+            marker={"color": "var(--series-1)", "size": 8},
+            error_y={
+                "array": [high - best for _, best, _, high in found],
+                "arrayminus": [best - low for _, best, low, _ in found],
+                "color": "var(--series-1)",
+                "thickness": 1.6,
+                "width": 5,
+            },
+            hovertemplate="%{x:.3s}<br>%{y:.1f} layers<extra></extra>",
+        )
+    )
+    if at_edge := list(bounds(law)):
+        symbols = ["triangle-up" if deep else "triangle-down" for *_, deep in at_edge]
+        data.append(
+            _trace(
+                [valley.budget for valley, *_ in at_edge],
+                [edge for _, edge, _ in at_edge],
+                "markers",
+                name="at or beyond the edge of the depths tried",
+                marker={"color": "var(--series-1)", "size": 10, "symbol": symbols},
+            )
+        )
+    rows = law.foretold
+    data.append(
+        _trace(
+            rows["size"],
+            rows.layers,
+            "markers+text",
+            name="MobileLLM (published)",
+            text=list(rows.name),
+            textposition="top left",
+            marker={"color": "var(--series-2)", "size": 9, "symbol": "diamond"},
+            hovertemplate="%{text}: %{y} layers<extra></extra>",
+        )
+    )
+    x = {"type": "log", "title": {"text": f"N ({law.counted})"}, "exponentformat": "SI"}
+    y = {
+        "type": "log",
+        "title": {"text": "Best depth (layers)", "standoff": 14},
+        "tickvals": LAYERS,
+        "ticktext": [str(layers) for layers in LAYERS],
+    }
+    return {"data": data, "layout": _layout(x, y)}
+
+
+def _residuals(law: "Law") -> Json:
+    data = []
+    for number, (budget, rows) in enumerate(_by_budget(law)):
+        name, color = magnitude(budget), f"var(--series-{_color(number)})"
+        data.append(
+            _trace(
+                rows.depth * _aside(number, law),
+                rows.residual,
+                "markers",
+                name=name,
+                marker={"color": color, "size": 6, "opacity": 0.7},
+                text=[
+                    f"{depth:g} layers, seed {s}"
+                    for depth, s in zip(rows.depth, rows.seed, strict=True)
+                ],
+                hovertemplate=f"{name}, %{{text}}<br>%{{y:+.4f}}<extra></extra>",
+            )
+        )
+    y = {"title": {"text": "Found less the law", "standoff": 14}, "zeroline": True}
+    return {"data": data, "layout": _layout(_depth_axis(law.valleys), y)}
+
+
+def _by_budget(law: "Law") -> list[tuple[float, pd.DataFrame]]:
+    residuals = law.quality.residuals
+    return [(v.budget, residuals[residuals.budget == v.budget]) for v in law.valleys]
+
+
+def _aside(number: int, law: "Law") -> float:
+    """Moves each budget's marks a little, so that none hides another."""
+    return float(1.03 ** (number - (len(law.valleys) - 1) / 2))
+
+
+def _axes(law: "Law", y_title: str) -> tuple["Figure", "Axes"]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.spines["top"].set_visible(False)
+    axes.set_ylabel(y_title)
+    return figure, axes
+
+
+def _print_depth_axis(axes: "Axes", valleys: Sequence[Valley]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    shown = _depth_axis(valleys)
+    axes.set_xlabel(shown["title"]["text"])
+    axes.set_xscale("log")
+    axes.set_xticks(shown["tickvals"], shown["ticktext"])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _print_depth(law: "Law") -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.6 + 2.1 * len(law.valleys), 2.7), layout="constrained")
+    panels = figure.subplots(1, len(law.valleys), squeeze=False)[0]
+    for number, (axes, valley) in enumerate(zip(panels, law.valleys, strict=True)):
+        color = SERIES[_color(number) - 1]
+        axes.spines["top"].set_visible(False)
+        axes.set_title(f"{magnitude(valley.budget)}", fontsize=10)
+        axes.set_ylim(_heights(law)[number])
+        _print_depth_axis(axes, [valley])
+        axes.scatter(valley.cells.depth, valley.cells.adjusted, 7, color, alpha=0.4, lw=0)
+        axes.plot(*curve(valley), color=color, lw=1.1)
+        axes.plot(*means(valley), "o", ms=4.5, color=color)
+        if valley.status == INSIDE:
+            axes.plot(*bottom(valley), color=color, lw=5, alpha=0.35, solid_capstyle="butt")
+    panels[0].set_ylabel(law.studies[0].metric_title)
+    return figure
+
+
+def _print_growth(law: "Law") -> "Figure":
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    figure, axes = _axes(law, "Best depth (layers)")
+    axes.set(xscale="log", yscale="log", xlabel=f"N ({law.counted})")
+    if law.growth is not None:
+        budgets, best, low, high = band(law)
+        axes.fill_between(budgets, low, high, color="#e4e5e7", lw=0)
+        axes.plot(budgets, best, ":", color=SOFT, lw=1.3, label="foretold, with 95% interval")
+    for number, (valley, best_depth, lower, upper) in enumerate(best_depths(law)):
+        bars = [[best_depth - lower], [upper - best_depth]]
+        label = None if number else "best depth, with 95% interval"
+        style: Any = {"fmt": "o", "ms": 4.5, "color": SERIES[0], "capsize": 2.5, "lw": 1.1}
+        axes.errorbar([valley.budget], [best_depth], bars, label=label, **style)
+    for valley, edge, deep in bounds(law):
+        axes.plot([valley.budget], [edge], "^" if deep else "v", ms=6, color=SERIES[0])
+    rows = law.foretold
+    axes.plot(rows["size"], rows.layers, "D", ms=5, color=SERIES[1], label="MobileLLM (published)")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: magnitude(value)))
+    shown = axes.get_ylim()
+    axes.set_yticks(LAYERS, [str(layers) for layers in LAYERS])
+    axes.set_ylim(shown)
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    return figure
+
+
+def _print_residuals(law: "Law") -> "Figure":
+    figure, axes = _axes(law, "Found less the law")
+    _print_depth_axis(axes, law.valleys)
+    axes.axhline(0, color=SOFT, lw=0.8, zorder=0)
+    for number, (budget, rows) in enumerate(_by_budget(law)):
+        x = rows.depth * _aside(number, law)
+        color = SERIES[_color(number) - 1]
+        axes.scatter(x, rows.residual, 12, color, alpha=0.7, lw=0, label=magnitude(budget))
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=len(law.valleys))
+    return figure

@@ -1,0 +1,293 @@
+"""Zero-shot scores: each arm's, and which tasks can rank arms of this size.
+
+Signal is the largest difference between two arms' effects, noise the standard deviation of runs
+that differ in their seed alone (after "Signal and Noise", arXiv:2508.13144, where noise is that of
+a run's last checkpoints). Arms that are all equal have signal too, more the more they are, so the
+ratio alone says little: a task can rank where the F test of the arms, in the model of
+`ablations.stats.effects`, says so.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import f
+
+from reports.read.study import Study
+from reports.show.tables import (
+    NONE,
+    Cell,
+    Column,
+    csv_text,
+    decimals,
+    latex_float,
+    latex_table,
+    markdown_table,
+    percent,
+    whole,
+)
+from reports.weigh.answer import Evidence
+from search.record import Record
+
+Array = NDArray[np.float64]
+
+LEVEL = 0.05
+"""Chance that any task of equal arms is said to rank them, by any measure (Holm)."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a task is read by."""
+
+    metric: str
+    name: str
+    hint: str
+    text: Callable[[Any], str]
+
+
+MEASURES = (
+    Measure("bpb", "bits per byte", "of the right answer; lower is better", decimals(4)),
+    Measure(
+        "margin",
+        "margin",
+        "bits per byte of the best wrong answer less the right one's; higher is better",
+        decimals(4),
+    ),
+    Measure("acc", "accuracy", "share of right answers; higher is better", percent(1)),
+    Measure("exact_match", "exact match", "share of right answers; higher is better", percent(1)),
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table with what is said above it."""
+
+    title: str
+    note: str
+    columns: list[Column]
+    rows: list[list[Cell]]
+
+
+def gather(runs: Iterable[tuple[str, int, Record | None]]) -> pd.DataFrame:
+    """The scores of (arm, seed, record): `arm seed key task split source limit n metric value`, a
+    row a metric.
+
+    Of a task that was asked in several ways, the most frequent counts: only equal documents
+    compare.
+    """
+    rows = [
+        {
+            **{"arm": arm, "seed": seed, "key": record.run.key, "task": score.task},
+            **{"split": score.split, "source": score.source, "limit": score.limit, "n": score.n},
+            **{"metric": metric, "value": value},
+        }
+        for arm, seed, record in runs
+        if record is not None and record.readings
+        for score in record.readings[-1].scores
+        for metric, value in score.values.items()
+    ]
+    frame = pd.DataFrame(rows)
+    if frame.empty:
+        return frame
+    asked = frame.source + " " + frame.split + " " + frame.n.astype(str)
+    usual = asked.groupby(frame.task).agg(lambda ways: ways.mode().iloc[0])
+    return frame[asked == frame.task.map(usual)].reset_index(drop=True)
+
+
+def of_study(study: Study, evidence: Evidence) -> pd.DataFrame:
+    """The scores of a study's finished runs, its architectures in the order of the evidence."""
+    labels = dict(zip(evidence.arms.arm, evidence.arms.label, strict=True))
+    done = study.finished.assign(place=lambda runs: runs.arm.map(list(labels).index))
+    return gather(
+        (labels[run["arm"]], run["seed"], study.records.get(run["key"]))
+        for run in done.sort_values(["place", "seed"]).to_dict("records")
+    )
+
+
+def power_to_rank(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row for each task and measure: `task measure mean signal noise ratio p_adjusted ranks`.
+
+    `frame` is that of `gather`; ratio and p are NaN where seeds do not say how runs spread.
+    """
+    rows = [
+        {"task": task, "measure": m.metric, "mean": cells.value.mean(), **spreads(cells)}
+        for task, of_task in frame.groupby("task", sort=False)
+        for m in MEASURES
+        if len(cells := of_task[of_task.metric == m.metric])
+    ]
+    found = pd.DataFrame(rows)
+    found["p_adjusted"] = holm(found.p.to_numpy())
+    return found.assign(ranks=found.p_adjusted < LEVEL).drop(columns="p")
+
+
+def spreads(cells: pd.DataFrame) -> dict[str, float]:
+    """`signal`, `noise`, their `ratio`, and `p` of the F test, of values `arm seed value`."""
+    y = cells.value.to_numpy(float)
+    arms = pd.get_dummies(cells.arm).to_numpy(float)
+    seeds = pd.get_dummies(cells.seed).to_numpy(float)
+    effects, left, rank = _least_squares(np.hstack([arms, seeds]), y)
+    _, left_by_seeds, rank_of_seeds = _least_squares(seeds, y)
+    between, within = rank - rank_of_seeds, len(y) - rank
+    if between < 1 or within < 1:
+        return dict.fromkeys(("signal", "noise", "ratio", "p"), np.nan)
+    signal, noise = float(np.ptp(effects[: arms.shape[1]])), float(np.sqrt(left / within))
+    if noise <= 1e-12 * np.abs(y).max():  # nothing but rounding
+        return {"signal": signal, "noise": 0.0, "ratio": np.nan, "p": np.nan}
+    statistic = (left_by_seeds - left) / between / noise**2
+    return {
+        **{"signal": signal, "noise": noise, "ratio": signal / noise},
+        "p": float(f.sf(statistic, between, within)),
+    }
+
+
+def _least_squares(design: Array, y: Array) -> tuple[Array, float, int]:
+    """Coefficients, what they leave of the sum of squares, and the design's rank."""
+    found, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+    solution = np.asarray(found, dtype=np.float64)
+    return solution, float(((y - design @ solution) ** 2).sum()), int(rank)
+
+
+def holm(p: Array) -> Array:
+    """p adjusted for all of them (Holm, 1979); NaN is no test."""
+    adjusted = np.full(len(p), np.nan)
+    order = [i for i in np.argsort(p, kind="stable") if not np.isnan(p[i])]
+    worst = 0.0
+    for place, i in enumerate(order):
+        worst = max(worst, min(1.0, (len(order) - place) * p[i]))
+        adjusted[i] = worst
+    return adjusted
+
+
+def sections(frames: Mapping[str, pd.DataFrame]) -> list[Section]:
+    """What there is to show of `gather`'s frames, by the name of their comparison: the tasks, then
+    the arms by each measure."""
+    shown = []
+    for name, frame in frames.items():
+        if frame.empty:
+            continue
+        found = power_to_rank(frame)
+        parts = [_tasks(frame, found)]
+        parts += [_arms(frame, m) for m in MEASURES if (frame.metric == m.metric).any()]
+        shown += [replace(p, title=f"{p.title}, {name}") if name else p for p in parts]
+    return shown
+
+
+def verdict(found: pd.DataFrame) -> str:
+    """Which tasks can rank arms of this size, in a sentence."""
+    if found.p_adjusted.isna().all():
+        return "Which tasks can rank these arms is not known: it takes two seeds of two arms."
+    by = {
+        str(task): [_name(m) for m in rows.measure]
+        for task, rows in found[found.ranks].groupby("task", sort=False)
+    }
+    told = ", ".join(f"{task} (by {' and '.join(names)})" for task, names in by.items())
+    rest = [str(task) for task in found.task.unique() if task not in by]
+    others = f" Not seen to, with these seeds: {', '.join(rest)}." if rest else ""
+    return f"At this size these tasks can rank the arms: {told or 'none'}.{others}"
+
+
+def _name(metric: str) -> str:
+    return next(m.name for m in MEASURES if m.metric == metric)
+
+
+def _tasks(frame: pd.DataFrame, found: pd.DataFrame) -> Section:
+    """A row a task: what was scored, and its signal to noise by each measure."""
+    shown = [m for m in MEASURES if (found.measure == m.metric).any()]
+    columns = [
+        Column("task", "task", str, numeric=False),
+        Column("split", "scored on", str, "split, and where it came from", numeric=False),
+        Column("n", "documents", whole),
+    ]
+    for m in shown:
+        columns.append(Column(m.metric, m.name, m.text, f"{m.hint}; mean over all runs"))
+        columns.append(
+            Column(f"{m.metric}_ratio", "S/N", decimals(1), "signal to noise over seeds")
+        )
+    hint = f"measures by which the arms differ, p below {LEVEL} for all tasks and measures together"
+    columns.append(Column("ranks", "ranks by", str, hint, numeric=False))
+    rows = []
+    for task, of_task in frame.groupby("task", sort=False):
+        first = of_task.iloc[0]
+        mine = found[found.task == task].set_index("measure")
+        cells = [
+            _cell(str(task), None),
+            _cell(f"{first.split} ({first.source})", None),
+            _cell(whole(first.n), first.n),
+        ]
+        for m in shown:
+            row = mine.reindex([m.metric])  # blank where the task has no such measure
+            mean, ratio = float(row["mean"].iloc[0]), float(row.ratio.iloc[0])
+            cells += [_number(mean, m.text), _number(ratio, decimals(1))]
+        names = [_name(str(metric)) for metric in mine.index[mine.ranks]]
+        cells.append(_cell(", ".join(names) or NONE, None))
+        rows.append(cells)
+    note = (
+        f"{verdict(found)} Signal to noise (S/N) is the largest difference between two arms over "
+        "the standard deviation between seeds (after arXiv:2508.13144); a task ranks where the F "
+        "test of the arms says so."
+    )
+    return Section("Zero-shot tasks", note, columns, rows)
+
+
+def _arms(frame: pd.DataFrame, measure: Measure) -> Section:
+    """A row an arm, a column a task: mean and standard deviation over seeds."""
+    values = frame[frame.metric == measure.metric]
+    tasks = list(values.task.unique())
+    columns = [
+        Column("arm", "arm", str, numeric=False),
+        Column("runs", "n", whole, "seeds"),
+        *(Column(task, task, measure.text, measure.hint) for task in tasks),
+        Column("average", "average", measure.text, "of the tasks, each counting once"),
+    ]
+    rows = []
+    for arm, of_arm in values.groupby("arm", sort=False):
+        by_task = of_arm.groupby("task").value.agg(["mean", "std"]).reindex(tasks)
+        keys = "runs " + " ".join(dict.fromkeys(of_arm.key))
+        seeds = of_arm.seed.nunique()
+        cells = [_cell(str(arm), None, keys), _cell(whole(seeds), seeds)]
+        cells += [
+            _number(mean, measure.text, keys, spread) for mean, spread in by_task.to_numpy(float)
+        ]
+        cells.append(_number(by_task["mean"].mean(skipna=False), measure.text, keys))
+        rows.append(cells)
+    note = f"{measure.hint[0].upper()}{measure.hint[1:]}. Mean ± standard deviation over seeds."
+    return Section(f"Zero-shot {measure.name}", note, columns, rows)
+
+
+def _cell(text: str, order: float | None, hint: str = "") -> Cell:
+    return Cell(text, text if order is None else repr(float(order)), order is not None, hint)
+
+
+def _number(
+    value: float, text: Callable[[Any], str], hint: str = "", spread: float = np.nan
+) -> Cell:
+    if np.isnan(value):
+        return Cell(NONE, "", True)
+    around = "" if np.isnan(spread) else f" ± {text(spread)}"
+    return Cell(text(value) + around, repr(float(value)), True, hint)
+
+
+def files(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    """`scores.md`, `scores.tex` and `scores.csv`; nothing where no run was asked."""
+    shown = sections(frames)
+    if not shown:
+        return {}
+    together = pd.concat([frame.assign(panel=name) for name, frame in frames.items()])
+    return {
+        "scores.md": "\n".join(
+            f"**{s.title}.** {s.note}\n\n{markdown_table(s.columns, s.rows)}" for s in shown
+        ),
+        "scores.tex": latex(shown),
+        "scores.csv": csv_text(together),
+    }
+
+
+def latex(shown: Sequence[Section]) -> str:
+    """The sections for LaTeX, a booktabs tabular each, scaled to the line."""
+    lines = ["% needs \\usepackage{booktabs,graphicx}"]
+    for s in shown:
+        lines += latex_float(f"{s.title}. {s.note}", latex_table(s.columns, s.rows))
+    return "\n".join(lines)

@@ -1,0 +1,176 @@
+"""Loss against learning rate: the best rate of each shape, and what a common rate costs it."""
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ablations.questions.transfer import WANTED_COST, costs, described, verdicts
+from reports.show.figures import SERIES, drawn
+from reports.show.tables import (
+    MINUS,
+    NONE,
+    Column,
+    csv_text,
+    decimals,
+    intervals,
+    markdown_table,
+    percent,
+    printed_rows,
+    rate,
+    whole,
+)
+from reports.views.ablation import NOT_RUN, Report
+from reports.weigh.answer import UNITS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def steps(value: Any) -> str:
+    """How many rates up or down."""
+    return f"{value:+.0f}".replace("-", MINUS).replace("+0", "0")
+
+
+RULES = (
+    Column("parametrisation", "parametrisation", str, numeric=False),
+    Column("common", "common rate", rate, "whose largest cost over the shapes is smallest"),
+    Column("steps", "farthest best", whole, "rates that a shape's best lies from it, at most"),
+    Column("cost", "largest cost", percent(2), "of the common rate, over the shapes"),
+    Column("interval", "95% interval", str, "each end the largest over the shapes", numeric=False),
+    Column(
+        "near",
+        "within a step",
+        str,
+        "holds where all rates that may be a shape's best lie so near the common one, fails where "
+        "none of a shape's does",
+        numeric=False,
+    ),
+    Column(
+        "cheap",
+        f"costs ≤ {WANTED_COST:.1%}",
+        str,
+        "holds where all intervals end below it, fails where one begins above it",
+        numeric=False,
+    ),
+)
+SHAPES = (
+    Column("parametrisation", "parametrisation", str, numeric=False),
+    Column("shape", "shape", str, numeric=False),
+    Column("best", "best rate", rate, "of those tried"),
+    Column("levels", "level with it", str, "rates not told apart from the best", numeric=False),
+    Column("steps", "from common", steps, "rates up or down"),
+    Column("cost", "cost", percent(2), "of the common rate, beside the best one's loss"),
+    Column("interval", "95% interval", str, "of the cost", numeric=False),
+    Column("n", "n", whole, "seeds of the common rate"),
+    Column("flag", "flag", str, "edge: a better rate may lie beyond those tried", numeric=False),
+)
+
+
+def is_transfer(report: Report) -> bool:
+    """Whether a table's arms are learning rates."""
+    return bool(report.table.get("transfer"))
+
+
+def transfer_files(report: Report) -> dict[str, bytes]:
+    """What such a table leaves besides, by name."""
+    frame = read_rates(report)
+    rows = costs(frame)
+    return {
+        "transfer.md": markdown(report, frame, rows).encode(),
+        "transfer.csv": csv_text(rows).encode(),
+        "transfer.png": picture(report, frame, rows),
+    }
+
+
+def read_rates(report: Report) -> pd.DataFrame:
+    """The frame that `ablations.questions.transfer` reads."""
+    recipes = {
+        (panel["name"], arm["name"]): arm["recipe"]
+        for panel in report.table["panels"]
+        for arm in panel["arms"]
+    }
+    cells = report.cells.rename(columns={report.metric: "value"})
+    cells = cells.assign(done=cells.status != NOT_RUN)
+    own = [recipes[place] for place in zip(cells.panel, cells.arm, strict=True)]
+    return described(cells, [r["parametrisation"] for r in own], [r["lr"] for r in own])
+
+
+def markdown(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """What is wanted and whether it holds, shape by shape, and the curves."""
+    rules = _with_interval(verdicts(rows))
+    shapes = _with_interval(rows).assign(
+        levels=pd.Series(
+            [", ".join(map(rate, x)) if isinstance(x, tuple) and x else None for x in rows.level],
+            dtype=object,
+        ),
+        flag=pd.Series(["edge" if edge is True else None for edge in rows.edge], dtype=object),
+    )
+    told = "".join(f"- **{c.heading}**: {c.hint}\n" for c in (*RULES, *SHAPES) if c.hint)
+    return (
+        f"{report.caption}\n\n{markdown_table(*printed_rows(rules, RULES))}\n"
+        f"{markdown_table(*printed_rows(shapes, SHAPES))}\n"
+        f"Means, with the number of seeds where it is not one:\n\n{_curves(frame)}\n{told}"
+    )
+
+
+def _with_interval(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(interval=intervals(rows.cost_low, rows.cost_high, percent(2)))
+
+
+def _curves(frame: pd.DataFrame) -> str:
+    rates = sorted(frame.rate.unique())
+    lines = [
+        f"| parametrisation | shape | {' | '.join(map(rate, rates))} |",
+        f"| :--- | :--- | {' | '.join('---:' for _ in rates)} |",
+    ]
+    keys = ["parametrisation", "shape"]
+    for (parametrisation, shape), cells in frame.groupby(keys, sort=False):
+        found = cells.groupby("rate").value.agg(["mean", "count"]).reindex(rates)
+        shown = [
+            NONE if not n > 0 else decimals(4)(mean) + (f" ({n:.0f})" if n > 1 else "")
+            for mean, n in zip(found["mean"], found["count"], strict=True)
+        ]
+        lines.append(f"| {parametrisation} | {shape} | {' | '.join(shown)} |")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def picture(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> bytes:
+    """A panel a parametrisation: each shape's loss against its rate, and the common rate."""
+    return drawn(lambda: _figure(report, frame, rows), "png", dpi=110)
+
+
+def _figure(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> "Figure":
+    from matplotlib.figure import Figure
+
+    rules, rates = list(frame.parametrisation.unique()), sorted(frame.rate.unique())
+    figure = Figure(figsize=(0.7 + 2.6 * len(rules), 3.2), layout="constrained")
+    grid = figure.subplots(1, len(rules), squeeze=False, sharey=True)[0]
+    for axes, rule in zip(grid, rules, strict=True):
+        mine = frame[frame.parametrisation == rule]
+        for color, (shape, cells) in zip(SERIES, mine.groupby("shape", sort=False)):  # noqa: B905
+            means = cells.groupby("rate").value.mean().dropna()
+            axes.plot(cells.rate, cells.value, "o", ms=2.5, color=color, alpha=0.5)
+            axes.plot(means.index, means, lw=1.3, color=color, label=str(shape))
+        common = rows[rows.parametrisation == rule].common.iloc[0]
+        if common == common:
+            axes.axvline(common, color="#9a9da2", lw=0.8, ls="--", zorder=0)
+        axes.set(xscale="log", xlabel="learning rate of the base shape", title=rule)
+        axes.set_xticks(rates, [rate(r) for r in rates])
+        axes.minorticks_off()
+    grid[0].set_ylabel(f"validation {UNITS[report.metric]}")
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def summary(report: Report) -> str:
+    """What was found, a line a parametrisation."""
+    told = verdicts(costs(read_rates(report)))
+    return "\n".join(
+        f"{row['parametrisation']}: at the common rate {rate(row['common'])} the dearest shape "
+        f"costs {percent(2)(row['cost'])}; best rates within a step of it: {row['near']}; "
+        f"costs at most {WANTED_COST:.1%}: {row['cheap']}"
+        if row["common"] == row["common"]
+        else f"{row['parametrisation']}: no rate has a result for all shapes"
+        for row in told.to_dict("records")
+    )

@@ -1,0 +1,297 @@
+"""What a study's runs allow one to say: which seeds count, which arms are told apart.
+
+The exploring seed chose which architectures got further seeds. Those it flattered are chosen more
+often, so its numbers are biased towards the chosen ones (the winner's curse). Where at least two
+fresh seeds exist, only they enter means, intervals and the answer.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ablations.stats.effects import arm_means, compare, equal_spread, indistinguishable
+from reports.read.study import Study
+
+FEWEST_SEEDS = 2
+UNITS = {"val_bpb": "bits per byte", "val_loss": "nats per token"}
+KINDS = {"parameters": "parameters", "non_embedding_parameters": "non-embedding parameters"}
+AXES = {"heads_per_kv": "heads per KV head", "head_dim_scale": "× head dim"}
+SEPARATOR = " · "
+"""Between the levels that name a series: no level has it in its own name."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The comparison of a study's architectures."""
+
+    cells: pd.DataFrame
+    """Columns `arm`, `seed` and the metric: the runs that enter the comparison."""
+    seeds: tuple[int, ...]
+    """The seeds that every arm of `cells` has."""
+    set_aside: tuple[int, ...]
+    """Exploring seeds left out because they chose the arms."""
+    arms: pd.DataFrame
+    """One row for each architecture with a finished run, by depth and width: `arm`, `label`,
+    `depth`, `width`, `series`, `tried` (finished seeds), `value` (mean of `cells` where replicated,
+    else of the seeds tried), `replicated`, `n mean sd ci_low ci_high` of the replicated,
+    `diff diff_low diff_high p_adjusted mdd verdict` of those compared with the baseline."""
+    baseline: str | None
+    """The arm that differences are taken to; None where there is none, or it has too few seeds."""
+    best: str | None
+    """The replicated arm with the best effect, if at least two are replicated."""
+    spread_p: float
+    """p of equal spread in all arms, which the intervals of means take for granted; NaN: cannot be
+    said."""
+    level: tuple[str, ...]
+    """The arms that are not told apart from the best, from the best on, itself included."""
+
+    def arm(self, name: str) -> pd.Series:
+        """The row of one arm."""
+        return self.arms[self.arms.arm == name].iloc[0]
+
+
+def weigh(study: Study) -> Evidence:
+    """What the finished runs of a study say."""
+    done = study.finished
+    cells, seeds, set_aside = comparable_cells(done, study.metric)
+    arms = _describe_arms(done, study.metric)
+    replicated = cells.arm.nunique() > 1
+    baseline = study.facts.get("baseline")
+    baseline = baseline if replicated and baseline in set(cells.arm) else None
+    if replicated:
+        means = arm_means(cells, metric=study.metric)
+        arms = arms.merge(means[["arm", "n", "mean", "sd", "ci_low", "ci_high"]], "left", on="arm")
+        found = indistinguishable(cells, metric=study.metric)
+        level, best = found.level, found.best
+        spread_p = equal_spread(cells, metric=study.metric)
+    else:
+        arms = arms.assign(n=np.nan, mean=np.nan, sd=np.nan, ci_low=np.nan, ci_high=np.nan)
+        level, best, spread_p = (), None, np.nan
+    arms = _with_differences(arms, cells, study.metric, baseline)
+    arms["replicated"] = arms["mean"].notna()
+    arms["value"] = arms["mean"].where(arms.replicated, arms.once)
+    return Evidence(cells, seeds, set_aside, arms, baseline, best, spread_p, level)
+
+
+def comparable_cells(
+    done: pd.DataFrame, metric: str
+) -> tuple[pd.DataFrame, tuple[int, ...], tuple[int, ...]]:
+    """The replicated arms on the seeds they share; those seeds; the exploring seeds set aside."""
+    columns = ["arm", "seed", metric]
+    tried = {str(arm): set(rows.seed) for arm, rows in done.groupby("arm")} if len(done) else {}
+    several = {arm: seeds for arm, seeds in tried.items() if len(seeds) >= FEWEST_SEEDS}
+    exploring = set(done.loc[done.role == "explore", "seed"]) if len(done) else set()
+    fresh = {arm: seeds - exploring for arm, seeds in several.items()}
+    chosen = len(several) < len(tried)  # replicating all of them selects nothing
+    set_aside: set[int] = set()
+    if chosen and _shared(fresh):
+        several, set_aside = fresh, exploring
+    seeds = _shared(several)
+    arms = {arm for arm, own in several.items() if seeds and seeds <= own}
+    cells = done[done.arm.isin(arms) & done.seed.isin(seeds)][columns].sort_values(["arm", "seed"])
+    return cells.reset_index(drop=True), tuple(sorted(seeds)), tuple(sorted(set_aside))
+
+
+def _shared(seeds_of: dict[str, set[int]]) -> set[int]:
+    """The seeds common to all arms, leaving out arms with few until at least two are; else none."""
+    rows = sorted(seeds_of.items(), key=lambda item: (-len(item[1]), item[0]))
+    while len(rows) > 1:
+        common = set.intersection(*(seeds for _, seeds in rows))
+        if len(common) >= FEWEST_SEEDS:
+            return common
+        rows.pop()
+    return set()
+
+
+def _describe_arms(done: pd.DataFrame, metric: str) -> pd.DataFrame:
+    names = ["arm", "label", "depth", "width", "series", "tried", "once"]
+    varying = _varying(done)
+    rows = []
+    for arm, runs in done.groupby("arm", sort=False) if len(done) else ():
+        first = runs.iloc[0]
+        series = SEPARATOR.join(_level(column, first[column]) for column in varying)
+        size = f"{first.num_hidden_layers} layers × {first.hidden_size} wide"
+        label = f"{size}, {series.replace(SEPARATOR, ', ')}" if series else size
+        depth, width = int(first.num_hidden_layers), int(first.hidden_size)
+        rows.append((arm, label, depth, width, series, len(runs), runs[metric].mean()))
+    frame = pd.DataFrame(rows, columns=names)
+    return frame.sort_values(["depth", "series", "width", "arm"], ignore_index=True)
+
+
+def _varying(done: pd.DataFrame) -> list[str]:
+    """The columns, beside depth and width, in which the architectures of a study differ by choice.
+
+    Those are the axes of the space, for heads and the like follow the width without anyone's
+    choice. Sharing and tying are read off the architecture where they are no axis.
+    """
+    axes = [name for name in map(str, done) if name.startswith("axis.")]
+    axes = [name for name in axes if name != "axis.num_blocks"]
+    others = [name for name in ("sharing", "tie_word_embeddings") if f"axis.{name}" not in axes]
+    columns = [name for name in axes + others if name in done]
+    return [name for name in columns if done[name].nunique(dropna=False) > 1]
+
+
+def _level(column: str, value: Any) -> str:
+    """A level of an axis in words."""
+    axis = column.removeprefix("axis.")
+    if axis == "sharing":
+        return "unshared" if value == "none" else str(value).replace(" x", " × ")
+    if axis == "tie_word_embeddings":
+        return "tied" if value else "untied"
+    return f"{number(value)} {AXES.get(axis, axis.replace('_', ' '))}"
+
+
+def _with_differences(
+    arms: pd.DataFrame, cells: pd.DataFrame, metric: str, baseline: str | None
+) -> pd.DataFrame:
+    names = ["arm", "diff", "ci_low", "ci_high", "p_adjusted", "mdd", "verdict"]
+    effects = (
+        compare(cells, baseline=baseline, metric=metric)[names]
+        if baseline is not None
+        else pd.DataFrame(columns=names)
+    )
+    effects = effects.rename(columns={"ci_low": "diff_low", "ci_high": "diff_high"})
+    return arms.merge(effects, "left", on="arm")
+
+
+# The sentences.
+
+
+def answer(study: Study, evidence: Evidence) -> list[str]:
+    """The answer of a study: a first sentence that stands alone, then its hedges."""
+    finished = len(study.finished)
+    if not finished:
+        return [f"No trial has finished, so there is no answer yet{_of_how_many(study)}."]
+    sentences = (
+        _replicated_answer(study, evidence)
+        if evidence.best is not None
+        else _anecdote(study, evidence)
+    )
+    if stopped := int((study.trials.status == "pruned").sum()):
+        sentences.append(
+            f"{count(stopped, 'run')} {'was' if stopped == 1 else 'were'} stopped early by the "
+            f"{study.facts.get('pruner')} pruner, and not compared."
+        )
+    if not study.facts.get("finished", True):
+        sentences.append("The study is not finished; this is what its runs say so far.")
+    return sentences
+
+
+def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
+    assert evidence.best is not None, "asked only where two arms are replicated"
+    best, n = evidence.arm(evidence.best), len(evidence.seeds)
+    mean = f"{best['mean']:.3f} {UNITS.get(study.metric, study.metric)}"
+    where = f"At {budget_words(study)}, best is {best.label} ({mean})"
+    others = [name for name in evidence.level if name != evidence.best]
+    if not others:
+        rest = evidence.cells.arm.nunique() - 1
+        sentences = [f"{where}, told apart from {count(rest, 'other architecture')} by {n} seeds."]
+    else:
+        level = [evidence.arm(name) for name in [evidence.best, *others]]
+        told, order = not_told_apart(level, evidence.arms)
+        sentences = [f"{where}; {told} by {n} seeds.", order]
+    once = int((~evidence.arms.replicated).sum())
+    if once:
+        were = "was" if once == 1 else "were"
+        sentences.append(
+            f"{count(once, 'further architecture')} {were} tried too few times to be compared."
+        )
+    return sentences
+
+
+def _anecdote(study: Study, evidence: Evidence) -> list[str]:
+    arms = evidence.arms
+    lowest = arms.sort_values(["once", "arm"]).iloc[0]
+    value = f"{lowest.once:.3f} {UNITS.get(study.metric, study.metric)}"
+    if len(arms) == 1:
+        return [
+            f"At {budget_words(study)}, {lowest.label} has {value}, "
+            "and nothing else was tried to compare it with."
+        ]
+    once = "one seed each is an anecdote"
+    but = once if arms.tried.max() == 1 else "no two of them share two seeds: an anecdote"
+    return [
+        f"At {budget_words(study)}, {lowest.label} came out lowest of {len(arms)} architectures, "
+        f"with {value}, but {but}.",
+        "The order is unresolved.",
+    ]
+
+
+def not_told_apart(level: Sequence[pd.Series], arms: pd.DataFrame) -> tuple[str, str]:
+    """What is not told apart from the best, the first of `level`; and what stays unresolved."""
+    if not arms.depth.duplicated().any():
+        depths = span([row.depth for row in level], arms.depth)
+        return f"depths {depths} are not told apart", "The order among these is unresolved."
+    others = [row.label for row in level[1:]]
+    are = "is" if len(others) == 1 else "are"
+    told = f"{count(len(others), 'other architecture')} {are} not told apart from it"
+    return told, f"Level with it: {'; '.join(others)}. The order among these is unresolved."
+
+
+def span(depths: Iterable[int], known: Iterable[int]) -> str:
+    """ "3 to 6" if all the known depths between belong to them, else "3, 4 and 12"."""
+    depths = sorted(depths)
+    between = [depth for depth in sorted(set(known)) if depths[0] <= depth <= depths[-1]]
+    if between == depths and len(depths) > 2:
+        return f"{depths[0]} to {depths[-1]}"
+    return join([str(depth) for depth in depths])
+
+
+def on_selection(evidence: Evidence) -> str:
+    """How the seeds of the comparison were chosen, for the page."""
+    if not evidence.seeds:
+        return "No intervals: no two architectures share two seeds."
+    used = f"seeds {join([str(seed) for seed in evidence.seeds])}"
+    if evidence.set_aside:
+        exploring = join([str(seed) for seed in evidence.set_aside])
+        return (
+            f"The exploring runs (seed {exploring}) chose the architectures that got further "
+            "seeds, and flatter what they chose. Means, intervals and the answer use only "
+            f"{used}, which the compared architectures share."
+        )
+    if bool(evidence.arms.replicated.all()):
+        return f"Every architecture was run with {used}, so no seed chose among them."
+    return (
+        f"Means, intervals and the answer use {used}. One of them chose which architectures got "
+        "further seeds and flatters them (there are not yet two fresh ones): read with caution."
+    )
+
+
+def budget_words(study: Study) -> str:
+    """ "1.0M parameters"."""
+    budget = study.facts["budget"]
+    return f"{magnitude(budget['value'])} {KINDS.get(budget['kind'], budget['kind'])}"
+
+
+def magnitude(value: float) -> str:
+    """ "1.0M", "125M", "1.5B": three figures at most."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            scaled = value / size
+            return f"{scaled:.1f}{letter}" if scaled < 9.95 else f"{scaled:.0f}{letter}"
+    return f"{value:.0f}"
+
+
+def number(value: Any) -> str:
+    """A value without the ".0" that a column with gaps gives to whole numbers."""
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value)) if whole else str(value)
+
+
+def count(n: int, noun: str) -> str:
+    """ "1 trial", "2 trials"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def join(words: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _of_how_many(study: Study) -> str:
+    states = study.trials.status.value_counts()
+    parts = [f"{n} {name}" for name, n in sorted(states.items())]
+    return f" ({join(parts)})" if parts else ""

@@ -1,0 +1,1 @@
+"""Text or tokens in, packed windows out."""

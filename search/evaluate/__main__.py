@@ -1,0 +1,108 @@
+"""`python -m search.evaluate model=RUN_KEY tasks=commonsense`: zero-shot scores of a model.
+
+The model is a run, a folder or a hub id. `search.evaluate.score` says what is measured.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from search.config import Evaluation
+from search.evaluate.score import TaskScore, be_quiet, find_model, open_model, score
+from search.evaluate.tasks import build, chosen, source_of
+from search.paired import aligned
+from space.cli import one_line_errors, verb
+from space.files import write_atomically
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig(Evaluation):
+    """What `conf/evaluate.yaml` holds."""
+
+    model: str
+    only: str | None = None
+    """Names among the tasks, separated by commas; None: all."""
+    held_out: str | None = None
+    """A run, or the folder of its data, whose held-out text gives the minimal pairs; None: the
+    model's own run."""
+    runs: str = "runs"
+    cache: str = ".cache/data"
+    tokenizer: str | None = None
+    device: str = "auto"
+    to: str | None = None
+
+
+@verb("evaluate", EvaluateConfig)
+def main(config: EvaluateConfig) -> None:
+    """Score the model, print the table and keep what it rests on."""
+    be_quiet()
+    with one_line_errors():
+        specs = chosen(config.tasks, config.only)
+        tasks = build(specs, config.source, Path(config.package), lambda: held_out(config))
+        folder = find_model(config.model, config.runs)
+        lm = open_model(folder, config.cache, config.tokenizer, config.device)
+    scores = []
+    for spec, task in zip(specs, tasks, strict=True):
+        with one_line_errors((ValueError,)):
+            source = source_of(spec, config.source)
+            scores.append(score(lm, task, source, config.limit, spec.group))
+    print(table(scores))
+    if config.to is not None:
+        with one_line_errors((OSError,)):
+            text = json.dumps([asdict(s) for s in scores], indent=1)
+            write_atomically(Path(config.to), text + "\n")
+
+
+def held_out(config: EvaluateConfig) -> list[str]:
+    """The texts that minimal pairs are made of.
+
+    Raises:
+        ValueError: no run and no folder of data is named, or its data are not in the cache.
+    """
+    from search.data.dataset import held_out_documents, open_data
+    from space.hf import run_data
+
+    named = config.held_out or config.model
+    run = Path(config.runs) / named
+    if (run / "run.yaml").is_file():
+        return held_out_documents(open_data(run_data(run, config.cache)))
+    if (Path(named) / "manifest.json").is_file():
+        return held_out_documents(open_data(named))
+    raise ValueError(
+        "held_out must name a run or the folder of its data, whose held-out text gives the "
+        f"minimal pairs, but {named} is neither; set held_out=RUN_KEY"
+    )
+
+
+def table(scores: list[TaskScore]) -> str:
+    """A row a task: which split was scored, how many documents, each mean with its standard error;
+    then the mean over tasks, each counting once, of the metrics that all of them have."""
+    metrics = list(dict.fromkeys(m for s in scores for m in s.values))
+    rows = [["task", "split", "n", *metrics, "seconds"]]
+    for s in scores:
+        cells = [
+            _told(s.values[m], s.errors.get(m, math.nan)) if m in s.values else "" for m in metrics
+        ]
+        rows.append([s.task, f"{s.split} ({s.source})", str(s.n), *cells, f"{s.seconds:.1f}"])
+    if len(scores) > 1:
+        cells = [_average(scores, m) for m in metrics]
+        seconds = sum(s.seconds for s in scores)
+        rows.append(["average", "", str(sum(s.n for s in scores)), *cells, f"{seconds:.1f}"])
+    return aligned(rows)
+
+
+def _average(scores: list[TaskScore], metric: str) -> str:
+    if not all(metric in s.values for s in scores):
+        return ""
+    mean = sum(s.values[metric] for s in scores) / len(scores)
+    errors = [s.errors.get(metric, math.nan) for s in scores]  # of documents of their own
+    return _told(mean, math.hypot(*errors) / len(scores))
+
+
+def _told(mean: float, error: float) -> str:
+    return f"{mean:.4f}" + ("" if math.isnan(error) else f" ± {error:.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""The recipe of a run: all that is not architecture, data or seed."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from space.arch import number
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A decay that leaves the stable trunk after `start` steps and ends after `end`, as a run of
+    that horizon would."""
+
+    start: int
+    end: int
+
+    @property
+    def steps(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All of a run that is not architecture, data or seed."""
+
+    tokens: int
+    """Training tokens, rounded up to whole steps."""
+    seq_len: int = 256
+    batch_size: int = 16
+    """Sequences a step."""
+    lr: float = 3e-3
+    """Peak learning rate of the base shape; the parametrisation carries it to other shapes."""
+    schedule: str = "wsd"
+    """`wsd`: warmup, stable, decay (arXiv:2405.18392, decaying as 1 - sqrt); `cosine`."""
+    warmup_fraction: float = 0.1
+    decay_fraction: float = 0.2
+    """Share of the steps spent decaying (`wsd`)."""
+    final_lr_fraction: float = 0.0
+    """Learning rate at the end, as a share of the peak."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    """Decoupled; on matrices only."""
+    grad_clip: float = 1.0
+    """Largest global gradient norm."""
+    parametrisation: str = "completep"
+    """`sp`, `mup` or `completep`: see `search.train.parametrise`."""
+    base_hidden_size: int = 96
+    base_num_hidden_layers: int = 1
+    init_std: float = 0.05
+    """Initial standard deviation of the base shape's matrices."""
+    residual_init: float = 0.0
+    """Factor on it for `o_proj` and `down_proj`; 0 starts with closed residual branches."""
+    embedding_std: float = 0.05
+    embedding_lr_factor: float = 4.0
+    """Learning rate of the embedding, as a multiple of `lr`: most of its rows see few gradients."""
+    precision: str = "auto"
+    """`bf16` (autocast, float32 weights), `fp32`, or `auto`: bf16 where the hardware multiplies it
+    faster."""
+    eval_tokens: int = 131072
+    """Size of the fixed validation slice."""
+    evaluations: int = 4
+    """Points of the curve at which the slice is scored; only the last is a reading."""
+    horizons: tuple[float, ...] = ()
+    """Shares of the tokens, ascending, at which a decay branch from the stable trunk gives a
+    reading besides the one at the end (`wsd` alone). Branches cost `branch_tokens` more."""
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        for name in (
+            "tokens",
+            "seq_len",
+            "batch_size",
+            "lr",
+            "init_std",
+            "eval_tokens",
+            "grad_clip",
+            "base_hidden_size",
+            "base_num_hidden_layers",
+            "evaluations",
+        ):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, but got {getattr(self, name)}")
+        for name, choices in (
+            ("schedule", ("wsd", "cosine")),
+            ("parametrisation", ("sp", "mup", "completep")),
+            ("precision", ("auto", "bf16", "fp32")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}, but got {getattr(self, name)!r}"
+                )
+        for name in ("warmup_fraction", "decay_fraction", "final_lr_fraction", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], but got {getattr(self, name)}")
+        for name in ("eps", "weight_decay", "residual_init", "embedding_std"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, but got {getattr(self, name)}")
+        if self.warmup_fraction + self.decay_fraction > 1:
+            raise ValueError(
+                "warmup_fraction + decay_fraction must be at most 1, but got "
+                f"{self.warmup_fraction} + {self.decay_fraction}"
+            )
+        self._check_horizons()
+
+    def _check_types(self) -> None:
+        """Counts are whole, and 1 and 1.0 are the same rate."""
+        for f in fields(self):
+            if f.type in (int, float):
+                object.__setattr__(self, f.name, number(f.name, getattr(self, f.name), f.type))
+        if not isinstance(self.horizons, list | tuple):
+            raise ValueError(f"horizons must be a list of numbers, but got {self.horizons!r}")
+        horizons = tuple(number("a horizon", share, float) for share in self.horizons)
+        object.__setattr__(self, "horizons", horizons)
+
+    def _check_horizons(self) -> None:
+        given = list(self.horizons)
+        if not given:
+            return
+        if self.schedule != "wsd":
+            raise ValueError(
+                "horizons must branch off a stable learning rate, but got schedule="
+                f"{self.schedule}; set schedule=wsd, or take horizons out"
+            )
+        if given != sorted(set(given)) or not (0 < given[0] and given[-1] < 1):
+            raise ValueError(
+                f"horizons must be ascending shares of the tokens in (0, 1), but got {given}"
+            )
+        ends = [branch.end for branch in self.branches]
+        if len({*ends, self.steps}) <= len(ends) or self.decay_fraction * ends[0] < 1:
+            raise ValueError(
+                f"horizons must lie a step apart and decay for one at least, but got {given} of "
+                f"{self.steps} steps, with a decay_fraction of {self.decay_fraction:g}"
+            )
+        warmup = self.warmup_fraction * self.steps
+        if self.branches[0].start < warmup:
+            raise ValueError(
+                f"horizons must begin to decay after the warmup of {warmup:g} steps, but "
+                f"{given[0]} would after {self.branches[0].start}; leave it out, or lower "
+                "warmup_fraction"
+            )
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """The decay of each horizon, the end's not among them."""
+        ends = [
+            math.ceil(round(share * self.tokens / self.tokens_per_step, 9))
+            for share in self.horizons
+        ]
+        return tuple(Branch(math.ceil(end - self.decay_fraction * end), end) for end in ends)
+
+    @property
+    def branch_tokens(self) -> int:
+        """Tokens that the branches train on, besides those of the run."""
+        return sum(branch.steps for branch in self.branches) * self.tokens_per_step
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens trained on in all, whole steps of the trunk and of its branches."""
+        return self.steps * self.tokens_per_step + self.branch_tokens
+
+    def tokens_until(self, horizon: int) -> int:
+        """Tokens trained on when the reading at a horizon (0: the first) has been taken."""
+        branches = self.branches[: horizon + 1]
+        steps = branches[-1].start + sum(branch.steps for branch in branches)
+        return steps * self.tokens_per_step
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON and YAML have it. No horizons leave no trace, as in keys from before them."""
+        values = {**asdict(self), "horizons": list(self.horizons)}
+        return values if self.horizons else {k: v for k, v in values.items() if k != "horizons"}
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.seq_len
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return math.ceil(self.tokens / self.tokens_per_step)

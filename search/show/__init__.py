@@ -1,0 +1,1 @@
+"""What is seen of a study while it runs: progress, estimates, W&B."""

@@ -1,0 +1,120 @@
+"""What a study will take, said before anything is trained."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from search.record import FINISHED
+from search.runs import CorruptRecord, read_record
+from search.show.progress import count, duration
+from search.study.plan import Work
+from search.train.placement import Placement, what_is_lost
+
+RECENT = 40
+"""Records looked at."""
+UTILISATION = 0.25
+"""Share of a matrix product's rate that training is taken to reach where nothing was measured."""
+WEIGHT_BYTES = 4
+CHECKPOINT_WEIGHTS = 3
+"""A checkpoint holds the weights and AdamW's two moments."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left of a study."""
+
+    runs: int
+    tokens: float
+    flops: float
+    seconds: float
+    basis: str
+    """Where the speed comes from."""
+    disk_bytes: float
+    lost: str | None = None
+    """Why this machine trains more slowly than it could."""
+
+    def __str__(self) -> str:
+        return (
+            f"to do: {self.runs} runs, {count(self.tokens)} tokens, {count(self.flops)} FLOPs, "
+            f"about {duration(self.seconds)} ({self.basis}), "
+            f"{self.disk_bytes / 1e6:,.0f} MB of disk" + (f"\n{self.lost}" if self.lost else "")
+        )
+
+
+def estimate(
+    work: Work,
+    done: int,
+    workers: int,
+    placement: Placement,
+    runs: Path,
+    kept: int,
+    pausing: int = 0,
+) -> Estimate:
+    """What the runs that are not done will take on this machine, if none is pruned; `kept` leave
+    their weights, and `pausing` may leave a checkpoint."""
+    left = max(0, work.total - done)
+    flops = work.flops * left / work.total
+    rate, basis = speed(work, placement, runs)
+    weights = work.parameters * WEIGHT_BYTES
+    return Estimate(
+        runs=left,
+        tokens=work.tokens * left / work.total,
+        flops=flops,
+        seconds=flops / (rate * workers),
+        basis=basis,
+        lost=what_is_lost(placement),
+        disk_bytes=weights
+        * (min(left, kept) + (workers + min(left, pausing)) * CHECKPOINT_WEIGHTS),
+    )
+
+
+def speed(work: Work, placement: Placement, runs: Path) -> tuple[float, str]:
+    """Training FLOPs a second of one worker, and where that comes from."""
+    measured = recorded_speeds(work, placement, runs)
+    if measured:
+        return median(measured), f"by {len(measured)} runs recorded on such a machine"
+    return UTILISATION * matrix_product_speed(placement, work.typical.recipe.precision), (
+        f"rough: {UTILISATION:.0%} of a measured matrix product"
+    )
+
+
+def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]:
+    """Training FLOPs a second of the last records with this device, threads and precision."""
+    from search.train.loop import device_name
+
+    paths = sorted(runs.glob("*/record.json"), key=lambda path: -path.stat().st_mtime)
+    speeds = []
+    for path in paths[:RECENT]:
+        try:
+            record = read_record(path.parent)
+        except (CorruptRecord, json.JSONDecodeError):
+            continue
+        if record is None or record.status != FINISHED or not record.train_s:
+            continue
+        device, recipe = record.device, record.run.recipe
+        here = (device_name(placement.device), placement.device, placement.threads)
+        same = (device.get("name"), device.get("device"), device.get("threads")) == here
+        if same and recipe.precision == work.typical.recipe.precision:
+            speeds.append(record.run.train_flops / record.seconds)
+    return speeds
+
+
+def matrix_product_speed(placement: Placement, precision: str) -> float:
+    """FLOPs a second of a product of two square matrices, as measured in a fifth of a second."""
+    import torch
+
+    side = 4096 if placement.device == "cuda" else 512
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    before = torch.get_num_threads()
+    torch.set_num_threads(placement.threads or 1)
+    a = torch.randn(side, side, device=placement.device).to(dtype)
+    a @ a
+    products, started = 0, time.perf_counter()
+    while time.perf_counter() - started < 0.2:
+        (a @ a)[0, 0].item()
+        products += 1
+    seconds = time.perf_counter() - started
+    torch.set_num_threads(before)
+    return float(products * 2 * side**3 / seconds)

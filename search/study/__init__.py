@@ -1,0 +1,1 @@
+"""Many runs: what a study does next, its storage and its workers."""

@@ -1,0 +1,345 @@
+"""One worker process: takes the study's next cell, trains it, tells the study, until none is left.
+
+`search.executors.local` starts it as `python -m search.study.worker`, hands it a pickled `Job` on
+standard input, and reads events from its standard output, a JSON object a line. When standard input
+closes, because the parent wants it or is dead, the worker writes a checkpoint and ends.
+"""
+
+import io
+import json
+import os
+import pickle
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from math import isfinite
+from typing import Any, NoReturn
+
+import filelock
+import optuna
+from optuna.trial import Trial
+from sqlalchemy.exc import SQLAlchemyError
+
+from search.data.dataset import open_data
+from search.evaluate.scores import Scorer
+from search.record import FAILED, FINISHED, PRUNED, Reading, Record, Run, architecture_id
+from search.runs import disk_error, usable_record
+from search.show.progress import METRIC_NAMES, Event, ended, told
+from search.study.plan import REPLICATE, Attempt, Cell, Step, distinct, is_open
+from search.study.storage import (
+    HOST,
+    Job,
+    Standing,
+    fail_silent,
+    load_study,
+    make_sampler,
+    read_attempts,
+    run_lock,
+    worker_seed,
+)
+from search.train.loop import Stop, train
+
+Emit = Callable[[Event], None]
+
+POLL_S = 0.3
+"""Between looks at a study in which nothing can be decided yet, or at a run that is locked."""
+TELL_S = 0.2
+"""Between two events of a run's progress."""
+STORAGE_ERRORS = (OSError, SQLAlchemyError, optuna.exceptions.OptunaError)
+"""Trouble with what is around a run, which is no outcome of it."""
+
+
+class Ended(Exception):
+    """Ends a trial without a value. Caught by `study.optimize`, which marks it FAIL."""
+
+
+class Pruned(Stop):
+    """Raised in a run that the study's pruner stops; its checkpoint stays."""
+
+
+class Worker:
+    """A worker's loop over its study."""
+
+    def __init__(self, job: Job, number: int, emit: Emit, stopping: threading.Event) -> None:
+        self.job, self.emit, self.stopping = job, emit, stopping
+        sampler = make_sampler(
+            job.sampler, worker_seed(job.sampler, job.seed, number, trials=job.since)
+        )
+        self.study = load_study(job, sampler)
+        self.standing = Standing(self.study)
+        self.data = open_data(job.data)
+        self.planning = filelock.FileLock(job.folder / ".plan.lock")
+        """Held from looking at the study until a trial is claimed, by one worker at a time."""
+        self.attempts: list[Attempt] = []
+        self.outcome: Event | None = None
+        """The event of the last trial's end."""
+        self.scorer = Scorer(job.evaluate, job.data, self._before_answers)
+
+    def work(self) -> None:
+        """Run trials until nothing is left or the parent wants an end."""
+        while not self.stopping.is_set():
+            step = self.take_next()
+            if step is Step.DONE:
+                self.score_earlier_runs()
+                return
+            if step is Step.WAIT:
+                self.emit({"event": "idle"})
+                self.stopping.wait(POLL_S)
+
+    def take_next(self) -> Step | Cell:
+        """Ask the plan and do what it says; one trial at most."""
+        self.planning.acquire()
+        try:
+            fail_silent(self.study)
+            self.attempts = read_attempts(self.study)
+            step = self.job.work.next(self.attempts, self.job.since)
+            if step in (Step.DONE, Step.WAIT):
+                return step
+            if isinstance(step, Cell):
+                cell = {"seed": step.seed, "role": step.role, "cell": dict(step.params)}
+                self.study.enqueue_trial(dict(step.params), user_attrs=cell)
+            self._optimize()
+            return step
+        finally:
+            self.planning.release()
+
+    def score_earlier_runs(self) -> None:
+        """Ask runs that were finished before this start what they were not asked then. Of several
+        workers each takes those that no other works on."""
+        for key in self.job.unscored:
+            lock = run_lock(self.job.runs, key)
+            try:
+                with lock.acquire(timeout=0):
+                    if (record := usable_record(self.job.runs / key)) is not None:
+                        self._score(record)
+            except filelock.Timeout:
+                continue
+            except Stop:
+                return
+
+    def _score(self, record: Record) -> Record:
+        """The record with its scores; what is wrong with them does not touch the run."""
+        key = record.run.key
+        try:
+            return self.scorer.score(record, self.job.runs / key)
+        except Stop:
+            raise
+        except Exception as error:
+            if (disk := disk_error(error)) is not None:
+                raise disk from error
+            traceback.print_exc()  # to the log
+            self.emit({"event": "print", "text": f"run {key} was not scored: {error}"})
+            return record
+
+    def _before_answers(self, task: str | None) -> None:
+        if self.stopping.is_set():
+            raise Stop
+        if task is not None:
+            self.emit({"event": "ask", "task": task})
+
+    def _optimize(self) -> None:
+        """One trial, under Optuna's heartbeat."""
+        self.outcome = None
+        try:
+            self.study.optimize(self.objective, n_trials=1, catch=(Ended,))
+        except ValueError as error:
+            # Another machine took this one for dead, as after a suspension. The record stands.
+            if "Cannot tell" not in str(error):
+                raise
+        if self.outcome is not None:
+            self.emit(self.outcome)  # now that the storage has it too
+
+    def objective(self, trial: Trial) -> float:
+        """The value of a trial: of a run already there, or of training it."""
+        cell, run = self._cell(trial)
+        if (twin := self._twin(run.key)) is not None:
+            return self._answer(trial, twin)
+        self._claim(trial, cell, run)
+        self.planning.release()
+        self.emit({"event": "start", "number": trial.number, **told(run)})
+        try:
+            record, reused = self._train(run, trial)
+        except Pruned as pruned:
+            trial.set_user_attr("status", PRUNED)
+            trial.set_user_attr("reason", str(pruned))
+            self.outcome = ended(run, trial.number, status=PRUNED, reason=str(pruned))
+            raise optuna.TrialPruned from None
+        except Stop:
+            self._end(trial, "interrupted", "the study was stopped")
+        except STORAGE_ERRORS:
+            trial.set_user_attr("status", "interrupted")
+            raise
+        value = record.value(self.job.metric)
+        status, reason = record.status, record.reason
+        if status == FINISHED and (value is None or not isfinite(value)):
+            status, reason = FAILED, f"{self.job.metric} must be a number, but is {value}"
+        trial.set_user_attr("reused", reused)
+        self.outcome = ended(
+            run,
+            trial.number,
+            status=status,
+            reason=reason,
+            value=value,
+            reused=reused,
+            seconds=record.seconds,
+        )
+        if status != FINISHED or value is None:
+            self._end(trial, status, reason)
+        trial.set_user_attr("status", status)
+        return value
+
+    def _cell(self, trial: Trial) -> tuple[dict[str, Any], Run]:
+        """The trial's place in the space, and its run."""
+        params = self.job.work.suggest(trial)
+        seed = trial.user_attrs.get("seed", self.job.seed)
+        return params, self.job.work.run(params, seed)
+
+    def _twin(self, key: str) -> Attempt | None:
+        """The trial that has this run already, if it need not be tried again."""
+        for other in distinct(self.attempts):
+            if other.key == key and not is_open(other, self.attempts, self.job.since):
+                return other
+        return None
+
+    def _answer(self, trial: Trial, twin: Attempt) -> float:
+        """Tell the sampler what it could have known; the plan then asks it again."""
+        trial.set_user_attr("duplicate", True)
+        if twin.state == "PRUNED":
+            raise optuna.TrialPruned  # without readings, which would count twice
+        if twin.value is None:
+            self._end(trial, "duplicate", f"as trial {twin.number}")
+        return twin.value
+
+    def _claim(self, trial: Trial, params: dict[str, Any], run: Run) -> None:
+        """Write into the trial which run it is, so that no one else takes it."""
+        for name, value in {
+            "worker": f"{HOST}:{os.getpid()}:",
+            "cell": params,
+            "seed": run.seed,
+            "arm": architecture_id(run.architecture),
+            "layers": run.architecture.num_layers,
+            "key": run.key,  # last: who has a key has all
+        }.items():
+            trial.set_user_attr(name, value)
+
+    def _end(self, trial: Trial, status: str, reason: str | None) -> NoReturn:
+        trial.set_user_attr("status", status)
+        trial.set_user_attr("reason", reason)
+        raise Ended(reason)
+
+    def _train(self, run: Run, trial: Trial) -> tuple[Record, bool]:
+        """The run's record, and whether it was there before.
+
+        Raises:
+            Pruned: the study's pruner stopped it at a horizon.
+        """
+        folder = self.job.runs / run.key
+        with self._hold(run_lock(self.job.runs, run.key)):
+            before = usable_record(folder)
+            judge = self._judge(trial)
+            horizons = len(run.recipe.horizons)  # a diverged run has no reading after these
+            for reading in before.readings[:horizons] if before and before.final else ():
+                with suppress(Pruned):  # it is trained already; others are compared with it
+                    judge(reading)
+            record = train(
+                run,
+                self.data,
+                folder,
+                placement=self.job.placement,
+                progress=self._progress(run.key),
+                listener=judge,
+            )
+            return self._score(record), before is not None and before.final
+
+    def _judge(self, trial: Trial) -> Callable[[Reading], None]:
+        """Shows the pruner a trial's readings at horizons, and stops the run where it says so.
+
+        Further seeds of an architecture are not shown: they were promised, and an architecture
+        counts once among those that others are compared with.
+        """
+
+        def judge(reading: Reading) -> None:
+            value = getattr(reading, self.job.metric)
+            if trial.user_attrs.get("role") == REPLICATE or value is None:
+                return
+            trial.report(value, step=reading.tokens)
+            if self.standing.would_prune(trial):
+                unit = METRIC_NAMES[self.job.metric]
+                raise Pruned(f"stopped after {reading.tokens:,} tokens at {value:.4f} {unit}")
+
+        return judge
+
+    def _hold(self, lock: filelock.BaseFileLock) -> Any:
+        """The lock, once another study's worker has left the run."""
+        while True:
+            try:
+                return lock.acquire(timeout=POLL_S)
+            except filelock.Timeout:
+                if self.stopping.is_set():
+                    raise Stop from None
+
+    def _progress(self, key: str) -> Emit:
+        last = 0.0
+
+        def progress(event: Event) -> None:
+            nonlocal last
+            if self.stopping.is_set():
+                raise Stop
+            now = time.monotonic()
+            if now - last >= TELL_S or event["step"] == event["of"]:
+                last = now
+                self.emit({"event": "step", "key": key, **event})
+
+        return progress
+
+
+class Relay(io.TextIOBase):
+    """Standard output of a worker: its lines become events, which the parent prints."""
+
+    def __init__(self, emit: Emit) -> None:
+        self.emit, self.line = emit, ""
+
+    def write(self, text: str) -> int:
+        *lines, self.line = (self.line + text).split("\n")
+        for line in lines:
+            self.emit({"event": "print", "text": line})
+        return len(text)
+
+
+def main() -> None:
+    """Do the job that standard input brings."""
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print goes to the log
+    stopping = threading.Event()
+
+    def emit(event: Event) -> None:
+        try:
+            channel.write(json.dumps(event) + "\n")
+            channel.flush()
+        except BrokenPipeError:
+            stopping.set()  # the parent is dead
+
+    def watch_parent() -> None:
+        while os.read(0, 1):
+            pass
+        stopping.set()
+
+    sys.stdout = Relay(emit)
+    number, job = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=watch_parent, daemon=True).start()
+    try:
+        Worker(job, number, emit, stopping).work()
+    except STORAGE_ERRORS as error:
+        disk = disk_error(error)
+        if disk is None and "disk is full" not in f"{error} {error.__cause__}":  # as SQLite says it
+            raise
+        emit({"event": "fatal", "reason": str(disk or error)})
+        return
+    emit({"event": "done"})
+
+
+if __name__ == "__main__":
+    main()

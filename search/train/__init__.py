@@ -1,0 +1,1 @@
+"""One run: the training loop and what it stands on."""

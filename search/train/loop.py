@@ -1,0 +1,541 @@
+"""The one training loop.
+
+CPU, one GPU, or several under `torchrun`: the same code. Step i of a run is a pure function of the
+run and the state before it, and a checkpoint holds that state; a run killed at any instant and
+resumed therefore gives, on CPU, losses bit-identical to those of one that was never killed.
+"""
+
+# B sequences in a micro-batch, T positions
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from math import isfinite
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor
+
+from search.data.dataset import Data, batch, validation_windows
+from search.record import DIVERGED, FAILED, FINISHED, Reading, Record, Run
+from search.runs import disk_error, usable_record, write_record, write_run
+from search.train.engine import AutogradEngine, Engine, KernelEngine, Weights
+from search.train.parametrise import initialise, lr_factor, parameter_groups
+from search.train.placement import Placement, rank, settle, world
+from space.model import Attention, Decoder
+
+Progress = Callable[[dict[str, Any]], None]
+Listener = Callable[[Reading], None]
+Told = TypeVar("Told")
+Tokens = np.ndarray[Any, np.dtype[np.int64]]
+
+CURVE_POINTS = 200
+"""Training lines of `metrics.jsonl`, whatever the length of the run."""
+TRUNK, BRANCH = "state.pt", "branch.pt"
+"""Checkpoints: of the trunk, and of a branch in progress that left it there."""
+
+
+class Stop(Exception):
+    """Raised by a callback to stop a run, which leaves a checkpoint and passes it on."""
+
+
+class Diverged(Exception):
+    """The loss or the gradient is no longer finite. Caught by `train`, which records it."""
+
+
+def train(
+    run: Run,
+    data: Data,
+    folder: Path,
+    *,
+    placement: Placement,
+    progress: Progress | None = None,
+    listener: Listener | None = None,
+) -> Record:
+    """The record of a run: the one in its folder, or that of training it, going on from its
+    checkpoint.
+
+    `progress` hears of every step, `listener` of the reading at each of the recipe's horizons, back
+    on the trunk; first of those that the checkpoint has. Divergence, lack of memory and crashes of
+    the run itself are recorded with their reason. What `progress` or `listener` raises, `Stop` or
+    another, is no outcome of the run: it is passed on, once a checkpoint is written.
+
+    Raises:
+        OSError: the disk is full or cannot be written; the last checkpoint stays.
+    """
+    if (existing := usable_record(folder)) is not None and existing.final:
+        return existing
+    folder.mkdir(parents=True, exist_ok=True)
+    if torch.cuda.is_available() and world() > 1:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before anything is put on a card
+    record = Record(run=run, status=FAILED, started=datetime.now(UTC).isoformat(timespec="seconds"))
+    training = None
+    try:
+        training = Training(run, data, folder, placement, progress, listener)
+        training.to_the_end()
+        record = replace(record, status=FINISHED)
+    except Diverged as reason:
+        record = replace(record, status=DIVERGED, reason=str(reason))
+    except Exception as error:
+        if training is not None and error is training.called_back:
+            raise
+        if (disk := disk_error(error)) is not None:
+            raise disk from error
+        if world() > 1:
+            raise  # torchrun then ends the other ranks, which would wait for this one
+        (folder / "error.txt").write_text(traceback.format_exc())
+        record = replace(record, reason=_reason(error))
+    if training is not None:
+        record = replace(record, **training.outcome())
+    record = replace(record, data=data.describe(), commit=commit(), versions=versions())
+    if rank() == 0:
+        write_record(folder, record)
+        if record.final:
+            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return record
+
+
+@dataclass
+class State:
+    """What goes from one step to the next, besides weights and optimiser."""
+
+    step: int = 0
+    train_s: float = 0.0
+    eval_s: float = 0.0
+    compile_s: float = 0.0
+    branch_s: float = 0.0
+    trunk_step: int | None = None
+    """In a branch, the step at which it left the trunk."""
+    metrics_bytes: int = 0
+    """Length of `metrics.jsonl` at the checkpoint; what a crash left behind it is cut off."""
+    readings: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Training:
+    """One run in progress."""
+
+    def __init__(
+        self,
+        run: Run,
+        data: Data,
+        folder: Path,
+        placement: Placement,
+        progress: Progress | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        self.run, self.recipe, self.data, self.folder = run, run.recipe, data, folder
+        self.progress, self.listener = progress or _ignore, listener or _ignore
+        self.branches = run.recipe.branches
+        saved = _load_checkpoint(folder)
+        pinned = placement.pinned_by(saved["placement"]) if saved else placement
+        self.placement = settle(pinned, run)
+        assert self.placement.threads is not None, "settled"
+        torch.set_num_threads(self.placement.threads)
+        self.model = _build(run, self.placement)
+        self.weights = Weights(self.model)
+        self.engine = _engine(self.model, self.weights, self.placement, run.recipe.precision)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, run.recipe),
+            betas=(run.recipe.beta1, run.recipe.beta2),
+            fused=True,
+        )
+        self.called_back: Exception | None = None
+        """What a callback raised."""
+        self.ahead: tuple[Tensor, Tensor] | None = None
+        """The next step's batch, where it was fetched ahead of time."""
+        self.state = State()
+        if saved:
+            self._restore(saved)
+            self.state = State(**saved["state"])
+        self.first_step = True
+        self.validation = validation_windows(data, run.recipe.seq_len, run.recipe.eval_tokens)
+
+    def to_the_end(self) -> None:
+        """Train what is left, then write the weights."""
+        if rank() == 0:
+            write_run(self.folder, self.run)
+        with self._open_metrics() as metrics, _process_group(self.placement):
+            self._loop(metrics)
+        if rank() == 0:
+            weights = {n: p.detach().cpu().clone() for n, p in self.model.named_parameters()}
+            save_file(weights, self.folder / "weights.safetensors")
+
+    def outcome(self) -> dict[str, Any]:
+        """The fields of the record that the run itself decides."""
+        state = self.state
+        trained_s = max(state.train_s - state.compile_s, 1e-9)
+        trunk_step = state.step if state.trunk_step is None else state.trunk_step
+        return {
+            "readings": tuple(Reading.from_dict(r) for r in state.readings),
+            "train_s": state.train_s,
+            "eval_s": state.eval_s,
+            "compile_s": state.compile_s,
+            "branch_s": state.branch_s,
+            "tokens_per_s": trunk_step * self.recipe.tokens_per_step / trained_s,
+            "device": {**asdict(self.placement), "name": device_name(self.placement.device)},
+        }
+
+    @property
+    def in_branch(self) -> bool:
+        return self.state.trunk_step is not None
+
+    @property
+    def end(self) -> int:
+        """The step at which the learning rate has decayed."""
+        return self.branches[len(self.state.readings)].end if self.in_branch else self.recipe.steps
+
+    def _loop(self, metrics: TextIO) -> None:
+        recipe, state = self.recipe, self.state
+        log_every = max(1, recipe.steps // CURVE_POINTS)
+        evaluate_at = {
+            recipe.steps * (i + 1) // recipe.evaluations for i in range(recipe.evaluations)
+        }
+        checkpointed = time.monotonic()
+        for reading in state.readings[: len(self.branches)]:
+            self._call(self.listener, Reading.from_dict(reading), metrics)
+        while state.step < recipe.steps:
+            if self._branch_starts():
+                self._branch_off(metrics)
+            loss, norm, lr = self.timed_step()
+            if not (isfinite(loss) and isfinite(norm)):
+                raise Diverged(f"loss {loss}, gradient norm {norm} at step {state.step}")
+            decayed = state.step == self.end
+            if decayed or state.step % log_every == 0:
+                self._log(metrics, train_loss=loss, lr=lr, grad_norm=norm)
+            if decayed or (state.step in evaluate_at and not self.in_branch):
+                self._evaluate(metrics, reading=decayed)
+            if decayed and self.in_branch:
+                self._return_to_trunk(metrics)
+                self._call(self.listener, Reading.from_dict(state.readings[-1]), metrics)
+            self._call(self.progress, self._standing(loss), metrics)
+            if time.monotonic() - checkpointed > self.placement.checkpoint_s:
+                self._checkpoint(metrics)
+                checkpointed = time.monotonic()
+
+    def _call(self, callback: Callable[[Told], None], told: Told, metrics: TextIO) -> None:
+        try:
+            callback(told)
+        except Exception as error:
+            self.called_back = error
+            self._checkpoint(metrics)
+            raise
+
+    def _branch_starts(self) -> bool:
+        """Whether the next branch leaves the trunk here."""
+        following = self.branches[len(self.state.readings) :]
+        return bool(following) and not self.in_branch and following[0].start == self.state.step
+
+    def _branch_off(self, metrics: TextIO) -> None:
+        """Leave the trunk, whose checkpoint stays until the branch returns to it."""
+        started = time.perf_counter()
+        self._checkpoint(metrics)
+        self.state.trunk_step = self.state.step
+        self._spend("branch_s", started)
+
+    def _return_to_trunk(self, metrics: TextIO) -> None:
+        """Take up weights and optimiser where the branch left them, with its reading in hand.
+
+        Several processes need no barrier: all have gone through a sum over them since the first
+        wrote that checkpoint, and until it writes other weights.
+        """
+        started = time.perf_counter()
+        if (trunk := _read_checkpoint(self.folder / "checkpoint" / TRUNK)) is None:
+            raise RuntimeError("the checkpoint that the branch left is damaged")
+        self._restore(trunk)
+        assert self.state.trunk_step is not None, "a branch ends here"
+        self.state.step, self.state.trunk_step = self.state.trunk_step, None
+        self._spend("branch_s", started)
+        self._checkpoint(metrics)
+
+    def _spend(self, account: str, started: float) -> float:
+        """Seconds since `started`, put on an account of the state."""
+        seconds = time.perf_counter() - started
+        account = "branch_s" if self.in_branch else account
+        setattr(self.state, account, getattr(self.state, account) + seconds)
+        return seconds
+
+    def timed_step(self) -> tuple[float, float, float]:
+        first, self.first_step = self.first_step, False
+        started = time.perf_counter()
+        result = self._step()
+        seconds = self._spend("train_s", started)
+        self.state.step += 1
+        if first and self.placement.compile == "yes" and not self.in_branch:
+            self.state.compile_s += seconds  # the step itself is next to nothing beside it
+        return result
+
+    def _step(self) -> tuple[float, float, float]:
+        """One optimiser step: its loss (nats per token), gradient norm and base learning rate."""
+        recipe, step = self.recipe, self.state.step
+        ahead, self.ahead = self.ahead, None
+        x, y = ahead or self._batch(step)
+        factor = lr_factor(recipe, step, self.end)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        self.weights.gradients.zero_()
+        tokens = recipe.batch_size * recipe.seq_len
+        total = self.engine.nll(x, y, 1 / tokens).sum() / tokens
+        if step + 1 < self.end:
+            self.ahead = self._batch(step + 1)  # while a GPU is busy with this one
+        if world() > 1:
+            dist.all_reduce(total)  # each rank has done its share of the batch's sequences
+            dist.all_reduce(self.weights.gradients)
+        norm = torch.linalg.vector_norm(self.weights.gradients)
+        if norm > recipe.grad_clip:
+            self.weights.gradients *= recipe.grad_clip / norm
+        self.optimizer.step()
+        self.engine.refresh()
+        return float(total), float(norm), recipe.lr * factor
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """This rank's inputs and targets of a step, on their way to the device."""
+        recipe = self.recipe
+        ids = batch(self.data, self.run.seed, step, recipe.batch_size, recipe.seq_len)
+        rows = _share(recipe.batch_size)
+        return self._put(ids[0][rows]), self._put(ids[1][rows])
+
+    def _put(self, ids: Tokens) -> Tensor:
+        here = torch.from_numpy(ids)
+        if self.placement.device == "cuda":
+            here = here.pin_memory()  # what is not pinned would be waited for
+        return here.to(self.placement.device, non_blocking=True)
+
+    def _evaluate(self, metrics: TextIO, reading: bool) -> None:
+        """Score the fixed validation slice; where the rate has decayed, it is a reading."""
+        started = time.perf_counter()
+        inputs, targets = self.validation
+        rows = _share(len(inputs))
+        nll = self.engine.nll(self._put(inputs[rows]), self._put(targets[rows])).double().sum()
+        if world() > 1:
+            dist.all_reduce(nll)
+        loss, bpb = self.data.score(float(nll), targets)
+        if not isfinite(loss):
+            raise Diverged(f"validation loss {loss} at step {self.state.step}")
+        self._spend("eval_s", started)
+        self._log(metrics, val_loss=loss, val_bpb=bpb)
+        if reading:
+            self.state.readings.append({"tokens": self._tokens(), "val_loss": loss, "val_bpb": bpb})
+
+    def _tokens(self) -> int:
+        return self.state.step * self.recipe.tokens_per_step
+
+    def _standing(self, loss: float) -> dict[str, Any]:
+        """How far the run is, the steps of branches counted."""
+        state, recipe = self.state, self.recipe
+        step = state.step + sum(branch.steps for branch in self.branches[: len(state.readings)])
+        tokens = step * recipe.tokens_per_step
+        return {
+            "step": step,
+            "of": recipe.trained_tokens // recipe.tokens_per_step,
+            "tokens": tokens,
+            "train_loss": loss,
+            "tokens_per_s": tokens / (state.train_s + state.branch_s),
+        }
+
+    @contextmanager
+    def _open_metrics(self) -> Iterator[TextIO]:
+        """The curve's file, cut back to what the checkpoint knows."""
+        path = self.folder / "metrics.jsonl" if rank() == 0 else Path(os.devnull)
+        with open(path, "a+") as file:
+            if rank() == 0:
+                file.truncate(self.state.metrics_bytes)
+                file.seek(0, os.SEEK_END)  # where a checkpoint before the next line finds it
+            yield file
+            _sync(file)
+
+    def _log(self, metrics: TextIO, **values: Any) -> None:
+        state = self.state
+        elapsed = state.train_s + state.eval_s + state.branch_s
+        line = {"step": state.step, "tokens": self._tokens(), **values}
+        if self.in_branch:
+            line["horizon"] = self.recipe.horizons[len(state.readings)]
+        metrics.write(json.dumps({**line, "elapsed_s": round(elapsed, 3)}) + "\n")
+        metrics.flush()
+
+    def _checkpoint(self, metrics: TextIO) -> None:
+        """Replace the checkpoint: all of it is there, or the one before. A branch has its own
+        beside the trunk's, and on the trunk none is left."""
+        if rank() != 0:
+            return
+        _sync(metrics)
+        self.state.metrics_bytes = metrics.tell()
+        folder = self.folder / "checkpoint"
+        folder.mkdir(exist_ok=True)
+        path = folder / (BRANCH if self.in_branch else TRUNK)
+        part = path.with_suffix(".pt.part")
+        with open(part, "wb") as file:
+            torch.save(
+                {
+                    "weights": dict(self.model.named_parameters()),
+                    "optimizer": self.optimizer.state_dict(),
+                    "state": asdict(self.state),
+                    "placement": asdict(self.placement),
+                },
+                file,
+            )
+            _sync(file)
+        part.replace(path)
+        if not self.in_branch:
+            (folder / BRANCH).unlink(missing_ok=True)
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        """Take weights and optimiser from a checkpoint."""
+        with torch.no_grad():
+            for name, p in self.model.named_parameters():
+                p.copy_(saved["weights"][name])
+        self.engine.refresh()
+        self.optimizer.state.clear()  # makes room for the moments that replace these
+        self.optimizer.load_state_dict(saved["optimizer"])
+
+
+def _build(run: Run, placement: Placement) -> Decoder:
+    """The model with its initial weights, in the form that the placement asks for."""
+    assert run.init_seed is not None, "filled in by Run"
+    model = Decoder(run.architecture)
+    initialise(model, run.recipe, run.init_seed)
+    model.to(placement.device)
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.fused = placement.device == "cuda"  # on CPUs two products are faster
+    if placement.compile == "yes":
+        _forget_other_shapes(run)
+        for layer in model.model.layers:
+            layer.compile(dynamic=False)  # compiled once, for all layers of this shape
+    return model
+
+
+def _engine(model: Decoder, weights: Weights, placement: Placement, precision: str) -> Engine:
+    if placement.engine == "kernels":
+        return KernelEngine(model, weights, placement, precision)
+    return AutogradEngine(model, placement, precision)
+
+
+def _share(sequences: int) -> slice:
+    """This rank's rows of a batch."""
+    return slice(*(sequences * r // world() for r in (rank(), rank() + 1)))
+
+
+_compiled: tuple[Any, ...] = ()
+
+
+def _forget_other_shapes(run: Run) -> None:
+    """Keep one shape compiled in this process: beyond eight, torch silently stops compiling.
+
+    On disk torch keeps them all, so that coming back to a shape takes about a second.
+    """
+    global _compiled
+    a = run.architecture
+    shape = (
+        (a.vocab_size, a.hidden_size, a.intermediate_size, a.hidden_act),
+        (a.num_attention_heads, a.num_key_value_heads, a.head_dim, a.qk_norm, a.attention_bias),
+        (run.recipe.seq_len, run.recipe.precision),
+    )
+    if shape != _compiled:
+        torch.compiler.reset()
+        _compiled = shape
+
+
+def _ignore(told: Any) -> None: ...
+
+
+def _load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The checkpoint of a run folder: of the branch that the trunk's one waits for, or the trunk's
+    own."""
+    trunk, branch = (_read_checkpoint(folder / "checkpoint" / name) for name in (TRUNK, BRANCH))
+    if trunk is None or branch is None:
+        return trunk
+    left, here = trunk["state"], branch["state"]
+    waits = (left["step"], left["readings"]) == (here["trunk_step"], here["readings"])
+    return branch if waits else trunk
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """A checkpoint; a damaged one is set aside, named, and what it held is done again."""
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:  # torch raises many kinds for a damaged file
+        path.replace(path.with_suffix(".corrupt"))
+        print(f"warning: {path} cannot be read ({error}); it was set aside and is done again")
+        return None
+
+
+@contextmanager
+def _process_group(placement: Placement) -> Iterator[None]:
+    """Joins the processes that `torchrun` started; nothing where there is one."""
+    if world() == 1 or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("nccl" if placement.device == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    if file.name != os.devnull:
+        os.fsync(file.fileno())
+
+
+def _reason(error: Exception) -> str:
+    """One line: the kind of failure and what it says."""
+    lines = str(error).strip().splitlines()
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        sign in str(error) for sign in ("out of memory", "allocate memory")
+    )
+    kind = "out of memory" if memory else type(error).__name__
+    return f"{kind}: {lines[0]}" if lines else kind
+
+
+@cache
+def commit() -> str | None:
+    """The commit that this code stands at, marked where files differ from it; None outside a
+    clone."""
+    root = Path(__file__).parent.parent.parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what decides numbers."""
+    packages = ("torch", "numpy", "tokenizers", "optuna")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+@cache
+def device_name(kind: str) -> str:
+    """The processor's or the card's name."""
+    if kind == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(x.split(":")[1].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,187 @@
+"""Where and how a run is executed: what may change its speed but not its meaning."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from search.recipe import Recipe
+from search.record import Run
+from search.train.kernels import MAX_HEAD_DIM, Unavailable, library
+
+CPU_TOKENS, GPU_TOKENS = 1024, 32768
+"""Tokens in a micro-batch: on a CPU their activations stay in its cache, on a GPU their logits and
+activations in its memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Device choices of one worker. None and `auto` are settled on the machine; checkpoints pin
+    them."""
+
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: CUDA where there is one."""
+    threads: int | None = None
+    """CPU threads of one worker. Default: the cores divided among the workers. Kernels use as many
+    as a batch has micro-batches, and hold gradients for each."""
+    micro_batch: int | None = None
+    """Sequences in one forward and backward pass; the rest of the batch is accumulated."""
+    engine: str = "auto"
+    """`kernels` (`search/kernels.cpp`, on CPUs), `autograd` (torch's own way), or `auto`: kernels
+    on a CPU with g++."""
+    compile: str = "auto"
+    """Whether `autograd` compiles the layers: `yes`, `no`, or `auto`: on a GPU."""
+    checkpoint_s: float = 20.0
+    """Seconds between checkpoints: the most that a kill can lose."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("device", ("auto", "cpu", "cuda")),
+            ("engine", ("auto", "kernels", "autograd")),
+            ("compile", ("auto", "yes", "no")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"placement.{name} must be one of {', '.join(choices)}, "
+                    f"but got {getattr(self, name)!r}"
+                )
+        for name in ("threads", "micro_batch", "checkpoint_s"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"placement.{name} must be positive, but got {value}")
+
+    def pinned_by(self, saved: Mapping[str, Any]) -> Self:
+        """This placement with all that it leaves open as a checkpoint has it.
+
+        What is given explicitly wins: a run that ran out of memory must be able to go on with a
+        smaller micro-batch. It is then no longer bit-identical to one that was never stopped.
+        """
+        open_ = {k: saved[k] for k, v in asdict(self).items() if v in (None, "auto")}
+        return replace(self, **open_)
+
+
+def settle(placement: Placement, run: Run) -> Placement:
+    """The placement with nothing left open on this machine.
+
+    Raises:
+        ValueError: a device that is not there.
+    """
+    import torch  # the parent process and reports do without it
+
+    cuda = torch.cuda.is_available()
+    if placement.device == "cuda" and not cuda:
+        raise ValueError("placement.device must be there, but got cuda and no GPU is seen; use cpu")
+    on_gpu = cuda and placement.device != "cpu"
+    share = run.recipe.batch_size // world()
+    if share < 1:
+        raise ValueError(
+            f"batch_size must be at least the number of processes, but got {run.recipe.batch_size} "
+            f"and {world()}; start fewer"
+        )
+    tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
+    engine = _settle_engine(placement.engine, on_gpu, run)
+    threads = placement.threads or _own_threads()
+    each = -(-share // threads) if engine == "kernels" else share  # threads share no micro-batch
+    fits = min(each, max(1, tokens // run.recipe.seq_len))
+    settled = replace(
+        placement,
+        device="cuda" if on_gpu else "cpu",
+        threads=threads,
+        micro_batch=placement.micro_batch or fits,
+        engine=engine,
+        compile=_or(placement.compile, "yes" if on_gpu else "no"),
+    )
+    if settled.compile == "yes" and not on_gpu and shutil.which("g++") is None:
+        raise ValueError(
+            "placement.compile=yes needs g++ on a CPU, and none is found; use compile=no"
+        )
+    return settled
+
+
+def _own_threads() -> int:
+    """Those that this process was started with, one a core at most: torch's number follows the run
+    before."""
+    import torch
+
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    started_with = int(given) if given.isdecimal() else 0
+    return min(started_with or torch.get_num_threads(), cores())
+
+
+def cores() -> int:
+    """Cores that this process may use, a container's limit included."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(seen, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such limit
+        return seen
+
+
+def _settle_engine(given: str, on_gpu: bool, run: Run) -> str:
+    """The engine by name; where kernels are asked for and cannot be had, a clear error."""
+    if given == "autograd" or (given == "auto" and on_gpu):
+        return "autograd"
+    try:
+        if on_gpu:
+            raise Unavailable("they run on CPUs only")
+        if run.architecture.head_size > MAX_HEAD_DIM:
+            raise Unavailable(f"head_dim is over {MAX_HEAD_DIM}")
+        library()
+    except Unavailable as reason:
+        if given == "kernels":
+            raise ValueError(
+                f"placement.engine=kernels must be possible here, but {reason}; use auto"
+            ) from None
+        return "autograd"
+    return "kernels"
+
+
+def what_is_lost(placement: Placement) -> str | None:
+    """A line for a user whose CPU trains more slowly than it could, and why; None where all is
+    well."""
+    if placement.device != "cpu" or placement.engine == "kernels":
+        return None
+    try:
+        library()
+    except Unavailable as reason:
+        return f"training goes by autograd, which is slower, because {reason}"
+    return None
+
+
+def settle_precision(recipe: Recipe, placement: Placement) -> Recipe:
+    """The recipe with `precision=auto` replaced: bf16 on GPUs and on CPUs that multiply it
+    natively."""
+    if recipe.precision != "auto":
+        return recipe
+    import torch
+
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    on_gpu = placement.device != "cpu" and torch.cuda.is_available()
+    return replace(recipe, precision="bf16" if on_gpu or native else "fp32")
+
+
+def autocast(placement: Placement, precision: str) -> AbstractContextManager[None]:
+    """The context in which a forward pass runs."""
+    import torch
+
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(placement.device, dtype=torch.bfloat16)
+
+
+def rank() -> int:
+    """This process among those of `torchrun`."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """How many processes `torchrun` started for this run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _or(given: str, default: str) -> str:
+    return default if given == "auto" else given

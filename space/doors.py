@@ -1,0 +1,147 @@
+"""Doors: the places where the project is extended, by one new file each.
+
+A door is a protocol and a package, each of whose modules defines one thing that keeps it. Others
+come from outside, without a fork: by an entry point of an installed package, by the name of a
+module, or by the path of a file.
+
+    executor=local             search/executors/local.py defines EXECUTOR
+    executor=mine              the entry point `mine` of the group isoparam.executor
+    executor=lab.cluster       the module lab/cluster.py of the Python path
+    executor=mine.py           that file, from the current folder
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any, Generic, TypeVar, cast
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Door(Generic[T]):
+    """One kind of thing that users may add."""
+
+    name: str
+    """As messages, options and the entry points' group `isoparam.<name>` have it."""
+    package: str
+    """Whose modules are the project's own; those with a leading underscore are not."""
+    protocol: type[T]
+    """What each must be."""
+
+    @property
+    def member(self) -> str:
+        """What a module must define."""
+        return self.name.upper()
+
+    def names(self) -> list[str]:
+        """Those of the project and of installed packages, sorted."""
+        return sorted({*self._own(), *(point.name for point in self._installed())})
+
+    def load(self, name: str) -> T:
+        """The implementation of this name, module or file.
+
+        Raises:
+            ValueError: there is none, or it lacks what the protocol asks for.
+        """
+        if not isinstance(name, str):
+            raise ValueError(f"{self.name} must be a name, but got {name!r}; {self._choices('')}")
+        module = self._find(name)
+        if module is None:
+            raise ValueError(
+                f"{self.name} must be one of {', '.join(self.names())}, a module or a file, but "
+                f"got {name!r}{self._choices(name)}"
+            )
+        where = getattr(module, "__file__", None) or name
+        found = getattr(module, self.member, None)
+        if found is None:
+            raise ValueError(f"{where} must define {self.member}, but does not")
+        if lacking := [m for m in members(self.protocol) if not hasattr(found, m)]:
+            raise ValueError(
+                f"{self.member} of {where} must have {', '.join(members(self.protocol))}, but "
+                f"lacks {', '.join(lacking)}"
+            )
+        return cast(T, found)
+
+    def identity(self, name: str) -> str:
+        """What run keys hold: the name of one of the project's own; of another its module's name
+        and a digest of its source, so that a changed file is another thing."""
+        if name in self._own():
+            return name
+        self.load(name)
+        module = self._find(name)
+        source = Path(str(module.__file__)).read_bytes() if module else b""
+        stem = Path(name).stem if name.endswith(".py") else name
+        return f"{stem}@{hashlib.sha256(source).hexdigest()[:12]}"
+
+    def all(self) -> Iterator[tuple[str, T]]:
+        """Each of `names` with its implementation."""
+        for name in self.names():
+            yield name, self.load(name)
+
+    def _own(self) -> list[str]:
+        path = importlib.import_module(self.package).__path__
+        return [m.name for m in iter_modules(path) if not m.name.startswith("_")]
+
+    def _installed(self) -> tuple[EntryPoint, ...]:
+        return tuple(entry_points(group=f"isoparam.{self.name}"))
+
+    def _find(self, name: str) -> ModuleType | None:
+        if name in self._own():
+            return importlib.import_module(f"{self.package}.{name}")
+        for point in self._installed():
+            if point.name == name:
+                return importlib.import_module(point.module)
+        if name.endswith(".py"):
+            return _from_file(Path(name).resolve()) if Path(name).is_file() else None
+        if "." in name and _is_module(name):
+            return importlib.import_module(name)
+        return None
+
+    def _choices(self, name: str) -> str:
+        near = get_close_matches(name, self.names(), n=1)
+        return f"; did you mean {near[0]}?" if near else ""
+
+
+def members(protocol: type[Any]) -> list[str]:
+    """The public names that a protocol asks for, in the order in which it states them."""
+    names: dict[str, None] = {}
+    for base in reversed(protocol.__mro__):
+        if base is object or not getattr(base, "_is_protocol", True) or base.__name__ == "Protocol":
+            continue
+        stated = [*getattr(base, "__annotations__", {}), *vars(base)]
+        names |= dict.fromkeys(n for n in stated if not n.startswith("_"))
+    return list(names)
+
+
+@cache
+def _from_file(path: Path) -> ModuleType:
+    """A module from its file, once for each process."""
+    name = f"isoparam_door_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None, "a .py file has a loader"
+    assert spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look themselves up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ValueError(f"{path} could not be loaded: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False

@@ -1,0 +1,546 @@
+"""`python -m ablations`: tables from YAML, their cells, what they leave, and what is refused."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from study_fixtures import records, run, write_text
+from table_fixtures import RECIPE, TABLE, make
+
+from ablations.__main__ import table_facts, usual
+from ablations.arms import TableFile, table_names
+from ablations.cells import TableWork
+from ablations.config import AblationConfig
+from ablations.stats.sequential import looked
+from ablations.timing import Timing
+from reports.views.ablation import (
+    Report,
+    _panel,
+    latex,
+    markdown,
+    side_by_side,
+    summary,
+    table_rows,
+)
+from search.config import DataConfig
+from search.data.dataset import prepare
+from search.study.plan import Attempt, Cell, Step
+from search.train.placement import Placement
+from space.budget import MAX_DEVIATION, Budget, fit
+from space.cost import cost, num_norms
+
+PRINTED = {
+    "depth_width": [
+        [163.2, 142.6, 138.1, 134.1, 132.4, 132.4, 135.0, 134.6, 134.3],
+        [388.0, 381.4, 379.9, 386.7, 376.3, 373.8, 371.1, 380.3, 374.7, 376.2],
+    ],
+    "design_roadmap": [
+        [134.1, 134.1, 135.0, 118.6, 124.6, 124.6],
+        [376.8, 386.7, 380.3, 351.6, 345.3, 345.3],
+    ],
+}
+"""Millions of parameters in tables 11 and 10 of MobileLLM (arXiv:2402.14905v2)."""
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_every_table_lies_on_its_budget_and_trains_distinct_runs(name: str) -> None:
+    table = TableFile.read(name).table("proxy", RECIPE, 2048)
+    work = TableWork(table=table, data_fingerprint="a")
+    assert work.total > 0
+    for panel in table.panels:
+        off = {arm.name: panel.budget.deviation(arm.architecture) for arm in panel.arms}
+        wrong = {arm: d for arm, d in off.items() if abs(d) > MAX_DEVIATION}
+        assert set(wrong) <= ({"tied"} if name == "embedding_tying" else set())
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_paper_shapes_count_as_printed_without_norms(name: str) -> None:
+    table = TableFile.read(name).table("paper", RECIPE, 32000)
+    for panel, printed in zip(table.panels, PRINTED[name], strict=True):
+        for arm, millions in zip(panel.arms, printed, strict=True):
+            arch = arm.architecture
+            norms = (num_norms(arch) + 1) * arch.hidden_size
+            assert (cost(arch).parameters - norms) / 1e6 == pytest.approx(millions, abs=0.051)
+
+
+def test_equal_flops_means_equal_flops() -> None:
+    table = TableFile.read("sharing_budgets").table("proxy", RECIPE, 2048)
+    work = TableWork(table=table, data_fingerprint="a")
+    panel = table.panel("equal training FLOPs")
+    spent = [work.run({"panel": panel.name, "arm": arm.name}, 0).train_flops for arm in panel.arms]
+    assert max(spent) / min(spent) < 1.06  # whole steps of 4096 tokens
+    params = [cost(arm.architecture).parameters for arm in panel.arms]
+    assert max(params) / min(params) < 1.003
+
+
+def told(work: TableWork, value: "dict[str, float]", run: int) -> "list[Attempt]":
+    """Trials of a study whose workers did all that `work` asked for, with an arm's own value."""
+    attempts: list[Attempt] = []
+    rng = np.random.default_rng(run)
+    while isinstance(cell := work.next(attempts, 0), Cell):
+        key = work.run(cell.params, cell.seed).key
+        attempts.append(
+            Attempt(
+                number=len(attempts),
+                state="COMPLETE",
+                params=cell.params,
+                key=key,
+                seed=cell.seed,
+                value=value.get(cell.params["arm"], 0.0) + rng.normal(0, 0.01),
+                status="finished",
+            )
+        )
+    assert cell is Step.DONE
+    return attempts
+
+
+def small_work(tmp_path: Path, arms: str = "") -> TableWork:
+    path = tmp_path / "small.yaml"
+    path.write_text(TABLE.replace("seeds: 2", "seeds: auto") + arms)
+    table = TableFile.read(str(path)).table("proxy", RECIPE, 300)
+    return TableWork(table=table, data_fingerprint="a", first_seed=7)
+
+
+def test_seeds_are_given_as_they_are_needed(tmp_path: Path) -> None:
+    work = small_work(tmp_path, "      cycle: {sharing: cycle x2}\n")
+    attempts = told(work, {"immediate": -5.0}, run=1)
+    runs = Counter(a.params["arm"] for a in attempts)
+    assert runs == {"none": 10, "immediate": 4, "cycle": 10}
+    assert {a.seed for a in attempts} == set(range(7, 17))
+    after = work.after(attempts, 0)
+    assert after.total == len(attempts)
+    assert {p["key"] for p in after.places()} == {a.key for a in attempts}
+    assert work.after([], 0).total == 3 * 4
+
+
+def test_a_look_waits_for_the_runs_in_progress(tmp_path: Path) -> None:
+    work = small_work(tmp_path)
+    attempts = told(work, {}, run=0)[:8]
+    assert isinstance(work.next(attempts, 0), Cell)
+    attempts[-1] = replace(attempts[-1], state="RUNNING", value=None, status=None)
+    assert work.next(attempts, 0) is Step.WAIT
+
+
+def test_a_look_is_made_once_for_what_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, looks = small_work(tmp_path), list[int]()
+    attempts = told(work, {}, run=1)
+
+    def counted(frame: pd.DataFrame, *given: str) -> Any:
+        looks.append(int(frame.done.sum()))
+        return looked(frame, *given)
+
+    monkeypatch.setattr("ablations.cells.looked", counted)
+    for ended in (attempts[:8], attempts[:8], attempts):
+        work.next(list(ended), 0)
+    assert looks == [8, len(attempts)]
+
+
+@pytest.mark.slow
+def test_a_table_is_made_once_and_regenerated_byte_for_byte(tmp_path: Path) -> None:
+    made = make(tmp_path)
+    assert made.returncode == 0, made.stderr
+    folder = tmp_path / "outputs" / "tables" / "small"
+    names = [f"table.{x}" for x in ("md", "tex", "csv", "html")] + ["forest.png", "forest.pdf"]
+    before = {name: (folder / name).read_bytes() for name in names}
+    frame = pd.read_csv(folder / "table.csv")
+    assert set(" ".join(frame.runs).split()) == set(records(tmp_path))
+    for key in records(tmp_path):
+        assert f"{key}".encode() in before["table.html"]
+    started = {key: record["started"] for key, record in records(tmp_path).items()}
+    again = make(tmp_path)
+    assert "4 of 4 runs done" in again.stdout
+    assert {name: (folder / name).read_bytes() for name in names} == before
+    more = make(tmp_path, "seeds=3")
+    assert more.returncode == 0, more.stderr
+    assert len(records(tmp_path)) == 6
+    assert started.items() <= {k: r["started"] for k, r in records(tmp_path).items()}.items()
+    (tmp_path / "small.yaml").write_text(TABLE + "      cycle: {sharing: cycle x2}\n")
+    arm = make(tmp_path, "seeds=3")
+    assert arm.returncode == 0, arm.stderr
+    assert "6 of 9 runs done" in arm.stdout
+    assert len(records(tmp_path)) == 9
+    assert started.items() <= {k: r["started"] for k, r in records(tmp_path).items()}.items()
+    other = make(tmp_path, "recipe.lr=0.004")
+    assert other.returncode == 2
+    assert "recipe.lr was 0.003, is 0.004" in other.stderr
+    assert "called=NAME" in other.stderr
+
+
+@pytest.mark.slow
+def test_seeds_as_needed_end_and_are_asked_for_once(tmp_path: Path) -> None:
+    made = make(tmp_path, "seeds=auto")
+    assert made.returncode == 0, made.stderr
+    assert "4 seeds each, up to 10" in made.stdout
+    frame = pd.read_csv(tmp_path / "outputs" / "tables" / "small" / "table.csv")
+    runs = frame.set_index("arm").runs.str.split().str.len()
+    assert set(frame["look"]) == set(runs) <= {4, 6, 10}
+    assert len(records(tmp_path)) == runs.sum()
+    again = make(tmp_path, "seeds=auto")
+    assert f"{runs.sum()} of {runs.sum()} runs done" in again.stdout
+    assert len(records(tmp_path)) == runs.sum()
+
+
+@pytest.mark.slow
+def test_equal_arms_leave_a_calibration(tmp_path: Path) -> None:
+    write_text(tmp_path)
+    table = TABLE.split("    arms:")[0].replace("none", "a") + (
+        "    arms:\n      a: {init_shift: 0}\n      b: {init_shift: 100}\n"
+        "      c: {init_shift: 200}\n"
+    )
+    (tmp_path / "small.yaml").write_text(table)
+    made = make(tmp_path)
+    assert made.returncode == 0, made.stderr
+    text = (tmp_path / "outputs" / "tables" / "small" / "calibration.md").read_text()
+    assert "| 3 | 2 | equal |" in text
+    assert re.search(r"\| verdicts \| [0-2] of 2 \|", text)
+
+
+@pytest.mark.slow
+def test_a_search_is_confirmed_over_fresh_seeds_and_its_report_says_so(tmp_path: Path) -> None:
+    searched = run(tmp_path, "n_trials=3", "replicates.seeds=1", "report=true")
+    assert searched.returncode == 0, searched.stderr
+    used = set(records(tmp_path))
+    made = make(tmp_path, "table=confirm", "study=tiny", "top=1", "seeds=2")
+    assert made.returncode == 0, made.stderr
+    fresh = {k: r for k, r in records(tmp_path).items() if k not in used}
+    assert {record["seed"] for record in fresh.values()} == {1, 2}
+    assert len(fresh) == 4
+    page = (tmp_path / "outputs" / "tiny" / "report.html").read_text()
+    assert "Confirmed over 2 fresh seeds" in page
+    other = make(tmp_path, "table=confirm", "study=tiny", "recipe.lr=0.01", "called=other")
+    assert other.returncode == 2
+    assert "trained with another" in other.stderr
+
+
+def test_a_table_is_called_as_asked_or_as_its_study_or_its_file() -> None:
+    def name(**given: str) -> str:
+        data = DataConfig(source="embedded", path=None)
+        return AblationConfig(table="small.yaml", data=data, recipe=RECIPE, **given).table_name
+
+    assert (name(), name(study="mine"), name(study="mine", called="own")) == (
+        "small",
+        "mine",
+        "own",
+    )
+
+
+@pytest.mark.parametrize("option", ["called", "study"])
+def test_all_tables_cannot_share_one_name(option: str) -> None:
+    data = DataConfig(source="embedded", path=None)
+    with pytest.raises(ValueError, match="must be left out at table=all, whose"):
+        AblationConfig(table="all", data=data, recipe=RECIPE, **{option: "mine"})
+
+
+def test_a_table_adds_its_overrides_but_for_those_given() -> None:
+    own = TableFile.read("proxy_horizon").overrides
+    assert own
+    assert usual(["table=proxy_horizon"]) == usual(["+table=proxy_horizon"]) == own
+    assert usual(["table=proxy_horizon", f"++{own[0]}"]) == own[1:]
+    with pytest.raises(ValueError, match=r"^space\.fixed\.x must come with the space"):
+        usual(["table=proxy_horizon", "~space.fixed.x"])
+
+
+WRONG = {
+    "unknown": ("", "", "table=nonsense", "table must be one of"),
+    "no seed": ("", "", "seeds=0", "seeds must be at least 1"),
+    "no number": ("", "", "seeds=many", "seeds must be a whole number or auto"),
+    "no name": ("", "", "study=a/b", "study must be a name that a folder"),
+    "no scale": ("", "", "scale=large", "scale must be one of"),
+    "no baseline": ("baseline: none", "baseline: nothing", "report=true", "the baseline of panel"),
+    "off budget": (
+        "{sharing: immediate x2,",
+        "{hidden_size: 32, num_attention_heads: 2, intermediate_size: 32,",
+        "report=true",
+        "must lie within 0.15%",
+    ),
+    "equal to nothing": (
+        "immediate x2,",
+        "immediate x2, equal: pace,",
+        "report=true",
+        "equal must",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_is_one_line(tmp_path: Path, wrong: str) -> None:
+    old, new, given, words = WRONG[wrong]
+    write_text(tmp_path)
+    (tmp_path / "small.yaml").write_text(TABLE.replace(old, new) if old else TABLE)
+    ended = make(tmp_path, given)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.strip().splitlines()
+    assert words in line
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("baseline: none", "baseline: nothing", "the baseline of panel"),
+        ("immediate x2,", "immediate x2, off_budget: false, like: none, num_blocks: 3,", "arm"),
+        (
+            "{sharing: immediate x2,",
+            "{hidden_size: 32, num_attention_heads: 2, intermediate_size: 32,",
+            "must lie within 0.15%",
+        ),
+        (
+            "proxy:",
+            "proxy:\n  - {name: two blocks, baseline: a, base: {num_blocks: 2}, "
+            "arms: {a: {}, b: {sharing: immediate x2}}}",
+            "names of their own, but got 'two blocks' 2 times; rename",
+        ),
+        ("proxy:", "proxy: [", r"wrong\.yaml must be YAML, but is not"),
+        ("proxy:", "paper: [5]\nproxy:", r"panel 1 of paper in .*wrong\.yaml must be a mapping"),
+        ("arms:", "arms: [a, b]\n    others:", r"arms of panel 1 in .* but got \['a', 'b'\]"),
+        ("{sharing: none, published: 44.6}", "5", "arm none of panel 1 in .* but got 5"),
+        ("immediate x2,", "immediate x2, recipe: 5,", "recipe of arm immediate of .* a mapping"),
+        ("immediate x2,", "immediate x2, recipe: {lr: fast},", "lr must be a number, but got 'fa"),
+        ("immediate x2,", "immediate x2, recipe: {horizons: 1},", "horizons must be a list of num"),
+        ("immediate x2,", "immediate x2, init_shift: [1],", "init_shift must be a whole number"),
+        ("immediate x2,", "immediate x2, equal: [flops],", "equal must be flops or time"),
+        ("immediate x2,", "immediate x2, like: [none],", "like must name an arm above it"),
+        ("immediate x2,", "immediate x2, like: none, spend: width,", "spend must be depth"),
+        ("immediate x2,", "immediate x2, spend: depth,", "but got 'depth' without like"),
+        ("sharing: immediate x2,", "like: none, qk_nrom: true,", "must be among .* got 'qk_nrom'"),
+        ("immediate x2,", "immediate x2, ffn_tolerance: big,", "ffn_tolerance must be a number"),
+        ("published: 45.0", "published: much", "published must be a number, but got 'much'"),
+        ("seeds: 2", "overrides: [proxy: default]", "an override in .* form OPTION=VALUE, but got"),
+        ("seeds: 2", "seeds: 2\nseeds: 3", "must be YAML, but is not: .* duplicate key seeds"),
+        ("proxy:", "trust: {space: full, lengths: 5}\nproxy:", "lengths of trust in .* a list"),
+        (
+            "proxy:",
+            "trust: {space: full, lengths: [1, 2], arms: many}\nproxy:",
+            "arms of trust must be a whole number, but got 'many'",
+        ),
+        (
+            "proxy:",
+            "transfer: {parametrisations: [sp], rates: 5, shapes: {}}\nproxy:",
+            "rates of transfer in .* a list",
+        ),
+    ],
+)
+def test_a_wrong_table_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(TABLE.replace(old, new))
+    with pytest.raises(ValueError, match=words):
+        TableFile.read(str(path)).table("proxy", RECIPE, 300)
+
+
+def test_a_table_is_read_as_hydra_reads_its_files(tmp_path: Path) -> None:
+    path = tmp_path / "rates.yaml"
+    arm = "immediate x2, recipe: {lr: 6e-3, tokens: 2e5, grad_clip: 1},"
+    text = TABLE.replace("name: two blocks", "name: [2]")
+    path.write_text(text.replace("immediate x2,", arm))
+    (panel,) = TableFile.read(str(path)).table("proxy", RECIPE, 300).panels
+    recipe = panel.arms[1].recipe
+    assert recipe == replace(RECIPE, lr=0.006, tokens=200_000, grad_clip=1.0)
+    assert [type(value) for value in (recipe.tokens, recipe.grad_clip)] == [int, float]
+    assert panel.name == "[2]"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles_whatever_the_names(tmp_path: Path) -> None:
+    report = beside_each_other("50% of $x_1 & y^2 #3 {~\\}, “é” ≥ ≤ × → – − < > |")
+    (tmp_path / "table.tex").write_text(latex(report))
+    (tmp_path / "all.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\\input{table}"
+        "\\end{document}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Missing character" not in (tmp_path / "all.log").read_text()
+
+
+def beside_each_other(name: str = "equal FLOPs") -> Report:
+    """A table whose two panels compare the same arms."""
+    work = TableWork(
+        table=TableFile.read("sharing_budgets").table("proxy", RECIPE, 2048), data_fingerprint="a"
+    )
+    cells = pd.DataFrame(work.places()).drop_duplicates(["panel", "arm", "seed"])
+    values = np.random.default_rng(0).normal(2, 0.01, len(cells))
+    cells = cells.assign(val_bpb=values, status="finished", reason=None)
+    facts = table_facts(work.table)["panels"][:2]
+    panels = [_panel(p, cells[cells.panel == p["name"]], "val_bpb", auto=False) for p in facts]
+    panels[1] = replace(panels[1], name=name, missing=(f"{name}\nof two lines",))
+    return Report(Path(), "t", name, "val_bpb", tuple(panels), cells)
+
+
+def test_comparisons_of_the_same_arms_are_printed_side_by_side() -> None:
+    report = beside_each_other()
+    beside = side_by_side(report)
+    assert beside is not None
+    columns, rows = beside
+    headings = [column.heading for column in columns]
+    assert headings[:6] == [
+        "arm",
+        "layers",
+        "parameters",
+        "FLOPs/token",
+        "KV B/token",
+        "decode B/token",
+    ]
+    assert headings[6:] == ["tokens", "equal distinct parameters", "tokens", "equal FLOPs"]
+    (second,) = (panel.rows.iloc[1] for panel in report.panels[1:])
+    assert len(rows) == len(report.panels[0].rows)
+    assert rows[1][-2].order == repr(float(second.tokens))
+    sign = "+" if second["diff"] > 0 else "−"
+    assert rows[1][-1].text == (
+        f"{second['mean']:.4f} ({sign}{abs(second['diff']):.4f}, {second.verdict})"
+    )
+    assert rows[0][-1].text.endswith(" (baseline)")
+    assert rows[1][-1].hint == rows[1][-2].hint == "runs " + second.runs
+    other = TableFile.read("layer_sharing").table("proxy", RECIPE, 2048)
+    assert len({arm.name for panel in other.panels for arm in panel.arms}) == 4
+    first, second = report.panels
+    wider = replace(second, rows=second.rows.assign(num_hidden_layers=1))
+    assert side_by_side(replace(report, panels=(first, wider))) is None
+
+
+TIMED = """
+caption: At equal time.
+budget: 100k
+seeds: 1
+proxy:
+  - name: ""
+    baseline: none
+    base: {num_blocks: 2}
+    arms:
+      none: {sharing: none}
+      immediate: {sharing: immediate x3, equal: time}
+"""
+
+
+def test_an_arm_or_panel_that_is_gone_is_named_with_those_there_are(tmp_path: Path) -> None:
+    work = small_work(tmp_path)
+    with pytest.raises(ValueError, match=r"one of 'none', 'immediate', but got 'cycle'; .* again"):
+        work.run({"panel": "two blocks", "arm": "cycle"}, 0)
+    with pytest.raises(ValueError, match="must be one of 'two blocks', but got 'three blocks'"):
+        work.run({"panel": "three blocks", "arm": "none"}, 0)
+
+
+def test_one_seed_is_said_to_give_no_verdict(tmp_path: Path) -> None:
+    facts = table_facts((work := small_work(tmp_path)).table)
+    cells = pd.DataFrame(work.places()).assign(val_bpb=1.5, status="finished", reason=None)
+
+    def forms(seeds: int) -> list[str]:
+        some = cells[cells.seed < 7 + seeds]
+        panel = _panel(facts["panels"][0], some, "val_bpb", auto=False)
+        report = Report(Path(), "small", "", "val_bpb", (panel,), some)
+        return [markdown(report), latex(report), summary(report)]
+
+    assert all("ne seed an arm" in text for text in forms(1))
+    assert not any("ne seed an arm" in text for text in forms(2))
+
+
+@pytest.mark.slow
+def test_all_tables_are_made_and_a_timing_is_made_once(tmp_path: Path) -> None:
+    """The command as it is, but for the folder of tables."""
+    write_text(tmp_path)
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    (tables / "first.yaml").write_text(TABLE)
+    (tables / "timed.yaml").write_text(TIMED)
+    code = (
+        "import sys; from pathlib import Path; import ablations.arms; "
+        "ablations.arms.TABLES = Path('tables'); from ablations.__main__ import main; main()"
+    )
+    made = make(tmp_path, "table=all", "seeds=1", program=["-c", code])
+    assert made.returncode == 0, made.stderr
+    outputs = tmp_path / "outputs" / "tables"
+    assert {path.parent.name for path in outputs.glob("*/table.md")} == {"first", "timed"}
+    timing = json.loads((outputs / "timed" / "timing.json").read_text())
+    base, shared = timing["seconds_per_token"].values()
+    frame = pd.read_csv(outputs / "timed" / "table.csv").set_index("arm")
+    assert frame.tokens["none"] == 1024
+    steps = max(1, round(8 * base / shared))
+    assert frame.tokens["immediate"] == 128 * steps
+    text = (outputs / "timed" / "table.md").read_text()
+    (date,) = {entry["date"] for entry in timing["runs"].values()}
+    assert f"a timing of {date}" in text
+    before = {path: path.read_bytes() for path in outputs.glob("*/*.*") if path.suffix != ".db"}
+    again = make(tmp_path, "table=all", "seeds=1", program=["-c", code])
+    assert "timing" not in again.stdout
+    assert again.stdout.count("2 of 2 runs done") == 2
+    same = [path for path, content in before.items() if path.read_bytes() == content]
+    assert {path.name for path in before} - {path.name for path in same} <= {"study.json"}
+
+
+def test_every_timing_is_told_with_its_own_origin(tmp_path: Path) -> None:
+    path = tmp_path / "timing.json"
+    older = {"date": "2026-01-02", "machine": "a laptop", "threads": 2, "commit": None}
+    later = {"date": "2026-03-04", "machine": "a server", "threads": 1, "commit": "0123456789ab"}
+    path.write_text(json.dumps({**older, "runs": {"a": {}}}))
+    assert Timing(path).words().endswith("from a timing of 2026-01-02 (a laptop, 2 threads).")
+    path.write_text(json.dumps({**older, "runs": {"a": {}, "b": later, "c": later}}))
+    assert (
+        "from timings of 2026-01-02 (a laptop, 2 threads), "
+        "2026-03-04 (a server, 1 thread, 0123456789)." in Timing(path).words()
+    )
+
+
+@pytest.mark.slow
+def test_an_arm_that_joins_is_timed_in_proportion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ablations.timing.ROUND_S", 0.05)
+    data = prepare(DataConfig(name="text", path=str(write_text(tmp_path)), vocab_size=300))
+    recipe = replace(RECIPE, tokens=1024, seq_len=32, batch_size=4, eval_tokens=512)
+    placement = Placement(device="cpu", threads=1, compile="no")
+    shapes = [fit({"num_blocks": n, "vocab_size": 300}, Budget.parse("100k")) for n in (2, 7)]
+    path = tmp_path / "timing.json"
+    timing = Timing(path)
+    assert timing(shapes[0], recipe) == cost(shapes[0], 32).train_flops_per_token
+    timing.measure(data, placement)
+    (key,) = timing.content["seconds_per_token"]
+    timing.content["seconds_per_token"][key] *= 1000  # a machine of another day
+    timing.content["runs"][key]["date"] = "2026-01-02"
+    path.write_text(json.dumps(timing.content))
+    later = Timing(path)
+    first = later(shapes[0], recipe)
+    flops = [cost(shape, 32).train_flops_per_token for shape in shapes]
+    assert later(shapes[1], recipe) == pytest.approx(first * flops[1] / flops[0])
+    later.measure(data, placement)
+    assert later(shapes[0], recipe) == first
+    assert 1 < later(shapes[1], recipe) / first < 20
+    assert Timing(path)(shapes[1], recipe) == later(shapes[1], recipe)
+    assert "timings of 2026-01-02 (" in later.words()
+    path.write_text("{")
+    with pytest.raises(ValueError, match="delete it to time anew"):
+        Timing(path)
+
+
+def test_a_table_with_seeds_as_needed_shows_the_look_of_each_verdict(tmp_path: Path) -> None:
+    work = small_work(tmp_path, "      cycle: {sharing: cycle x2}\n")
+    attempts = told(work, {"immediate": -5.0}, run=1)
+    values = {a.key: a.value for a in attempts}
+    cells = pd.DataFrame(work.after(attempts, 0).places())
+    cells = cells.assign(val_bpb=cells.key.map(values), status="finished", reason=None)
+    facts = table_facts(work.table)
+    panel = _panel(facts["panels"][0], cells, "val_bpb", facts["auto"])
+    rows = panel.rows.set_index("arm")
+    assert rows["look"].to_dict() == {"none": 10, "immediate": 4, "cycle": 10}
+    assert rows.verdict.to_dict() == {
+        "none": "baseline",
+        "immediate": "better",
+        "cycle": "unresolved",
+    }
+    assert rows.of.to_dict() == {"none": "10", "immediate": "4", "cycle": "10"}
+    headings = [column.heading for column in table_rows(panel)[0]]
+    assert "look" in headings
+    assert "outliers" not in headings
+    half = cells.assign(status=["finished"] * 3 + ["not run"] * (len(cells) - 3))
+    early = _panel(facts["panels"][0], half, "val_bpb", auto=True)
+    assert set(early.rows.verdict) == {"baseline", "unresolved"}

@@ -1,0 +1,164 @@
+"""The benchmarks run from end to end, at sizes that say nothing about speed."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from study_fixtures import write_text
+
+from benchmarks import fidelity, peers, proxy, scaling, show, trial
+from search.config import SearchConfig
+from search.data.dataset import Data, DataConfig, prepare
+from search.recipe import Recipe
+from search.record import Run
+from search.train.placement import Placement, settle
+from space.arch import Architecture
+from space.cli import CONF
+from space.model import Decoder
+
+SMALL: dict[str, Any] = {"tokens": 2048, "seq_len": 32, "batch_size": 4}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """One step a turn, small products, results elsewhere."""
+    for module in (proxy, scaling):
+        monkeypatch.setattr(module, "PEAK_SIZES", (64,))
+        monkeypatch.setattr(module, "TURN_S", 0.0)
+    monkeypatch.setattr(show, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def run_of(blocks: int = 2, width: int = 64) -> Run:
+    return proxy.benchmark_run(proxy.shape(512, blocks, width), Recipe(**SMALL))
+
+
+@pytest.mark.slow
+def test_engines_take_turns_and_leave_a_table_and_a_picture(
+    quick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy, "run_of", lambda name: run_of())
+    engines = ["--engines", proxy.OURS, proxy.PLAIN]
+    proxy.main(["--save", "--rounds", "2", "--shapes", "middle", *engines])
+    text = (quick / "proxy.md").read_text()
+    assert len(re.findall(r"^\| middle \|", text, re.MULTILINE)) == 1
+    assert len(re.findall(rf"^\| {re.escape(proxy.PLAIN)} \|", text, re.MULTILINE)) == 2
+    assert (quick / "proxy.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_speed_over_sizes_and_lengths_is_drawn(
+    quick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling, "by_size", lambda: [scaling.Point(run_of(b)) for b in (1, 2)])
+    monkeypatch.setattr(scaling, "LENGTHS", (16, 32))
+    monkeypatch.setattr(scaling, "TOKENS", 64)
+    monkeypatch.setattr(scaling, "SHAPES", {"middle": (1, 64)})
+    scaling.main(["--save", "--rounds", "1"])
+    text = (quick / "scaling.md").read_text()
+    assert "| 16 |" in text
+    assert "| 32 |" in text
+    assert (quick / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_trial_and_two_workers_are_timed(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "DOCUMENTS", 100)
+    monkeypatch.setattr(trial, "kernels_s", lambda: None)  # `tests/test_kernels.py` builds them
+    trial.main(["--save", "--rounds", "1", "--trials", "2", "--tokens", "2560"])
+    text = (quick / "trial.md").read_text()
+    assert "| compiling, from the second on | 0.0 s |" in text
+    assert re.search(r"two workers over one \| \d\.\d\d ×", text)
+
+
+@pytest.mark.slow
+def test_kernels_train_what_float32_trains(tmp_path: Path) -> None:
+    """Over whole runs: the curves differ by less than those of two initialisations."""
+    config = DataConfig(
+        source="text", path=str(write_text(tmp_path)), vocab_size=300, cache=str(tmp_path / "data")
+    )
+    data = prepare(config, lambda _: None)
+    arch = proxy.shape(data.vocab_size, 3, 64)
+    recipe = Recipe(**SMALL | {"tokens": 8192}, eval_tokens=512, evaluations=1)
+    pairs = fidelity.compare(arch, recipe, data, seeds=3)
+    assert fidelity.arithmetic(pairs) < fidelity.noise(pairs)
+    assert all(error < 0.1 for p in pairs for error in p.gradient_errors["ours"])
+    assert "| mean |" in fidelity.described(pairs)
+
+
+def test_fidelity_is_asked_of_the_default_proxy() -> None:
+    config, recipe = fidelity.default_proxy()
+    with initialize_config_dir(CONF, version_base="1.3"):
+        wanted = OmegaConf.to_object(compose("search"))
+    assert isinstance(wanted, SearchConfig)
+    assert recipe == wanted.recipe
+    assert config.vocab_size == wanted.data.vocab_size
+
+
+def test_a_lean_model_is_the_decoder() -> None:
+    """With the same weights it gives the same loss, by either form of attention."""
+    arch = proxy.shape(97, 2, 64)
+    decoder = Decoder(arch)
+    ids = torch.arange(60).view(2, 30) % 97
+    wanted = torch.nn.functional.cross_entropy(decoder(ids).flatten(0, 1), ids.flatten())
+    for flash in (True, False):
+        lean = peers.Lean(arch, flash)
+        copy_weights(decoder, lean)
+        torch.testing.assert_close(lean.loss(lean(ids), ids), wanted)
+
+
+def copy_weights(decoder: Decoder, lean: peers.Lean) -> None:
+    own = {name: p.detach() for name, p in decoder.named_parameters()}
+    layers = [
+        {name.split(f"layers.{i}.")[1]: p for name, p in own.items() if f"layers.{i}." in name}
+        for i in range(len(lean.blocks))
+    ]
+    with torch.no_grad():
+        lean.embedding.weight.copy_(decoder.lm_head.weight)
+        for block, layer in zip(lean.blocks, layers, strict=True):
+            at, mlp = "self_attn", "mlp"
+            parts = {
+                "qkv": [f"{at}.q_proj", f"{at}.k_proj", f"{at}.v_proj"],
+                "o": [f"{at}.o_proj"],
+                "up": [f"{mlp}.gate_proj", f"{mlp}.up_proj"],
+                "down": [f"{mlp}.down_proj"],
+            }
+            for name, names in parts.items():
+                together = torch.cat([layer[f"{n}.weight"] for n in names])
+                getattr(block, name).weight.copy_(together)
+
+
+def test_the_floor_counts_what_a_closed_form_says() -> None:
+    arch = Architecture(
+        vocab_size=512,
+        hidden_size=64,
+        num_blocks=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=168,
+    )
+    run = Run(
+        architecture=arch, recipe=Recipe(**SMALL, precision="fp32"), data_fingerprint="random"
+    )
+    placement = settle(Placement(device="cpu", micro_batch=2, engine="autograd"), run)
+    state = 16 * sum(p.numel() for p in Decoder(arch).parameters())
+    a_token = 2 * (2 * 64 + (2 + 2 * 1) * 32 + 2 * 32 + 2 * 168) + 512
+    assert proxy.floor_bytes(run, placement) == state + 4 * 64 * a_token
+
+
+def test_a_peer_of_another_size_is_refused() -> None:
+    run = run_of()
+    small = peers.Lean(proxy.shape(512, 1, 64), flash=True)
+    data: Data = proxy.random_tokens(512)
+    with pytest.raises(ValueError, match="must have about"):
+        peers.training_step(small, lambda x, _: x, run, data, Placement(), 1, "fp32")
+
+
+def test_slow_first_steps_are_told_from_later_ones() -> None:
+    lines = [{"step": n, "train_loss": 1.0, "elapsed_s": 3.0 + 0.5 * n} for n in range(2, 12, 2)]
+    assert np.isclose(trial.slow_start_s(lines), 3.0)

@@ -1,0 +1,130 @@
+"""The page in a real headless Chromium: it draws, sorts, fits a phone and asks for nothing."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from law_fixtures import law_study
+from report_fixtures import default_study, ladder
+
+from reports.read.study import read_study
+from reports.show import page
+from reports.views import laws
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+WIDTHS = "256 176 160 128 112 96 80 64 64".split()
+"""Of the study's ladder, on the upper axis of its figure."""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="chromium is not installed (Debian: apt install chromium)"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of a study with all there is: replicated arms, a diverged trial, importance."""
+    root = tmp_path_factory.mktemp("page")
+    study = default_study(root, importance={"num_blocks": 0.9, "heads_per_kv": 0.1})
+    study.add(ladder([10])[0], status="diverged", state="FAIL", reason="loss was nan at step 8")
+    study.write()
+    done = read_study(study.name, root / "outputs")
+    path = root / "report.html"
+    path.write_text(page.html(done, page.Findings.of(done)))
+    return path
+
+
+@contextmanager
+def opened(report: Path, last: str = "validation", **context: Any) -> Iterator[Any]:
+    """The page in a browser, once its `last` figure is drawn; leaving checks that nothing
+    complained or went out."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    complaints: list[str] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        tab = browser.new_context(**context).new_page()
+        tab.on("console", lambda message: complaints.append(f"console: {message.text}"))
+        tab.on("pageerror", lambda error: complaints.append(f"page error: {error}"))
+        tab.on("request", lambda request: complaints.append(f"request: {request.url}"))
+        tab.goto(report.as_uri())
+        tab.wait_for_selector(f"#{last} .main-svg")
+        yield tab
+        tab.wait_for_timeout(300)
+        browser.close()
+    known = f"request: {report.as_uri()}"
+    assert [c for c in complaints if c != known and not c.startswith("request: data:")] == []
+
+
+def test_figures_are_drawn_tables_sort_and_nothing_is_asked_of_the_network(report: Path) -> None:
+    with opened(report, viewport={"width": 1280, "height": 900}, color_scheme="light") as tab:
+        counts = {
+            name: tab.locator(f"#{name} .scatterlayer .trace").count()
+            for name in ("depth", "train", "validation")
+        }
+        # Of depth: the line, runs, once, means; and on the upper axis the one that carries it.
+        assert counts == {"depth": 5, "train": 22, "validation": 22}
+        assert tab.locator("#depth .x2tick text").all_text_contents() == WIDTHS
+        marks = tab.locator("#depth .errorbar path.yerror").first
+        assert "63, 119, 189" in marks.evaluate("mark => getComputedStyle(mark).stroke")
+        light = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert_sorts(tab, "val bpb", float)
+        assert_sorts(tab, "state", str)
+        tab.emulate_media(color_scheme="dark")
+        tab.wait_for_timeout(300)
+        assert tab.evaluate("getComputedStyle(document.body).backgroundColor") != light
+        paper = "document.querySelector('#depth .main-svg').style.background"
+        assert "22, 23, 26" in tab.evaluate(paper)
+
+
+def assert_sorts(tab: Any, heading: str, kind: type) -> None:
+    """Clicking a heading of the trials sorts by it; again, by keyboard, turns the order."""
+    button = tab.locator("#trials th button", has_text=heading).first
+    head = button.locator("..")
+    column = head.evaluate("head => head.cellIndex")
+
+    def cells() -> list[Any]:
+        texts = tab.locator(f"#trials tbody td:nth-child({column + 1})").all_inner_texts()
+        return [kind(text) for text in texts if text != "–"]
+
+    before = cells()
+    button.click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert cells() == sorted(before)
+    assert cells() != before
+    button.focus()
+    tab.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "descending"
+    assert cells() == sorted(before, reverse=True)
+    assert tab.locator("#trials th[aria-sort]").count() == 1
+
+
+def test_the_page_fits_a_phone_without_scrolling_sideways(report: Path) -> None:
+    with opened(report, viewport={"width": 360, "height": 740}, has_touch=True) as tab:
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+        box = tab.locator("#depth .main-svg").first.bounding_box()
+        assert box is not None
+        assert 300 < box["width"] <= 340
+
+
+def test_a_laws_page_draws_a_panel_a_budget_and_fits_a_phone(tmp_path: Path) -> None:
+    names = ["law_500k", "law_1m", "law_2m"]
+    for name in names:
+        law_study(tmp_path, name, seeds=2)
+    path = tmp_path / "report.html"
+    path.write_text(laws.html(laws.read_law(names, tmp_path / "outputs")))
+    with opened(path, last="residuals", viewport={"width": 360, "height": 740}) as tab:
+        assert tab.locator("#depth .cartesianlayer .subplot").count() == 3
+        assert tab.locator("#residuals .scatterlayer .trace").count() == 3
+        assert tab.locator("#growth .errorbar").count() == 3
+        overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert tab.evaluate(overflow) == 0

@@ -1,0 +1,411 @@
+"""Reports: what a page says follows from the records, and nothing is dropped or dressed up."""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_fixtures import RECIPE, StudyFolder, default_study, ladder
+
+from reports.__main__ import render
+from reports.read.study import Study, read_study
+from reports.show import figures, page, tables
+from reports.weigh.answer import answer, comparable_cells, magnitude, span, weigh
+from search.record import architecture_id
+from search.runs import read_record
+from space.files import write_atomically
+
+WHOLE = {
+    "study": "depth_1m",
+    "metric": "val_bpb",
+    "budget": {"kind": "parameters", "value": 1000000},
+    "space": {"name": "depth_width"},
+    "trials": [],
+}
+"""The least that a `study.json` can be."""
+ROLES = ("explore", "replicate", "replicate")
+REPOSITORY = Path(__file__).parents[2]
+
+
+def read(folder: StudyFolder) -> Study:
+    """The study as a report reads it."""
+    folder.write()
+    return read_study(folder.name, folder.root / "outputs")
+
+
+def said(study: Study) -> str:
+    """The whole answer."""
+    return " ".join(answer(study, weigh(study)))
+
+
+def run_reports(root: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`python -m reports` in a process of its own, in the folder `root`."""
+    return subprocess.run(
+        [sys.executable, *(arguments or ("-m", "reports"))],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])} | env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+# What may be said.
+
+
+def test_the_seed_that_chose_the_architectures_does_not_enter_the_answer(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    shallow, middle, deep = ladder([2, 4, 12])
+    for architecture, lucky in ((shallow, 1.0), (middle, 1.80), (deep, 1.90)):
+        study.add(architecture, bpb=lucky)
+    for seed in (1, 2, 3):
+        study.add(shallow, seed=seed, role="replicate", bpb=1.80 + 0.001 * seed)
+        study.add(middle, seed=seed, role="replicate", bpb=1.70 - 0.001 * seed)
+    evidence = weigh(read(study))
+    assert evidence.best == architecture_id(middle)
+    assert (evidence.seeds, evidence.set_aside) == ((1, 2, 3), (0,))
+    assert evidence.arm(architecture_id(middle))["mean"] == pytest.approx(1.698)
+
+
+def test_one_fresh_seed_is_too_few_and_the_exploring_one_counts_with_a_caution(
+    tmp_path: Path,
+) -> None:
+    study = StudyFolder(tmp_path)
+    shallow, middle, deep = ladder([2, 4, 12])
+    for architecture in (shallow, middle, deep):
+        study.add(architecture)
+    for architecture in (shallow, middle):
+        study.add(architecture, seed=1, role="replicate")
+    done = read(study)
+    assert weigh(done).seeds == (0, 1)
+    assert "read with caution" in page.html(done, page.Findings.of(done))
+
+
+def test_no_seed_is_set_aside_where_every_architecture_was_run_on_all() -> None:
+    done = pd.DataFrame(
+        [(arm, seed, role, 1.0) for arm in "ab" for seed, role in enumerate(ROLES)],
+        columns=["arm", "seed", "role", "val_bpb"],
+    )
+    cells, seeds, set_aside = comparable_cells(done, "val_bpb")
+    assert (len(cells), seeds, set_aside) == (6, (0, 1, 2), ())
+
+
+def test_an_architecture_without_the_shared_seeds_is_left_out_of_the_comparison() -> None:
+    done = pd.DataFrame(
+        [(arm, seed, "replicate", 1.0) for arm in "ab" for seed in (1, 2, 3)]
+        + [("c", 1, "replicate", 1.0), ("c", 4, "replicate", 1.0)]
+        + [("d", 0, "explore", 1.0)],
+        columns=["arm", "seed", "role", "val_bpb"],
+    )
+    cells, seeds, _ = comparable_cells(done, "val_bpb")
+    assert seeds == (1, 2, 3)
+    assert set(cells.arm) == {"a", "b"}
+
+
+def test_depths_that_seeds_do_not_tell_apart_are_called_unresolved(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    for depth, offset in zip((2, 3, 4, 6), (0.0, 0.001, 0.002, 0.2), strict=True):
+        (architecture,) = ladder([depth])
+        for seed in (0, 1, 2):
+            noise = 0.01 * ((depth * (seed + 1)) % 3)
+            study.add(architecture, seed=seed, bpb=1.7 + offset + noise)
+    text = said(read(study))
+    assert "depths 2 to 4 are not told apart by 3 seeds" in text
+    assert "unresolved" in text
+
+
+def test_a_clear_winner_is_said_to_be_told_apart(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    for depth, level in ((2, 1.9), (4, 1.6), (12, 1.8)):
+        (architecture,) = ladder([depth])
+        for seed in (0, 1, 2):
+            study.add(architecture, seed=seed, bpb=level + 1e-4 * seed * depth)
+    assert "4 layers × 128 wide" in said(read(study))
+    assert "told apart from 2 other architectures by 3 seeds" in said(read(study))
+    assert "unresolved" not in said(read(study))
+
+
+def test_one_seed_each_is_called_an_anecdote(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    for architecture in ladder():
+        study.add(architecture)
+    text = said(read(study))
+    assert "one seed each is an anecdote" in text
+    assert "unresolved" in text
+
+
+def test_runs_of_another_length_enter_no_comparison(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    first, second = ladder([2, 4])
+    study.add(first)
+    study.add(second)
+    study.add(first, seed=1, recipe=dataclasses.replace(RECIPE, tokens=2 * RECIPE.tokens), bpb=1.0)
+    done = read(study)
+    assert (len(done.finished), done.finished_elsewhere) == (2, 1)
+    assert "1 run of another length" in page.html(done, page.Findings.of(done))
+
+
+@pytest.mark.parametrize(
+    ("depths", "text"),
+    [([3, 4, 6], "3 to 6"), ([4, 6], "4 and 6"), ([3, 4, 12], "3, 4 and 12"), ([4], "4")],
+)
+def test_a_span_of_depths_leaves_out_no_depth_that_was_tried(depths: list[int], text: str) -> None:
+    assert span(depths, [1, 2, 3, 4, 6, 8, 12]) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1e6, "1.0M"), (124_635_456, "125M"), (1.5e9, "1.5B"), (9.96e6, "10M"), (512, "512")],
+)
+def test_magnitudes_have_two_or_three_figures(value: float, text: str) -> None:
+    assert magnitude(value) == text
+
+
+# Every state of a study has a page.
+
+
+def test_a_study_without_a_finished_trial_has_a_page_that_says_so(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path, finished=False)
+    study.add_unstarted("RUNNING")
+    study.add_unstarted("WAITING")
+    done = read(study)
+    files = render(done)
+    assert "No trial has finished" in files["report.html"].decode()
+    assert said(done).endswith("(1 running and 1 waiting).")
+    assert files["table.md"].startswith(b"No finished trial")
+    assert len(files["depth_vs_width.png"]) > 1000
+
+
+def test_a_study_without_any_trial_has_a_page(tmp_path: Path) -> None:
+    assert "None yet." in render(read(StudyFolder(tmp_path)))["report.html"].decode()
+
+
+def test_an_unfinished_study_says_that_it_is_not_finished(tmp_path: Path) -> None:
+    study = default_study(tmp_path, finished=False)
+    study.add_unstarted("RUNNING")
+    done = read(study)
+    assert "not finished" in said(done)
+    assert "seeds 1, 2 and 3" in page.html(done, page.Findings.of(done))
+    assert "exploring: 0; further: 1, 2, 3" in page.html(done, page.Findings.of(done))
+
+
+def test_a_run_in_progress_shows_its_architecture_and_the_curve_so_far(tmp_path: Path) -> None:
+    study = default_study(tmp_path, finished=False)
+    key = study.add(ladder([10])[0], state="RUNNING")
+    (study.runs / key / "record.json").unlink()
+    done = read(study)
+    running = done.trials.iloc[-1]
+    assert (running.status, running.num_hidden_layers) == ("running", 10)
+    assert len(done.curves[key]) > 0
+    assert done.missing == []
+
+
+def test_failed_and_diverged_trials_stand_on_the_page_with_their_reasons(tmp_path: Path) -> None:
+    study = default_study(tmp_path)
+    (architecture,) = ladder([10])
+    study.add(architecture, status="diverged", state="FAIL", reason="loss was nan at step 8")
+    study.add(architecture, seed=1, status="failed", state="FAIL", reason="no memory <left>")
+    study.add_unstarted("FAIL", reason="the worker was lost")
+    done = read(study)
+    html = page.html(done, page.Findings.of(done))
+    assert "trial 21, diverged: loss was nan at step 8" in html
+    assert "trial 22, failed: no memory &lt;left&gt;" in html
+    assert "trial 23, failed: the worker was lost" in html
+    assert "21 finished, 1 diverged and 2 failed" in html
+
+
+def test_a_corrupt_record_is_missing_by_name_and_its_trial_stays_in_the_table(
+    tmp_path: Path,
+) -> None:
+    study = default_study(tmp_path)
+    key = study.trials[3]["key"]
+    (study.runs / key / "record.json").write_text('{"key": ')
+    done = read(study)
+    assert len(done.trials) == 21
+    assert done.trials.status[3] == "missing"
+    assert re.search(
+        rf"run {key}, missing: .*record.json must hold", page.html(done, page.Findings.of(done))
+    )
+
+
+def test_a_finished_trial_without_a_record_is_missing(tmp_path: Path) -> None:
+    study = default_study(tmp_path)
+    (study.runs / study.trials[0]["key"] / "record.json").unlink()
+    ((name, reason),) = read(study).missing
+    assert name == study.trials[0]["key"]
+    assert "is not there" in reason
+
+
+def test_a_torn_last_line_of_metrics_is_ignored(tmp_path: Path) -> None:
+    study = default_study(tmp_path)
+    key = study.trials[0]["key"]
+    whole = len(read(study).curves[key])
+    with (study.runs / key / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1001, "tok')
+    assert len(read(study).curves[key]) == whole
+
+
+def test_without_bytes_the_metric_is_the_loss(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path, metric="val_loss")
+    for architecture in ladder([2, 4]):
+        for seed in (0, 1, 2):
+            study.add(architecture, seed=seed, bytes_known=False)
+    done = read(study)
+    assert "nats per token" in said(done)
+    assert "val bpb" not in render(done)["report.html"].decode()
+
+
+def test_other_axes_become_series_of_their_own(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    for tied in (True, False):
+        for architecture in ladder([2, 4, 8], tie_word_embeddings=tied):
+            params = {"num_blocks": architecture.num_blocks, "tie_word_embeddings": tied}
+            study.add(architecture, params=params)
+    done = read(study)
+    evidence = weigh(done)
+    assert [name for name, _ in figures.series_groups(evidence.arms)] == ["tied", "untied"]
+    names = [t["name"] for t in figures.depth_vs_width(done, evidence)["data"] if t["showlegend"]]
+    assert names == ["tied", "untied"]
+    assert "other axes" in tables.markdown(done, evidence)
+
+
+def test_more_levels_than_colours_are_drawn_by_the_first_axes_alone() -> None:
+    sharing, key_values = ("unshared", "cycle × 2"), (1, 2, 3, 4)
+    arms = pd.DataFrame({"series": [f"{s} · kv {k}" for s in sharing for k in key_values]})
+    assert [n for n, _ in figures.series_groups(arms)] == ["cycle × 2", "unshared"]
+
+
+# The files.
+
+
+@pytest.mark.slow
+def test_rebuilding_gives_the_same_bytes_without_torch_or_optuna(tmp_path: Path) -> None:
+    study = default_study(tmp_path)
+    names = "report.html depth_vs_width.png depth_vs_width.pdf trials.csv table.md table.tex"
+    first = run_reports(tmp_path, "-m", "reports", f"study={study.name}", PYTHONHASHSEED="1")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines()[-1] == f"report: outputs/{study.name}/report.html"
+    before = {name: (study.folder / name).read_bytes() for name in names.split()}
+    check = (
+        "import runpy, sys; sys.argv = ['reports', 'study=depth_1m'];"
+        "runpy.run_module('reports', run_name='__main__', alter_sys=True);"
+        "assert not {'torch', 'optuna'} & set(sys.modules)"
+    )
+    second = run_reports(tmp_path, "-c", check, PYTHONHASHSEED="2", TZ="Asia/Tokyo")
+    assert second.returncode == 0, second.stderr
+    assert {name: (study.folder / name).read_bytes() for name in before} == before
+    assert {path.name for path in study.folder.iterdir()} == {"study.json", *before}
+
+
+def test_an_unknown_study_is_one_line_that_names_the_others(tmp_path: Path) -> None:
+    default_study(tmp_path)
+    ended = run_reports(tmp_path, "-m", "reports", "study=dpeth_1m")
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "error: study must name a folder of outputs with a study.json, but got 'dpeth_1m'; "
+        "choose one of depth_1m\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('{"study": ', "cannot be read"),
+        ("[]", "holds a list"),
+        ("{}", "lacks study"),
+        (json.dumps(WHOLE | {"trials": [{}]}), "has a trial without a number"),
+        (json.dumps(WHOLE | {"budget": 1000000}), "budget has no kind or value"),
+        (json.dumps(WHOLE | {"budget": {"kind": "weights", "value": 1}}), "unknown kind"),
+    ],
+)
+def test_a_corrupt_study_is_named(tmp_path: Path, text: str, what: str) -> None:
+    study = default_study(tmp_path)
+    (study.folder / "study.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"study\.json must describe a study, but .*{what}"):
+        read_study(study.name, tmp_path / "outputs")
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(OSError, match=r"report\.html"):
+        write_atomically(tmp_path / "report.html", b"page")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_the_csv_holds_every_trial_and_every_number_as_recorded(tmp_path: Path) -> None:
+    study = default_study(tmp_path)
+    rows = list(csv.DictReader(io.StringIO(tables.trials_csv(read(study)))))
+    assert len(rows) == 21
+    for row, trial in zip(rows, study.trials, strict=True):
+        record = read_record(study.runs / trial["key"])
+        assert record is not None
+        assert float(row["val_bpb"]) == record.readings[-1].val_bpb
+        assert row["parameters"] == str(record.cost.parameters)
+        assert row["hidden_size"] == str(record.run.architecture.hidden_size)
+
+
+def test_the_markdown_table_is_whole(tmp_path: Path) -> None:
+    done = read(default_study(tmp_path))
+    lines = tables.markdown(done, weigh(done)).splitlines()
+    assert len(lines) == 2 + 9
+    assert len({line.count("|") for line in lines}) == 1
+    assert sum("baseline" in line for line in lines) == 1
+
+
+def test_the_latex_table_is_balanced_and_escaped(tmp_path: Path) -> None:
+    done = read(default_study(tmp_path))
+    text = tables.latex(done, weigh(done))
+    body = text[text.index("\\midrule") : text.index("\\bottomrule")]
+    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+    columns = re.search(r"\\begin{tabular}{([lr]+)}", text)
+    assert columns is not None
+    assert {row.count("&") for row in rows} == {len(columns[1]) - 1}
+    assert text.count("\\begin{") == text.count("\\end{") == 1
+    assert text.isascii()
+
+
+@given(st.text(alphabet=st.characters(codec="ascii", exclude_categories=["Cc"])))
+def test_no_special_letter_reaches_latex_unescaped(text: str) -> None:
+    plain = re.sub(
+        r"\\text(backslash|bar)\{\}|\\textascii(tilde|circum)\{\}|\$[<>]\$|\\[&%$#_{}]",
+        "",
+        tables.escape(text),
+    )
+    assert not set(plain) & set("\\&%$#_{}~^<>|")
+
+
+def test_figures_are_what_plotly_takes(tmp_path: Path) -> None:
+    done = read(default_study(tmp_path))
+    for name, figure in page.page_figures(done, weigh(done)).items():
+        painted = json.loads(re.sub(r"var\(.*?\)", "white", json.dumps(figure)))
+        assert go.Figure(painted).data, name
+
+
+def test_long_curves_are_shortened_and_the_page_stays_small(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    for architecture in ladder():
+        study.add(architecture, points=1000)
+    done = read(study)
+    curves = figures.learning_curves(done, "train_loss")
+    assert curves is not None
+    assert {len(trace["x"]) for trace in curves["data"]} == {200}
+    assert len(page.html(done, page.Findings.of(done))) < 6e6
+
+
+def test_no_text_of_a_study_ends_the_script_or_becomes_markup(tmp_path: Path) -> None:
+    study = default_study(tmp_path, command="</script><b>")
+    study.trials[0]["params"]["</script>"] = "<i>"
+    done = read(study)
+    html = page.html(done, page.Findings.of(done))
+    assert html.count("</script>") == html.count("<script")
+    assert "<b>" not in html.split("<script", 1)[0]

@@ -1,0 +1,120 @@
+"""Minimal pairs from text written here, and what they must be balanced against."""
+
+import random
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.data.dataset import DataConfig, held_out_documents, prepare
+from search.evaluate.pairs import KINDS, LARGEST, agreement, word_order
+from search.evaluate.tasks import TaskSpec, build
+
+NAMES = ("river", "tower", "garden", "market", "village", "harbour", "forest", "castle")
+VERBS = ("is", "was", "has", "does"), ("are", "were", "have", "do")
+
+
+def texts() -> list[str]:
+    """Prose in which each contrast is there, more often one way than the other."""
+    made = []
+    for i, name in enumerate(NAMES):
+        lines = [f"In the {name} it {verb} what we found there." for verb in VERBS[0]]
+        lines += [f"In the {name} they {verb} what he found there." for verb in VERBS[1][: i % 5]]
+        lines += [f"Near the {name} he said that all went well.", "x = they(is)"]
+        lines += [f"Near the {name} said he that nothing was lost."] * (i % 3)
+        made.append("\n".join(lines))
+    return made
+
+
+def parts(row: dict[str, Any]) -> tuple[str, str]:
+    """The right and the wrong ending."""
+    return row["choices"][row["gold"]], row["choices"][1 - row["gold"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_right_is_what_the_text_has_and_wrong_is_not(kind: str) -> None:
+    rows = KINDS[kind](texts())
+    whole = "\n".join(texts())
+    assert rows
+    for row in rows:
+        right, wrong = parts(row)
+        assert f"{row['context']} {right}" in whole
+        assert f"{row['context']} {wrong}" not in whole
+        assert Counter("".join(right.split())) == Counter("".join(wrong.split())) or (
+            kind == "agreement" and right.split()[1:] == wrong.split()[1:]
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("limit", [2, 4, None])
+def test_whoever_looks_at_the_forms_alone_is_right_half_the_time(
+    kind: str, limit: int | None
+) -> None:
+    rows = KINDS[kind](texts())[:limit]
+    taste: dict[str, float] = defaultdict(random.Random(0).random)
+
+    def forms(ending: str) -> str:
+        return " ".join(ending.split()[: 1 if kind == "agreement" else 2])
+
+    right = [taste[forms(r)] > taste[forms(w)] for r, w in map(parts, rows)]
+    assert sum(right) * 2 == len(rows)
+    assert {row["gold"] for row in rows} == ({0} if limit == 2 else {0, 1})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_texts_give_the_same_pairs_in_any_order(kind: str) -> None:
+    assert KINDS[kind](texts()) == KINDS[kind](texts()[::-1])
+    assert len(KINDS[kind](texts() * 2)) == len(KINDS[kind](texts())) <= LARGEST
+
+
+@pytest.mark.parametrize(
+    ("sentence", "counted"),
+    [
+        ("In the evening they are at home.", True),
+        ("Each of the two said these doors are shut.", True),
+        ("As if they were in a dream, nobody spoke.", False),  # "he were" is no mistake there
+        ("The ends of it are not in sight.", False),  # its subject is `ends`
+        ("they are not a sentence", False),
+    ],
+)
+def test_only_clear_subjects_count(sentence: str, counted: bool) -> None:
+    singular = ["In the morning it is at home.", "In the morning it was at home."]
+    assert bool(agreement([sentence, *singular])) == counted
+
+
+def test_words_that_come_in_one_order_alone_are_no_contrast() -> None:
+    assert word_order(["Near the river he said that all went well."]) == []
+
+
+def test_pairs_are_a_task_over_the_held_out_text_of_a_run(tmp_path: Path) -> None:
+    for i, text in enumerate(texts() * 3):
+        (tmp_path / f"{i}.txt").write_text(f"{text}\nNumber {i} is the last line here.")
+    data = prepare(
+        DataConfig(
+            source="text",
+            path=str(tmp_path / "*.txt"),
+            vocab_size=300,
+            validation_fraction=0.5,
+            cache=str(tmp_path / "cache"),
+        ),
+        progress=lambda _: None,
+    )
+    held_out = held_out_documents(data)
+    written = {path.read_text() for path in tmp_path.glob("*.txt")}
+    assert 0 < len(held_out) < len(written)
+    assert set(held_out) <= written
+    spec = TaskSpec(name="agreement", pairs="agreement", group="document")
+    [task] = build([spec], "package", tmp_path, lambda: held_out)
+    docs = list(task.validation_docs())
+    assert docs == agreement(held_out)
+    assert [task.doc_to_target(doc) for doc in docs] == [doc["gold"] for doc in docs]
+    with pytest.raises(ValueError, match="English prose"):
+        build([spec], "package", tmp_path)
+
+
+def test_a_task_is_either_upstreams_or_pairs() -> None:
+    with pytest.raises(ValueError, match="either include or pairs"):
+        TaskSpec(name="x")
+    with pytest.raises(ValueError, match="agreement, word_order"):
+        TaskSpec(name="x", pairs="spelling")

@@ -1,0 +1,571 @@
+"""Planning, the study in its storage, reuse of records, samplers."""
+
+import copy
+import random
+import shlex
+import sqlite3
+import sys
+import threading
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import optuna
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from study_fixtures import open_search, records, work
+
+from search.config import SAMPLERS
+from search.evaluate.scores import Scorer
+from search.record import architecture_id
+from search.runs import CorruptRecord, usable_record
+from search.study import story
+from search.study.plan import (
+    EXPLORE,
+    MAX_DEATHS,
+    REPLICATE,
+    Attempt,
+    Cell,
+    Exploration,
+    Option,
+    Replicates,
+    Step,
+    baseline,
+    best_runs,
+    distinct,
+    ranked,
+)
+from search.study.storage import (
+    differences,
+    make_sampler,
+    open_storage,
+    read_attempts,
+    require_writable,
+    without_password,
+)
+
+# --- The plan, as a pure function -------------------------------------------------------------
+
+
+def options(size: int) -> list[Option]:
+    return [
+        Option(params={"num_blocks": i}, arm=f"arm{i}", layers=i, flops=100.0 - i)
+        for i in range(1, size + 1)
+    ]
+
+
+class Simulation:
+    """Workers on a plan, whose runs end, die, diverge and repeat as a generator says."""
+
+    def __init__(self, plan: Exploration, seed: int, workers: int, trouble: float) -> None:
+        self.plan, self.random, self.workers = plan, random.Random(seed), workers
+        self.trouble = trouble
+        self.attempts: list[Attempt] = []
+
+    def run(self, since: int = 0, steps: int = 2000) -> None:
+        """Until no worker has anything left to do."""
+        for _ in range(steps):
+            busy = [a for a in self.attempts if a.state == "RUNNING"]
+            if len(busy) == self.workers or (busy and self.random.random() < 0.4):
+                self._end(self.random.choice(busy))
+                continue
+            step = self.plan.next(self.attempts, since)
+            if step is Step.DONE and not busy:
+                return
+            if step in (Step.DONE, Step.WAIT):
+                assert busy, "waits for nothing"
+                self._end(self.random.choice(busy))
+            else:
+                self._begin(step)
+        raise AssertionError("does not come to an end")
+
+    def _begin(self, step: Cell | Step) -> None:
+        if isinstance(step, Cell):
+            blocks, seed, role = step.params["num_blocks"], step.seed, step.role
+        else:
+            blocks, seed, role = self.random.choice(self.plan.options).layers, 0, EXPLORE
+        key = f"{blocks}-{seed}"
+        mine = [a for a in distinct(self.attempts) if a.key == key]
+        duplicate = step is Step.ASK and bool(mine)
+        self.attempts.append(
+            Attempt(
+                number=len(self.attempts),
+                state="COMPLETE" if duplicate else "RUNNING",
+                params={"num_blocks": blocks},
+                key=None if duplicate else key,
+                arm=f"arm{blocks}",
+                seed=seed,
+                role=role,
+                layers=blocks,
+                duplicate=duplicate,
+            )
+        )
+
+    def _end(self, attempt: Attempt) -> None:
+        kinds = ["died", "interrupted", "diverged", "failed"]
+        kinds += ["pruned"] if attempt.role == EXPLORE else []
+        kind = self.random.choice(kinds) if self.random.random() < self.trouble else "finished"
+        values = vars(copy.copy(attempt)) | {
+            "state": {"finished": "COMPLETE", "pruned": "PRUNED"}.get(kind, "FAIL"),
+            "status": None if kind == "died" else kind,
+            "value": self.random.random() if kind == "finished" else None,
+        }
+        self.attempts[attempt.number] = Attempt(**values)
+
+
+plans = st.builds(
+    Exploration,
+    options=st.integers(1, 15).map(options),
+    n_trials=st.integers(1, 40),
+    replicates=st.builds(Replicates, top=st.integers(0, 4), seeds=st.integers(1, 5)),
+    grid=st.booleans(),
+)
+
+
+@given(plans, st.integers(0, 9999), st.integers(1, 5), st.sampled_from([0.0, 0.1, 0.5]))
+@example(
+    Exploration(options=options(1), n_trials=3, replicates=Replicates(top=1, seeds=3), grid=False),
+    0,
+    1,
+    0.0,
+)
+def test_a_plan_ends_with_as_many_runs_as_it_said(
+    plan: Exploration, seed: int, workers: int, trouble: float
+) -> None:
+    simulation = Simulation(plan, seed, workers, trouble)
+    simulation.run()
+    runs = distinct(simulation.attempts)
+    assert len(runs) <= plan.n_trials
+    assert not any(run.busy or run.status == "interrupted" for run in runs)
+    explored = [run for run in runs if run.role == EXPLORE]
+    assert len({run.arm for run in explored}) == len(explored) == plan.explorations
+    if not trouble:
+        assert len(runs) == plan.total
+
+
+@given(plans, st.integers(0, 9999), st.integers(1, 5))
+def test_further_seeds_go_to_the_baseline_and_the_best(
+    plan: Exploration, seed: int, workers: int
+) -> None:
+    simulation = Simulation(plan, seed, workers, trouble=0.0)
+    simulation.run()
+    runs = distinct(simulation.attempts)
+    explored = [run for run in runs if run.role == EXPLORE]
+    middle = baseline(explored)
+    assert middle is not None
+    best = [run.arm for run in ranked(explored) if run.arm != middle.arm]
+    worthy = {middle.arm, *best[: plan.replicates.top]}
+    seeds = Counter(run.arm for run in runs if run.role == REPLICATE)
+    assert set(seeds) <= worthy
+    assert all(count < plan.replicates.seeds for count in seeds.values())
+    if len(seeds) == len(worthy):
+        assert max(seeds.values()) - min(seeds.values()) <= 1 or plan.replicates.top == 0
+
+
+@given(plans, st.integers(0, 9999), st.integers(1, 20))
+def test_a_larger_n_trials_goes_on_where_the_study_stood(
+    plan: Exploration, seed: int, more: int
+) -> None:
+    simulation = Simulation(plan, seed, workers=2, trouble=0.0)
+    simulation.run()
+    before = {run.key for run in distinct(simulation.attempts)}
+    larger = Exploration(**{**vars_of(plan), "n_trials": plan.n_trials + more})
+    simulation.plan = larger
+    simulation.run(since=len(simulation.attempts))
+    after = {run.key for run in distinct(simulation.attempts)}
+    assert before <= after
+    assert len(after) <= larger.n_trials
+
+
+def vars_of(plan: Exploration) -> dict[str, object]:
+    return {name: getattr(plan, name) for name in Exploration.__dataclass_fields__}
+
+
+@given(st.integers(1, 30), st.integers(1, 30))
+def test_a_grid_is_spread_over_the_space(size: int, n_trials: int) -> None:
+    plan = Exploration(
+        options=options(size), n_trials=n_trials, replicates=Replicates(seeds=1), grid=True
+    )
+    layers = sorted(option.layers for option in plan.spread[: plan.explorations])
+    assert len(set(layers)) == len(layers) == min(size, n_trials)
+    inner = [b - a for a, b in pairwise(layers)]
+    widest = max(layers[0], size + 1 - layers[-1], *inner, 0)
+    assert widest <= 2 * min(inner, default=size) + 2
+
+
+@pytest.mark.parametrize(("size", "trials"), [(40, (10, 16)), (16, (3, 10, 16)), (9, (4, 22))])
+def test_a_grid_of_more_trials_refines_the_one_of_fewer(size: int, trials: tuple[int, ...]) -> None:
+    def grid(n_trials: int) -> Exploration:
+        once = Replicates(seeds=1)
+        return Exploration(options=options(size), n_trials=n_trials, replicates=once, grid=True)
+
+    def tried(*steps: int) -> set[str | None]:
+        attempts: list[Attempt] = []
+        for n_trials in steps:
+            simulation = Simulation(grid(n_trials), seed=1, workers=2, trouble=0.0)
+            simulation.attempts = attempts
+            simulation.run()
+            attempts = simulation.attempts
+        return {attempt.arm for attempt in attempts}
+
+    last = grid(trials[-1])
+    assert len(last.spread[: last.explorations]) == min(size, trials[-1])
+    for steps in (trials, trials[-1:]):
+        assert tried(*steps) == {option.arm for option in last.spread[: last.explorations]}
+
+
+def test_the_default_job_tries_ten_rungs_and_gives_four_arms_four_seeds() -> None:
+    plan = Exploration(options=options(10), n_trials=22, replicates=Replicates(), grid=True)
+    simulation = Simulation(plan, seed=1, workers=2, trouble=0.0)
+    simulation.run()
+    runs = distinct(simulation.attempts)
+    seeds = Counter(run.arm for run in runs)
+    assert sorted(seeds.values()) == [1] * 6 + [4] * 4
+    assert len(runs) == 22
+
+
+def test_a_cell_that_kills_its_workers_is_given_up() -> None:
+    plan = Exploration(options=options(1), n_trials=1, replicates=Replicates(seeds=1), grid=True)
+    dead = {"state": "FAIL", "params": {"num_blocks": 1}, "key": "a", "arm": "arm1"}
+    attempts = [Attempt(number=i, **dead) for i in range(MAX_DEATHS)]  # type: ignore[arg-type]
+    assert isinstance(plan.next(attempts[:-1]), Cell)
+    assert plan.next(attempts) is Step.DONE
+    assert isinstance(plan.next(attempts, since=MAX_DEATHS), Cell), "the next start tries again"
+
+
+def test_a_failed_run_is_tried_again_at_the_next_start_and_a_diverged_one_is_not() -> None:
+    plan = Exploration(options=options(1), n_trials=1, replicates=Replicates(seeds=1), grid=True)
+    for status, expected in (("failed", Cell), ("diverged", Step)):
+        ended = Attempt(
+            number=0, state="FAIL", params={"num_blocks": 1}, key="a", arm="arm1", status=status
+        )
+        assert plan.next([ended], since=0) is Step.DONE
+        assert isinstance(plan.next([ended], since=1), expected)
+
+
+def test_the_best_run_is_the_best_seed_of_the_best_replicated_arm() -> None:
+    def run(number: int, arm: str, seed: int, value: float) -> Attempt:
+        return Attempt(
+            number=number,
+            state="COMPLETE",
+            params={},
+            key=f"{arm}{seed}",
+            arm=arm,
+            seed=seed,
+            value=value,
+        )
+
+    attempts = [run(0, "lucky", 0, 1.0), run(1, "good", 0, 1.2), run(2, "good", 1, 1.1)]
+    assert [a.key for a in best_runs(attempts)] == ["good1"]
+
+
+# --- The study in its storage -----------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_grid_trains_each_architecture_once_and_then_seeds(here: Path) -> None:
+    search = open_search(here, "n_trials=5", "replicates.top=1", "replicates.seeds=2")
+    work(search)
+    runs = distinct(read_attempts(search.study))
+    assert [run.state for run in runs] == ["COMPLETE"] * 5
+    assert Counter(run.role for run in runs) == {EXPLORE: 3, REPLICATE: 2}
+    assert set(records(here)) == {run.key for run in runs}
+    for run in runs:
+        record = records(here)[str(run.key)]
+        assert record["readings"][-1]["val_bpb"] == run.value
+        assert run.arm == architecture_id(search.work.run(run.params, run.seed).architecture)
+
+
+def test_a_finished_study_has_nothing_left_to_do(here: Path) -> None:
+    work(open_search(here, "n_trials=2"))
+    again = open_search(here, "n_trials=2")
+    assert again.count_done() == 2
+    assert work(again) == []
+
+
+def test_another_study_takes_the_records_that_are_there(here: Path) -> None:
+    work(open_search(here, "n_trials=2"))
+    trained = {key: record["started"] for key, record in records(here).items()}
+    search = open_search(here, "n_trials=2", "study=second")
+    ended = [event for event in work(search) if event["event"] == "end"]
+    assert [event["reused"] for event in ended] == [True, True]
+    assert {key: record["started"] for key, record in records(here).items()} == trained
+
+
+def test_a_damaged_record_is_set_aside_and_trained_again(here: Path) -> None:
+    work(open_search(here, "n_trials=1"))
+    (path,) = (here / "runs").glob("*/record.json")
+    whole = path.read_text()
+    path.write_text(whole[:100])
+    work(open_search(here, "n_trials=1", "study=second"))
+    assert path.with_name("record.json.corrupt").read_text() == whole[:100]
+    assert records(here)[path.parent.name]["status"] == "finished"
+
+
+def test_a_damaged_record_that_another_process_sets_aside_first_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(folder: Path) -> None:
+        raise CorruptRecord("it is damaged")
+
+    monkeypatch.setattr(record, "read_record", damaged)
+    assert usable_record(tmp_path) is None
+
+
+def test_trouble_in_scoring_that_is_no_full_disk_does_not_stop_the_study(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(*_: object) -> None:
+        raise ConnectionError("the hub does not answer")
+
+    monkeypatch.setattr(Scorer, "score", score)
+    search = open_search(here, "n_trials=1", "replicates.seeds=1")
+    said = [event["text"] for event in work(search) if event["event"] == "print"]
+    assert "was not scored: the hub does not answer" in said[0]
+    assert [a.state for a in read_attempts(search.study)] == ["COMPLETE"]
+
+
+def test_a_diverged_run_is_recorded_and_the_study_goes_on(here: Path) -> None:
+    search = open_search(here, "n_trials=2", "recipe.lr=1e30")
+    ended = [event for event in work(search) if event["event"] == "end"]
+    assert [event["status"] for event in ended] == ["diverged", "diverged"]
+    assert all(event["reason"] for event in ended)
+    runs = distinct(read_attempts(search.study))
+    assert [(run.state, run.status) for run in runs] == [("FAIL", "diverged")] * 2
+    search.lock.release()
+    assert work(open_search(here, "n_trials=2", "recipe.lr=1e30")) == [], "it is final"
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        pytest.param(name, marks=[] if name in ("tpe", "random") else pytest.mark.slow)
+        for name in sorted(set(SAMPLERS) - {"grid"})
+    ],
+)
+def test_every_sampler_proposes_until_n_trials_distinct_runs(here: Path, sampler: str) -> None:
+    search = open_search(
+        here,
+        f"sampler={sampler}",
+        "n_trials=5",
+        "replicates.seeds=1",
+        "space=tying",
+    )
+    work(search)
+    attempts = read_attempts(search.study)
+    assert len({run.key for run in distinct(attempts)}) == 5
+    assert all(run.state == "COMPLETE" for run in distinct(attempts))
+
+
+def test_duplicates_are_told_at_once_until_the_space_is_used_up(here: Path) -> None:
+    search = open_search(here, "sampler=random", "n_trials=30", "replicates.seeds=1")
+    events = work(search)
+    attempts = read_attempts(search.study)
+    assert search.work.total == len(distinct(attempts)) == search.work.space.size < 30
+    assert sum(event["event"] == "start" for event in events) == search.work.space.size
+    known = {run.arm for run in distinct(attempts)}
+    assert known == {option.arm for option in search.work.plan.options}
+    duplicates = [a for a in attempts if a.duplicate]
+    assert all(a.state == "COMPLETE" and a.value is not None for a in duplicates)
+
+
+def test_workers_of_a_random_sampler_do_not_propose_the_same(here: Path) -> None:
+    from search.config import SamplerConfig
+    from search.study.storage import worker_seed
+
+    config = SamplerConfig(name="random")
+    proposals = []
+    for worker in range(2):
+        study = optuna.create_study(sampler=make_sampler(config, worker_seed(config, 0, worker, 0)))
+        proposals.append([study.ask().suggest_int("x", 0, 10**9) for _ in range(3)])
+    assert proposals[0] != proposals[1]
+
+
+def test_a_changed_recipe_under_the_same_name_is_refused_with_the_difference(here: Path) -> None:
+    search = open_search(here, "n_trials=1")
+    search.lock.release()
+    with pytest.raises(ValueError, match=r"recipe\.lr was 0\.003, is 0\.004"):
+        open_search(here, "n_trials=1", "recipe.lr=0.004")
+
+
+@pytest.mark.parametrize(
+    ("budget", "tokens"), [("100k", 80_000), ("non_embedding_parameters:90k", 72_000)]
+)
+def test_tokens_follow_the_budget_of_either_kind(here: Path, budget: str, tokens: int) -> None:
+    asked = f"budget={budget}", "tokens_per_parameter=0.8", "space.axes.num_blocks=[2,3]"
+    by_budget = open_search(here, *asked).work
+    assert by_budget.recipe.tokens == tokens
+    told = open_search(here, asked[0], asked[2], f"recipe.tokens={tokens}", "study=told").work
+    params = by_budget.plan.options[0].params
+    assert by_budget.run(params, 0).key == told.run(params, 0).key, "no part of a run's key"
+
+
+def test_a_changed_space_under_the_same_name_is_refused_with_the_difference(here: Path) -> None:
+    open_search(here).lock.release()
+    with pytest.raises(ValueError, match=r"space\.budget\.value was 100000, is 110000"):
+        open_search(here, "budget=110k")
+
+
+def test_what_does_not_change_a_run_may_change_under_the_same_name(here: Path) -> None:
+    open_search(here, "n_trials=1").lock.release()
+    open_search(here, "n_trials=3", "sampler=random", "replicates.top=1", "keep=all")
+
+
+def test_the_precision_that_auto_became_stays_the_studys(here: Path) -> None:
+    open_search(here, "recipe.precision=fp32").lock.release()
+    assert open_search(here, "recipe.precision=auto").work.recipe.precision == "fp32"
+
+
+def test_a_second_start_in_the_same_study_is_refused(here: Path) -> None:
+    search = open_search(here)
+    with pytest.raises(ValueError, match="another search on this machine works in it"):
+        open_search(here)
+    search.lock.release()
+
+
+def test_a_run_that_another_machine_left_is_taken_over(here: Path) -> None:
+    search = open_search(here, "n_trials=1", "replicates.seeds=1")
+    trial = search.study.ask()
+    cell = search.work.suggest(trial)
+    run = search.work.run(cell, 0)
+    marks = {"worker": "elsewhere:1:", "cell": cell, "key": run.key, "arm": "a", "seed": 0}
+    for name, value in marks.items():
+        trial.set_user_attr(name, value)
+    assert work(search) == [], "it may be alive"
+    database = sqlite3.connect(here / "outputs" / "tiny" / "study.db")
+    with database:
+        database.execute(
+            "insert into trial_heartbeats (trial_id, heartbeat) "
+            "select trial_id, datetime('now', '-1 hour') from trials"
+        )
+    database.close()
+    assert [event["event"] for event in work(search)] == ["start", "step", "step", "end"]
+    first, second = read_attempts(search.study)
+    assert (first.state, second.state) == ("FAIL", "COMPLETE")
+    assert first.key == second.key
+
+
+def test_study_json_tells_what_reports_need(here: Path) -> None:
+    search = open_search(here, "n_trials=6", "replicates.top=1", "replicates.seeds=2")
+    work(search)
+    search.describe(finished=True)
+    content = search.content
+    assert content["study"] == "tiny"
+    assert content["metric"] == "val_bpb"
+    assert content["budget"] == {"kind": "parameters", "value": 100000}
+    assert content["finished"] is True
+    assert len(content["trials"]) == 6
+    assert {t["key"] for t in content["trials"]} == set(records(here))
+    assert content["baseline"] in {t["arm"] for t in content["trials"] if t["role"] == REPLICATE}
+    assert list(content["importance"]) == ["num_blocks"]
+    assert content["config"]["recipe"]["precision"] in ("bf16", "fp32")
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("best", 1), ("all", 3), ("none", 0)])
+def test_keep_says_whose_weights_stay(here: Path, keep: str, kept: int) -> None:
+    search = open_search(here, "n_trials=3", "replicates.seeds=1", f"keep={keep}")
+    work(search)
+    search.tidy()
+    left = {path.parent.name for path in (here / "runs").glob("*/weights.safetensors")}
+    assert len(left) == kept
+    if keep == "best":
+        best = min(distinct(read_attempts(search.study)), key=lambda run: run.value or 9e9)
+        assert left == {best.key}
+
+
+def test_weights_that_another_study_wrote_are_left_alone(here: Path) -> None:
+    first = open_search(here, "n_trials=2", "replicates.seeds=1", "keep=all")
+    work(first)
+    second = open_search(here, "n_trials=2", "replicates.seeds=1", "keep=none", "study=second")
+    work(second)
+    second.tidy()
+    assert len(list((here / "runs").glob("*/weights.safetensors"))) == 2
+
+
+def test_weights_stay_until_their_run_was_asked(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = open_search(here, "n_trials=1", "replicates.seeds=1", "keep=none")
+    work(search)
+    (key,) = records(here)
+    weights = here / "runs" / key / "weights.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(story, "lacking", lambda *_: ["piqa"])
+        search.tidy()
+        assert weights.is_file()
+    search.tidy()
+    assert not weights.is_file()
+
+
+def test_a_storage_url_is_any_of_sqlalchemys(here: Path) -> None:
+    search = open_search(here, f"storage=sqlite:///{here}/elsewhere.db", "n_trials=1")
+    work(search)
+    (name,) = optuna.get_all_study_names(open_storage(f"sqlite:///{here}/elsewhere.db"))
+    assert name == "tiny"
+
+
+URL = "postgresql://u:s3cret@h/db?sslmode=require"
+SHOWN = "postgresql://u:***@h/db?sslmode=require"
+ASKING = "postgresql://h/db?user=u&password=s3cret&sslPassword=s3cret"
+
+
+@pytest.mark.parametrize(
+    ("given", "url", "shown"),
+    [
+        (f"storage={URL}", URL, SHOWN),
+        (f'storage="{URL}"', URL, SHOWN),
+        (f"+storage={URL}", URL, SHOWN),
+        (f"++storage='{URL}'", URL, SHOWN),
+        (f"storage='{ASKING}'", ASKING, "postgresql://h/db?user=u"),
+    ],
+)
+def test_the_command_is_kept_without_the_storages_password(
+    here: Path, monkeypatch: pytest.MonkeyPatch, given: str, url: str, shown: str
+) -> None:
+    search = open_search(here, "n_trials=1", "replicates.seeds=1", "keep=none")
+    search.job = replace(search.job, storage=url)
+    search.estimate()
+    monkeypatch.setattr(sys, "argv", ["search", "budget=100k", given])
+    search.describe(finished=False)
+    assert "s3cret" not in (search.job.folder / "study.json").read_text()
+    assert shlex.split(search.content["command"])[3:] == ["budget=100k", f"storage={shown}"]
+
+
+def test_of_what_is_no_url_nothing_is_shown() -> None:
+    assert without_password(f'"{URL}"') == "…"
+    assert without_password("postgresql://u:s3cret@h:port/db") == "…"
+
+
+def test_two_starts_can_look_at_once_whether_a_folder_can_be_written(tmp_path: Path) -> None:
+    failed: list[ValueError] = []
+
+    def look() -> None:
+        try:
+            for _ in range(200):
+                require_writable(tmp_path, "runs")
+        except ValueError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
+def test_differences_name_nested_values() -> None:
+    before = {"a": {"b": 1, "c": [1]}, "d": 2}
+    now = {"a": {"b": 1, "c": [2]}, "e": 3}
+    assert list(differences(before, now)) == [
+        "a.c was [1], is [2]",
+        "d was 2, is None",
+        "e was None, is 3",
+    ]

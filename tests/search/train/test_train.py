@@ -1,0 +1,271 @@
+"""The one training loop: it learns, resumes bit for bit, and says how a run ended."""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from search.data.dataset import Data, DataConfig, prepare
+from search.recipe import Recipe
+from search.record import Run
+from search.runs import read_metrics, read_record
+from search.train.loop import Stop, Training, train
+from search.train.placement import Placement
+from space.arch import Architecture
+
+ROOT = Path(__file__).parents[3]
+RECIPE = Recipe(
+    tokens=40 * 4 * 32, seq_len=32, batch_size=4, eval_tokens=1024, evaluations=2, precision="fp32"
+)
+ARCH = Architecture(
+    vocab_size=300,
+    hidden_size=32,
+    num_blocks=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    intermediate_size=64,
+    sharing="immediate",
+    repeats=2,
+)
+HERE = Placement(device="cpu", threads=1, checkpoint_s=0.001)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """Tokens of this project's own sources: real English and real code."""
+    folder = tmp_path_factory.mktemp("data")
+    for path in sorted(ROOT.glob("s*/*.py")):
+        (folder / f"{path.parent.name}_{path.stem}.txt").write_text(path.read_text())
+    config = DataConfig(
+        source="text",
+        path=str(folder),
+        vocab_size=300,
+        validation_fraction=0.2,
+        cache=str(folder / "cache"),
+    )
+    return prepare(config, progress=lambda _: None)
+
+
+def run_of(data: Data, **recipe: Any) -> Run:
+    return Run(
+        architecture=ARCH,
+        recipe=replace(RECIPE, **recipe),
+        data_fingerprint=data.fingerprint,
+    )
+
+
+def losses(folder: Path) -> list[dict[str, Any]]:
+    """The curve without the clock."""
+    lines = [dict(line) for line in read_metrics(folder)]
+    return [{k: v for k, v in line.items() if k != "elapsed_s"} for line in lines]
+
+
+def test_a_run_learns_and_leaves_a_record(data: Data, tmp_path: Path) -> None:
+    record = train(run_of(data), data, tmp_path / "a", placement=HERE)
+    curve = [line["train_loss"] for line in losses(tmp_path / "a") if "train_loss" in line]
+    assert record.status == "finished"
+    assert curve[-1] < curve[0] - 0.5
+    assert [r.tokens for r in record.readings] == [40 * 4 * 32]
+    assert read_record_of(tmp_path / "a", record.run) == record
+    assert not (tmp_path / "a" / "checkpoint").exists()
+
+
+def read_record_of(folder: Path, run: Run) -> Any:
+    """The record as it stands in a folder named after its run."""
+    named = folder.rename(folder.parent / run.key)
+    record = read_record(named)
+    named.rename(folder)
+    return record
+
+
+def test_bits_per_byte_are_the_models_own(data: Data, tmp_path: Path) -> None:
+    """The reading equals a plain float32 pass of the saved weights over the validation slice."""
+    from safetensors.torch import load_file
+    from torch.nn import functional as F
+
+    from search.data.dataset import validation_windows
+    from space.model import Decoder
+
+    record = train(run_of(data), data, tmp_path, placement=HERE)
+    model = Decoder(ARCH)
+    model.load_state_dict(load_file(tmp_path / "weights.safetensors"), strict=False)
+    inputs, targets = map(torch.tensor, validation_windows(data, 32, 1024))
+    with torch.no_grad():
+        nll = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), reduction="sum")
+    assert data.token_bytes is not None
+    bits = nll.item() / torch.log(torch.tensor(2.0)).item()
+    assert record.value("val_bpb") == pytest.approx(
+        bits / data.token_bytes[targets.numpy()].sum(), rel=1e-5
+    )
+
+
+def test_the_same_run_twice_is_bit_identical(data: Data, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        train(run_of(data), data, tmp_path / name, placement=HERE)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_stopped_run_goes_on_bit_for_bit(data: Data, tmp_path: Path, precision: str) -> None:
+    run = run_of(data, precision=precision)
+    train(run, data, tmp_path / "whole", placement=HERE)
+
+    def stop_at_17(event: dict[str, Any]) -> None:
+        if event["step"] == 17:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(run, data, tmp_path / "halves", placement=HERE, progress=stop_at_17)
+    assert not (tmp_path / "halves" / "record.json").exists()
+    train(run, data, tmp_path / "halves", placement=HERE)
+    assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from search.data.dataset import open_data
+from search.train.placement import Placement
+from search.record import run_from_dict
+from search.train.loop import train
+import json, os, signal
+run, data = run_from_dict(json.loads(sys.argv[1])), open_data(sys.argv[2])
+def die(event):
+    if event["step"] == 23:
+        os.kill(os.getpid(), signal.SIGKILL)
+train(run, data, Path(sys.argv[3]), placement=Placement(**json.loads(sys.argv[4])), progress=die)
+"""
+
+
+def test_a_killed_run_goes_on_bit_for_bit(data: Data, tmp_path: Path) -> None:
+    run, folder = run_of(data), tmp_path / "killed"
+    placement = {"device": "cpu", "threads": 1, "checkpoint_s": 0.001}
+    arguments = [json.dumps(run.to_dict()), str(data.folder), str(folder), json.dumps(placement)]
+    died = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=ROOT, check=False)
+    assert died.returncode == -signal.SIGKILL
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 23, "train_l')  # a line cut off by the crash
+    train(run, data, folder, placement=HERE)
+    train(run, data, tmp_path / "whole", placement=HERE)
+    assert losses(folder) == losses(tmp_path / "whole")
+
+
+def test_a_run_stopped_right_after_it_was_resumed_keeps_its_curve(
+    data: Data, tmp_path: Path
+) -> None:
+    """The curve is cut back to the checkpoint, whose successor must know where it ends."""
+
+    def stop_at(step: int) -> Any:
+        def progress(event: dict[str, Any]) -> None:
+            if event["step"] == step:
+                raise Stop
+
+        return progress
+
+    run = run_of(data)
+    with pytest.raises(Stop):
+        train(run, data, tmp_path / "a", placement=HERE, progress=stop_at(9))
+    with (tmp_path / "a" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 10}\n' * 50)  # what a kill would leave behind the checkpoint
+    with pytest.raises(Stop):
+        train(run, data, tmp_path / "a", placement=HERE, progress=stop_at(10))
+    train(run, data, tmp_path / "a", placement=HERE)
+    train(run, data, tmp_path / "whole", placement=HERE)
+    assert losses(tmp_path / "a") == losses(tmp_path / "whole")
+
+
+def test_what_is_given_wins_over_what_a_checkpoint_pins() -> None:
+    saved = {"device": "cpu", "threads": 2, "micro_batch": 8, "engine": "autograd", "compile": "no"}
+    given = Placement(micro_batch=4, checkpoint_s=5)
+    pinned = given.pinned_by({**saved, "checkpoint_s": 20.0})
+    assert (pinned.micro_batch, pinned.threads, pinned.engine) == (4, 2, "autograd")
+    assert pinned.checkpoint_s == 5
+
+
+def test_a_damaged_checkpoint_is_set_aside(
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "state.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
+    assert train(run_of(data), data, tmp_path, placement=HERE).status == "finished"
+    assert "set aside" in capsys.readouterr().out
+
+
+def test_a_finished_run_is_not_trained_again(data: Data, tmp_path: Path) -> None:
+    run = run_of(data)
+    first = train(run, data, tmp_path / run.key, placement=HERE)
+
+    def never(event: dict[str, Any]) -> None:
+        raise AssertionError("trained again")
+
+    assert train(run, data, tmp_path / run.key, placement=HERE, progress=never) == first
+
+
+def test_divergence_is_a_recorded_outcome(data: Data, tmp_path: Path) -> None:
+    run = run_of(data, lr=1e30, grad_clip=1e30, parametrisation="sp")
+    record = train(run, data, tmp_path, placement=HERE)
+    assert record.status == "diverged"
+    assert "at step" in str(record.reason)
+    assert record.final
+
+
+def test_a_crash_is_a_recorded_outcome_to_try_again(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(training: Training) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "timed_step", out_of_memory)
+        record = train(run_of(data), data, tmp_path, placement=HERE)
+    assert record.status == "failed"
+    assert str(record.reason).startswith("out of memory")
+    assert not record.final
+    assert train(run_of(data), data, tmp_path, placement=HERE).status == "finished"
+
+
+def test_trouble_of_a_callback_is_no_outcome_of_the_run(data: Data, tmp_path: Path) -> None:
+    trouble = RuntimeError("the storage is away")
+
+    def report(event: dict[str, Any]) -> None:
+        if event["step"] == 17:
+            raise trouble
+
+    rarely = replace(HERE, checkpoint_s=1e6)
+    with pytest.raises(RuntimeError) as raised:
+        train(run_of(data), data, tmp_path, placement=rarely, progress=report)
+    assert raised.value is trouble
+    assert not (tmp_path / "record.json").exists()
+    steps: list[int] = []
+    train(run_of(data), data, tmp_path, placement=HERE, progress=lambda e: steps.append(e["step"]))
+    assert steps[0] == 18
+
+
+def test_micro_batches_do_not_change_the_gradient(data: Data, tmp_path: Path) -> None:
+    whole = replace(HERE, micro_batch=4)
+    parts = replace(HERE, micro_batch=1)
+    train(run_of(data), data, tmp_path / "whole", placement=whole)
+    train(run_of(data), data, tmp_path / "parts", placement=parts)
+    beginnings = (losses(tmp_path / name)[:8] for name in ("whole", "parts"))  # rounding grows
+    for a, b in zip(*beginnings, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_compiled_loop_is_the_eager_one(data: Data, tmp_path: Path) -> None:
+    """Compiling rounds otherwise and changes nothing else; a second run compiles nothing."""
+    for compile_ in ("no", "yes"):
+        placement = replace(HERE, engine="autograd", compile=compile_)
+        train(run_of(data), data, tmp_path / compile_, placement=placement)
+    for a, b in zip(losses(tmp_path / "no"), losses(tmp_path / "yes"), strict=True):
+        assert a == pytest.approx(b, rel=2e-3)
+    graphs = counters["stats"]["unique_graphs"]
+    train(replace(run_of(data), seed=1), data, tmp_path / "again", placement=placement)
+    assert counters["stats"]["unique_graphs"] == graphs > 0

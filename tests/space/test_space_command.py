@@ -1,0 +1,188 @@
+"""`python -m space`: what it prints, and how it refuses."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from space.arch import Architecture
+from space.axes import Space
+from space.cost import Cost, cost
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "space", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def printed(*arguments: str) -> str:
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_shell_completes_the_installed_command() -> None:
+    program = Path(sys.executable).parent / "isoparam-space"
+    environment = {**os.environ, "COMP_LINE": "isoparam-space space=g"}
+    done = subprocess.run(
+        [program, "-sc", "query=bash"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["space=gqa"]
+
+
+def test_the_ladder_is_a_table_with_a_row_for_each_architecture() -> None:
+    lines = printed("budget=125m").splitlines()
+    ladder = Space.from_yaml("depth_width", "125m", 32000).enumerate()
+    assert "125,000,000 parameters" in lines[0]
+    heads = lines[3].split()
+    for head in ("blocks", "layers", "width", "heads", "FFN", "drift", "tied", "parameters"):
+        assert head in heads
+    rows = [line.split() for line in lines[5:]]
+    assert [int(row[0]) for row in rows] == [arch.num_blocks for arch in ladder]
+    assert ["30", "30", "576", "9", "3", "64"] in [row[:6] for row in rows]
+
+
+def test_json_has_every_field_of_architecture_and_cost_under_its_own_name() -> None:
+    rows = json.loads(printed("budget=1m", "vocab_size=1024", "seq_len=512", "format=json"))
+    ladder = Space.from_yaml("depth_width", "1m", 1024).enumerate()
+    assert len(rows) == len(ladder)
+    for row, arch in zip(rows, ladder, strict=True):
+        assert Architecture.from_dict({name: row[name] for name in arch.to_dict()}) == arch
+        for name in Cost.__dataclass_fields__:
+            assert row[name] == getattr(cost(arch, 512), name)
+        assert abs(row["deviation"]) <= 0.0015
+
+
+def test_csv_has_the_same_numbers_as_json() -> None:
+    arguments = ("budget=1m", "vocab_size=1024", "space=sharing")
+    table = list(csv.DictReader(io.StringIO(printed(*arguments, "format=csv"))))
+    rows = json.loads(printed(*arguments, "format=json"))
+    assert [int(r["parameters"]) for r in table] == [r["parameters"] for r in rows]
+    assert [r["sharing_pattern"] for r in table] == [r["sharing_pattern"] for r in rows]
+
+
+def test_markdown_is_a_table() -> None:
+    lines = printed("budget=125m", "space=tying", "format=markdown").splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1
+    assert set(table[1]) <= set("|-: ")
+
+
+def test_an_architecture_is_taken_apart() -> None:
+    text = printed("architecture=mobilellm_ls_125m")
+    assert "124,635,456" in text
+    assert "Layer map, 60 layers (immediate x2):\nblocks: 0 0 1 1 2 2" in text
+    for part in ("embedding", "attention", "FFN", "norms", "output"):
+        assert part in text
+    assert json.loads(printed("architecture=mobilellm_125m", "format=json"))["parameters"] == (
+        124_635_456
+    )
+
+
+def test_halves_that_differ_are_drawn_apart(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "vocab_size: 64\nhidden_size: 8\nnum_attention_heads: 2\nintermediate_size: 16\n"
+        "num_blocks: 2\nsharing: immediate\nrepeats: 2\nsharing_scope: ffn\n"
+    )
+    text = printed(f"architecture_file={path}")
+    assert "attention: 0 1 2 3\nFFN:       0 0 1 1" in text
+
+
+def test_axes_are_overridden_on_the_command_line() -> None:
+    text = printed("budget=125m", "space.axes.num_blocks=[12,30]")
+    assert [line.split()[0] for line in text.splitlines()[5:]] == ["12", "30"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bugdet=1m"], "bugdet"),
+        (["+budgett=1m"], "budgett must be an option of this command, but is none; did you mean"),
+        (["budget=1m,2m"], "key=[value1,value2]"),
+        (["budget=plenty"], "budget must be a number of parameters such as 125m"),
+        (["budget=1m"], "embeddings alone"),
+        (["space=depth"], "depth_width"),
+        (["space.axes.num_blocks=[]"], "axis num_blocks must be a list of at least one value"),
+        (["+space.axes.num_bloks=[2]"], "num_bloks"),
+        (["architecture=mobilelm_125m"], "mobilellm_125m"),
+        (["architecture=mobilellm_125m", "architecture.num_key_value_heads=2"], "choose a divisor"),
+        (["architecture=mobilellm_125m", "+architecture.hiden_size=2"], "hiden_size"),
+        (["architecture_file=nowhere.yaml"], "nowhere.yaml"),
+        (["--bogus"], "flags must be Hydra's"),
+        (["--cfg", "nonsense"], "invalid choice: 'nonsense'"),
+        (["--cfg"], "expected one argument; --hydra-help lists them"),
+        (["-p"], "flags must be Hydra's, but argument --package/-p: expected one argument"),
+        (["budget=1m", "--cfg", "job", "seq_len=8"], "but got seq_len=8"),
+        (["+space.fixed.sharing=5"], "sharing must be written like none"),
+        (["+space.fixed.norms=[5]"], "norms must be one of block, layer, but got [5]"),
+        (["space.fixed.tie_word_embeddings=5"], "tie_word_embeddings must be true or false"),
+        (["+space.fixed.qk_norm=maybe"], "qk_norm must be true or false, but got 'maybe'"),
+        (["format=xml"], "format must be one of table, markdown, csv, json"),
+        (["seq_len=0"], "seq_len"),
+        (["seq_len=long"], "seq_len"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert message in done.stderr
+
+
+def test_help_says_what_the_verb_is_for() -> None:
+    assert printed("--help").startswith("python -m space: the ladder of architectures on a budget")
+
+
+FAILING = """
+from space.cli import reader_may_leave
+with reader_may_leave():
+    print("result")
+    raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["-m", "space", "--help"], 0), (["-m", "space", "format=csv"], 0), (["-c", FAILING], 3)],
+    ids=["help", "table", "failure"],
+)
+def test_a_reader_that_has_seen_enough_is_no_error(arguments: list[str], code: int) -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},  # else the first print would end the program
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == code
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hidden_size: [1\nnum_blocks: }", "must be YAML, but is not: "),
+        ("- 1", "must hold the fields of one architecture, a line each, but holds [1]"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "torn.yaml"
+    path.write_text(text)
+    done = run(f"architecture_file={path}")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"{path} {message}" in line
