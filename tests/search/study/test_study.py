@@ -315,7 +315,7 @@ def test_a_damaged_record_that_another_process_sets_aside_first_is_no_trouble(
     def damaged(folder: Path) -> None:
         raise CorruptRecord("it is damaged")
 
-    monkeypatch.setattr(record, "read_record", damaged)
+    monkeypatch.setattr("search.runs.read_record", damaged)
     assert usable_record(tmp_path) is None
 
 
