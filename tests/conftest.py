@@ -5,6 +5,7 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -12,3 +13,19 @@ settings.register_profile(
     "ci", settings.get_profile("dev"), derandomize=True, print_blob=True, database=None
 )
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--implementation",
+        metavar="NAME",
+        help="run a contract suite on this one alone: a name, a module or a file such as mine.py",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A contract suite names its `DOOR`; each of its tests runs on every implementation."""
+    door = getattr(metafunc.module, "DOOR", None)
+    if door is not None and "implementation" in metafunc.fixturenames:
+        given = metafunc.config.getoption("--implementation")
+        metafunc.parametrize("implementation", [given] if given else door.names())

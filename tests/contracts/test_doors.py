@@ -1,0 +1,110 @@
+"""What all doors have in common: how implementations are found, and what is said of bad ones."""
+
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+import space.doors
+from space.doors import Door, members
+
+FILE = """
+class Shelf:
+    title = "a shelf"
+
+    def hold(self, weight):
+        return weight < {limit}
+
+
+FURNITURE = Shelf()
+"""
+
+
+class Furniture(Protocol):
+    """What a room is furnished with."""
+
+    title: str
+
+    def hold(self, weight: float) -> bool: ...
+
+
+@pytest.fixture
+def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Door[Furniture]:
+    """A door of a package of its own, with one implementation and one private module."""
+    package = tmp_path / "furnishing"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "_wood.py").write_text("")
+    (package / "shelf.py").write_text(FILE.format(limit=10))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    yield Door("furniture", "furnishing", Furniture)
+    for name in [name for name in sys.modules if name.startswith("furnishing")]:
+        del sys.modules[name]
+
+
+def test_a_protocol_states_its_members() -> None:
+    assert members(Furniture) == ["title", "hold"]
+
+
+def test_modules_of_the_package_are_its_own(door: Door[Furniture]) -> None:
+    assert door.names() == ["shelf"]
+    assert door.load("shelf").hold(9)
+    assert door.identity("shelf") == "shelf"
+
+
+def test_a_file_is_loaded_and_known_by_its_content(door: Door[Furniture], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(FILE.format(limit=5))
+    (tmp_path / "yours.py").write_text(FILE.format(limit=6))
+    assert not door.load("mine.py").hold(5)
+    assert door.load("yours.py").hold(5)
+    assert door.identity("mine.py").startswith("mine@")
+    (tmp_path / "yours.py").write_text(FILE.format(limit=7))
+    first = door.identity("yours.py")
+    (tmp_path / "yours.py").write_text(FILE.format(limit=8))
+    assert door.identity("yours.py") != first
+
+
+def test_a_module_is_loaded_by_its_dotted_name(door: Door[Furniture], tmp_path: Path) -> None:
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "table.py").write_text(FILE.format(limit=100))
+    assert door.load("lab.table").hold(99)
+
+
+def test_an_entry_point_adds_a_name(
+    door: Door[Furniture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bought.py").write_text(FILE.format(limit=50))
+    point = EntryPoint(name="cupboard", value="bought", group="isoparam.furniture")
+    monkeypatch.setattr(
+        space.doors, "entry_points", lambda group: [point] if group == point.group else []
+    )
+    assert door.names() == ["cupboard", "shelf"]
+    assert door.load("cupboard").hold(49)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "must define FURNITURE, but does not"),
+        ("class FURNITURE:\n    title = 1", "must have title, hold, but lacks hold"),
+        ("import nothing_there", "could not be loaded: ModuleNotFoundError"),
+        ("def", "could not be loaded: SyntaxError"),
+    ],
+)
+def test_a_bad_file_is_refused_by_name(
+    door: Door[Furniture], tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "bad.py").write_text(text)
+    with pytest.raises(ValueError, match=rf"bad\.py.*{said}"):
+        door.load("bad.py")
+
+
+@pytest.mark.parametrize("name", ["shelv", "no.such.module", "absent.py"])
+def test_an_unknown_name_is_refused_with_those_there_are(door: Door[Furniture], name: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"furniture must be one of shelf, a module or a file, but"
+    ):
+        door.load(name)
