@@ -1,0 +1,115 @@
+"""Every file of `conf/experiment/` is a start that works: it composes, says what its command says,
+and its space or table lies on its budget. Nothing is trained."""
+
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import search.__main__  # noqa: F401  each verb's module stores its schema
+from ablations.__main__ import read_table
+from ablations.arms import TableFile
+from ablations.config import AblationConfig
+from search.config import SearchConfig
+from search.run import RunConfig
+from space.axes import Space
+from space.budget import MAX_DEVIATION
+from space.cli import CONF
+
+FILES = sorted((Path(CONF) / "experiment").glob("*.yaml"))
+SAME_AS = re.compile(r"^# The same as: python -m (search|ablations)\b(.*)$", re.MULTILINE)
+PUBLISHED = [file for file in FILES if SAME_AS.search(file.read_text())]
+OF_MOBILELLM = [file for file in FILES if file not in PUBLISHED]
+
+
+@cache
+def configuration(verb: str, *overrides: str) -> Any:
+    with initialize_config_dir(CONF, version_base="1.3"):
+        return OmegaConf.to_object(compose(verb, list(overrides)))
+
+
+def command(file: Path) -> tuple[str, list[str]]:
+    """The verb and the overrides that the file says it is the same as."""
+    found = SAME_AS.search(file.read_text())
+    assert found, f"{file.name} must say '# The same as: python -m search …'"
+    return found[1], shlex.split(found[2])
+
+
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
+def test_an_experiment_is_the_command_that_it_names(file: Path) -> None:
+    verb, overrides = command(file)
+    made = configuration(verb, f"experiment={file.stem}")
+    assert made == configuration(verb, *overrides)
+
+
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
+def test_an_experiment_lies_on_its_budget(file: Path) -> None:
+    verb, _ = command(file)
+    config = configuration(verb, f"experiment={file.stem}")
+    if verb == "search":
+        assert isinstance(config, SearchConfig)
+        space = Space.from_config(config.space, config.budget, config.data.vocab_size)
+        found = space.enumerate()
+        assert 2 <= len(found) <= config.n_trials, "a published search tries all of its space"
+        assert all(abs(space.budget.deviation(arch)) <= MAX_DEVIATION for arch in found)
+    else:
+        assert isinstance(config, AblationConfig)
+        table, _ = read_table(config, config.recipe, config.data.vocab_size)
+        assert all(len(panel.arms) >= 2 for panel in table.panels)
+
+
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
+def test_an_experiment_has_the_overrides_of_its_table(file: Path) -> None:
+    """On the command line the file of a table adds them; here the experiment must."""
+    verb, _ = command(file)
+    if verb == "ablations":
+        config = configuration(verb, f"experiment={file.stem}")
+        own = TableFile.read(config.table).overrides
+        assert {text.partition("=")[0] for text in own} <= {"proxy"}
+        assert config.proxy == dict(text.split("=") for text in own).get("proxy", "ablation")
+
+
+def test_what_is_given_beside_an_experiment_wins() -> None:
+    config = configuration("search", "experiment=depth_gqa_1m", "n_trials=9", "proxy=smoke")
+    assert (config.n_trials, config.proxy, config.replicates.seeds) == (9, "smoke", 6)
+    assert config.recipe.tokens == 20_000
+
+
+@pytest.mark.parametrize("file", OF_MOBILELLM, ids=lambda file: file.stem)
+def test_a_recipe_of_mobilellm_is_whole_and_keeps_its_earlier_name(file: Path) -> None:
+    given = ["architecture=mobilellm_125m", "data=tokens"]
+    config = configuration("run", *given, f"experiment={file.stem}")
+    assert isinstance(config, RunConfig)
+    assert config.recipe.tokens >= 250_000_000_000
+    earlier = file.stem.replace("mobilellm", "paper")
+    assert config == configuration("run", *given, f"proxy={earlier}")
+    assert configuration("search", f"proxy={earlier}").proxy == earlier
+    assert configuration("ablations", "table=heads", f"proxy={earlier}").proxy == earlier
+
+
+def test_a_recipe_of_mobilellm_takes_nothing_from_the_proxy_that_it_replaces() -> None:
+    default, smoke = (
+        configuration("search", f"proxy={proxy}", "experiment=mobilellm_full").recipe
+        for proxy in ("default", "smoke")
+    )
+    assert default == smoke
+
+
+def test_an_experiment_of_another_command_is_refused_with_one_line() -> None:
+    made = subprocess.run(
+        [sys.executable, "-m", "search", "experiment=layer_sharing_1m"],
+        capture_output=True,
+        text=True,
+        cwd=Path(CONF).parent,
+    )
+    assert made.returncode == 2
+    assert made.stderr.startswith("error: ")
+    assert made.stderr.count("\n") == 1
+    assert "table" in made.stderr
