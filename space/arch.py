@@ -355,10 +355,11 @@ def read_mapping(path: Path, holds: str) -> dict[str, Any]:
         ValueError: it is no YAML, or no mapping; `holds` is what it should.
     """
     import yaml  # not needed to count candidates
-    from omegaconf._utils import get_yaml_loader
+
+    from space.compat import yaml_loader
 
     try:
-        values = yaml.load(path.read_text(), Loader=get_yaml_loader())
+        values = yaml.load(path.read_text(), Loader=yaml_loader())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         what = " ".join(str(error).split())
         raise ValueError(f"{path} must be YAML, but is not: {what}") from None

@@ -6,20 +6,22 @@ Hydra alone prints several lines and exits with 1.
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from space.compat import child_nodes, hydra_flags, names_of
+from space.doors import Door
 
 CONF = str(Path(__file__).parent.parent / "conf")
 PRINT_STYLE = str(Path(CONF) / "print.mplstyle")
@@ -40,6 +42,9 @@ def verb(
     `conf/quiet.yaml` keeps Hydra from making folders and logs of its own.
 
     `usual` may add overrides to those of the command line, which it is given.
+
+    A field of the schema whose class names a `door`, such as `sampler`, takes any implementation
+    of that door: see `by_name`.
 
     The schema is stored as `<name>_schema`, which the YAML lists first in its `defaults`; `main`
     gets an instance of it.
@@ -67,6 +72,7 @@ def verb(
                 with one_line_errors():
                     _require_one_start(sys.argv[1:])
                     _require_known_flags(sys.argv[1:])
+                    sys.argv[1:] = by_name(sys.argv[1:], doors_of(schema))
                     sys.argv[1:1] = usual(sys.argv[1:])
                 with one_line_errors((HydraException, OmegaConfBaseException)), reader_may_leave():
                     app()
@@ -77,6 +83,36 @@ def verb(
         return run
 
     return decorate
+
+
+def doors_of(schema: type[Any]) -> dict[str, Door[Any]]:
+    """The fields of a schema that are filled through a door, which their class names in `door`."""
+    kinds = ((name, getattr(kind, "door", None)) for name, kind in get_type_hints(schema).items())
+    return {name: door for name, door in kinds if isinstance(door, Door)}
+
+
+def by_name(given: Sequence[str], doors: Mapping[str, Door[Any]]) -> list[str]:
+    """The overrides with `sampler.name=mine.py` in place of `sampler=mine.py`.
+
+    Hydra looks for `sampler=NAME` among the files of `conf/sampler/`, which users' own have none
+    in: their options stand on the command line, `'+sampler.options={pace: 3}'`.
+
+    Raises:
+        ValueError: a file or module that is none.
+    """
+    return [_by_name(text, doors) for text in given]
+
+
+def _by_name(text: str, doors: Mapping[str, Door[Any]]) -> str:
+    option, _, value = text.partition("=")
+    name = value.strip("'\"")
+    if option not in doors or not name or (Path(CONF) / option / f"{name}.yaml").is_file():
+        return text
+    if "." not in name and not doors[option].knows(name):
+        return text  # misspelt: Hydra lists the files
+    doors[option].load(name)
+    quoted = name.replace("'", "\\'")
+    return f"{option}.name='{quoted}'"
 
 
 def _require_known_and_given(config: DictConfig, schema: type[Any]) -> None:
@@ -95,15 +131,11 @@ def _unknown(
     node: DictConfig, schema: type[Any] | None, at: str
 ) -> Iterator[tuple[str, str, list[str]]]:
     """Each name that is no field of its dataclass, where that is, and its fields."""
-    if node._is_none() or node._is_missing():
-        return
     if is_dataclass(schema):
         known = [field.name for field in fields(schema)]
-        yield from ((name, at, known) for name in map(str, node) if name not in known)
-    for name in map(str, node):
-        child = node._get_node(name)
-        if isinstance(child, DictConfig):
-            yield from _unknown(child, OmegaConf.get_type(child), f"{at}{name}.")
+        yield from ((name, at, known) for name in names_of(node) if name not in known)
+    for name, child in child_nodes(node):
+        yield from _unknown(child, OmegaConf.get_type(child), f"{at}{name}.")
 
 
 def _require_one_start(given: Sequence[str]) -> None:
@@ -117,7 +149,7 @@ def _require_one_start(given: Sequence[str]) -> None:
 
 def _require_known_flags(given: Sequence[str]) -> None:
     """Hydra's parser alone answers with its whole usage."""
-    parser = get_args_parser()
+    parser = hydra_flags()
     parser.error = lambda message: fail(  # type: ignore[method-assign]
         f"flags must be Hydra's, but {message}; --hydra-help lists them"
     )
@@ -133,11 +165,8 @@ def _thaw(node: DictConfig) -> DictConfig:
     """The node, to be filled in by YAML and overrides: OmegaConf locks those of frozen
     dataclasses."""
     OmegaConf.set_readonly(node, None)
-    if not (node._is_missing() or node._is_none()):
-        for name in list(node):
-            child = node._get_node(name)
-            if isinstance(child, DictConfig):
-                _thaw(child)
+    for _, child in child_nodes(node):
+        _thaw(child)
     return node
 
 

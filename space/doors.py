@@ -47,18 +47,24 @@ class Door(Generic[T]):
         """Those of the project and of installed packages, sorted."""
         return sorted({*self._own(), *(point.name for point in self._installed())})
 
-    def load(self, name: str) -> T:
+    def knows(self, name: str) -> bool:
+        """Whether there is an implementation of this name, module or file, good or bad."""
+        return self._find(name) is not None
+
+    def load(self, name: str, option: str | None = None) -> T:
         """The implementation of this name, module or file.
 
         Raises:
-            ValueError: there is none, or it lacks what the protocol asks for.
+            ValueError: there is none, or it lacks what the protocol asks for. The message names the
+                option that was given, by default the door.
         """
+        option = option or self.name
         if not isinstance(name, str):
-            raise ValueError(f"{self.name} must be a name, but got {name!r}; {self._choices('')}")
+            raise ValueError(f"{option} must be a name, but got {name!r}")
         module = self._find(name)
         if module is None:
             raise ValueError(
-                f"{self.name} must be one of {', '.join(self.names())}, a module or a file, but "
+                f"{option} must be one of {', '.join(self.names())}, a module or a file, but "
                 f"got {name!r}{self._choices(name)}"
             )
         where = getattr(module, "__file__", None) or name

@@ -8,16 +8,16 @@ models apart where accuracy stays near chance: `bpb`, bits per byte of the right
 import hashlib
 import logging
 import math
-import os
 import sys
 import time
 from dataclasses import dataclass, field, fields
-from functools import lru_cache, partialmethod
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from search.paired import standard_error
 from search.record import Score
+from space.compat import hide_progress_bars
 
 SHOTS_SEED = 1234
 """Of the questions shown before a question, as lm-eval has it."""
@@ -39,10 +39,7 @@ def be_quiet() -> None:
     """lm-eval and datasets tell of each step of each task; their bars are for terminals alone."""
     logging.disable(logging.WARNING)
     if not sys.stderr.isatty():
-        import tqdm  # its own switch is read when torch imports it
-
-        os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
-        tqdm.tqdm.__init__ = partialmethod(tqdm.tqdm.__init__, disable=True)
+        hide_progress_bars()
 
 
 def find_model(model: str, runs: str | Path) -> Path:

@@ -42,6 +42,7 @@ from search.study.plan import (
 )
 from search.train.placement import Placement
 from space.axes import Space
+from space.compat import frozen, reopened, storage_of
 from space.cost import cost
 from space.files import write_atomically
 
@@ -265,13 +266,12 @@ class Standing:
 
     def __init__(self, study: optuna.Study) -> None:
         # The storage, not the study: hyperband asks it by studies of its own, one a bracket.
-        storage = cast(BaseStorage, _WithoutFailed(study._storage))
+        storage = cast(BaseStorage, _WithoutFailed(storage_of(study)))
         self._study = optuna.Study(study.study_name, storage, pruner=study.pruner)
 
     def would_prune(self, trial: Trial) -> bool:
         """Whether the study's pruner stops this trial, by what it has reported."""
-        told = self._study._storage.get_trial(trial._trial_id)
-        return self._study.pruner.prune(self._study, told)
+        return self._study.pruner.prune(self._study, frozen(self._study, trial))
 
 
 def settled_precision(storage: RDBStorage, name: str) -> str | None:
@@ -412,9 +412,10 @@ def _attempt(trial: FrozenTrial) -> Attempt:
 def lose(study: optuna.Study, trial: FrozenTrial, reason: str, status: str | None = None) -> None:
     """Mark a trial whose worker is gone. Its cell is then open, and the next free worker's."""
     try:
-        Trial(study, trial._trial_id).set_user_attr("reason", reason)
+        lost = reopened(study, trial)
+        lost.set_user_attr("reason", reason)
         if status is not None:
-            Trial(study, trial._trial_id).set_user_attr("status", status)
+            lost.set_user_attr("status", status)
         study.tell(trial.number, state=TrialState.FAIL)
     except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
         return  # it was told just before the end, or another machine was quicker

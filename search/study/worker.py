@@ -41,6 +41,7 @@ from search.study.storage import (
     worker_seed,
 )
 from search.train.loop import Stop, train
+from space.compat import TELL_ERRORS, is_tell_refused
 
 Emit = Callable[[Event], None]
 
@@ -145,9 +146,9 @@ class Worker:
         self.outcome = None
         try:
             self.study.optimize(self.objective, n_trials=1, catch=(Ended,))
-        except ValueError as error:
+        except TELL_ERRORS as error:
             # Another machine took this one for dead, as after a suspension. The record stands.
-            if "Cannot tell" not in str(error):
+            if not is_tell_refused(error):
                 raise
         if self.outcome is not None:
             self.emit(self.outcome)  # now that the storage has it too

@@ -1,6 +1,7 @@
 """What all doors have in common: how implementations are found, and what is said of bad ones."""
 
 import sys
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Protocol
@@ -8,6 +9,7 @@ from typing import Protocol
 import pytest
 
 import space.doors
+from space.cli import by_name, doors_of
 from space.doors import Door, members
 
 FILE = """
@@ -108,3 +110,29 @@ def test_an_unknown_name_is_refused_with_those_there_are(door: Door[Furniture], 
         ValueError, match=r"furniture must be one of shelf, a module or a file, but"
     ):
         door.load(name)
+
+
+def test_an_option_takes_files_modules_and_names_without_a_configuration_file(
+    door: Door[Furniture], tmp_path: Path
+) -> None:
+    (tmp_path / "my own.py").write_text(FILE.format(limit=5))
+    doors = {"sampler": door}  # the folder conf/sampler/ has a file tpe.yaml
+    given = ["sampler=my own.py", "sampler='my own.py'", "sampler=shelf", "budget=1m"]
+    named = "sampler.name='my own.py'"
+    assert by_name(given, doors) == [named, named, "sampler.name='shelf'", "budget=1m"]
+    left = ["sampler=tpe", "sampler=shelv", "sampler=", "sampler.name=shelf", "~sampler", "-c"]
+    assert by_name(left, doors) == left
+
+
+def test_an_option_refuses_a_file_that_is_none(door: Door[Furniture]) -> None:
+    with pytest.raises(ValueError, match=r"furniture must be .* but got 'absent\.py'"):
+        by_name(["sampler=absent.py"], {"sampler": door})
+
+
+def test_fields_of_a_schema_are_filled_through_doors(door: Door[Furniture]) -> None:
+    class Chosen:
+        pass
+
+    Chosen.door = door
+    schema = dataclass(type("Schema", (), {"__annotations__": {"room": Chosen, "size": int}}))
+    assert doors_of(schema) == {"room": door}

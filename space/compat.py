@@ -1,0 +1,88 @@
+"""What the project uses of other libraries though it is no interface of theirs.
+
+Each function says why nothing public will do. `tests/test_compat.py` has a test for each, which
+fails when the library changes. Libraries are imported where they are needed: counting candidates
+needs none of them.
+"""
+
+import os
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from functools import partialmethod
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import optuna
+    from omegaconf import DictConfig
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial, Trial
+
+
+def hydra_flags() -> ArgumentParser:
+    """Hydra's parser of flags and overrides: it answers to a wrong flag with its whole usage."""
+    from hydra._internal.utils import get_args_parser
+
+    return get_args_parser()
+
+
+def yaml_loader() -> type[Any]:
+    """The YAML loader of Hydra's own files: `6e-3` is a number to it, and a key that stands twice
+    an error. OmegaConf opens files by it, but makes nodes of them."""
+    from omegaconf._utils import get_yaml_loader
+
+    return get_yaml_loader()  # type: ignore[no-any-return]
+
+
+def child_nodes(node: "DictConfig") -> "Iterator[tuple[str, DictConfig]]":
+    """The mappings in a mapping by their names, none where it is null or missing itself. The
+    public ways resolve interpolations and raise for what is missing."""
+    from omegaconf import DictConfig
+
+    for name in names_of(node):
+        child = node._get_node(name)
+        if isinstance(child, DictConfig):
+            yield name, child
+
+
+def names_of(node: "DictConfig") -> list[str]:
+    """The names in a mapping, none where it is null or missing itself."""
+    return [] if node._is_none() or node._is_missing() else [str(name) for name in node]
+
+
+def storage_of(study: "optuna.Study") -> "BaseStorage":
+    """A study's storage, which it does not show."""
+    return study._storage
+
+
+def frozen(study: "optuna.Study", trial: "Trial | FrozenTrial") -> "FrozenTrial":
+    """A trial as the study's storage has it now, with all that it has reported: pruners take such,
+    and `trial.should_prune()` makes its own."""
+    return study._storage.get_trial(trial._trial_id)
+
+
+def reopened(study: "optuna.Study", trial: "FrozenTrial") -> "Trial":
+    """A trial of the study's that attributes can be written to; Optuna opens new ones only."""
+    from optuna.trial import Trial
+
+    return Trial(study, trial._trial_id)
+
+
+TELL_ERRORS = (ValueError, AssertionError)
+
+
+def is_tell_refused(error: BaseException | None) -> bool:
+    """Whether Optuna raised this, one of `TELL_ERRORS`, because the trial's end was there already:
+    it has no class for that. Where the trial had failed, `study.optimize` then stumbles over an
+    assertion of its own."""
+    if isinstance(error, AssertionError):
+        return is_tell_refused(error.__context__)
+    return isinstance(error, ValueError) and "Cannot tell" in str(error)
+
+
+def hide_progress_bars() -> None:
+    """Keep tqdm and Hugging Face's datasets from drawing bars. tqdm reads its own switch,
+    TQDM_DISABLE, when it is imported, and torch has done that."""
+    import tqdm
+
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    tqdm.tqdm.__init__ = partialmethod(tqdm.tqdm.__init__, disable=True)

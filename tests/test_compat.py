@@ -1,0 +1,121 @@
+"""`space.compat` against the libraries that are installed: what it relies on is no interface of
+theirs, so each of these fails when an upgrade takes it away."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from omegaconf import OmegaConf
+from optuna.trial import TrialState
+
+from space import compat
+
+
+def test_hydras_parser_knows_its_flags_and_takes_overrides() -> None:
+    known, unknown = compat.hydra_flags().parse_known_args(["--cfg", "job", "a=1", "--nonsense"])
+    assert (known.cfg, known.overrides, unknown) == ("job", ["a=1"], ["--nonsense"])
+
+
+def test_hydras_parser_answers_through_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser, said = compat.hydra_flags(), []
+    monkeypatch.setattr(parser, "error", said.append)
+    parser.parse_known_args(["--cfg", "nonsense"])
+    assert "invalid choice: 'nonsense'" in said[0]
+
+
+def test_hydras_loader_reads_numbers_and_refuses_a_key_that_stands_twice() -> None:
+    assert yaml.load("a: 6e-3", Loader=compat.yaml_loader()) == {"a": 0.006}
+    with pytest.raises(yaml.YAMLError, match="duplicate key b"):
+        yaml.load("b: 1\nb: 2", Loader=compat.yaml_loader())
+
+
+def test_children_of_a_node_are_its_mappings_with_nothing_resolved() -> None:
+    node = OmegaConf.create(
+        {"a": {"x": 1}, "b": "${nowhere}", "c": "???", "d": None, "e": {"y": "${nowhere}"}}
+    )
+    assert compat.names_of(node) == ["a", "b", "c", "d", "e"]
+    assert [name for name, _ in compat.child_nodes(node)] == ["a", "e"]
+
+
+@pytest.mark.parametrize("nothing", [None, "???"])
+def test_a_node_that_is_null_or_missing_has_no_children(nothing: str | None) -> None:
+    node = OmegaConf.create({"a": {"x": {"y": 1}}})
+    child = dict(compat.child_nodes(node))["a"]
+    child._set_value(nothing)
+    assert compat.names_of(child) == []
+    assert list(compat.child_nodes(child)) == []
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    return optuna.create_study()
+
+
+def test_a_studys_storage_has_its_trials(study: optuna.Study) -> None:
+    study.ask()
+    storage = compat.storage_of(study)
+    assert isinstance(storage, optuna.storages.BaseStorage)
+    number = storage.get_study_id_from_name(study.study_name)
+    assert [trial.number for trial in storage.get_all_trials(number)] == [0]
+
+
+def test_a_trial_is_frozen_with_what_it_has_reported(study: optuna.Study) -> None:
+    trial = study.ask()
+    trial.report(0.5, step=1)
+    assert compat.frozen(study, trial).intermediate_values == {1: 0.5}
+    assert compat.frozen(study, trial).state == TrialState.RUNNING
+
+
+def test_a_running_trial_of_the_storage_can_be_written_to(study: optuna.Study) -> None:
+    study.ask()
+    compat.reopened(study, study.get_trials()[0]).set_user_attr("reason", "lost")
+    assert study.get_trials()[0].user_attrs == {"reason": "lost"}
+
+
+@pytest.mark.parametrize("end", [{"state": TrialState.FAIL}, {"values": 0.4}])
+def test_a_trial_that_ended_elsewhere_is_known_by_the_error_of_optimize(
+    study: optuna.Study, end: dict[str, Any]
+) -> None:
+    """As after a suspension: another process has marked the trial as lost."""
+
+    def objective(trial: optuna.Trial) -> float:
+        study.tell(trial.number, **end)
+        return 0.5
+
+    with pytest.raises(compat.TELL_ERRORS) as caught:
+        study.optimize(objective, n_trials=1)
+    assert compat.is_tell_refused(caught.value)
+
+
+def test_another_error_is_not_taken_for_one_of_telling(study: optuna.Study) -> None:
+    trial = study.ask()
+    with pytest.raises(ValueError, match="Values") as caught:
+        study.tell(trial, 0.5, state=TrialState.FAIL)
+    assert not compat.is_tell_refused(caught.value)
+
+
+def test_progress_bars_are_hidden_once_tqdm_is_imported() -> None:
+    """In a process of its own, for it changes the class."""
+    code = (
+        "import tqdm, tqdm.auto; from space.compat import hide_progress_bars; "
+        "hide_progress_bars(); list(tqdm.tqdm(range(3))); list(tqdm.auto.tqdm(range(3)))"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+
+
+def test_nothing_is_imported_before_it_is_needed() -> None:
+    libraries = {"hydra", "omegaconf", "optuna", "tqdm", "yaml"}
+    code = f"import sys, space.compat; print(*({libraries} & set(sys.modules)))"
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
