@@ -17,8 +17,9 @@ from omegaconf import OmegaConf
 from study_fixtures import ROOT, environment
 
 from search.data.dataset import train_tokenizer
+from search.evaluate.__main__ import table
 from search.evaluate.harness import DecoderLM
-from search.evaluate.score import score, table
+from search.evaluate.score import score
 from search.evaluate.tasks import TaskSpec, build, chosen
 from space.arch import Architecture
 from space.cli import CONF
