@@ -7,6 +7,7 @@ import logging
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any
 
 from space.arch import Architecture
@@ -14,6 +15,7 @@ from space.axes import Candidate, Space, SpaceConfig, describe_sharing
 from space.budget import ffn_multiple, ffn_target
 from space.cli import one_line_errors, verb
 from space.cost import cost, num_norms, parts
+from space.stored import Stored
 
 FORMATS = ("table", "markdown", "csv", "json")
 
@@ -31,6 +33,7 @@ class Config:
     architecture_from: str | None = None
     export: str | None = None
     to: str | None = None
+    models: str | None = None
     runs: str = "runs"
     cache: str = ".cache/data"
     tokenizer: str | None = None
@@ -62,20 +65,35 @@ def main(config: Config) -> None:
 
 
 def _export(source: str, config: Config) -> None:
-    from space.hf import export_run  # torch; the ladder does without it
+    from space.hf import export_model  # torch; the ladder does without it
 
     logging.disable(logging.INFO)  # the hub's library tells of the temporary folder
     if config.to is None:
         raise ValueError("to must name the folder that the export goes to; add to=FOLDER")
-    folder = export_run(source, config.to, config.runs, config.cache, config.tokenizer)
+    folder = export_model(_named(source, config), config.to, config.tokenizer)
     print(f"exported: {folder}")
+
+
+def _named(source: str, config: Config) -> str | Stored:
+    """The model that the module `models` knows by this name; where it knows none, the name, of a
+    folder or on the hub."""
+    if config.models is None:
+        return source
+    try:
+        stored = import_module(config.models).stored
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"models must be a module that defines stored(name, runs, cache), but {error}"
+        ) from None
+    found: Stored | None = stored(source, config.runs, config.cache)
+    return found or source
 
 
 def _architecture(config: Config) -> Architecture | None:
     if config.architecture_from is not None:
         from space.hf import architecture_of
 
-        return architecture_of(config.architecture_from)
+        return architecture_of(_named(config.architecture_from, config))
     if config.architecture_file is not None:
         return Architecture.from_yaml(config.architecture_file)
     if config.architecture is not None:

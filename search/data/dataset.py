@@ -25,6 +25,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from search.data import corpus
 from search.data.readers import TEXT_KINDS, TOKEN_KINDS, Tokens, find_files, read_text, read_tokens
+from space.end_tokens import END_TOKENS, end_token_of
 from space.files import write_atomically
 
 Progress = Callable[[str], None]
@@ -35,8 +36,7 @@ FORMAT = 1
 
 SOURCES = ("embedded", "text", "tokens", "hf")
 BYTES = 256
-END_TOKEN = "<|end|>"
-KNOWN_END_TOKENS = (END_TOKEN, "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
+END_TOKEN = END_TOKENS[0]
 
 TOKENIZER_TRAINING_BYTES = 256 << 20
 """The tokenizer sees at most the first so many bytes of the training split: more text changes few
@@ -742,7 +742,7 @@ def _load_tokenizer(path: Path) -> Tokenizer:
 
 
 def _end_token(tokenizer: Tokenizer, config: DataConfig) -> int:
-    """The id asked for, or that of the first of KNOWN_END_TOKENS."""
+    """The id asked for, or that of the first of END_TOKENS."""
     if config.end_token is not None:
         if not 0 <= config.end_token < _vocab_size(tokenizer):
             raise ValueError(
@@ -750,10 +750,10 @@ def _end_token(tokenizer: Tokenizer, config: DataConfig) -> int:
                 f"but got {config.end_token}"
             )
         return config.end_token
-    for token in KNOWN_END_TOKENS:
-        if (found := tokenizer.token_to_id(token)) is not None:
-            return found
+    if (name := end_token_of(tokenizer)) is not None:
+        found: int = tokenizer.get_vocab()[name]
+        return found
     raise ValueError(
         "the tokenizer must have a token to end documents with, but has none of "
-        f"{', '.join(KNOWN_END_TOKENS)}; set data.end_token to its id"
+        f"{', '.join(END_TOKENS)}; set data.end_token to its id"
     )

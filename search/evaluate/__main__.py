@@ -11,6 +11,7 @@ from pathlib import Path
 from search.config import Evaluation
 from search.evaluate.score import TaskScore, be_quiet, find_model, open_model, score
 from search.evaluate.tasks import build, chosen, source_of
+from search.models import is_run, run_data
 from search.paired import aligned
 from space.cli import one_line_errors, verb
 from space.files import write_atomically
@@ -61,11 +62,10 @@ def held_out(config: EvaluateConfig) -> list[str]:
         ValueError: no run and no folder of data is named, or its data are not in the cache.
     """
     from search.data.dataset import held_out_documents, open_data
-    from space.hf import run_data
 
     named = config.held_out or config.model
     run = Path(config.runs) / named
-    if (run / "run.yaml").is_file():
+    if is_run(run):
         return held_out_documents(open_data(run_data(run, config.cache)))
     if (Path(named) / "manifest.json").is_file():
         return held_out_documents(open_data(named))

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from search.models import is_run, stored_run
 from search.paired import standard_error
 from search.record import Score
 from space.compat import hide_progress_bars
@@ -51,7 +52,7 @@ def find_model(model: str, runs: str | Path) -> Path:
     from space.hf import find
 
     folder = Path(runs) / model
-    return folder if (folder / "run.yaml").is_file() else find(model)
+    return folder if is_run(folder) else find(model)
 
 
 def open_model(
@@ -60,19 +61,21 @@ def open_model(
     """The model of a run or a checkpoint behind lm-eval's interface.
 
     Raises:
-        ValueError: as `space.hf.load` and `space.hf.run_tokenizer` do.
+        ValueError: as `space.hf.load` does, or there is no tokenizer.
     """
     import torch
 
     from search.evaluate.harness import DecoderLM
-    from space.hf import load, load_tokenizer, run_tokenizer
+    from space.hf import load, load_tokenizer, open_tokenizer
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load(folder)
+    run = stored_run(folder, cache) if is_run(folder) else None
+    model = load(run or folder)
     if tokenizer is not None:
         return DecoderLM(model, load_tokenizer(tokenizer), device)
-    return DecoderLM(model, run_tokenizer(folder, cache, model.arch), device)
+    own = run.tokenizer() if run else folder
+    return DecoderLM(model, open_tokenizer(own, model.arch), device)
 
 
 def score(

@@ -14,10 +14,9 @@ from search.config import Evaluation
 from search.data.dataset import Data, held_out_documents, open_data
 from search.evaluate.score import be_quiet, open_model, score
 from search.evaluate.tasks import TaskSpec, build, chosen, made_pairs, require, source_of
+from search.models import WEIGHTS
 from search.record import FINISHED, Record, Score
 from search.runs import write_record
-
-WEIGHTS = "weights.safetensors"
 
 
 def require_answers(evaluation: Evaluation, data: Data | None = None) -> None:

@@ -20,8 +20,9 @@ from optuna.pruners import BasePruner, NopPruner
 
 from search.config import SamplerConfig, StudyConfig
 from search.data.dataset import Data, prepare
-from search.evaluate.scores import WEIGHTS, lacking, require_answers
+from search.evaluate.scores import lacking, require_answers
 from search.executors.local import Ending, Pool, share_cores
+from search.models import WEIGHTS
 from search.recipe import Recipe
 from search.runs import usable_record
 from search.show.estimate import estimate

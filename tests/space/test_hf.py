@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from strategies import LLAMA_3, architectures
 from study_fixtures import environment, run, study_json
 
+from search.models import stored_run
 from space.arch import Architecture
 from space.cost import cost
-from space.hf import architecture_of, export, export_run, load, load_tokenizer
+from space.hf import architecture_of, export, export_model, load, load_tokenizer
 from space.model import Decoder
 
 PATTERNS: list[dict[str, Any]] = [
@@ -228,7 +229,7 @@ def test_a_sentencepiece_tokenizer_comes_in_and_leaves_with_the_model(tmp_path: 
     config = json.loads((tmp_path / "in" / "config.json").read_text())
     config |= {"model_type": "mobilellm", "share_embedding": True, "tie_word_embeddings": False}
     (tmp_path / "in" / "config.json").write_text(json.dumps(config))
-    folder = export_run(str(tmp_path / "in"), tmp_path / "out", tmp_path, tmp_path)
+    folder = export_model(tmp_path / "in", tmp_path / "out")
     written = json.loads((folder / "config.json").read_text())
     assert (written["model_type"], written["bos_token_id"], written["eos_token_id"]) == (
         "llama",
@@ -359,7 +360,7 @@ def test_a_sweeps_winner_leaves_by_one_command_and_generates_text(tmp_path: Path
     assert answer["generated_text"].startswith("abc")
     assert len(answer["generated_text"]) > 3
     assert key in (tmp_path / "out" / "README.md").read_text()
-    assert_same(load(tmp_path / "runs" / key), pipe.model.float())
+    assert_same(load(stored_run(tmp_path / "runs" / key, tmp_path / ".cache")), pipe.model.float())
     shown = subprocess.run(
         [sys.executable, "-m", "space", "architecture_from=out", "format=json"],
         cwd=tmp_path,

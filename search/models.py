@@ -1,0 +1,90 @@
+"""The models of runs: their parts as `space.hf` takes them, and the data that they come from."""
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from space.arch import Architecture
+from space.stored import Stored
+
+WEIGHTS = "weights.safetensors"
+
+
+def stored(source: str | Path, runs: str | Path, cache: str | Path) -> Stored | None:
+    """The model of a run, named by its key or its folder; None where there is no such run.
+
+    Raises:
+        ValueError: the run's weights were not kept.
+    """
+    for folder in (Path(runs) / source, Path(source)):
+        if is_run(folder):
+            return stored_run(folder, cache)
+    return None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's."""
+    return (folder / "run.yaml").is_file()
+
+
+def stored_run(folder: Path, cache: str | Path) -> Stored:
+    """The model of a run's folder.
+
+    Raises:
+        ValueError: its weights were not kept.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(
+            f"{folder} must hold {WEIGHTS}, but does not: the run has not ended, or its study "
+            "kept the best run's alone; train it with keep=all"
+        )
+    record = folder / "record.json"
+    return Stored(
+        architecture=Architecture.from_dict(_asked_for(folder)["architecture"]),
+        weights=folder / WEIGHTS,
+        tokenizer=partial(run_tokenizer, folder, cache),
+        record=json.loads(record.read_text()) if record.is_file() else None,
+    )
+
+
+def run_tokenizer(folder: Path, cache: str | Path) -> Path:
+    """The tokenizer.json of a run, which is with its data.
+
+    Raises:
+        ValueError: the data are no longer in the cache, or have no tokenizer.
+    """
+    path = run_data(folder, cache) / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(
+            f"the data of {folder} were token ids without a tokenizer; set tokenizer=FILE"
+        )
+    return path
+
+
+def run_data(folder: Path, cache: str | Path) -> Path:
+    """The folder of the cache with the data that a run was trained on.
+
+    Raises:
+        ValueError: they are no longer there.
+    """
+    wanted = _asked_for(folder)["data_fingerprint"]
+    for path in sorted(Path(cache).glob("*/manifest.json")):
+        try:
+            manifest = json.loads(path.read_text())["manifest"]
+        except (OSError, ValueError, KeyError):
+            continue
+        if manifest.get("fingerprint") == wanted:
+            return path.parent
+    raise ValueError(
+        f"the data of {folder} (fingerprint {wanted}) must be in {os.fspath(cache)}, where its "
+        "tokenizer is kept, but are not; set tokenizer=FILE, or cache=FOLDER"
+    )
+
+
+def _asked_for(folder: Path) -> dict[str, Any]:
+    asked: dict[str, Any] = yaml.safe_load((folder / "run.yaml").read_text())
+    return asked

@@ -1,0 +1,54 @@
+"""The model card of an export."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from space.arch import Architecture
+from space.cost import cost
+
+
+def model_card(arch: Architecture, record: Mapping[str, Any] | Any | None = None) -> str:
+    """What the folder's README says: the shape, its cost, and the run's record."""
+    to_dict = getattr(record, "to_dict", None)
+    values = to_dict() if to_dict else record
+    counts = asdict(cost(arch))
+    sharing = "none" if arch.sharing == "none" else f"{arch.sharing}, {arch.num_blocks} blocks"
+    shape = {
+        "parameters, each distinct weight once": f"{counts['parameters']:,}",
+        "layers executed": arch.num_layers,
+        "sharing": sharing,
+        "width": arch.hidden_size,
+        "query / key-value heads": f"{arch.num_attention_heads} / {arch.kv_heads}",
+        "head dimension": arch.head_size,
+        "FFN": f"{arch.intermediate_size} ({arch.hidden_act})",
+        "vocabulary": f"{arch.vocab_size:,}",
+        "embeddings": "tied" if arch.tie_word_embeddings else "untied",
+    }
+    for reading in (values or {}).get("readings", ())[-1:]:  # these weights', not a branch's
+        bpb = reading.get("val_bpb")
+        score = f"{reading['val_loss']:.4f} nats per token"
+        score += "" if bpb is None else f", {bpb:.4f} bits per byte"
+        shape[f"validation after {reading['tokens']:,} tokens"] = score
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [isoparam]",
+        "---",
+        f"# {counts['parameters'] / 1e6:,.1f}M parameters, {arch.num_layers} layers × "
+        f"{arch.hidden_size}",
+        "",
+        "| | |",
+        "| --- | --- |",
+        *(f"| {name} | {value} |" for name, value in shape.items()),
+        "",
+        "Layers that share a block are written out, each with weights of its own; the layer map is "
+        "in `config.json` under `isoparam`.",
+        "",
+    ]
+    if values is not None:
+        text = json.dumps(values, indent=1)
+        lines += ["## Record of the run", "", "```json", text, "```", ""]
+    return "\n".join(lines)

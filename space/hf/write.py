@@ -1,0 +1,99 @@
+"""Out: a folder that `transformers` loads."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from space.hf.card import model_card
+from space.hf.config import config_of, read_config
+from space.hf.read import find, load
+from space.hf.tokenizer import write_json, write_tokenizer
+from space.hf.weights import write_weights
+from space.model import Decoder
+from space.stored import Stored
+
+
+def export(
+    model: Decoder,
+    folder: str | Path,
+    tokenizer: Any = None,
+    record: Mapping[str, Any] | Any | None = None,
+) -> Path:
+    """The folder, written as a whole or not at all: configuration, safetensors, tokenizer,
+    generation configuration, model card.
+
+    Args:
+        model: a decoder; the weights keep their type.
+        folder: new, empty, or an earlier export, which is replaced.
+        tokenizer: a tokenizer.json, a folder of tokenizer files, a `tokenizers.Tokenizer` or a
+            tokenizer of `transformers`.
+        record: of the run that made the model, for the card; a mapping or what has `to_dict`.
+
+    Raises:
+        ValueError: an architecture that `transformers` has no model for, a folder that holds
+            something else, or a tokenizer that cannot be read or does not fit the vocabulary.
+    """
+    config = config_of(model.arch)
+    folder = Path(folder)
+    _require_replaceable(folder)
+    with _half_made(folder) as part:
+        ends = write_tokenizer(tokenizer, part, model.arch)
+        write_json(part / "config.json", config | ends)
+        write_json(part / "generation_config.json", ends | {"do_sample": False})
+        write_weights(model, part)
+        (part / "README.md").write_text(model_card(model.arch, record))
+    return folder
+
+
+def export_model(
+    source: str | Path | Stored, folder: str | Path, tokenizer: str | None = None
+) -> Path:
+    """The export of any model that `load` reads, with its own tokenizer where none is given, and
+    its record.
+
+    Raises:
+        ValueError: as `load` and `export` do, or there is no tokenizer.
+    """
+    _require_replaceable(Path(folder))
+    if isinstance(source, Stored):
+        model = load(source)
+        return export(model, folder, tokenizer or source.tokenizer(), source.record)
+    found = find(source)
+    return export(load(found), folder, tokenizer or found)
+
+
+def _require_replaceable(folder: Path) -> None:
+    """Raises: ValueError where an export would replace something that is none."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"the export must go to a folder, but {folder} is a file; name another")
+    if any(folder.iterdir()) and "isoparam" not in read_config(folder):
+        raise ValueError(
+            f"the export's folder must be new, empty or an earlier export, but {folder} holds "
+            "something else; name another"
+        )
+
+
+@contextmanager
+def _half_made(folder: Path) -> Iterator[Path]:
+    """A folder beside this one, which takes its place when all went well."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield part
+        part.chmod(0o755)
+        for path in part.iterdir():
+            path.chmod(0o644)
+        if folder.exists() and any(folder.iterdir()):
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+            folder.replace(old)  # onto an empty folder
+            part.replace(folder)
+            shutil.rmtree(old)
+        else:
+            part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
