@@ -36,7 +36,8 @@ from torch import set_num_threads
 from benchmarks.show import RESULTS, heading, leave, parser, say, style, table
 from benchmarks.tabular import TABLE, Tabular, load, train
 from search.config import PRUNERS, SAMPLERS, PrunerConfig, SamplerConfig, require_at_least
-from search.study.plan import Attempt, Cell, Exploration, Replicates, Step
+from search.study.exploration import Exploration, Replicates
+from search.study.plan import Attempt, Cell, Step
 from search.study.storage import make_pruner, make_sampler, worker_seed
 from search.train.placement import Placement
 from space.cli import CONF, one_line_errors

@@ -20,8 +20,7 @@ from benchmarks.show import RESULTS
 from search.recipe import Recipe
 from search.record import FINISHED, Record, architecture_id
 from search.runs import read_record
-from search.study.plan import Option
-from search.study.storage import options_of
+from search.study.exploration import Option, options_of
 from space.axes import Space
 from space.budget import Budget
 

@@ -15,14 +15,10 @@ from search.config import SamplerConfig, SearchConfig
 from search.data.dataset import Data, require_tokens
 from search.executors.local import Ending
 from search.recipe import Recipe
+from search.study.describe import exploration_facts, pruning_facts
+from search.study.exploration import SearchWork
 from search.study.plan import distinct
-from search.study.storage import (
-    SearchWork,
-    exploration_facts,
-    make_pruner,
-    make_sampler,
-    pruning_facts,
-)
+from search.study.storage import make_pruner, make_sampler
 from search.study.story import Story, data_settings
 from space.axes import Space
 from space.cli import one_line_errors, verb

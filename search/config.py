@@ -10,7 +10,7 @@ from typing import Any
 from search.data.dataset import DataConfig
 from search.evaluate.tasks import PACKAGE, SOURCES
 from search.recipe import Recipe
-from search.study.plan import Replicates
+from search.study.exploration import Replicates
 from search.train.placement import Placement
 from space.axes import SpaceConfig
 from space.budget import Budget

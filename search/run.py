@@ -14,7 +14,7 @@ from search.data.dataset import DataConfig, prepare, require_tokens
 from search.evaluate.scores import Scorer, require_answers
 from search.recipe import Recipe
 from search.record import FINISHED, Run
-from search.study.storage import run_lock
+from search.study.locks import run_lock
 from search.train.loop import train
 from search.train.placement import Placement, rank, settle, settle_precision, what_is_lost
 from space.arch import Architecture

@@ -22,8 +22,10 @@ import optuna
 from search.record import FAILED, Record
 from search.runs import usable_record, write_record
 from search.show.progress import Event, ended
+from search.study.job import Job
+from search.study.locks import HOST
 from search.study.plan import MAX_DEATHS, deaths
-from search.study.storage import HOST, Job, lose, read_attempts, running
+from search.study.storage import lose, read_attempts, running
 from search.train.placement import Placement, cores
 
 Listener = Callable[[int, Event], None]

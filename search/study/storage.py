@@ -1,18 +1,15 @@
-"""The study: what is kept in Optuna's storage, and `study.json`, which reports read.
+"""The study in Optuna's storage.
 
 A trial's user attributes say which run it is (`key`, `arm`, `seed`, `role`, `layers`, `cell`), who
 works on it (`worker`), and how it ended (`status`, `reason`, `reused`, `duplicate`).
 """
 
 import json
-import socket
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from math import isfinite
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,148 +22,18 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from search.config import Evaluation, PrunerConfig, SamplerConfig
+from search.config import PrunerConfig, SamplerConfig
 from search.recipe import Recipe
-from search.record import Run, architecture_id
-from search.study.plan import (
-    EXPLORE,
-    Attempt,
-    Cell,
-    Exploration,
-    Option,
-    Replicates,
-    Step,
-    Work,
-    baseline,
-    distinct,
-)
-from search.train.placement import Placement
-from space.axes import Space
+from search.study.job import Job
+from search.study.locks import HOST, run_lock
+from search.study.plan import EXPLORE, Attempt
 from space.compat import frozen, reopened, storage_of
-from space.cost import cost
-from space.files import write_atomically
-
-HOST = socket.gethostname()
 
 HEARTBEAT_S, GRACE_S = 20, 120
 """A trial silent for so long is lost: that is how other machines' deaths are noticed. This
 machine's are at once."""
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchWork:
-    """A search as its workers see it: see `search.study.plan.Work`."""
-
-    space: Space
-    recipe: Recipe
-    data_fingerprint: str
-    plan: Exploration
-
-    @classmethod
-    def of(
-        cls,
-        space: Space,
-        recipe: Recipe,
-        data_fingerprint: str,
-        *,
-        n_trials: int,
-        replicates: Replicates,
-        grid: bool,
-        first_seed: int = 0,
-    ) -> "SearchWork":
-        """The work of exploring a space."""
-        plan = Exploration(
-            options=options_of(space, recipe.seq_len),
-            n_trials=n_trials,
-            replicates=replicates,
-            grid=grid,
-            first_seed=first_seed,
-        )
-        return cls(space=space, recipe=recipe, data_fingerprint=data_fingerprint, plan=plan)
-
-    def next(self, attempts: Sequence[Attempt], since: int) -> Cell | Step:
-        return self.plan.next(attempts, since)
-
-    def suggest(self, trial: Trial) -> dict[str, Any]:
-        self.space.suggest(trial)
-        return dict(self.space.candidate(trial.params).params)
-
-    def run(self, params: Mapping[str, Any], seed: int) -> Run:
-        return Run(
-            architecture=self.space.architecture(params),
-            recipe=self.recipe,
-            data_fingerprint=self.data_fingerprint,
-            seed=seed,
-        )
-
-    @property
-    def total(self) -> int:
-        return self.plan.total
-
-    @property
-    def tokens(self) -> float:
-        return self.total * self.recipe.trained_tokens
-
-    @property
-    def flops(self) -> float:
-        """Replicates are taken as the average architecture."""
-        plan = self.plan
-        chosen = plan.spread[: plan.explorations] if plan.grid else plan.options
-        return self.tokens * sum(option.flops for option in chosen) / len(chosen)
-
-    @property
-    def parameters(self) -> int:
-        return self.space.budget.value
-
-    @property
-    def typical(self) -> Run:
-        """Of an architecture in the middle of the space."""
-        middle = self.plan.options[len(self.plan.options) // 2]
-        return self.run(middle.params, self.plan.first_seed)
-
-
-def options_of(space: Space, seq_len: int) -> list[Option]:
-    """All architectures of a space, with what planning needs to know of them."""
-    return [
-        Option(
-            params=candidate.params,
-            arm=architecture_id(candidate.architecture),
-            layers=candidate.architecture.num_layers,
-            flops=float(cost(candidate.architecture, seq_len).train_flops_per_token),
-        )
-        for candidate in space.candidates()
-    ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """All that a worker process is told."""
-
-    study: str
-    storage: str
-    folder: Path
-    """The study's own, under `outputs`."""
-    runs: Path
-    data: Path
-    """Folder of the prepared data."""
-    work: Work
-    sampler: SamplerConfig
-    pruner: BasePruner
-    seed: int
-    metric: str
-    """`val_bpb`, or `val_loss` where the data does not say how many bytes a token stands for."""
-    placement: Placement
-    """As it was given: what it leaves open a checkpoint pins."""
-    workers: int = 1
-    """That share the cores of a machine."""
-    since: int = 0
-    """Trials there were at this start."""
-    evaluate: Evaluation = field(default_factory=Evaluation)
-    """What each run is asked at its last reading."""
-    unscored: tuple[str, ...] = ()
-    """Keys of runs finished before, which have not been asked all of it."""
 
 
 def open_storage(url: str) -> RDBStorage:
@@ -448,122 +315,6 @@ def fail_silent(study: optuna.Study) -> None:
     """Mark trials that have not beaten for `GRACE_S`: other machines' workers that are gone."""
     with _without_experimental_warnings():
         optuna.storages.fail_stale_trials(study)
-
-
-def run_lock(runs: Path, key: str) -> filelock.FileLock:
-    """Held by whoever works in a run's folder."""
-    (runs / key).mkdir(parents=True, exist_ok=True)
-    return filelock.FileLock(runs / key / ".lock")
-
-
-def hold_study(folder: Path, verb: str, naming: str) -> filelock.FileLock:
-    """The study's folder, held for this machine until the process ends.
-
-    Raises:
-        ValueError: another start on this machine has it, or it cannot be written.
-    """
-    require_writable(folder, "outputs")
-    lock = filelock.FileLock(folder / f".lock.{HOST}")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise ValueError(
-            f"{folder} must be free, but another {verb} on this machine works in it; wait for "
-            f"it, stop it, or choose another name with {naming}=NAME"
-        ) from None
-    return lock
-
-
-def require_writable(folder: Path, option: str) -> None:
-    """Raises: ValueError where nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"{option} must be a folder that can be written, but {folder} is not: "
-            f"{error.strerror}; set {option}=FOLDER"
-        ) from None
-
-
-def entries(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
-    """The trials of `study.json`: an entry for each distinct run."""
-    return [_entry(run, attempts) for run in distinct(attempts)]
-
-
-def exploration_facts(study: optuna.Study, attempts: Sequence[Attempt]) -> dict[str, Any]:
-    """What `study.json` says of a search beyond its trials."""
-    explored = [run for run in distinct(attempts) if run.role == EXPLORE]
-    middle = baseline(explored)
-    return {
-        "baseline": middle.arm if middle else None,
-        "importance": importance(study, {run.number for run in explored}),
-    }
-
-
-def pruning_facts(attempts: Sequence[Attempt], recipe: Recipe) -> dict[str, Any]:
-    """What `study.json` says of the runs that were pruned, and of what that saved and took.
-
-    `saved_tokens` are those of the trunks that pruned runs have left, `branch_tokens` those of the
-    branches trained here: without horizons and a pruner it would be the former more and the latter
-    less.
-    """
-    runs = distinct(attempts)
-    pruned = [recipe.branches[: len(run.readings)] for run in runs if run.state == "PRUNED"]
-    whole = [recipe.branches for run in runs if run.state == "COMPLETE" and not run.reused]
-    saved = sum(recipe.steps - branches[-1].start for branches in pruned)
-    took = sum(branch.steps for branches in [*pruned, *whole] for branch in branches)
-    return {
-        "pruned": len(pruned),
-        "saved_tokens": saved * recipe.tokens_per_step,
-        "branch_tokens": took * recipe.tokens_per_step,
-    }
-
-
-def _entry(run: Attempt, attempts: Sequence[Attempt]) -> dict[str, Any]:
-    tokens = max(run.readings) if run.state == "PRUNED" else None
-    return {
-        "number": run.number,
-        "state": run.state,
-        "params": dict(run.params),
-        "seed": run.seed,
-        "key": run.key,
-        "arm": run.arm,
-        "role": run.role,
-        "value": run.value if tokens is None else run.readings[tokens],
-        "pruned_at": tokens,
-        "reason": run.reason,
-        "reused": run.reused,
-        "attempts": sum(a.key == run.key and not a.duplicate for a in attempts),
-    }
-
-
-def importance(study: optuna.Study, numbers: set[int]) -> dict[str, float]:
-    """Share of each axis in the variation among these trials (PED-ANOVA); empty where they are too
-    few or too alike to say."""
-    trials = [t for t in study.get_trials(deepcopy=False) if t.number in numbers]
-    trials = [t for t in trials if t.state == TrialState.COMPLETE]
-    if len(trials) < 4:
-        return {}
-    explored = optuna.create_study(direction="minimize")
-    explored.add_trials([_copy(t) for t in trials])
-    try:
-        shares = optuna.importance.get_param_importances(explored)
-    except (ValueError, RuntimeError):
-        return {}
-    return {name: share for name, share in shares.items() if isfinite(share)}
-
-
-def _copy(trial: FrozenTrial) -> FrozenTrial:
-    return optuna.create_trial(
-        params=trial.params, distributions=trial.distributions, value=trial.value
-    )
-
-
-def write_study(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write `study.json` at once or not at all."""
-    write_atomically(folder / "study.json", json.dumps(content, indent=1) + "\n")
 
 
 @contextmanager

@@ -28,19 +28,17 @@ from search.runs import usable_record
 from search.show.estimate import estimate
 from search.show.progress import Event, Tally, view
 from search.show.tracking import Tracker, open_tracker
+from search.study.describe import entries, write_study
+from search.study.job import Job
+from search.study.locks import hold_study, require_writable
 from search.study.plan import Attempt, Work, best_runs, distinct
 from search.study.storage import (
-    Job,
-    entries,
-    hold_study,
     lose_abandoned,
     open_storage,
     open_study,
     read_attempts,
-    require_writable,
     settled_precision,
     without_password,
-    write_study,
 )
 from search.train.placement import Placement, settle, settle_precision
 from space.cli import fail, one_line_errors, option_of

@@ -28,16 +28,15 @@ from search.evaluate.scores import Scorer
 from search.record import FAILED, FINISHED, PRUNED, Reading, Record, Run, architecture_id
 from search.runs import disk_error, usable_record
 from search.show.progress import METRIC_NAMES, Event, ended, told
+from search.study.job import Job
+from search.study.locks import HOST, run_lock
 from search.study.plan import REPLICATE, Attempt, Cell, Step, distinct, is_open
 from search.study.storage import (
-    HOST,
-    Job,
     Standing,
     fail_silent,
     load_study,
     make_sampler,
     read_attempts,
-    run_lock,
     worker_seed,
 )
 from search.train.loop import Stop, train

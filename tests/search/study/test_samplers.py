@@ -33,8 +33,7 @@ from benchmarks.samplers import (
 )
 from benchmarks.tabular import COLUMNS, TABLE, Tabular, beside, load
 from search.recipe import Recipe
-from search.study.plan import Option
-from search.study.storage import options_of
+from search.study.exploration import Option, options_of
 from space.axes import Space
 from space.budget import Budget
 

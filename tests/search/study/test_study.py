@@ -22,15 +22,14 @@ from search.evaluate.scores import Scorer
 from search.record import architecture_id
 from search.runs import CorruptRecord, usable_record
 from search.study import story
+from search.study.exploration import Exploration, Option, Replicates
+from search.study.locks import require_writable
 from search.study.plan import (
     EXPLORE,
     MAX_DEATHS,
     REPLICATE,
     Attempt,
     Cell,
-    Exploration,
-    Option,
-    Replicates,
     Step,
     baseline,
     best_runs,
@@ -42,7 +41,6 @@ from search.study.storage import (
     make_sampler,
     open_storage,
     read_attempts,
-    require_writable,
     without_password,
 )
 

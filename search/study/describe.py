@@ -1,0 +1,93 @@
+"""`study.json`: what a study says of itself, which reports read."""
+
+import json
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.recipe import Recipe
+from search.study.plan import EXPLORE, Attempt, baseline, distinct
+from space.files import write_atomically
+
+
+def entries(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
+    """The trials of `study.json`: an entry for each distinct run."""
+    return [_entry(run, attempts) for run in distinct(attempts)]
+
+
+def exploration_facts(study: optuna.Study, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """What `study.json` says of a search beyond its trials."""
+    explored = [run for run in distinct(attempts) if run.role == EXPLORE]
+    middle = baseline(explored)
+    return {
+        "baseline": middle.arm if middle else None,
+        "importance": importance(study, {run.number for run in explored}),
+    }
+
+
+def pruning_facts(attempts: Sequence[Attempt], recipe: Recipe) -> dict[str, Any]:
+    """What `study.json` says of the runs that were pruned, and of what that saved and took.
+
+    `saved_tokens` are those of the trunks that pruned runs have left, `branch_tokens` those of the
+    branches trained here: without horizons and a pruner it would be the former more and the latter
+    less.
+    """
+    runs = distinct(attempts)
+    pruned = [recipe.branches[: len(run.readings)] for run in runs if run.state == "PRUNED"]
+    whole = [recipe.branches for run in runs if run.state == "COMPLETE" and not run.reused]
+    saved = sum(recipe.steps - branches[-1].start for branches in pruned)
+    took = sum(branch.steps for branches in [*pruned, *whole] for branch in branches)
+    return {
+        "pruned": len(pruned),
+        "saved_tokens": saved * recipe.tokens_per_step,
+        "branch_tokens": took * recipe.tokens_per_step,
+    }
+
+
+def _entry(run: Attempt, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    tokens = max(run.readings) if run.state == "PRUNED" else None
+    return {
+        "number": run.number,
+        "state": run.state,
+        "params": dict(run.params),
+        "seed": run.seed,
+        "key": run.key,
+        "arm": run.arm,
+        "role": run.role,
+        "value": run.value if tokens is None else run.readings[tokens],
+        "pruned_at": tokens,
+        "reason": run.reason,
+        "reused": run.reused,
+        "attempts": sum(a.key == run.key and not a.duplicate for a in attempts),
+    }
+
+
+def importance(study: optuna.Study, numbers: set[int]) -> dict[str, float]:
+    """Share of each axis in the variation among these trials (PED-ANOVA); empty where they are too
+    few or too alike to say."""
+    trials = [t for t in study.get_trials(deepcopy=False) if t.number in numbers]
+    trials = [t for t in trials if t.state == TrialState.COMPLETE]
+    if len(trials) < 4:
+        return {}
+    explored = optuna.create_study(direction="minimize")
+    explored.add_trials([_copy(t) for t in trials])
+    try:
+        shares = optuna.importance.get_param_importances(explored)
+    except (ValueError, RuntimeError):
+        return {}
+    return {name: share for name, share in shares.items() if isfinite(share)}
+
+
+def _copy(trial: FrozenTrial) -> FrozenTrial:
+    return optuna.create_trial(
+        params=trial.params, distributions=trial.distributions, value=trial.value
+    )
+
+
+def write_study(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write `study.json` at once or not at all."""
+    write_atomically(folder / "study.json", json.dumps(content, indent=1) + "\n")

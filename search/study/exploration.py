@@ -1,0 +1,228 @@
+"""The exploration of a space: which architectures are tried, and which get further seeds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import ceil
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from search.recipe import Recipe
+from search.record import Run, architecture_id
+from search.study.plan import (
+    EXPLORE,
+    MAX_DUPLICATES,
+    REPLICATE,
+    Attempt,
+    Cell,
+    Step,
+    baseline,
+    distinct,
+    is_open,
+    ranked,
+)
+from space.axes import Space
+from space.cost import cost
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One architecture of the space."""
+
+    params: Mapping[str, Any]
+    arm: str
+    layers: int
+    flops: float
+    """Training FLOPs a token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replicates:
+    """Further seeds for the arms worth it."""
+
+    top: int = 3
+    """The best so many architectures, and the baseline of middle depth besides."""
+    seeds: int = 4
+    """Seeds of each of these, the explored one included; 1: none further."""
+
+    def __post_init__(self) -> None:
+        if self.top < 0 or self.seeds < 1:
+            raise ValueError(
+                "replicates must have top of at least 0 and seeds of at least 1, "
+                f"but got {self.top} and {self.seeds}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploration:
+    """A search: try architectures, then give further seeds to the best and to a baseline.
+
+    `n_trials` is the total of distinct runs, whenever they were started. So many of them are kept
+    for further seeds, and the rest explores; when the space is used up, further seeds get more.
+    """
+
+    options: Sequence[Option] = field(repr=False)
+    """All architectures of the space."""
+    n_trials: int
+    replicates: Replicates
+    grid: bool
+    """Whether every option is tried in turn; else a sampler proposes."""
+    first_seed: int = 0
+
+    def next(self, attempts: Sequence[Attempt], since: int = 0) -> Cell | Step:
+        """What to do: finish what was begun, explore, then replicate."""
+        runs = distinct(attempts)
+        for run in runs:
+            if is_open(run, attempts, since):
+                return Cell(params=run.params, seed=run.seed, role=run.role)
+        if any(a.state == "WAITING" for a in attempts):
+            return Step.ASK
+        if len(runs) >= self.n_trials:
+            return Step.DONE
+        explored = [run for run in runs if run.role == EXPLORE]
+        if len(explored) < self.explorations:
+            return self._explore(explored, attempts)
+        return self._replicate(runs, explored)
+
+    @cached_property
+    def explorations(self) -> int:
+        """Architectures that will be tried."""
+        reserved = (self.replicates.top + 1) * (self.replicates.seeds - 1)
+        share = self.n_trials - reserved
+        enough = share > self.replicates.top
+        return min(share if enough else self.n_trials, len(self.options))
+
+    @cached_property
+    def total(self) -> int:
+        """Distinct runs in all: fewer than `n_trials` where the space and the seeds are used up."""
+        arms = min(self.replicates.top + 1, self.explorations)
+        return min(self.n_trials, self.explorations + arms * (self.replicates.seeds - 1))
+
+    @cached_property
+    def spread(self) -> list[Option]:
+        """All options, the middle one first, then quarters, eighths (van der Corput's sequence):
+        any number of the first are spread over the space, and more of them refine it."""
+        size, bits = len(self.options), len(self.options).bit_length()
+        reversed_ = (int(f"{i:0{bits}b}"[::-1], 2) for i in range(1, 2**bits))
+        places = dict.fromkeys(size * i >> bits for i in reversed_)
+        return [self.options[place] for place in places]
+
+    def _explore(self, explored: Sequence[Attempt], attempts: Sequence[Attempt]) -> Cell | Step:
+        tried = {run.arm for run in explored}
+        if self.grid:
+            untried = [option for option in self.spread if option.arm not in tried]
+            left = untried[: self.explorations - len(explored)]
+            return self._cell(max(left, key=lambda option: option.flops).params)
+        if all(a.duplicate for a in attempts[-MAX_DUPLICATES:]) and len(attempts) > MAX_DUPLICATES:
+            untried = [option for option in self.options if option.arm not in tried]
+            return self._cell(Random(len(attempts)).choice(untried).params)
+        return Step.ASK
+
+    def _cell(self, params: Mapping[str, Any]) -> Cell:
+        return Cell(params=params, seed=self.first_seed)
+
+    def _replicate(self, runs: Sequence[Attempt], explored: Sequence[Attempt]) -> Cell | Step:
+        """The next seed of the baseline while the last explorers run, then of the best, in turn."""
+        middle = baseline(explored)
+        if middle is None or self.replicates.seeds == 1:
+            return Step.DONE
+        exploring = any(run.busy for run in explored)
+        others = [run for run in ranked(explored) if run.arm != middle.arm]
+        arms = [middle] if exploring else [middle, *others[: self.replicates.top]]
+        have = {(run.arm, run.seed) for run in runs}
+        left = self.n_trials - len(explored)
+        worthy = min(self.replicates.top + 1, self.explorations)
+        further = min(self.replicates.seeds - 1, ceil(left / worthy))
+        for seed in range(self.first_seed + 1, self.first_seed + 1 + further):
+            for arm in arms:
+                if (arm.arm, seed) not in have:
+                    return Cell(params=arm.params, seed=seed, role=REPLICATE)
+        return Step.WAIT if exploring else Step.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchWork:
+    """A search as its workers see it: see `search.study.plan.Work`."""
+
+    space: Space
+    recipe: Recipe
+    data_fingerprint: str
+    plan: Exploration
+
+    @classmethod
+    def of(
+        cls,
+        space: Space,
+        recipe: Recipe,
+        data_fingerprint: str,
+        *,
+        n_trials: int,
+        replicates: Replicates,
+        grid: bool,
+        first_seed: int = 0,
+    ) -> "SearchWork":
+        """The work of exploring a space."""
+        plan = Exploration(
+            options=options_of(space, recipe.seq_len),
+            n_trials=n_trials,
+            replicates=replicates,
+            grid=grid,
+            first_seed=first_seed,
+        )
+        return cls(space=space, recipe=recipe, data_fingerprint=data_fingerprint, plan=plan)
+
+    def next(self, attempts: Sequence[Attempt], since: int) -> Cell | Step:
+        return self.plan.next(attempts, since)
+
+    def suggest(self, trial: "Trial") -> dict[str, Any]:
+        self.space.suggest(trial)
+        return dict(self.space.candidate(trial.params).params)
+
+    def run(self, params: Mapping[str, Any], seed: int) -> Run:
+        return Run(
+            architecture=self.space.architecture(params),
+            recipe=self.recipe,
+            data_fingerprint=self.data_fingerprint,
+            seed=seed,
+        )
+
+    @property
+    def total(self) -> int:
+        return self.plan.total
+
+    @property
+    def tokens(self) -> float:
+        return self.total * self.recipe.trained_tokens
+
+    @property
+    def flops(self) -> float:
+        """Replicates are taken as the average architecture."""
+        plan = self.plan
+        chosen = plan.spread[: plan.explorations] if plan.grid else plan.options
+        return self.tokens * sum(option.flops for option in chosen) / len(chosen)
+
+    @property
+    def parameters(self) -> int:
+        return self.space.budget.value
+
+    @property
+    def typical(self) -> Run:
+        """Of an architecture in the middle of the space."""
+        middle = self.plan.options[len(self.plan.options) // 2]
+        return self.run(middle.params, self.plan.first_seed)
+
+
+def options_of(space: Space, seq_len: int) -> list[Option]:
+    """All architectures of a space, with what planning needs to know of them."""
+    return [
+        Option(
+            params=candidate.params,
+            arm=architecture_id(candidate.architecture),
+            layers=candidate.architecture.num_layers,
+            flops=float(cost(candidate.architecture, seq_len).train_flops_per_token),
+        )
+        for candidate in space.candidates()
+    ]

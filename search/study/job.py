@@ -1,0 +1,39 @@
+"""What a worker is given to do."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from optuna.pruners import BasePruner
+
+from search.config import Evaluation, SamplerConfig
+from search.study.plan import Work
+from search.train.placement import Placement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that a worker process is told."""
+
+    study: str
+    storage: str
+    folder: Path
+    """The study's own, under `outputs`."""
+    runs: Path
+    data: Path
+    """Folder of the prepared data."""
+    work: Work
+    sampler: SamplerConfig
+    pruner: BasePruner
+    seed: int
+    metric: str
+    """`val_bpb`, or `val_loss` where the data does not say how many bytes a token stands for."""
+    placement: Placement
+    """As it was given: what it leaves open a checkpoint pins."""
+    workers: int = 1
+    """That share the cores of a machine."""
+    since: int = 0
+    """Trials there were at this start."""
+    evaluate: Evaluation = field(default_factory=Evaluation)
+    """What each run is asked at its last reading."""
+    unscored: tuple[str, ...] = ()
+    """Keys of runs finished before, which have not been asked all of it."""
