@@ -24,8 +24,8 @@ STATISTICS = {
     "ablations.bracket",
     "ablations.questions.trust",
 }
-WITHOUT_TORCH = ["space.arch", "space.cost", "space.budget", "space.axes", "space.doors"]
-WITHOUT_TORCH += ["search.recipe", "search.record", "search.runs"]
+WITHOUT_TORCH = ["space.arch", "space.cost", "space.budget", "space.axes", "space.device"]
+WITHOUT_TORCH += ["space.doors", "search.recipe", "search.record", "search.runs"]
 
 
 def imported(path: Path) -> set[str]:
