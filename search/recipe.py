@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from space.arch import number
+from space.keys import without_defaults
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,10 @@ class Recipe:
         return steps * self.tokens_per_step
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON and YAML have it. No horizons leave no trace, as in keys from before them."""
-        values = {**asdict(self), "horizons": list(self.horizons)}
-        return values if self.horizons else {k: v for k, v in values.items() if k != "horizons"}
+        """As JSON, YAML and keys have it. Of the fields that were added since the first version,
+        those at their default are left out."""
+        values = without_defaults(asdict(self), DEFAULTS, KEYED)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @property
     def tokens_per_step(self) -> int:
@@ -180,3 +182,32 @@ class Recipe:
     def steps(self) -> int:
         """Optimiser steps of the whole run."""
         return math.ceil(self.tokens / self.tokens_per_step)
+
+
+DEFAULTS = {f.name: f.default for f in fields(Recipe)}
+KEYED = (
+    "tokens",
+    "seq_len",
+    "batch_size",
+    "lr",
+    "schedule",
+    "warmup_fraction",
+    "decay_fraction",
+    "final_lr_fraction",
+    "beta1",
+    "beta2",
+    "eps",
+    "weight_decay",
+    "grad_clip",
+    "parametrisation",
+    "base_hidden_size",
+    "base_num_hidden_layers",
+    "init_std",
+    "residual_init",
+    "embedding_std",
+    "embedding_lr_factor",
+    "precision",
+    "eval_tokens",
+    "evaluations",
+)
+"""Fields of the first version, which are in every key. Never add to them: see `space.keys`."""

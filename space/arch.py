@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
+from space.keys import without_defaults
+from space.parts import Part, Setting, field_of, settings
 from space.sharing import LayerMap, from_order, layer_map
 
 ACTIVATIONS = ("silu", "relu", "gelu")
@@ -122,6 +124,9 @@ class Architecture:
     The halves that a scope leaves alone, and both norms with them, are one per layer."""
     layer_map: LayerMap | None = None
     """(attention block, FFN block) of each layer; a plain list of blocks is understood too."""
+    parts: tuple[Setting, ...] = ()
+    """What it has besides: `from_dict` understands the fields of parts beside its own, and names
+    of parts from outside the project in a list."""
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -136,6 +141,9 @@ class Architecture:
                 "num_key_value_heads must divide num_attention_heads, but got "
                 f"{self.kv_heads} and {self.num_attention_heads}; choose a divisor"
             )
+        for part in self.active:
+            part.check(self)
+        self._check_ffn_widths()
 
     # The derived fields are never None after construction; these say so to readers and to mypy.
 
@@ -187,6 +195,53 @@ class Architecture:
         """`intermediate_size` / `hidden_size`."""
         return self.intermediate_size / self.hidden_size
 
+    @property
+    def shape(self) -> "Shape":
+        """The sizes that the budget solver finds."""
+        return Shape(
+            self.hidden_size,
+            self.num_attention_heads,
+            self.kv_heads,
+            self.head_size,
+            self.intermediate_size,
+        )
+
+    @property
+    def active(self) -> tuple[Part, ...]:
+        """The parts themselves."""
+        return tuple(setting.part for setting in self.parts)
+
+    @property
+    def ffn_widths(self) -> tuple[int, ...]:
+        """Width of each FFN block; their mean is `intermediate_size`."""
+        widths = [self.intermediate_size] * self.num_ffn_blocks
+        for part in self.active:
+            own = [part.ffn_width(self, block) for block in range(len(widths))]
+            widths = [w if given is None else given for w, given in zip(widths, own, strict=True)]
+        return tuple(widths)
+
+    @property
+    def spans(self) -> tuple[int | None, ...]:
+        """Positions that a token attends to in each layer, its own included; None: all."""
+        spans: list[int | None] = [None] * self.num_layers
+        for part in self.active:
+            own = [part.span(self, layer) for layer in range(len(spans))]
+            spans = [_shorter(a, b) for a, b in zip(spans, own, strict=True)]
+        return tuple(spans)
+
+    def value(self, name: str) -> Any:
+        """A field by its name, one of a part too.
+
+        Raises:
+            ValueError: neither has it.
+        """
+        if name in type(self).__dataclass_fields__:
+            return getattr(self, name)
+        held = dict(pair for setting in self.parts for pair in setting.values)
+        if name in held:
+            return held[name]
+        return field_of(name, [setting.name for setting in self.parts]).default
+
     @classmethod
     def from_yaml(cls, name: str | Path) -> Self:
         """The architecture of `conf/architecture/<name>.yaml`, or of a YAML file given by its path.
@@ -207,36 +262,67 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The architecture with these fields.
+        """The architecture with these fields, its own and those of parts.
 
         Raises:
             ValueError: an unknown or a missing field, or values that contradict each other.
         """
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(
-                f"fields of an architecture must be among {', '.join(sorted(known))}, "
-                f"but got {unknown[0]!r}"
-            )
+        own = {k: v for k, v in values.items() if k in FIELDS}
+        if len(own) < len(values) or own.get("parts"):
+            further = {k: v for k, v in values.items() if k not in own}
+            own["parts"] = settings(further, own.get("parts") or ())
         try:
-            return cls(**values)
+            return cls(**own)
         except TypeError as error:
             raise ValueError(f"an architecture is incomplete: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, in plain types that YAML and JSON keep."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        """All fields, in plain types that YAML and JSON keep; those of parts where they are not at
+        their default."""
+        values = {name: getattr(self, name) for name in FIELDS if name != "parts"}
+        values["layer_map"] = [list(pair) for pair in self.layers]
+        if self.rope_scaling is not None:
+            values["rope_scaling"] = asdict(self.rope_scaling)
+        for setting in self.parts:
+            values |= setting.values
+        outside = {setting.name: setting.identity for setting in self.parts if setting.outside}
+        return values | ({"parts": outside} if outside else {})
 
     def canonical(self) -> dict[str, Any]:
         """The fields that decide what is computed: the layer map stands for the pattern that made
-        it."""
-        described = ("sharing", "repeats", "num_blocks", "num_hidden_layers", "sharing_scope")
-        values = {k: v for k, v in self.to_dict().items() if k not in described}
-        if self.rope_scaling is None:
-            del values["rope_scaling"]  # keys are older than the field
+        it. Of fields that were added since the first version, those at their default are left
+        out."""
+        own = {name: value for name, value in self.to_dict().items() if name in FIELDS}
+        values = without_defaults(own, DEFAULTS, KEYED)
+        for name in DESCRIBED:
+            values.pop(name, None)
         unshared = self.layers == tuple((i, i) for i in range(self.num_layers))
         values["norms"] = "layer" if self.norms_per_layer or unshared else "block"
-        return values
+        return values | self._canonical_parts()
+
+    @cached_property
+    def identity(self) -> str:
+        """`canonical()` as text: equal for architectures that compute the same."""
+        return json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
+
+    def _canonical_parts(self) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        outside = []
+        for setting in self.parts:
+            own = setting.part.canonical(self)
+            values |= own
+            outside += [setting.identity] if own and setting.outside else []
+        return values | ({"parts": outside} if outside else {})
+
+    def _check_ffn_widths(self) -> None:
+        if not self.parts:
+            return
+        widths = self.ffn_widths
+        if min(widths) < 1 or sum(widths) != len(widths) * self.intermediate_size:
+            raise ValueError(
+                f"FFN widths must be positive, and their mean the intermediate_size of "
+                f"{self.intermediate_size}, but got {list(widths)}"
+            )
 
     def _derive(self, name: str, value: Any) -> None:
         if getattr(self, name) is None:
@@ -348,6 +434,45 @@ class Architecture:
             )
 
 
+FIELDS = tuple(f.name for f in fields(Architecture))
+DEFAULTS = {f.name: f.default for f in fields(Architecture) if f.default is not MISSING}
+DESCRIBED = ("sharing", "repeats", "num_blocks", "num_hidden_layers", "sharing_scope", "parts")
+"""Fields that say how the layer map came about, or what the parts' own fields say."""
+KEYED = (
+    "vocab_size",
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "hidden_act",
+    "tie_word_embeddings",
+    "rope_theta",
+    "rms_norm_eps",
+    "qk_norm",
+    "attention_bias",
+    "max_position_embeddings",
+    "norms",
+    "layer_map",
+)
+"""Fields of the first version, which are in every key. Never add to them: see `space.keys`."""
+
+
+class Shape(NamedTuple):
+    """The sizes that the budget solver finds. The names are `Architecture`'s."""
+
+    hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+
+    @property
+    def ffn_ratio(self) -> float:
+        """`intermediate_size` / `hidden_size`."""
+        return self.intermediate_size / self.hidden_size
+
+
 def read_mapping(path: Path, holds: str) -> dict[str, Any]:
     """What a YAML file says, read as Hydra would: `6e-3` is a number, and no key stands twice.
 
@@ -380,6 +505,10 @@ def number(name: str, value: Any, kind: type[Number]) -> Number:
         return kind(value)
     wanted = "a whole number" if kind is int else "a number"
     raise ValueError(f"{name} must be {wanted}, but got {value!r}")
+
+
+def _shorter(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else min(a, b)
 
 
 def _pairs(given: Any, scope: str) -> LayerMap:

@@ -14,9 +14,8 @@ from math import log
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, Self
 
-from space.arch import Architecture, read_mapping
-from space.budget import FFN_TOLERANCE, Budget, Shape, ffn_target, fit, solve, with_shape
-from space.cost import num_norms
+from space.arch import Architecture, Shape, read_mapping
+from space.budget import FFN_TOLERANCE, Budget, ffn_target, fit, solve, with_shape
 from space.sharing import PATTERNS, SCOPES
 
 SPACES = Path(__file__).parent.parent / "conf" / "space"
@@ -324,14 +323,14 @@ class Space:
 
         Equal architectures (one block repeated in a row is also one cycled) are one candidate.
         """
-        first: dict[Any, Candidate] = {}
+        first: dict[str, Candidate] = {}
         table = {}
         for corner in product(*(range(len(axis.values)) for axis in self._sides)):
             ladder = {}
             for depth, shape in self._ladder(corner).items():
                 arch = with_shape(self._partial(corner, depth), shape)
                 candidate = Candidate(self._params(corner, depth), arch)
-                ladder[depth] = first.setdefault(_content(arch), candidate)
+                ladder[depth] = first.setdefault(arch.identity, candidate)
             if ladder:
                 table[corner] = ladder
         return table
@@ -479,20 +478,3 @@ def _most_crowded(depths: Sequence[int], drift: Mapping[int, float]) -> int:
         return max(depths, key=lambda d: drift[d])
     between = zip(depths, depths[1:], depths[2:], strict=False)
     return min(between, key=lambda near: log(near[2] / near[0]) - drift[near[1]])[1]
-
-
-def _content(arch: Architecture) -> tuple[Any, ...]:
-    """What tells architectures apart, whatever their sharing pattern is called."""
-    return (
-        arch.layers,
-        arch.hidden_size,
-        arch.num_attention_heads,
-        arch.kv_heads,
-        arch.head_size,
-        arch.intermediate_size,
-        arch.hidden_act,
-        arch.tie_word_embeddings,
-        arch.qk_norm,
-        arch.attention_bias,
-        num_norms(arch),
-    )

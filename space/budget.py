@@ -5,14 +5,15 @@ nearest its target, and `intermediate_size` closes the budget; heads never move 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from math import ceil, floor, inf, isfinite, log, log2, sqrt
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-from space.arch import Architecture
-from space.cost import Cost, cost
+from space.arch import FIELDS, Architecture, Shape
+from space.cost import ClosedForm, Cost, cost
+from space.parts import fields as part_fields
 
 KINDS = ("parameters", "non_embedding_parameters")
 SUFFIXES = {"k": 10**3, "m": 10**6, "b": 10**9}
@@ -90,21 +91,6 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.value:,} {self.kind.replace('_', ' ').replace('non ', 'non-')}"
-
-
-class Shape(NamedTuple):
-    """What `fit` finds. The names are `Architecture`'s."""
-
-    hidden_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    intermediate_size: int
-
-    @property
-    def ffn_ratio(self) -> float:
-        """`intermediate_size` / `hidden_size`."""
-        return self.intermediate_size / self.hidden_size
 
 
 def fit(
@@ -237,17 +223,11 @@ class _Heads:
         group = _grouping(query, self.per_kv_target)
         return (query, query // group, head_dim) if group else None
 
-    def weights(self) -> tuple[float, float]:
-        """An attention block's weights as a·width² + b·width, but for norms and biases."""
-        if self.query and self.head_dim:
-            kv = self.kv or self.query / (self.per_kv_target or self.per_kv)
-            return 0.0, self.head_dim * 2 * (self.query + kv)
-        if self.kv and not self.query:
-            assert self.head_dim is not None, "query heads or head_dim are known"
-            return 2.0, 2 * self.head_dim * self.kv
-        if self.kv and self.query:
-            return 2 + 2 * self.kv / self.query, 0.0
-        return 2 + 2 / (self.per_kv_target or self.per_kv), 0.0
+    def about(self, width: float) -> tuple[float, float, float]:
+        """The same at any width, as real numbers."""
+        head_dim = self.head_dim or width / (self.query or 1)
+        query = self.query or width / head_dim
+        return query, self.kv or query / (self.per_kv_target or self.per_kv), head_dim
 
 
 def _free_head_dim(given: Mapping[str, Any], budget: Budget, group: int) -> int:
@@ -285,16 +265,11 @@ def _grouping(heads: int, target: float) -> int | None:
 class _Problem:
     """All that is known before the width is."""
 
+    form: ClosedForm
+    """The weights of any shape."""
     budget: int
-    embeddings: int
-    """Weights of the budget a unit of width that lie in embeddings."""
-    norms: int
-    """RMSNorms, the final one included."""
-    attention_blocks: int
-    ffn_slope: int
-    """Weights of all FFNs a unit of width and of FFN width."""
-    qk_norm: bool
-    bias: bool
+    embeddings: bool
+    """Whether they are part of it."""
     heads: _Heads
     hidden_size: int | None
     intermediate_size: int | None
@@ -304,21 +279,10 @@ class _Problem:
     @classmethod
     def of(cls, partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float) -> Self:
         _check(partial, ffn_tolerance)
-        stand_in = _stand_in(partial)
-        matrices = 1 if stand_in.tie_word_embeddings else 2
-        norms = (
-            2 * stand_in.num_layers
-            if stand_in.norms_per_layer
-            else stand_in.num_attention_blocks + stand_in.num_ffn_blocks
-        )
         return cls(
+            form=_closed_form(partial),
             budget=budget.value,
-            embeddings=stand_in.vocab_size * matrices if budget.kind == "parameters" else 0,
-            norms=norms + 1,
-            attention_blocks=stand_in.num_attention_blocks,
-            ffn_slope=stand_in.num_ffn_blocks * (3 if stand_in.gated else 2),
-            qk_norm=stand_in.qk_norm,
-            bias=stand_in.attention_bias,
+            embeddings=budget.kind == "parameters",
             heads=_Heads.of(partial, budget),
             hidden_size=partial.get("hidden_size"),
             intermediate_size=partial.get("intermediate_size"),
@@ -333,11 +297,13 @@ class _Problem:
             heads = self.heads.at(width)
             if heads is None:
                 continue
-            exact = (self.budget - self._without_ffn(width, *heads)) / (self.ffn_slope * width)
+            rest, slope = self._line(width, heads)
+            exact = (self.budget - rest) / slope
             if exact > 0:
-                ranked.append((abs(log(exact / width / self.ffn_ratio)), width, heads, exact))
-        for _, width, heads, exact in sorted(ranked):
-            ffn = self._close(width, self._without_ffn(width, *heads), exact)
+                drift = abs(log(exact / width / self.ffn_ratio))
+                ranked.append((drift, width, heads, rest, slope))
+        for _, width, heads, rest, slope in sorted(ranked):
+            ffn = self._close(width, rest, slope)
             if ffn is not None:
                 return Shape(width, *heads, ffn)
         return None
@@ -347,9 +313,8 @@ class _Problem:
         width = self.hidden_size or self.heads.step
         head_dim = self.heads.head_dim or width // (self.heads.query or 1)
         query = self.heads.query or width // head_dim
-        rest = self._without_ffn(width, query, self.heads.kv or 1, head_dim)
-        embeddings = width * self.embeddings
-        return embeddings, rest - embeddings + self.ffn_slope * width
+        embeddings = self.form.embeddings(width) if self.embeddings else 0
+        return embeddings, sum(self.form.line(width, query, self.heads.kv or 1, head_dim))
 
     def _widths(self) -> Iterator[int]:
         """Multiples of the step about the width at which the FFN ratio would be its target."""
@@ -367,39 +332,44 @@ class _Problem:
         yield from range(first * step, (ceil(middle) + NEIGHBOURS) * step, step)
 
     def _ideal_width(self) -> float:
-        """Where the ratio would be its target: the root of a·width² + b·width = budget."""
-        square, linear = self.heads.weights()
-        a = self.attention_blocks * square
-        b = self.attention_blocks * linear + self.embeddings + self.norms
-        if self.intermediate_size is None:
-            a += self.ffn_slope * self.ffn_ratio
-        else:
-            b += self.ffn_slope * self.intermediate_size
-        return 2 * self.budget / (b + sqrt(b * b + 4 * a * self.budget))
+        """Where the ratio would be its target: the root of a·width² + b·width + c = budget."""
+        c, one, two = (self._about(width) for width in (0.0, 1.0, 2.0))
+        a = (two - 2 * one + c) / 2
+        b = one - c - a
+        left = max(self.budget - c, 0.0)
+        return 2 * left / (b + sqrt(b * b + 4 * a * left))
 
-    def _without_ffn(self, width: int, query: int, kv: int, head_dim: int) -> int:
-        """Weights of the budget that are not the FFNs', exactly."""
-        attention = width * head_dim * 2 * (query + kv)
-        attention += 2 * head_dim if self.qk_norm else 0
-        attention += head_dim * (query + 2 * kv) if self.bias else 0
-        return width * (self.embeddings + self.norms) + self.attention_blocks * attention
+    def _about(self, width: float) -> float:
+        """Weights of the budget at this width and the target ratio, as a real number; biases and
+        norms of heads, which hardly count, are left out."""
+        heads = self.heads.about(width)
+        ffn = self.intermediate_size or self.ffn_ratio * width
+        rest, slope = self._line(width, heads)
+        small = self.form.attention_blocks * self.form.attention(0, *heads)  # type: ignore[arg-type]
+        return float(rest + slope * ffn - small)
 
-    def _close(self, width: int, rest: int, exact: float) -> int | None:
-        """The FFN width nearest to `exact`, a multiple of the largest power of two possible."""
+    def _line(self, width: Any, heads: tuple[Any, Any, Any]) -> tuple[Any, Any]:
+        """Weights of the budget without any FFN, and for each unit of its width."""
+        rest, slope = self.form.line(width, *heads)
+        return (rest + self.form.embeddings(width) if self.embeddings else rest), slope
+
+    def _close(self, width: int, rest: int, slope: int) -> int | None:
+        """The FFN width that comes nearest, a multiple of the largest power of two possible."""
         if self.intermediate_size is not None:
-            near = self._deviation(width, rest, self.intermediate_size) <= MAX_DEVIATION
+            near = self._deviation(rest + slope * self.intermediate_size) <= MAX_DEVIATION
             return self.intermediate_size if near else None
+        exact = (self.budget - rest) / slope
         multiple = LARGEST_MULTIPLE
         while multiple:
             ffn = max(1, round(exact / multiple)) * multiple
             allowed = ROUND_DEVIATION if multiple > 1 else MAX_DEVIATION
-            if self._deviation(width, rest, ffn) <= allowed:
+            if self._deviation(rest + slope * ffn) <= allowed:
                 return ffn if self._tolerates(ffn / width) else None
             multiple //= 2
         return None
 
-    def _deviation(self, width: int, rest: int, ffn: int) -> float:
-        return abs(rest + self.ffn_slope * width * ffn - self.budget) / self.budget
+    def _deviation(self, count: int) -> float:
+        return abs(count - self.budget) / self.budget
 
     def _tolerates(self, ratio: float) -> bool:
         return 1 / self.ffn_tolerance <= ratio / self.ffn_ratio <= self.ffn_tolerance
@@ -409,30 +379,32 @@ def _without_ratios(partial: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in partial.items() if k not in RATIOS}
 
 
-def _stand_in(partial: Mapping[str, Any]) -> Architecture:
-    """An architecture as narrow as can be: it checks and counts what hangs on no size sought."""
+def _closed_form(partial: Mapping[str, Any]) -> ClosedForm:
+    """Of an architecture as narrow as can be, which checks what hangs on no size sought."""
     values = {k: v for k, v in _without_ratios(partial).items() if k not in SIZES}
+    if isinstance(values.get("parts"), list):
+        values["parts"] = tuple(values["parts"])
     if isinstance(values.get("layer_map"), list):
         values["layer_map"] = tuple(
             tuple(x) if isinstance(x, list) else x for x in values["layer_map"]
         )
     key = tuple(values.items())
     try:
-        return _build_stand_in(key)
+        return _form_of(key)
     except TypeError:  # a mapping, or what is refused, cannot be looked up
-        return _build_stand_in.__wrapped__(key)
+        return _form_of.__wrapped__(key)
 
 
 @lru_cache(maxsize=65536)
-def _build_stand_in(values: tuple[tuple[str, Any], ...]) -> Architecture:
+def _form_of(values: tuple[tuple[str, Any], ...]) -> ClosedForm:
     narrow = {"hidden_size": 2, "head_dim": 2, "num_attention_heads": 1, "intermediate_size": 1}
-    return Architecture.from_dict({**dict(values), **narrow})
+    return ClosedForm(Architecture.from_dict({**dict(values), **narrow}))
 
 
 _INTEGERS = frozenset(
     (*SIZES, "vocab_size", "num_blocks", "num_hidden_layers", "repeats", "heads_per_kv")
 )
-_KNOWN = frozenset((*(f.name for f in fields(Architecture)), *RATIOS))
+_KNOWN = frozenset((*FIELDS, *RATIOS))
 
 
 def _check(partial: Mapping[str, Any], ffn_tolerance: float) -> None:
@@ -442,7 +414,7 @@ def _check(partial: Mapping[str, Any], ffn_tolerance: float) -> None:
         ValueError: a missing, unknown, contradictory or impossible value.
     """
     for name, value in partial.items():
-        if name not in _KNOWN:
+        if name not in _KNOWN and name not in part_fields(tuple(partial.get("parts") or ())):
             raise ValueError(
                 f"fit takes fields of an architecture and {', '.join(RATIOS)}, but got {name!r}"
             )

@@ -5,8 +5,10 @@ The counts equal the built model's and `transformers`' own (`tests/test_cost.py`
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
-from space.arch import Architecture
+from space.arch import Architecture, Shape
+from space.parts import NOTHING, Extra
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,8 @@ class Cost:
     train_flops_per_token: int
     """Three times the forward pass: the backward pass needs two products for each."""
     kv_bytes_per_token: int
-    """Keys and values kept for one token, one cache per *layer*, shared or not."""
+    """Keys and values kept of `seq_len` tokens, divided by them; one cache per *layer*, shared or
+    not, in which a layer with a window keeps no more tokens than that."""
     decode_bytes_per_token: int
     """Moved from memory to decode one token after `seq_len` others: the weights of every layer (a
     half that the layer before has just used is still at hand, and counted once), the output matrix,
@@ -40,8 +43,7 @@ class Cost:
         return self.embedding_parameters / self.parameters
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parts:
+class Parts(NamedTuple):
     """Parameters of each part of an architecture, where they are stored once."""
 
     embedding: int
@@ -50,20 +52,78 @@ class Parts:
     attention: int
     """One attention half, without its norm."""
     ffn: int
-    """One FFN half, without its norm."""
+    """One FFN half, without its norm; where widths differ, one of the mean width."""
     norm: int
     """One RMSNorm."""
+    stack: int
+    """What the whole model has besides."""
+
+
+class ClosedForm:
+    """The weights of an architecture as a function of its sizes.
+
+    The budget solver calls it for every width that it looks at, so that all else is worked out
+    before. Sizes may be real numbers.
+    """
+
+    __slots__ = ("arch", "attention_blocks", "bias", "ffn_matrices", "norms", "parts", "qk_norm")
+
+    def __init__(self, arch: Architecture) -> None:
+        self.arch, self.parts = arch, arch.active
+        self.attention_blocks, self.norms = arch.num_attention_blocks, num_norms(arch) + 1
+        self.qk_norm, self.bias = arch.qk_norm, arch.attention_bias
+        self.ffn_matrices = 3 if arch.gated else 2
+
+    def embeddings(self, width: int) -> int:
+        """The input embedding, and the output matrix where it is untied."""
+        return self.arch.vocab_size * width * (1 if self.arch.tie_word_embeddings else 2)
+
+    def line(self, width: int, query: int, kv: int, head_dim: int) -> tuple[int, int]:
+        """All but the embeddings over the FFN width, of which they are linear: without any FFN, and
+        for each unit of its width."""
+        attention = self.attention(width, query, kv, head_dim)
+        rest = self.attention_blocks * attention + self.norms * width
+        slope = self.arch.num_ffn_blocks * self.ffn_matrices * width
+        if not self.parts:
+            return rest, slope
+        none, one = (self._more(Shape(width, query, kv, head_dim, ffn)) for ffn in (0, 1))
+        return rest + none, slope + one - none
+
+    def attention(self, width: int, query: int, kv: int, head_dim: int) -> int:
+        """One attention block of a plain architecture: matrices, norms of heads, biases."""
+        count = 2 * width * head_dim * (query + kv)  # q and o, k and v
+        if self.qk_norm:
+            count += 2 * head_dim
+        if self.bias:
+            count += head_dim * (query + 2 * kv)
+        return count
+
+    def extras(self, shape: Shape) -> tuple[Extra, Extra, Extra]:
+        """What parts add to an attention block, to an FFN block and to the stack."""
+        attention = ffn = stack = NOTHING
+        for part in self.parts:
+            attention = attention.plus(part.attention(self.arch, shape))
+            ffn = ffn.plus(part.ffn(self.arch, shape))
+            stack = stack.plus(part.stack(self.arch, shape))
+        return attention, ffn, stack
+
+    def _more(self, shape: Shape) -> int:
+        attention, ffn, stack = (extra.weights for extra in self.extras(shape))
+        return self.attention_blocks * attention + self.arch.num_ffn_blocks * ffn + stack
 
 
 def parts(arch: Architecture) -> Parts:
     """The sizes of which every count is made."""
+    form, shape = ClosedForm(arch), arch.shape
     matrix = arch.vocab_size * arch.hidden_size
+    attention, ffn, stack = (extra.weights for extra in form.extras(shape))
     return Parts(
         embedding=matrix,
         output=0 if arch.tie_word_embeddings else matrix,
-        attention=_attention_matrices(arch) + _attention_extras(arch),
-        ffn=_ffn_matrices(arch),
+        attention=form.attention(*shape[:4]) + attention,
+        ffn=form.ffn_matrices * arch.hidden_size * arch.intermediate_size + ffn,
         norm=arch.hidden_size,
+        stack=stack,
     )
 
 
@@ -86,56 +146,56 @@ def cost(arch: Architecture, seq_len: int = 2048, dtype_bytes: int = 2) -> Cost:
         raise ValueError(
             f"seq_len and dtype_bytes must be at least 1, but got {seq_len} and {dtype_bytes}"
         )
-    part = parts(arch)
-    embeddings = part.embedding + part.output
-    blocks = (
-        arch.num_attention_blocks * part.attention
-        + arch.num_ffn_blocks * part.ffn
-        + num_norms(arch) * part.norm
-    )
-    parameters = embeddings + blocks + part.norm  # the final norm
+    form = ClosedForm(arch)
+    embeddings = form.embeddings(arch.hidden_size)
+    rest, slope = form.line(*arch.shape[:4])
+    blocks = rest + slope * arch.intermediate_size
     forward = _forward_flops(arch, seq_len)
-    kv_bytes = 2 * arch.num_layers * arch.kv_heads * arch.head_size * dtype_bytes
+    cache = 2 * arch.kv_heads * arch.head_size * dtype_bytes * sum(_kept(arch, seq_len))
     return Cost(
-        parameters=parameters,
+        parameters=embeddings + blocks,
         embedding_parameters=embeddings,
-        non_embedding_parameters=parameters - embeddings,
-        weight_bytes=parameters * dtype_bytes,
+        non_embedding_parameters=blocks,
+        weight_bytes=(embeddings + blocks) * dtype_bytes,
         forward_flops_per_token=forward,
         train_flops_per_token=3 * forward,
-        kv_bytes_per_token=kv_bytes,
-        decode_bytes_per_token=_weights_moved(arch, part) * dtype_bytes + seq_len * kv_bytes,
+        kv_bytes_per_token=cache // seq_len,
+        decode_bytes_per_token=_weights_moved(arch) * dtype_bytes + cache,
     )
 
 
-def _attention_matrices(arch: Architecture) -> int:
-    heads = 2 * arch.num_attention_heads + 2 * arch.kv_heads  # q and o, k and v
-    return arch.hidden_size * arch.head_size * heads
-
-
-def _attention_extras(arch: Architecture) -> int:
-    norms = 2 * arch.head_size if arch.qk_norm else 0
-    biases = arch.head_size * (arch.num_attention_heads + 2 * arch.kv_heads)
-    return norms + (biases if arch.attention_bias else 0)
-
-
-def _ffn_matrices(arch: Architecture) -> int:
-    return (3 if arch.gated else 2) * arch.hidden_size * arch.intermediate_size
+def _kept(arch: Architecture, seq_len: int) -> list[int]:
+    """Tokens in each layer's cache after so many."""
+    return [min(span or seq_len, seq_len) for span in arch.spans]
 
 
 def _forward_flops(arch: Architecture, seq_len: int) -> int:
-    matrices = _attention_matrices(arch) + _ffn_matrices(arch)
-    scores = 2 * arch.num_attention_heads * arch.head_size * seq_len  # q·k and p·v: half of 4·N·H·T
-    output = arch.vocab_size * arch.hidden_size
-    return arch.num_layers * (2 * matrices + scores) + 2 * output
+    """A token sees half of those before it, and no more than its span: of T tokens those within W
+    are W·T - W²/2 pairs, a rectangle without half a square."""
+    attention, ffn, stack = (extra.matrices for extra in ClosedForm(arch).extras(arch.shape))
+    projections = 2 * arch.hidden_size * arch.head_size * (arch.num_attention_heads + arch.kv_heads)
+    matrices = arch.num_layers * (projections + attention + ffn) + stack
+    sizes = _ffn_sizes(arch)
+    matrices += sum(sizes[f] for _, f in arch.layers)
+    pairs = sum(2 * seen * seq_len - seen * seen for seen in _kept(arch, seq_len))  # twice as many
+    scores = 2 * arch.num_attention_heads * arch.head_size * pairs // seq_len  # q·k and p·v
+    return 2 * matrices + scores + 2 * arch.vocab_size * arch.hidden_size
 
 
-def _weights_moved(arch: Architecture, part: Parts) -> int:
+def _ffn_sizes(arch: Architecture) -> list[int]:
+    """Weights in the matrices of each FFN block."""
+    each = ClosedForm(arch).ffn_matrices * arch.hidden_size
+    return [each * width for width in arch.ffn_widths]
+
+
+def _weights_moved(arch: Architecture) -> int:
+    part, sizes = parts(arch), _ffn_sizes(arch)
     moved = arch.vocab_size * arch.hidden_size  # the output matrix, tied or not
-    moved += arch.hidden_size + part.norm  # one row of the embedding, the final norm
+    moved += arch.hidden_size + part.norm + part.stack  # one row of the embedding, the final norm
+    rest = part.ffn - sum(sizes) // len(sizes)  # what parts add to each block
     before: tuple[int, int] = (-1, -1)
     for layer in arch.layers:
-        for half, size in enumerate((part.attention, part.ffn)):
+        for half, size in enumerate((part.attention, sizes[layer[1]] + rest)):
             again = layer[half] == before[half]
             moved += 0 if again else size
             moved += 0 if again and not arch.norms_per_layer else part.norm

@@ -31,17 +31,23 @@ class KVCache:
     def __init__(self, num_layers: int) -> None:
         self.keys: list[Tensor | None] = [None] * num_layers
         self.values: list[Tensor | None] = [None] * num_layers
+        self.seen = [0] * num_layers
 
     def __len__(self) -> int:
-        """Positions held."""
-        return 0 if self.keys[-1] is None else self.keys[-1].shape[2]
+        """Positions seen, of which a layer with a span keeps the last."""
+        return self.seen[-1]
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append new keys and values (B, K, T, H) of a layer; return all of them (B, K, S, H)."""
+    def extend(
+        self, layer: int, k: Tensor, v: Tensor, span: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Append new keys and values (B, K, T, H) of a layer; return those that the new positions
+        may look at (B, K, S, H), and keep the last `span`."""
         old_k, old_v = self.keys[layer], self.values[layer]
+        self.seen[layer] += k.shape[2]
         k = k if old_k is None else torch.cat((old_k, k), dim=2)
         v = v if old_v is None else torch.cat((old_v, v), dim=2)
-        self.keys[layer], self.values[layer] = k, v
+        last = slice(None if span is None else -span, None)
+        self.keys[layer], self.values[layer] = k[:, :, last], v[:, :, last]
         return k, v
 
     def select(self, rows: Tensor) -> None:
@@ -84,10 +90,16 @@ class Attention(nn.Module):
         self.qk_norm = arch.qk_norm
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, layer: int = 0, cache: KVCache | None = None
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        layer: int = 0,
+        cache: KVCache | None = None,
+        span: int | None = None,
     ) -> Tensor:
         """x, result: (B, T, D); cos, sin: (T, H). `layer` says which part of the cache is this
-        one's."""
+        one's, `span` how many positions each looks at."""
         B, T, _ = x.shape
         q = self.q_proj(x).view(B, T, -1, self.head_dim)  # (B, T, N, H)
         k = self.k_proj(x).view(B, T, -1, self.head_dim)  # (B, T, K, H)
@@ -97,9 +109,9 @@ class Attention(nn.Module):
         q = rotate(q.transpose(1, 2), cos, sin)  # (B, N, T, H)
         k = rotate(k.transpose(1, 2), cos, sin)  # (B, K, T, H)
         if cache is not None:
-            k, v = cache.extend(layer, k, v)  # (B, K, S, H)
+            k, v = cache.extend(layer, k, v, span)  # (B, K, S, H)
         attend = fused_attention if self.fused else matmul_attention
-        y = attend(q, k, v).transpose(1, 2).reshape(B, T, -1)  # (B, T, N·H)
+        y = attend(q, k, v, span).transpose(1, 2).reshape(B, T, -1)  # (B, T, N·H)
         return self.o_proj(y)  # type: ignore[no-any-return]
 
 
@@ -110,16 +122,16 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x * cos + torch.cat((-b, a), dim=-1) * sin).to(x.dtype)
 
 
-def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, span: int | None = None) -> Tensor:
     """torch's kernel. q, result: (B, N, T, H); k, v: (B, K, S, H)."""
     T, S = q.shape[2], k.shape[2]
-    if T == S:
+    if T == S and (span is None or span >= T):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    mask = causal_mask(T, S, q.device)
+    mask = causal_mask(T, S, q.device, span)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
 
 
-def matmul_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def matmul_attention(q: Tensor, k: Tensor, v: Tensor, span: int | None = None) -> Tensor:
     """Two batched products with a softmax between: faster on CPUs than the fused kernel.
 
     The G query heads of a group share their keys, so they are stacked along T. Autocast would do
@@ -129,7 +141,7 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     B, N, T, H = q.shape
     K, S = k.shape[1], k.shape[2]
     mask = torch.zeros(T, S, dtype=q.dtype, device=q.device)
-    mask = mask.masked_fill(~causal_mask(T, S, q.device), float("-inf"))
+    mask = mask.masked_fill(~causal_mask(T, S, q.device, span), float("-inf"))
     with torch.autocast(q.device.type, enabled=False):
         stacked = q.reshape(B * K, -1, H)  # (B·K, G·T, H)
         keys, values = k.reshape(B * K, S, H), v.reshape(B * K, S, H).to(q.dtype)
@@ -138,21 +150,23 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return torch.bmm(weights, values).view(B, N, T, H)
 
 
-def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
-    """Which of S positions each of the last T may look at: (T, S), True where it may."""
-    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+def causal_mask(T: int, S: int, device: torch.device, span: int | None = None) -> Tensor:
+    """Which of S positions each of the last T may look at: (T, S), True where it may; of those
+    before it, with itself, the last `span`."""
+    mask = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+    return mask if span is None else mask.triu(S - T - span + 1)
 
 
 class MLP(nn.Module):
     """The FFN: SwiGLU (arXiv:2002.05202) for `silu`, else two matrices with the activation
     between."""
 
-    def __init__(self, arch: Architecture) -> None:
+    def __init__(self, arch: Architecture, width: int) -> None:
         super().__init__()
         if arch.gated:
-            self.gate_proj = nn.Linear(arch.hidden_size, arch.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(arch.hidden_size, arch.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(arch.intermediate_size, arch.hidden_size, bias=False)
+            self.gate_proj = nn.Linear(arch.hidden_size, width, bias=False)
+        self.up_proj = nn.Linear(arch.hidden_size, width, bias=False)
+        self.down_proj = nn.Linear(width, arch.hidden_size, bias=False)
         self.activation = ACTIVATIONS[arch.hidden_act]
         self.gated = arch.gated
 
@@ -175,8 +189,10 @@ class DecoderLayer(nn.Module):
         mlp: MLP,
         input_layernorm: RMSNorm,
         post_attention_layernorm: RMSNorm,
+        span: int | None = None,
     ) -> None:
         super().__init__()
+        self.span = span
         self.self_attn = self_attn
         self.mlp = mlp
         self.input_layernorm = input_layernorm
@@ -186,7 +202,7 @@ class DecoderLayer(nn.Module):
         self, x: Tensor, cos: Tensor, sin: Tensor, layer: int = 0, cache: KVCache | None = None
     ) -> Tensor:
         """x, result: (B, T, D); cos, sin: (T, H)."""
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, cache)
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, cache, self.span)
         return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
 
 
@@ -203,7 +219,7 @@ class Stack(nn.Module):
 def _layers(arch: Architecture) -> list[DecoderLayer]:
     """The layers of the map; those that share a half hold the same module."""
     attentions = [Attention(arch) for _ in range(arch.num_attention_blocks)]
-    mlps = [MLP(arch) for _ in range(arch.num_ffn_blocks)]
+    mlps = [MLP(arch, width) for width in arch.ffn_widths]
 
     def norms(owners: int) -> list[RMSNorm]:
         count = arch.num_layers if arch.norms_per_layer else owners
@@ -216,8 +232,9 @@ def _layers(arch: Architecture) -> list[DecoderLayer]:
             mlps[f],
             before_attention[layer if arch.norms_per_layer else a],
             before_mlp[layer if arch.norms_per_layer else f],
+            span,
         )
-        for layer, (a, f) in enumerate(arch.layers)
+        for layer, ((a, f), span) in enumerate(zip(arch.layers, arch.spans, strict=True))
     ]
 
 
@@ -231,6 +248,8 @@ class Decoder(nn.Module):
         self.lm_head = nn.Linear(arch.hidden_size, arch.vocab_size, bias=False)
         if arch.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+        for part in arch.active:
+            part.build(self)
 
     def forward(self, input_ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits (B, T, V) for token ids (B, T), which follow those the cache holds."""

@@ -64,7 +64,7 @@ def estimate(
         flops=flops,
         seconds=flops / (rate * workers),
         basis=basis,
-        lost=what_is_lost(placement),
+        lost=what_is_lost(placement, work.typical.architecture),
         disk_bytes=weights
         * (min(left, kept) + (workers + min(left, pausing)) * CHECKPOINT_WEIGHTS),
     )

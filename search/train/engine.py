@@ -89,7 +89,8 @@ def _side_by_side(model: Decoder) -> Iterable[list[Tensor]]:
         elif isinstance(module, MLP) and module.gated:
             groups = [[module.gate_proj.weight, module.up_proj.weight]]
         else:
-            groups = [[p] for p in module.parameters(recurse=False)]
+            groups = []
+        groups += [[p] for p in module.parameters(recurse=False)]
         for group in groups:
             if group[0] not in seen:
                 seen.update(group)

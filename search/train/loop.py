@@ -442,7 +442,7 @@ def _forget_other_shapes(run: Run) -> None:
     shape = (
         (a.vocab_size, a.hidden_size, a.intermediate_size, a.hidden_act),
         (a.num_attention_heads, a.num_key_value_heads, a.head_dim, a.qk_norm, a.attention_bias),
-        (run.recipe.seq_len, run.recipe.precision),
+        (run.recipe.seq_len, run.recipe.precision, a.parts),
     )
     if shape != _compiled:
         torch.compiler.reset()

@@ -11,6 +11,7 @@ from typing import Any, Self
 from search.recipe import Recipe
 from search.record import Run
 from search.train.kernels import MAX_HEAD_DIM, Unavailable, library
+from space.arch import Architecture
 
 CPU_TOKENS, GPU_TOKENS = 1024, 32768
 """Tokens in a micro-batch: on a CPU their activations stay in its cache, on a GPU their logits and
@@ -128,8 +129,7 @@ def _settle_engine(given: str, on_gpu: bool, run: Run) -> str:
     try:
         if on_gpu:
             raise Unavailable("they run on CPUs only")
-        if run.architecture.head_size > MAX_HEAD_DIM:
-            raise Unavailable(f"head_dim is over {MAX_HEAD_DIM}")
+        _require_known(run.architecture)
         library()
     except Unavailable as reason:
         if given == "kernels":
@@ -140,12 +140,23 @@ def _settle_engine(given: str, on_gpu: bool, run: Run) -> str:
     return "kernels"
 
 
-def what_is_lost(placement: Placement) -> str | None:
-    """A line for a user whose CPU trains more slowly than it could, and why; None where all is
-    well."""
+def _require_known(architecture: Architecture) -> None:
+    """Raise Unavailable where kernels lack something that the architecture has."""
+    if architecture.head_size > MAX_HEAD_DIM:
+        raise Unavailable(f"head_dim is over {MAX_HEAD_DIM}")
+    for setting in architecture.parts:
+        if "kernels" not in setting.part.engines:
+            raise Unavailable(f"the kernels do not have the part {setting.name}")
+
+
+def what_is_lost(placement: Placement, architecture: Architecture | None = None) -> str | None:
+    """A line for a user whose CPU trains more slowly than it could, an architecture if one is
+    given, and why; None where all is well."""
     if placement.device != "cpu" or placement.engine == "kernels":
         return None
     try:
+        if architecture is not None:
+            _require_known(architecture)
         library()
     except Unavailable as reason:
         return f"training goes by autograd, which is slower, because {reason}"

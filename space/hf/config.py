@@ -6,8 +6,10 @@
 | SwiGLU, heads that do not divide the width | Mistral, for Llama's configuration refuses them |
 | SwiGLU, `attention_bias` | Qwen2 |
 | SwiGLU, `qk_norm` (and `attention_bias`) | Qwen3 |
+| any of these with `sliding_window` | Mistral or, with global layers, Ministral; Qwen2; Qwen3 |
 | `relu` or `gelu` FFN of two matrices (and `attention_bias`) | Arcee |
 | the same with `qk_norm`, or heads that do not divide the width | refused: no such model |
+| a part that does not say how | refused by its field |
 """
 
 import json
@@ -19,8 +21,9 @@ from typing import Any
 
 from space.arch import Architecture, RopeScaling
 from space.hf.errors import first_line
+from space.parts import DOOR
 
-SUPPORTED = ("llama", "mistral", "qwen2", "qwen3", "arcee", "mobilellm")
+SUPPORTED = ("llama", "mistral", "ministral", "qwen2", "qwen3", "arcee", "mobilellm")
 CLASSES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -72,7 +75,11 @@ def config_of(arch: Architecture) -> dict[str, Any]:
         "isoparam": {name: arch.to_dict()[name] for name in SHARING},
     }
     values |= {"mlp_bias": False} if kind in ("llama", "arcee") else {}
-    return values | ({"sliding_window": None} if kind == "mistral" else {})
+    values |= {"sliding_window": None} if kind == "mistral" else {}
+    for part in arch.active:
+        if part.canonical(arch):
+            values = part.export(arch, values)
+    return values
 
 
 def kind_of(arch: Architecture) -> str:
@@ -127,6 +134,8 @@ def architecture_from_config(config: Mapping[str, Any], where: str = "config.jso
         "qk_norm": kind == "qwen3",
         "attention_bias": kind == "qwen2" or bool(values.get("attention_bias")),
     }
+    for _, part in DOOR.all():
+        fields |= part.read(values)
     return Architecture.from_dict(fields | _sharing(config, where))
 
 
@@ -164,8 +173,6 @@ def _check_plain(kind: str, values: Mapping[str, Any], where: str) -> None:
         ("rope_type", rope.get("rope_type", "default"), ("default", "llama3")),
         ("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0), (1.0,)),
         ("mlp_bias", values.get("mlp_bias", False), (False,)),
-        ("sliding_window", values.get("sliding_window") if kind == "mistral" else None, (None,)),
-        ("use_sliding_window", values.get("use_sliding_window", False), (False,)),
         ("quantization_config", values.get("quantization_config"), (None,)),
     ):
         if has not in wanted:

@@ -1,0 +1,276 @@
+"""What every part of an architecture keeps, those of users too:
+
+    pytest tests/contracts/test_part.py --implementation mine.py
+
+Each check is a function of the part's name, so that bad parts can be held to it as well.
+"""
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+from search.record import architecture_id
+from search.train.engine import AutogradEngine, KernelEngine, Weights
+from search.train.kernels import Unavailable, library
+from search.train.placement import Placement, what_is_lost
+from space.arch import Architecture
+from space.budget import MAX_DEVIATION, Budget, fit
+from space.cost import cost
+from space.model import Attention, Decoder, KVCache
+from space.parts import DOOR
+
+TINY: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "num_blocks": 3,
+}
+BASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "shared": {"sharing": "immediate", "repeats": 2, "norms": "layer"},
+    "biased": {"attention_bias": True, "num_blocks": 2},
+    "half shared": {"sharing": "cycle", "repeats": 2, "sharing_scope": "ffn", "hidden_act": "gelu"},
+    "all options": {
+        "qk_norm": True,
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+        "head_dim": 12,
+    },
+}
+LENGTH = 11
+
+
+def with_part(name: str, base: dict[str, Any], values: Any) -> Architecture:
+    """A small architecture with fields of the part."""
+    return Architecture.from_dict({**TINY, **base, "parts": [name], **values})
+
+
+def architectures(name: str) -> Iterator[tuple[Architecture, Architecture]]:
+    """Architectures with each example of the part, beside the same ones without it."""
+    for base in BASES.values():
+        for example in DOOR.load(name).examples:
+            yield with_part(name, base, example), with_part(name, base, {})
+
+
+def randomised(model: Decoder) -> Decoder:
+    """Weights in which a part shows, whatever it starts from."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(0.2 * torch.randn(p.shape, generator=generator) + (p.ndim == 1))
+    return model.eval()
+
+
+def ids(rows: int = 2) -> torch.Tensor:
+    return torch.randint(0, 97, (rows, LENGTH), generator=torch.Generator().manual_seed(1))
+
+
+# --- What must hold -------------------------------------------------------------------------------
+
+
+def check_it_says_what_it_adds(name: str) -> None:
+    part = DOOR.load(name)
+    assert part.fields, f"{name} must have a field at least"
+    assert part.examples, f"{name} must have an example at least"
+    for field in part.fields:
+        assert field.name.isidentifier(), f"{field.name!r} of {name} must be a name"
+        assert isinstance(field.default, bool | int | float | str), (
+            f"the default of {field.name} must be a number, a switch or a text, but is "
+            f"{field.default!r}"
+        )
+        assert field.parse(field.default) == field.default, (
+            f"{field.name} must understand its default, {field.default!r}"
+        )
+        assert field.meaning, f"{field.name} must say what it means"
+
+
+def check_a_default_leaves_no_trace(name: str) -> None:
+    plain = Architecture.from_dict(TINY)
+    defaults = {field.name: field.default for field in DOOR.load(name).fields}
+    given = with_part(name, {}, defaults)
+    assert given == plain, f"{name} at its default must be the architecture without it"
+    assert given.to_dict() == plain.to_dict()
+    assert architecture_id(given) == architecture_id(plain)
+
+
+def check_examples_change_something_and_come_back(name: str, folder: Path) -> None:
+    for arch, plain in architectures(name):
+        assert arch.identity != plain.identity, f"{arch.parts} of {name} must be another thing"
+        assert Architecture.from_dict(arch.to_dict()) == arch
+        assert Architecture.from_dict(json.loads(json.dumps(arch.to_dict()))) == arch
+        path = folder / "architecture.yaml"
+        path.write_text(yaml.safe_dump(arch.to_dict()))
+        assert Architecture.from_yaml(path) == arch
+        again = pickle.loads(pickle.dumps(arch))
+        assert (again, hash(again), again.identity) == (arch, hash(arch), arch.identity)
+
+
+def check_counts_equal_the_built_model(name: str) -> None:
+    for arch, _ in architectures(name):
+        with torch.device("meta"):
+            model = Decoder(arch)
+        built, counted = sum(p.numel() for p in model.parameters()), cost(arch).parameters
+        assert counted == built, f"{name} counts {counted:,} weights, but the model has {built:,}"
+
+
+def check_flops_equal_those_of_the_products(name: str) -> None:
+    """torch counts the products of a forward pass, and of scores the whole square."""
+    for arch, _ in architectures(name):
+        model = randomised(Decoder(arch))
+        for module in model.modules():
+            if isinstance(module, Attention):
+                module.fused = False
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(ids(1))
+        heads = arch.num_attention_heads * arch.head_size
+        seen = [min(span or LENGTH, LENGTH) for span in arch.spans]
+        square = 4 * heads * LENGTH**2 * arch.num_layers
+        pairs = 2 * heads * sum(2 * s * LENGTH - s * s for s in seen) // LENGTH
+        done = (counter.get_total_flops() - square) / LENGTH
+        counted = cost(arch, LENGTH).forward_flops_per_token - pairs
+        assert counted == done, f"{name} counts {counted:,} FLOPs per token, but does {done:,}"
+
+
+def check_costs_are_positive_and_train_thrice(name: str) -> None:
+    for arch, _ in architectures(name):
+        counts = cost(arch, LENGTH)
+        assert min(vars(counts).values()) > 0
+        assert counts.train_flops_per_token == 3 * counts.forward_flops_per_token
+
+
+def check_the_cache_holds_what_is_counted(name: str) -> None:
+    for arch, _ in architectures(name):
+        model, cache = randomised(Decoder(arch)), KVCache(arch.num_layers)
+        with torch.no_grad():
+            for piece in ids(1).split(1, dim=1):
+                model(piece, cache)
+        held = sum(t.numel() for t in (*cache.keys, *cache.values) if t is not None)
+        counted = cost(arch, LENGTH, 1).kv_bytes_per_token
+        assert counted == held // LENGTH, f"{name} counts {counted} per token, but holds {held}"
+
+
+def check_cached_generation_equals_the_full_pass(name: str) -> None:
+    for arch, _ in architectures(name):
+        model = randomised(Decoder(arch)).double()
+        for fused in (True, False):
+            for module in model.modules():
+                if isinstance(module, Attention):
+                    module.fused = fused
+            cache = KVCache(arch.num_layers)
+            with torch.no_grad():
+                pieces = [model(piece, cache) for piece in ids().split([4, 1, 1, 3, 2], dim=1)]
+                torch.testing.assert_close(
+                    torch.cat(pieces, dim=1), model(ids()), msg=f"{name} generates otherwise"
+                )
+
+
+def check_no_token_sees_those_after_it(name: str) -> None:
+    for arch, _ in architectures(name):
+        model, other = randomised(Decoder(arch)).double(), ids()
+        other[:, -1] = (other[:, -1] + 1) % 97
+        with torch.no_grad():
+            a, b = model(ids())[:, :-1], model(other)[:, :-1]
+        torch.testing.assert_close(a, b, msg=f"{name} lets tokens see those after them")
+
+
+def check_every_weight_gets_a_gradient(name: str) -> None:
+    for arch, _ in architectures(name):
+        model = randomised(Decoder(arch))
+        Weights(model)  # a weight that is not placed would not be trained
+        AutogradEngine(model, PLACED, "fp32").nll(ids(), ids(), 1.0)
+        idle = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+        assert not idle, f"{idle} of {name} get no gradient"
+
+
+PLACED = Placement(device="cpu", engine="autograd", compile="no", micro_batch=2)
+
+
+def check_kernels_equal_autograd_or_refuse_it(name: str) -> None:
+    known = "kernels" in DOOR.load(name).engines
+    for arch, _ in architectures(name):
+        if not known:
+            assert name in str(what_is_lost(PLACED, arch))
+            continue
+        try:
+            library()
+        except Unavailable as reason:
+            pytest.skip(f"no kernels: {reason}")
+        results = []
+        for engine in ("autograd", "kernels"):
+            model = randomised(Decoder(arch))
+            weights = Weights(model)
+            placed = Placement(device="cpu", engine=engine, compile="no", threads=1, micro_batch=2)
+            made = (
+                KernelEngine(model, weights, placed, "fp32")
+                if engine == "kernels"
+                else AutogradEngine(model, placed, "fp32")
+            )
+            loss = made.nll(ids(), ids(), 0.1)
+            results.append((loss, weights.gradients))
+        torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
+
+
+def check_the_budget_is_closed(name: str) -> None:
+    partial = {"vocab_size": 1024, "num_blocks": 5, "heads_per_kv_target": 2, "parts": [name]}
+    budget = Budget.parse("1m")
+    for example in DOOR.load(name).examples:
+        off = budget.deviation(fit({**partial, **example}, budget))
+        assert abs(off) <= MAX_DEVIATION, f"{name} leaves the budget by {off:+.2%}"
+
+
+def check_an_export_equals_it_or_names_it(name: str, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from space.hf import export, load
+
+    fields = [field.name for field in DOOR.load(name).fields]
+    for i, (arch, plain) in enumerate(architectures(name)):
+        try:
+            export(Decoder(plain), folder / f"plain {i}")
+        except ValueError:
+            continue  # transformers has no model of the architecture even without it
+        model = randomised(Decoder(arch))
+        refused = None
+        try:
+            written = export(model, folder / str(i))
+        except ValueError as error:
+            refused = str(error)
+        if refused is not None:
+            assert any(field in refused for field in fields), f"{refused} must name {fields}"
+            continue
+        with torch.no_grad():
+            wanted = model(ids())
+            theirs = AutoModelForCausalLM.from_pretrained(written).eval()(ids()).logits
+            torch.testing.assert_close(theirs, wanted, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(load(written)(ids()), wanted)
+
+
+CHECKS = [
+    check_it_says_what_it_adds,
+    check_a_default_leaves_no_trace,
+    check_examples_change_something_and_come_back,
+    check_counts_equal_the_built_model,
+    check_flops_equal_those_of_the_products,
+    check_costs_are_positive_and_train_thrice,
+    check_the_cache_holds_what_is_counted,
+    check_cached_generation_equals_the_full_pass,
+    check_no_token_sees_those_after_it,
+    check_every_weight_gets_a_gradient,
+    check_kernels_equal_autograd_or_refuse_it,
+    check_the_budget_is_closed,
+    check_an_export_equals_it_or_names_it,
+]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+def test_every_part(implementation: str, check: Any, tmp_path: Path) -> None:
+    check(implementation, *([tmp_path] if check.__code__.co_argcount == 2 else []))
