@@ -76,6 +76,17 @@ def test_an_experiment_has_the_overrides_of_its_table(file: Path) -> None:
         assert config.proxy == dict(text.split("=") for text in own).get("proxy", "ablation")
 
 
+def test_the_example_of_the_documentation_is_the_command_that_it_names(tmp_path: Path) -> None:
+    page = (Path(CONF).parent / "docs" / "experiments.md").read_text()
+    example = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0]
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text(example)
+    verb, overrides = command(file)
+    made = configuration(verb, "experiment=mine", f"hydra.searchpath=[file://{tmp_path}]")
+    assert made == configuration(verb, *overrides)
+
+
 def test_what_is_given_beside_an_experiment_wins() -> None:
     config = configuration("search", "experiment=depth_gqa_1m", "n_trials=9", "proxy=smoke")
     assert (config.n_trials, config.proxy, config.replicates.seeds) == (9, "smoke", 6)
