@@ -19,12 +19,12 @@ from ablations.questions.confirm import confirmation
 from ablations.questions.main_results import measure
 from ablations.stats.sequential import LOOKS
 from ablations.timing import FILE, Timing
-from search.config import SamplerConfig
 from search.data.dataset import Data, require_tokens
 from search.executors.local import share_cores
 from search.recipe import Recipe
 from search.show.estimate import estimate
 from search.show.progress import count, duration
+from search.study.samplers import SamplerConfig
 from search.study.story import Story, data_settings, make_report
 from search.train.placement import settle, settle_precision
 from space.cli import one_line_errors, option_of, verb

@@ -35,10 +35,11 @@ from torch import set_num_threads
 
 from benchmarks.show import RESULTS, heading, leave, parser, say, style, table
 from benchmarks.tabular import TABLE, Tabular, load, train
-from search.config import PRUNERS, SAMPLERS, PrunerConfig, SamplerConfig, require_at_least
+from search.config import require_at_least
 from search.study.exploration import Exploration, Replicates
 from search.study.plan import Attempt, Cell, Step
-from search.study.storage import make_pruner, make_sampler, worker_seed
+from search.study.pruners import PRUNERS, PrunerConfig, make_pruner
+from search.study.samplers import SAMPLERS, SamplerConfig, make_sampler, worker_seed
 from search.train.placement import Placement
 from space.cli import CONF, one_line_errors
 
@@ -55,7 +56,7 @@ BUDGETS = (5, 10)
 """Tokens after which the choice is scored besides, likewise."""
 PRUNED = ("random", "tpe")
 """Samplers that pruners are tried with."""
-USUAL = [name for name in PRUNERS if name != "wilcoxon"]
+USUAL = [name for name in PRUNERS.names() if name != "wilcoxon"]
 """Pruners that can act at the table's two horizons."""
 BOOTSTRAPS = 2000
 RANDOM, GRID, NONE = "random", "grid", "none"
@@ -161,13 +162,13 @@ class Replay:
 
     def __init__(self, view: View, strategy: Strategy, number: int, n_trials: int) -> None:
         self.view, self.tabular = view, view.tabular
+        sampler, pruner = sampler_of(strategy.sampler), pruner_of(strategy.pruner)
         self.plan = Exploration(
             options=self.tabular.options,
             n_trials=n_trials,
             replicates=Replicates(top=0, seeds=1),
-            grid=strategy.sampler == GRID,
+            grid=sampler.exhaustive,
         )
-        sampler, pruner = sampler_of(strategy.sampler), pruner_of(strategy.pruner)
         self.study = optuna.create_study(
             study_name=f"replay {number}",  # Hyperband draws brackets by it
             sampler=make_sampler(sampler, worker_seed(sampler, number, 0, trials=0)),
@@ -226,18 +227,21 @@ class Replay:
 @cache
 def sampler_of(name: str) -> SamplerConfig:
     """As `sampler=NAME` gives it to a search."""
-    return SamplerConfig(**group("sampler", name))
+    return SamplerConfig(**{"name": name, **group("sampler", name)})
 
 
 @cache
 def pruner_of(name: str) -> PrunerConfig:
     """As `pruner=NAME` gives it to a search."""
-    return PrunerConfig(**group("pruner", name))
+    return PrunerConfig(**{"name": name, **group("pruner", name)})
 
 
 def group(kind: str, name: str) -> dict[str, Any]:
-    """A file of a group of `conf/`."""
-    content: Any = OmegaConf.to_container(OmegaConf.load(Path(CONF) / kind / f"{name}.yaml"))
+    """A file of a group of `conf/`; nothing where there is none, as of users' own."""
+    path = Path(CONF) / kind / f"{name}.yaml"
+    if not path.is_file():
+        return {}
+    content: Any = OmegaConf.to_container(OmegaConf.load(path))
     return dict(content.get(kind, content))  # one that sets more besides has its own below its name
 
 
@@ -299,8 +303,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--table", type=Path, default=TABLE, help="another one, as .csv.xz")
     options.add_argument("--replays", type=int, default=REPLAYS, help="of each, on each seed")
     options.add_argument("--limit", type=int, default=RUNS, help="tokens of a replay, in runs")
-    options.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS)
-    options.add_argument("--pruners", nargs="+", choices=PRUNERS, default=USUAL)
+    options.add_argument("--samplers", nargs="+", default=SAMPLERS.names(), help="also mine.py")
+    options.add_argument("--pruners", nargs="+", default=USUAL, help="also mine.py")
     options.add_argument("--workers", type=int, default=2)
     options.add_argument("--set", nargs="*", default=[], help="overrides of the search that trains")
     chosen = options.parse_args(arguments)
@@ -314,6 +318,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"a table must have two seeds or more, one that chooses and others that score, but "
                 f"{chosen.table} has {len(tabular.seeds)}; train more with --train"
             )
+        for sampler in chosen.samplers:
+            make_sampler(sampler_of(sampler), seed=0)
         for pruner in chosen.pruners:
             make_pruner(pruner_of(pruner), tabular.recipe)
     strategies = asked(chosen.samplers, chosen.pruners)

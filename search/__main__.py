@@ -9,16 +9,16 @@ from dataclasses import asdict
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from optuna.pruners import BasePruner
 
-from search.config import SamplerConfig, SearchConfig
+from search.config import SearchConfig
 from search.data.dataset import Data, require_tokens
 from search.executors.local import Ending
 from search.recipe import Recipe
 from search.study.describe import exploration_facts, pruning_facts
 from search.study.exploration import SearchWork
 from search.study.plan import distinct
-from search.study.storage import make_pruner, make_sampler
+from search.study.pruners import PrunerConfig, make_pruner
+from search.study.samplers import SamplerConfig, make_sampler
 from search.study.story import Story, data_settings
 from space.axes import Space
 from space.cli import one_line_errors, verb
@@ -57,8 +57,8 @@ class Search(Story[SearchConfig, SearchWork]):
         return config.sampler
 
     @classmethod
-    def pruner(cls, config: SearchConfig, recipe: Recipe) -> BasePruner:
-        return make_pruner(config.pruner, recipe)
+    def pruner(cls, config: SearchConfig) -> PrunerConfig:
+        return config.pruner
 
     @classmethod
     def plan(cls, config: SearchConfig, recipe: Recipe, data: Data) -> SearchWork:
@@ -70,7 +70,7 @@ class Search(Story[SearchConfig, SearchWork]):
             data.fingerprint,
             n_trials=config.n_trials,
             replicates=config.replicates,
-            grid=config.sampler.name == "grid",
+            grid=config.sampler.exhaustive,
             first_seed=config.seed,
         )
 

@@ -11,43 +11,17 @@ from search.data.dataset import DataConfig
 from search.evaluate.tasks import PACKAGE, SOURCES
 from search.recipe import Recipe
 from search.study.exploration import Replicates
+from search.study.pruners import PrunerConfig
+from search.study.samplers import SamplerConfig
 from search.train.placement import Placement
 from space.axes import SpaceConfig
 from space.budget import Budget
 from space.cli import require_name
 
-SAMPLERS = ("tpe", "gp", "random", "grid", "qmc", "cmaes", "nsga2")
-PRUNERS = ("none", "median", "hyperband", "asha", "wilcoxon")
 EXECUTORS = ("local",)
 TRACKERS = ("wandb", "none")
 TRACKER_MODES = ("offline", "online")
 KEEP = ("best", "all", "none")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
-    """Who proposes architectures."""
-
-    name: str = "grid"
-    """`grid` tries every architecture in turn; the others are Optuna's."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of Optuna's sampler."""
-
-    def __post_init__(self) -> None:
-        _choose("sampler.name", self.name, SAMPLERS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrunerConfig:
-    """Who stops runs early, by their readings at the recipe's horizons."""
-
-    name: str = "none"
-    """Optuna's; `asha` is its SuccessiveHalvingPruner."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of Optuna's pruner."""
-
-    def __post_init__(self) -> None:
-        _choose("pruner.name", self.name, PRUNERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +151,7 @@ class SearchConfig(StudyConfig):
         parts = [self.space.name, self.budget.lower().replace(":", "_")]
         parts += [] if self.proxy == "default" else [self.proxy]
         parts += [] if self.data.source == "embedded" else [self.data.source]
-        parts += [] if self.pruner.name == "none" else [self.pruner.name]
+        parts += [] if self.pruner.name == "none" else [Path(self.pruner.name).stem]
         return "_".join(parts)
 
     @property

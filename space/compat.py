@@ -6,8 +6,10 @@ needs none of them.
 """
 
 import os
+import warnings
 from argparse import ArgumentParser
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partialmethod
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +79,16 @@ def is_tell_refused(error: BaseException | None) -> bool:
     if isinstance(error, AssertionError):
         return is_tell_refused(error.__context__)
     return isinstance(error, ValueError) and "Cannot tell" in str(error)
+
+
+@contextmanager
+def without_experimental_warnings() -> Iterator[None]:
+    """Heartbeats, QMC and other parts of Optuna are called experimental; its version is pinned."""
+    from optuna.exceptions import ExperimentalWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
 
 
 def hide_progress_bars() -> None:

@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -116,6 +117,23 @@ class Door(Generic[T]):
     def _choices(self, name: str) -> str:
         near = get_close_matches(name, self.names(), n=1)
         return f"; did you mean {near[0]}?" if near else ""
+
+
+@contextmanager
+def taking_options(
+    option: str, who: str, kinds: tuple[type[Exception], ...] = (TypeError,)
+) -> Iterator[None]:
+    """What goes wrong in here with the options that a user gave is said in one line.
+
+    Raises:
+        ValueError: instead of one of `kinds`; of most callables a `TypeError` says that they do not
+            take an option.
+    """
+    try:
+        yield
+    except kinds as error:
+        said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{option} must be what {who} takes, but {said[0]}") from None
 
 
 def members(protocol: type[Any]) -> list[str]:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from optuna.pruners import BasePruner
-
-from search.config import Evaluation, SamplerConfig
+from search.config import Evaluation
 from search.study.plan import Work
+from search.study.pruners import PrunerConfig
+from search.study.samplers import SamplerConfig
 from search.train.placement import Placement
 
 
@@ -23,7 +23,7 @@ class Job:
     """Folder of the prepared data."""
     work: Work
     sampler: SamplerConfig
-    pruner: BasePruner
+    pruner: PrunerConfig
     seed: int
     metric: str
     """`val_bpb`, or `val_loss` where the data does not say how many bytes a token stands for."""

@@ -5,29 +5,25 @@ works on it (`worker`), and how it ended (`status`, `reason`, `reused`, `duplica
 """
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import filelock
 import optuna
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, RDBStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from search.config import PrunerConfig, SamplerConfig
-from search.recipe import Recipe
 from search.study.job import Job
 from search.study.locks import HOST, run_lock
 from search.study.plan import EXPLORE, Attempt
-from space.compat import frozen, reopened, storage_of
+from space.compat import reopened, without_experimental_warnings
 
 HEARTBEAT_S, GRACE_S = 20, 120
 """A trial silent for so long is lost: that is how other machines' deaths are noticed. This
@@ -44,7 +40,7 @@ def open_storage(url: str) -> RDBStorage:
     """
     try:
         sqlite = make_url(url).get_backend_name() == "sqlite"
-        with _without_experimental_warnings():
+        with without_experimental_warnings():
             return RDBStorage(
                 url,
                 engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else None,
@@ -103,42 +99,14 @@ def open_study(
     return study
 
 
-def load_study(job: Job, sampler: BaseSampler) -> optuna.Study:
+def load_study(job: Job, sampler: BaseSampler, pruner: BasePruner) -> optuna.Study:
     """The study that a worker joins."""
     return optuna.load_study(
         study_name=job.study,
         storage=open_storage(job.storage),
         sampler=sampler,
-        pruner=job.pruner,
+        pruner=pruner,
     )
-
-
-class _WithoutFailed:
-    """A storage as pruners see it, without attempts that failed: a run that goes on reports again
-    what it did before, and would count twice (successive halving counts trials of any state)."""
-
-    def __init__(self, storage: BaseStorage) -> None:
-        self._storage = storage
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
-
-    def get_all_trials(self, *args: Any, **options: Any) -> list[FrozenTrial]:
-        trials = self._storage.get_all_trials(*args, **options)
-        return [trial for trial in trials if trial.state != TrialState.FAIL]
-
-
-class Standing:
-    """Says what `trial.should_prune()` would, were it not for failed attempts."""
-
-    def __init__(self, study: optuna.Study) -> None:
-        # The storage, not the study: hyperband asks it by studies of its own, one a bracket.
-        storage = cast(BaseStorage, _WithoutFailed(storage_of(study)))
-        self._study = optuna.Study(study.study_name, storage, pruner=study.pruner)
-
-    def would_prune(self, trial: Trial) -> bool:
-        """Whether the study's pruner stops this trial, by what it has reported."""
-        return self._study.pruner.prune(self._study, frozen(self._study, trial))
 
 
 def settled_precision(storage: RDBStorage, name: str) -> str | None:
@@ -158,90 +126,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "")
             yield from differences(old, new, f"{at}{name}.")
         elif old != new:
             yield f"{at}{name} was {_short(old)}, is {_short(new)}"
-
-
-def make_sampler(config: SamplerConfig, seed: int) -> BaseSampler:
-    """Optuna's sampler of a configuration.
-
-    Raises:
-        ValueError: an option that the sampler does not take.
-    """
-    from optuna import samplers
-
-    kinds: dict[str, type[BaseSampler]] = {
-        "tpe": samplers.TPESampler,
-        "gp": samplers.GPSampler,
-        "random": samplers.RandomSampler,
-        "grid": samplers.RandomSampler,  # the plan enqueues a grid's cells; none is left to sample
-        "qmc": samplers.QMCSampler,
-        "cmaes": samplers.CmaEsSampler,
-        "nsga2": samplers.NSGAIISampler,
-    }
-    try:
-        with _without_experimental_warnings():
-            return kinds[config.name](seed=seed, **config.options)  # type: ignore[call-arg]
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"sampler.options must be what Optuna's {kinds[config.name].__name__} takes, "
-            f"but {_first_line(error)}"
-        ) from None
-
-
-def make_pruner(config: PrunerConfig, recipe: Recipe) -> BasePruner:
-    """Optuna's pruner of a configuration, for readings at the recipe's horizons.
-
-    Successive halving's `min_resource` is the first horizon and `max_resource` the end, in tokens,
-    unless they are given.
-
-    Raises:
-        ValueError: an option that the pruner does not take, or no horizons to act at.
-    """
-    from optuna import pruners
-
-    if config.name == "none":
-        return NopPruner()
-    if not recipe.horizons:
-        raise ValueError(
-            f"pruner={config.name} must have readings to act on, but recipe.horizons is empty; "
-            "set recipe.horizons=[0.25,0.5], or pruner=none"
-        )
-    resources: dict[str, Any] = {"min_resource": int(recipe.horizons[0] * recipe.tokens)}
-    kinds: dict[str, tuple[type[BasePruner], dict[str, Any]]] = {
-        "median": (pruners.MedianPruner, {}),
-        "wilcoxon": (pruners.WilcoxonPruner, {}),
-        "asha": (pruners.SuccessiveHalvingPruner, resources),
-        "hyperband": (pruners.HyperbandPruner, resources | {"max_resource": recipe.tokens}),
-    }
-    kind, settled = kinds[config.name]
-    try:
-        with _without_experimental_warnings():
-            pruner = kind(**settled | config.options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"pruner.options must be what Optuna's {kind.__name__} takes, but {_first_line(error)}"
-        ) from None
-    if config.name == "wilcoxon":
-        _require_horizons_for_wilcoxon(len(recipe.horizons), config.options)
-    return pruner
-
-
-def _require_horizons_for_wilcoxon(horizons: int, options: Mapping[str, Any]) -> None:
-    """A signed-rank test of n pairs has p of 0.5 ** n at least."""
-    threshold = options.get("p_threshold", 0.1)
-    if 0.5**horizons >= threshold:
-        raise ValueError(
-            f"pruner=wilcoxon must have enough readings to fall below p = {threshold}, but "
-            f"recipe.horizons has {horizons}, which give {0.5**horizons:g} at least; leave "
-            "recipe.horizons out, give more, or raise p_threshold"
-        )
-
-
-def worker_seed(config: SamplerConfig, seed: int, worker: int, trials: int) -> int:
-    """The seed of a worker's sampler: its own, so that workers do not propose the same, except
-    for QMC, whose workers share one sequence."""
-    if config.name == "qmc":
-        return seed
-    return (seed + 1) * 1_000_003 + trials * 1009 + worker
 
 
 def read_attempts(study: optuna.Study) -> list[Attempt]:
@@ -313,16 +197,8 @@ def lose_abandoned(study: optuna.Study, runs: Path) -> int:
 
 def fail_silent(study: optuna.Study) -> None:
     """Mark trials that have not beaten for `GRACE_S`: other machines' workers that are gone."""
-    with _without_experimental_warnings():
+    with without_experimental_warnings():
         optuna.storages.fail_stale_trials(study)
-
-
-@contextmanager
-def _without_experimental_warnings() -> Iterator[None]:
-    """Heartbeats and QMC are called experimental; the version is pinned."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
 
 
 def _first_line(error: BaseException) -> str:

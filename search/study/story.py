@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import optuna
-from optuna.pruners import BasePruner, NopPruner
 
-from search.config import SamplerConfig, StudyConfig
+from search.config import StudyConfig
 from search.data.dataset import Data, prepare
 from search.evaluate.scores import lacking, require_answers
 from search.executors.local import Ending, Pool, share_cores
@@ -32,6 +31,8 @@ from search.study.describe import entries, write_study
 from search.study.job import Job
 from search.study.locks import hold_study, require_writable
 from search.study.plan import Attempt, Work, best_runs, distinct
+from search.study.pruners import PrunerConfig, make_pruner
+from search.study.samplers import SamplerConfig
 from search.study.storage import (
     lose_abandoned,
     open_storage,
@@ -79,9 +80,9 @@ class Story(ABC, Generic[C, W]):
         """Find what is wrong before anything is written; who proposes."""
 
     @classmethod
-    def pruner(cls, config: C, recipe: Recipe) -> BasePruner:
+    def pruner(cls, config: C) -> PrunerConfig:
         """Who stops runs early: nobody."""
-        return NopPruner()
+        return PrunerConfig()
 
     @classmethod
     @abstractmethod
@@ -134,9 +135,14 @@ class Story(ABC, Generic[C, W]):
         require_answers(config.evaluate, data)
         recipe = _settle(config, settled_precision(storage, config.name))
         work = cls.plan(config, recipe, data)
-        pruner = cls.pruner(config, recipe)
         settings = cls.settings(work, recipe, data, config)
-        study = open_study(storage, config.name, settings, naming=cls.naming, pruner=pruner)
+        study = open_study(
+            storage,
+            config.name,
+            settings,
+            naming=cls.naming,
+            pruner=make_pruner(cls.pruner(config), recipe),
+        )
         lose_abandoned(study, runs)
         job = Job(
             study=config.name,
@@ -146,7 +152,7 @@ class Story(ABC, Generic[C, W]):
             data=data.folder,
             work=work,
             sampler=sampler,
-            pruner=pruner,
+            pruner=cls.pruner(config),
             seed=config.seed,
             metric="val_loss" if data.token_bytes is None else "val_bpb",
             placement=config.placement,

@@ -31,13 +31,13 @@ from search.show.progress import METRIC_NAMES, Event, ended, told
 from search.study.job import Job
 from search.study.locks import HOST, run_lock
 from search.study.plan import REPLICATE, Attempt, Cell, Step, distinct, is_open
+from search.study.pruners import make_pruner
+from search.study.samplers import make_sampler, worker_seed
+from search.study.standing import Standing
 from search.study.storage import (
-    Standing,
     fail_silent,
     load_study,
-    make_sampler,
     read_attempts,
-    worker_seed,
 )
 from search.train.loop import Stop, train
 from space.compat import TELL_ERRORS, is_tell_refused
@@ -65,10 +65,12 @@ class Worker:
 
     def __init__(self, job: Job, number: int, emit: Emit, stopping: threading.Event) -> None:
         self.job, self.emit, self.stopping = job, emit, stopping
-        sampler = make_sampler(
-            job.sampler, worker_seed(job.sampler, job.seed, number, trials=job.since)
+        seed = worker_seed(job.sampler, job.seed, number, trials=job.since)
+        self.study = load_study(
+            job,
+            sampler=make_sampler(job.sampler, seed),
+            pruner=make_pruner(job.pruner, job.work.typical.recipe),
         )
-        self.study = load_study(job, sampler)
         self.standing = Standing(self.study)
         self.data = open_data(job.data)
         self.planning = filelock.FileLock(job.folder / ".plan.lock")

@@ -24,12 +24,12 @@ from reports.show.page import how_it_was_run, outcomes, unhappy
 from reports.show.tables import trials_csv
 from reports.weigh.answer import answer, weigh
 from search.__main__ import Search
-from search.config import PRUNERS
 from search.recipe import Recipe
 from search.record import DIVERGED
 from search.runs import usable_record, write_record
 from search.study.plan import EXPLORE, REPLICATE, Attempt, baseline, distinct
-from search.study.storage import make_pruner, read_attempts
+from search.study.pruners import PRUNERS, make_pruner
+from search.study.storage import read_attempts
 from space.cli import CONF
 
 STEP = 4 * 32
@@ -185,7 +185,7 @@ def test_a_proposal_of_a_pruned_run_is_told_so_at_once(here: Path) -> None:
     "pruner",
     [
         pytest.param(name, marks=[] if name == "asha" else pytest.mark.slow)
-        for name in sorted(set(PRUNERS) - {"none"})
+        for name in sorted(set(PRUNERS.names()) - {"none"})
     ],
 )
 def test_every_pruner_leads_a_study_to_its_end(here: Path, pruner: str) -> None:

@@ -17,7 +17,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from study_fixtures import open_search, records, work
 
-from search.config import SAMPLERS
 from search.evaluate.scores import Scorer
 from search.record import architecture_id
 from search.runs import CorruptRecord, usable_record
@@ -36,9 +35,9 @@ from search.study.plan import (
     distinct,
     ranked,
 )
+from search.study.samplers import SAMPLERS, SamplerConfig, make_sampler, worker_seed
 from search.study.storage import (
     differences,
-    make_sampler,
     open_storage,
     read_attempts,
     without_password,
@@ -345,7 +344,7 @@ def test_a_diverged_run_is_recorded_and_the_study_goes_on(here: Path) -> None:
     "sampler",
     [
         pytest.param(name, marks=[] if name in ("tpe", "random") else pytest.mark.slow)
-        for name in sorted(set(SAMPLERS) - {"grid"})
+        for name in sorted(set(SAMPLERS.names()) - {"grid"})
     ],
 )
 def test_every_sampler_proposes_until_n_trials_distinct_runs(here: Path, sampler: str) -> None:
@@ -375,9 +374,6 @@ def test_duplicates_are_told_at_once_until_the_space_is_used_up(here: Path) -> N
 
 
 def test_workers_of_a_random_sampler_do_not_propose_the_same(here: Path) -> None:
-    from search.config import SamplerConfig
-    from search.study.storage import worker_seed
-
     config = SamplerConfig(name="random")
     proposals = []
     for worker in range(2):

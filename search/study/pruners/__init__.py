@@ -1,0 +1,83 @@
+"""Who stops runs early: a file for each pruner, and users' own (docs/doors/pruner.md)."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from search.recipe import Recipe
+from space.compat import without_experimental_warnings
+from space.doors import Door, taking_options
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+
+
+class Pruner(Protocol):
+    """Makes a pruner of Optuna's, which sees a run's readings at the recipe's horizons.
+
+    It must decide by what the study's storage has of its trials: workers come and go.
+    """
+
+    needs_horizons: bool = True
+    """Whether it does nothing in a run without horizons, which is then refused."""
+
+    def make(self, recipe: Recipe, **options: Any) -> "BasePruner":
+        """The pruner of a study. The steps of reported values are tokens.
+
+        Options are `pruner.options`; a TypeError says that one of them is not taken, a ValueError
+        that its value is not, or that it could stop nothing at these horizons.
+        """
+        ...
+
+
+PRUNERS = Door("pruner", __name__, Pruner)  # type: ignore[type-abstract]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunerConfig:
+    """Who stops runs early, by their readings at the recipe's horizons."""
+
+    door: ClassVar[Door[Pruner]] = PRUNERS
+    name: str = "none"
+    """Optuna's, or yours: `mine.py`; `asha` is Optuna's SuccessiveHalvingPruner."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the pruner."""
+
+    def __post_init__(self) -> None:
+        PRUNERS.load(self.name, "pruner.name")
+
+
+class OptunaPruner(Pruner):
+    """One of Optuna's pruners."""
+
+    kind: ClassVar[str]
+    """Its class in `optuna.pruners`."""
+
+    def usual(self, recipe: Recipe) -> dict[str, Any]:
+        """Options that follow from the recipe, unless they are given."""
+        return {}
+
+    def make(self, recipe: Recipe, **options: Any) -> "BasePruner":
+        from optuna import pruners
+
+        own = f"Optuna's {self.kind}"
+        with (
+            taking_options("pruner.options", own, (TypeError, ValueError)),
+            without_experimental_warnings(),
+        ):
+            return getattr(pruners, self.kind)(**self.usual(recipe) | options)  # type: ignore[no-any-return]
+
+
+def make_pruner(config: PrunerConfig, recipe: Recipe) -> "BasePruner":
+    """Optuna's pruner of a configuration, for readings at the recipe's horizons.
+
+    Raises:
+        ValueError: an option that the pruner does not take, or no horizons to act at.
+    """
+    pruner = PRUNERS.load(config.name)
+    if pruner.needs_horizons and not recipe.horizons:
+        raise ValueError(
+            f"pruner={config.name} must have readings to act on, but recipe.horizons is empty; "
+            "set recipe.horizons=[0.25,0.5], or pruner=none"
+        )
+    with taking_options("pruner.options", f"pruner={config.name}"):
+        return pruner.make(recipe, **config.options)

@@ -1,0 +1,85 @@
+"""Who proposes architectures: a file for each sampler, and users' own (docs/doors/sampler.md)."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from space.compat import without_experimental_warnings
+from space.doors import Door, taking_options
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+class Sampler(Protocol):
+    """Makes a sampler of Optuna's for each worker of a study."""
+
+    exhaustive: bool = False
+    """Whether the study tries every architecture in turn, without asking what this makes."""
+    one_sequence: bool = False
+    """Whether all workers draw from one sequence and have one seed; else each has its own, so that
+    they do not propose the same."""
+
+    def make(self, seed: int, **options: Any) -> "BaseSampler":
+        """The sampler of a worker, which has seen nothing yet: what the study has tried it reads
+        from the study.
+
+        Options are `sampler.options`; a TypeError says that one of them is not taken, a ValueError
+        that its value is not.
+        """
+        ...
+
+
+SAMPLERS = Door("sampler", __name__, Sampler)  # type: ignore[type-abstract]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """Who proposes architectures."""
+
+    door: ClassVar[Door[Sampler]] = SAMPLERS
+    name: str = "grid"
+    """`grid` tries every architecture in turn; the others are Optuna's, or yours: `mine.py`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the sampler."""
+
+    def __post_init__(self) -> None:
+        SAMPLERS.load(self.name, "sampler.name")
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether every architecture is tried in turn."""
+        return SAMPLERS.load(self.name).exhaustive
+
+
+class OptunaSampler(Sampler):
+    """One of Optuna's samplers."""
+
+    kind: ClassVar[str]
+    """Its class in `optuna.samplers`."""
+
+    def make(self, seed: int, **options: Any) -> "BaseSampler":
+        from optuna import samplers
+
+        own = f"Optuna's {self.kind}"
+        with (
+            taking_options("sampler.options", own, (TypeError, ValueError)),
+            without_experimental_warnings(),
+        ):
+            return getattr(samplers, self.kind)(seed=seed, **options)  # type: ignore[no-any-return]
+
+
+def make_sampler(config: SamplerConfig, seed: int) -> "BaseSampler":
+    """Optuna's sampler of a configuration.
+
+    Raises:
+        ValueError: an option that the sampler does not take.
+    """
+    with taking_options("sampler.options", f"sampler={config.name}"):
+        return SAMPLERS.load(config.name).make(seed, **config.options)
+
+
+def worker_seed(config: SamplerConfig, seed: int, worker: int, trials: int) -> int:
+    """The seed of a worker's sampler, at a start with so many trials there."""
+    if SAMPLERS.load(config.name).one_sequence:
+        return seed
+    return (seed + 1) * 1_000_003 + trials * 1009 + worker

@@ -1,0 +1,10 @@
+"""Uniform over the axes."""
+
+from search.study.samplers import OptunaSampler
+
+
+class Random(OptunaSampler):
+    kind = "RandomSampler"
+
+
+SAMPLER = Random()
