@@ -35,7 +35,7 @@ def parser(about: str | None) -> argparse.ArgumentParser:
 
 
 def say(text: str) -> None:
-    """Tell who waits how far it is."""
+    """Report progress."""
     print(text, file=sys.stderr, flush=True)
 
 
