@@ -4,37 +4,27 @@ The story is that of a search (`search.study.story`); only that every cell is kn
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from ablations.arms import Table, TableFile, table_names
+from ablations.ask import ask, require_vocabulary
 from ablations.cells import TableWork
-from ablations.config import CONFIRM, MAIN_RESULTS, POWER, AblationConfig
-from ablations.questions.confirm import confirmation
-from ablations.questions.main_results import measure
-from ablations.stats.sequential import LOOKS
+from ablations.config import AblationConfig
+from ablations.facts import search_facts, table_facts
+from ablations.files import TableFile, table_names
+from ablations.help import help_text
+from ablations.questions import QUESTIONS, standalone
 from ablations.timing import FILE, Timing
 from search.data.dataset import Data, require_tokens
 from search.executors.local import share_cores
 from search.recipe import Recipe
-from search.show.estimate import estimate
-from search.show.progress import count, duration
 from search.study.samplers import SamplerConfig
 from search.study.story import Story, data_settings, make_report
-from search.train.placement import settle, settle_precision
 from space.cli import one_line_errors, option_of, verb
-
-OTHERS = """confirm: The best candidates of a search and its baseline over fresh seeds; study=NAME.
-
-power: How often planted effects are found and equal arms get a verdict; nothing is trained.
-
-main_results: MobileLLM's zero-shot tables, and ours beside; models=[…]; nothing is trained."""
-"""The tables that no file describes."""
 
 
 def usual(given: Sequence[str]) -> list[str]:
@@ -52,7 +42,7 @@ def usual(given: Sequence[str]) -> list[str]:
             "tables have none"
         )
     asked = [text.partition("=")[2] for text in given if option_of(text) == "table"]
-    if not asked or asked[-1] in ("help", "all", CONFIRM, POWER, MAIN_RESULTS):
+    if not asked or asked[-1] in ("help", "all") or standalone(asked[-1]):
         return []
     own = TableFile.read(asked[-1]).overrides
     return [text for text in own if option_of(text) not in taken]
@@ -63,15 +53,13 @@ def main(config: AblationConfig) -> None:
     """Make a table, all of them, or list them."""
     if config.table == "help":
         with one_line_errors():
-            told = [describe_table(name, with_overrides(name, config)) for name in table_names()]
-            print("\n\n".join([*told, OTHERS]))
+            print(help_text(lambda name: with_overrides(name, config)))
         return
-    if config.table == POWER:
-        make_report([f"table={POWER}", f"outputs={config.outputs}"])
-        return
-    if config.table == MAIN_RESULTS:
-        measure(config)
-        make_report([f"table={MAIN_RESULTS}", f"outputs={config.outputs}"])
+    with one_line_errors():
+        question = standalone(str(config.table))
+    if question is not None and not question.trains:
+        question.measure(config)
+        make_report([f"table={config.table}", f"outputs={config.outputs}"])
         return
     names = tables_of_one_proxy() if config.table == "all" else [str(config.table)]
     if len(names) > 1:  # what one of them cannot be told is known before the first is trained
@@ -107,29 +95,29 @@ class Comparison(Story[AblationConfig, TableWork]):
 
     @classmethod
     def check(cls, config: AblationConfig) -> SamplerConfig:
-        table, _ = read_table(config, config.recipe, config.data.vocab_size)
-        if config.data.tokenizer is None and config.table != CONFIRM:
-            _require_vocabulary(table, config.data.vocab_size)
+        table = ask(config, config.recipe, config.data.vocab_size)
+        if config.data.tokenizer is None and not standalone(str(config.table)):
+            require_vocabulary(table, config.data.vocab_size)
         return SamplerConfig()
 
     @classmethod
     def plan(cls, config: AblationConfig, recipe: Recipe, data: Data) -> TableWork:
         timing = Timing(config.folder / FILE)
-        table, first_seed = read_table(config, recipe, data.vocab_size, timing)
+        table = ask(config, recipe, data.vocab_size, timing)
         if timing.missing:
             placement = share_cores(config.placement, config.workers)
             timing.measure(data, placement)
-            table, first_seed = read_table(config, recipe, data.vocab_size, timing)
+            table = ask(config, recipe, data.vocab_size, timing)
         if timing.content:
             table = replace(table, caption=f"{table.caption} {timing.words()}")
         for panel in table.panels:
             for arm in panel.arms:
                 require_tokens(data, arm.recipe.seq_len, arm.recipe.batch_size)
-        _require_vocabulary(table, data.vocab_size)
+        require_vocabulary(table, data.vocab_size)
         return TableWork(
             table=table,
             data_fingerprint=data.fingerprint,
-            first_seed=first_seed,
+            first_seed=config.seed if table.first_seed is None else table.first_seed,
             search=config.lr_search,
         )
 
@@ -171,9 +159,9 @@ class Comparison(Story[AblationConfig, TableWork]):
     def headline(self) -> str:
         table = self.work.table
         arms = sum(len(panel.arms) for panel in table.panels)
-        search = self.work.search
+        seeds, search = QUESTIONS.load(table.question).seeds_in_words(table), self.work.search
         rates = "" if search.name == "none" else f", {len(search.factors)} learning rates or more"
-        return f"table {table.name}: {arms} arms, {seeds_words(table)}{rates}"
+        return f"table {table.name}: {arms} arms, {seeds}{rates}"
 
     def facts(self) -> dict[str, Any]:
         facts = table_facts(self.work.resolved)
@@ -183,8 +171,8 @@ class Comparison(Story[AblationConfig, TableWork]):
 
     def report(self) -> None:
         super().report()
-        if self.config.table == CONFIRM and self.config.report:
-            make_report([f"study={self.config.study}", f"outputs={self.config.outputs}"])
+        if (study := self.work.table.quoted_by) is not None and self.config.report:
+            make_report([f"study={study}", f"outputs={self.config.outputs}"])
 
     def page(self) -> list[str]:
         return [f"table={self.config.table_name}"]
@@ -192,139 +180,6 @@ class Comparison(Story[AblationConfig, TableWork]):
     @property
     def kept_arms(self) -> int:
         return 1
-
-
-def seeds_words(table: Table) -> str:
-    """How many seeds each arm gets."""
-    if table.auto:
-        return f"{LOOKS[0]} seeds each, up to {LOOKS[-1]} where nothing is resolved"
-    if table.transfer:
-        return f"1 seed each, {table.seeds} near the best rates"
-    return "1 seed each" if table.seeds == 1 else f"{table.seeds} seeds each"
-
-
-def _require_vocabulary(table: Table, vocab_size: int) -> None:
-    for panel in table.panels:
-        for arm in panel.arms:
-            if arm.architecture.vocab_size != vocab_size:
-                raise ValueError(
-                    f"vocab_size of arm {arm.name} must be the data's, but got "
-                    f"{arm.architecture.vocab_size} and {vocab_size}; "
-                    "scale=paper goes with proxy=paper_exploration"
-                )
-
-
-def read_table(
-    config: AblationConfig, recipe: Recipe, vocab_size: int, timing: Timing | None = None
-) -> tuple[Table, int]:
-    """The table of a configuration, and its first seed. `timing` goes with a settled recipe.
-
-    Raises:
-        ValueError: something in it does not fit.
-    """
-    if config.table == CONFIRM:
-        return confirmation(
-            config.study,
-            config.top,
-            config.seeds,
-            Path(config.outputs),
-            Path(config.runs),
-            recipe if timing is not None else None,
-        )
-    file = TableFile.read(str(config.table))
-    table = file.table(
-        config.scale,
-        recipe,
-        vocab_size,
-        budget=config.budget,
-        seeds=config.seeds,
-        timing=timing,
-        budgets=config.budgets,
-        space=config.space,
-    )
-    if (table.transfer or table.trust) and config.lr_search.name != "none":
-        why = "arms are learning rates" if table.transfer else "arms share the recipe it measures"
-        raise ValueError(
-            f"lr_search must be none for table {table.name}, whose {why}, but got "
-            f"{config.lr_search.name}"
-        )
-    return table, config.seed
-
-
-def table_facts(table: Table) -> dict[str, Any]:
-    """What a report needs of a table, in plain types."""
-    return {
-        "name": table.name,
-        "caption": table.caption,
-        "seeds": table.seeds,
-        "auto": table.auto,
-        "transfer": table.transfer,
-        "trust": table.trust,
-        "panels": [
-            {
-                "name": panel.name,
-                "budget": asdict(panel.budget),
-                "baseline": panel.baseline,
-                "source": panel.source,
-                "arms": [
-                    {
-                        "name": arm.name,
-                        "architecture": arm.architecture.to_dict(),
-                        "recipe": arm.recipe.to_dict(),
-                        "published": arm.published,
-                    }
-                    for arm in panel.arms
-                ],
-            }
-            for panel in table.panels
-        ],
-    }
-
-
-def search_facts(work: TableWork) -> dict[str, Any]:
-    """What a report needs of the search for learning rates, in plain types."""
-    return {
-        **asdict(work.search),
-        "arms": [
-            {"panel": panel.name, "arm": arm.name, **asdict(choice)}
-            for panel in work.table.panels
-            for arm in panel.arms
-            if (choice := work.choice(panel, arm)) is not None
-        ],
-        "tries": work.tries,
-    }
-
-
-def describe_table(name: str, config: AblationConfig) -> str:
-    """A table's caption, arms and what all of it would take on this machine."""
-    recipe = settle_precision(config.recipe, config.placement)
-    vocab_size = config.data.vocab_size
-    file = TableFile.read(name)
-    try:
-        table = file.table(
-            config.scale,
-            recipe,
-            vocab_size,
-            budget=config.budget,
-            seeds=config.seeds,
-            budgets=config.budgets,
-            space=config.space,
-            timing=Timing(replace(config, table=name).folder / FILE),
-        )
-    except ValueError as error:
-        return f"{name}: {file.caption}\n  {error}"
-    work = TableWork(table=table, data_fingerprint="").after([], 0)
-    placement = settle(share_cores(config.placement, config.workers), work.typical)
-    whole = estimate(work, 0, config.workers, placement, Path(config.runs), 0)
-    lines = [f"{name}: {table.caption}"]
-    for panel in table.panels:
-        arms = "; ".join(arm.name for arm in panel.arms)
-        lines.append(f"  {panel.name or 'arms'} ({panel.budget}): {arms}")
-    lines.append(
-        f"  {work.total} runs with {seeds_words(table)}, {count(whole.tokens)} tokens, about "
-        f"{duration(whole.seconds)} here ({whole.basis})"
-    )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

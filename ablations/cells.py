@@ -8,10 +8,9 @@ from typing import Any, Self
 
 import pandas as pd
 
-from ablations.arms import Arm, Panel, Table
-from ablations.bracket import FIRST_SEED, Choice, LrSearch, choose
-from ablations.questions import transfer
-from ablations.stats.sequential import looked
+from ablations.questions import QUESTIONS, Wanted
+from ablations.stats.bracket import FIRST_SEED, Choice, LrSearch, choose
+from ablations.table import Arm, Panel, Table
 from search.record import DIVERGED, FAILED, Run
 from search.study.plan import Attempt, Cell, Step, distinct, is_open
 from space.cost import cost
@@ -31,8 +30,8 @@ class TableWork:
     table: Table
     data_fingerprint: str
     first_seed: int = 0
-    limits: Mapping[tuple[str, str], int] | None = None
-    """Seeds that each panel's arms shall have as yet, where they are given as they are needed."""
+    limits: Wanted | None = None
+    """Seeds that each arm shall have by what has ended; None: all of them."""
     search: LrSearch = field(default_factory=LrSearch)
     """How arms come to their learning rates."""
     choices: Mapping[tuple[str, str], Choice] = field(default_factory=dict)
@@ -169,8 +168,6 @@ class TableWork:
     def after(self, attempts: Sequence[Attempt], since: int) -> Self:
         """This work once it is known what these trials show: only that limits the seeds, and
         chooses learning rates."""
-        if not self.adaptive:
-            return self
         runs = {run.key: run for run in distinct(attempts)}
         ended = {
             str(key): run.value
@@ -200,49 +197,22 @@ class TableWork:
 
     def _with_seeds(self, ended: Mapping[str, float | None]) -> Self:
         """This work once these runs, by key, have shown where seeds are needed."""
-        if not self.table.adaptive:
-            return self
         frame = pd.DataFrame(self._all_places).assign(
             done=lambda all_: all_.key.isin(ended),
             value=lambda all_: all_.key.map(ended).astype(float),
         )
-        if self.table.transfer:
-            return replace(self, limits=transfer.wanted(self._rates(frame), self.table.seeds))
-        return replace(self, limits=self._looks(frame))
-
-    def _looks(self, frame: pd.DataFrame) -> dict[tuple[str, str], int]:
-        """Seeds by panel and arm: of the look that resolved it, or of the next."""
-        limits: dict[tuple[str, str], int] = {}
-        for panel in self.table.panels:
-            mine = frame[frame.panel == panel.name]
-            rows, more = looked(mine, panel.baseline, "value")
-            looks = {} if rows is None else dict(zip(rows.arm, rows["look"], strict=True))
-            limits |= {(panel.name, arm): seeds for arm, seeds in {**looks, **more}.items()}
-        return limits
-
-    def _rates(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The frame of cells with what `ablations.questions.transfer` reads of each arm."""
-        arms = {
-            (panel.name, arm.name): arm.recipe for panel in self.table.panels for arm in panel.arms
-        }
-        recipes = [arms[place] for place in zip(frame.panel, frame.arm, strict=True)]
-        return transfer.described(
-            frame, [r.parametrisation for r in recipes], [r.lr for r in recipes]
-        )
+        limits = QUESTIONS.load(self.table.question).wanted(self.table, frame)
+        return self if limits is None else replace(self, limits=limits)
 
     def next(self, attempts: Sequence[Attempt], since: int) -> Cell | Step:
         runs = {run.key: run for run in distinct(attempts)}
-        asked = self.after(attempts, since).wanted
-        for key, cell in asked.items():
+        work = self.after(attempts, since)
+        for key, cell in work.wanted.items():
             if key not in runs or is_open(runs[key], attempts, since):
                 return cell
-        undecided = self.adaptive and any(runs[key].busy for key in asked)
+        adaptive = work.limits is not None or self.search.name != "none"
+        undecided = adaptive and any(runs[key].busy for key in work.wanted)
         return Step.WAIT if undecided else Step.DONE
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether what is trained next depends on what was found."""
-        return self.table.adaptive or self.search.name != "none"
 
     def suggest(self, trial: Any) -> dict[str, Any]:
         """All cells are enqueued. Optuna's own parameters could not grow by an arm."""

@@ -4,15 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablations.bracket import LrSearch
+from ablations.questions import PAPER, PROXY, standalone
+from ablations.stats.bracket import LrSearch
 from ablations.stats.sequential import AUTO
 from search.config import StudyConfig, require_at_least
 from space.axes import SpaceConfig
 from space.cli import require_name
 
-SCALES = ("proxy", "paper")
-CONFIRM, POWER, MAIN_RESULTS = "confirm", "power", "main_results"
-"""The tables that no file describes; for the second and third nothing is trained."""
+SCALES = (PROXY, PAPER)
 
 
 @dataclass(kw_only=True)
@@ -45,10 +44,6 @@ class AblationConfig(StudyConfig):
         require_at_least(1, top=self.top)
         if self.table is None:
             raise ValueError("table must name a table, but got none; table=help lists them")
-        if self.table == CONFIRM and self.study is None:
-            raise ValueError(
-                "study must name the search whose best are confirmed, but got none; add study=NAME"
-            )
         if self.table == "all" and (given := self.called or self.study) is not None:
             raise ValueError(
                 "called and study must be left out at table=all, whose tables have folders of "
@@ -72,9 +67,10 @@ class AblationConfig(StudyConfig):
     @property
     def table_name(self) -> str:
         """The table's folder under `outputs/tables`."""
-        if self.table == CONFIRM and self.called is None:
-            return f"{CONFIRM}_{self.study}"
-        return self.called or self.study or Path(str(self.table)).stem
+        name = Path(str(self.table)).stem
+        if self.called is None and self.study is not None and standalone(str(self.table)):
+            return f"{name}_{self.study}"
+        return self.called or self.study or name
 
     @property
     def name(self) -> str:

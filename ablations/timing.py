@@ -12,15 +12,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from search.data.dataset import Data
 from search.recipe import Recipe
 from search.record import Run
-from search.train.placement import Placement, settle
 from space.arch import Architecture
 from space.cost import cost
 from space.files import write_atomically
+
+if TYPE_CHECKING:
+    from search.data.dataset import Data
+    from search.train.placement import Placement
 
 FILE = "timing.json"
 ROUNDS, ROUND_S = 5, 0.5
@@ -70,13 +72,14 @@ class Timing:
             return Run(architecture=architecture, recipe=recipe, data_fingerprint="timing")
         return None
 
-    def measure(self, data: Data, placement: Placement) -> None:
+    def measure(self, data: "Data", placement: "Placement") -> None:
         """Time what is missing and write the file; what it has already stays as it is.
 
         Arms take turns, so that a machine whose speed drifts is compared with itself; an arm that
         joins later is timed beside one that is there already, and put in proportion to it.
         """
         from search.train.loop import commit, device_name
+        from search.train.placement import settle
 
         assert self.path is not None, "given where tables are trained"
         known = dict(self.content.get("seconds_per_token", {}))
@@ -127,7 +130,7 @@ def _flops(run: Run) -> float:
     return cost(run.architecture, run.recipe.seq_len).train_flops_per_token
 
 
-def seconds_per_token(runs: list[Run], data: Data, placement: Placement) -> list[float]:
+def seconds_per_token(runs: list[Run], data: "Data", placement: "Placement") -> list[float]:
     """Of a training step of each run: medians over rounds in which all take turns."""
     from search.train.loop import Training
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from reports.read.study import Study, read_study
 from reports.show import figures, page, tables
-from reports.views import ablation, calibration, laws, main_results, scores, transfer, trust
+from reports.views import laws, scores, view_of
 from reports.weigh.answer import answer
+from reports.weigh.scores import of_study
+from reports.weigh.table import read_table
 from space.cli import one_line_errors, require_name, verb
 from space.files import write_atomically
 
-POWER = "power"
-"""The table that needs no runs."""
 LAWS = "laws"
 """The page that several studies make."""
 
@@ -93,33 +93,12 @@ def _make_law(config: ReportsConfig) -> None:
 
 
 def _remake_table(config: ReportsConfig, name: str) -> None:
-    folder = Path(config.outputs) / "tables" / name
     with one_line_errors():
-        if name == POWER:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(folder, calibration.power_files())
-            print(f"table: {folder / 'table.md'}")
-            return
-        if name == main_results.MAIN_RESULTS:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(folder, main_results.render(folder))
-            print(f"table: {folder / 'table.html'}")
-            return
-        report = ablation.read_table(name, config.outputs, config.runs)
-        _write(folder, ablation.render(report))
-        if calibration.is_aa_test(report):
-            _write(folder, calibration.aa_files(report))
-            print(f"calibration: {folder / 'calibration.md'}")
-        if transfer.is_transfer(report):
-            _write(folder, transfer.transfer_files(report))
-            print(f"{transfer.summary(report)}\nrates: {folder / 'transfer.md'}")
-        if trust.is_trust(report):
-            left, told = trust.trust_files(report)
-            _write(folder, left)
-            page = "trust.html" if "trust.html" in left else "trust.md"
-            print(f"{told}\ntrust: {folder / page}")
-    print(ablation.summary(report))
-    print(f"table: {folder / 'table.html'}")
+        report = read_table(name, config.outputs, config.runs)
+        shown = view_of(report.question).show(report)
+        report.folder.mkdir(parents=True, exist_ok=True)
+        _write(report.folder, shown.files)
+    print("\n".join(shown.lines))
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
@@ -136,7 +115,7 @@ def render(study: Study, found: page.Findings | None = None) -> dict[str, bytes]
         "trials.csv": tables.trials_csv(study),
         "table.md": tables.markdown(study, evidence),
         "table.tex": tables.latex(study, evidence),
-        **scores.files({"": scores.of_study(study, evidence)}),
+        **scores.files({"": of_study(study, evidence)}),
     }
     encoded = {name: text.encode() for name, text in texts.items()}
     return encoded | figures.printed(study, evidence)

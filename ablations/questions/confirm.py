@@ -5,11 +5,14 @@ chose nothing can say by how much.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ablations.arms import Arm, Panel, Table, seeds_of
+from ablations.questions import Asked
+from ablations.questions.arms import Arms
+from ablations.table import Arm, Panel, Table, seeds_of
 from search.recipe import Recipe
 from search.runs import read_record
 from search.study.plan import Attempt, best_runs
@@ -18,60 +21,85 @@ from space.budget import Budget
 SEEDS = 5
 
 
-def confirmation(
-    study: str | None,
-    top: int,
-    seeds: int | str | None,
-    outputs: Path,
-    runs: Path,
-    recipe: Recipe | None,
-) -> tuple[Table, int]:
-    """The table of the best `top` candidates of a search against its baseline, with the search's
-    own recipe; and its first seed, the first that the search has not used.
+class Confirm(Arms):
+    """The best candidates of a search against its baseline, with the search's own recipe, from the
+    first seed that the search has not used."""
 
-    Raises:
-        ValueError: no such search, one without a baseline, or records of another recipe than
-            `recipe`, where that is given.
-    """
-    content = _read(study, outputs)
+    asks = "The best candidates of a search and its baseline over fresh seeds; study=NAME."
+    takes = "study, top, seeds as a number or auto"
+    view = "confirm"
+    standalone = True
+
+    def table(self, asked: Asked) -> Table:
+        """The table of the best `top` candidates.
+
+        Raises:
+            ValueError: no such search, one without a baseline, or records of another recipe than
+                the one that is to be trained with.
+        """
+        if (study := asked.study) is None:
+            raise ValueError(
+                "study must name the search whose best are confirmed, but got none; add study=NAME"
+            )
+        content = _read(study, asked.outputs)
+        arms = [_arm(asked.runs, key) for key in _keys(content, asked.top)]
+        _require_several(arms, study)
+        if asked.timing is not None:
+            _require_recipe(arms, asked.recipe, study)
+        panel = Panel(
+            name=f"the best of {study}",
+            budget=Budget(**content["budget"]),
+            baseline=arms[0].name,
+            arms=tuple(_named_apart(arms)),
+        )
+        return Table(
+            name=f"confirm_{study}",
+            caption=f"The best candidates of {study} and its baseline over fresh seeds.",
+            panels=(panel,),
+            question="confirm",
+            first_seed=1 + max(t["seed"] for t in content["trials"] if t["seed"] is not None),
+            quoted_by=study,
+            **seeds_of(asked.seeds or SEEDS),
+        )
+
+
+def _keys(content: dict[str, Any], top: int) -> list[str]:
+    """Keys of runs of the baseline and of the best others."""
     trials = [t for t in content["trials"] if t["state"] == "COMPLETE" and t["key"]]
     keys = {t["arm"]: t["key"] for t in reversed(trials)}
     base = content.get("baseline")
     if base not in keys:
-        raise ValueError(f"study {study} must have a finished baseline to confirm, but has none")
+        raise ValueError(
+            f"study {content['study']} must have a finished baseline to confirm, but has none"
+        )
     attempts = [Attempt(**{name: t[name] for name in FIELDS}) for t in trials]
     ranked = [a.arm for a in best_runs(attempts, len(keys)) if a.arm != base]
-    arms = [_arm(runs, keys[str(arm)]) for arm in [base, *ranked[:top]]]
+    return [keys[arm] for arm in [base, *ranked[:top]]]
+
+
+def _require_several(arms: Sequence[Arm], study: str) -> None:
     if len(arms) < 2:
         raise ValueError(
             f"study {study} must have tried two architectures, but has tried one; give it more "
             "trials first"
         )
+
+
+def _require_recipe(arms: Sequence[Arm], recipe: Recipe, study: str) -> None:
     for arm in arms:
-        if recipe is not None and arm.recipe != recipe:
+        if arm.recipe != recipe:
             raise ValueError(
                 f"the records of study {study} must have the recipe given here, but {arm.name} was "
                 "trained with another; give the study's own proxy and recipe"
             )
-    panel = Panel(
-        name=f"the best of {study}",
-        budget=Budget(**content["budget"]),
-        baseline=arms[0].name,
-        arms=tuple(_named_apart(arms)),
-    )
-    caption = f"The best candidates of {study} and its baseline over fresh seeds."
-    table = Table(
-        name=f"confirm_{study}", caption=caption, panels=(panel,), **seeds_of(seeds or SEEDS)
-    )
-    return table, 1 + max(t["seed"] for t in content["trials"] if t["seed"] is not None)
 
 
 FIELDS = ("number", "state", "params", "key", "arm", "seed", "role", "value")
 
 
-def _read(study: str | None, outputs: Path) -> dict[str, Any]:
+def _read(study: str, outputs: Path) -> dict[str, Any]:
     path = outputs / str(study) / "study.json"
-    if study is None or not path.is_file():
+    if not path.is_file():
         known = ", ".join(sorted(p.parent.name for p in outputs.glob("*/study.json"))) or "none"
         raise ValueError(f"study must name a search under {outputs} ({known}), but got {study!r}")
     content: dict[str, Any] = json.loads(path.read_text())
@@ -94,3 +122,6 @@ def _named_apart(arms: list[Arm]) -> list[Arm]:
         replace(arm, name=f"{arm.name} ({place})") if arm.name in names[:place] else arm
         for place, arm in enumerate(arms)
     ]
+
+
+QUESTION = Confirm()

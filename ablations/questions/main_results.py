@@ -8,18 +8,35 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ablations.config import AblationConfig
-from search.evaluate.score import be_quiet, find_model, open_model, score
-from search.evaluate.tasks import TaskSpec, build, chosen, group
+from ablations.questions.power import Untrained
 from space.cli import one_line_errors
 from space.cost import cost
 from space.files import write_atomically
 
+if TYPE_CHECKING:
+    from ablations.config import AblationConfig
+    from search.evaluate.tasks import TaskSpec
 
-def measure(config: AblationConfig) -> None:
+
+class MainResults(Untrained):
+    """Models that are scored here, beside what was published."""
+
+    asks = "MobileLLM's zero-shot tables, and ours beside; models=[…]; nothing is trained."
+    takes = "models, evaluate"
+    leaves = tuple(f"table.{form}" for form in ("md", "tex", "csv", "html"))
+    view = "main_results"
+
+    def measure(self, config: "AblationConfig") -> None:
+        measure(config)
+
+
+def measure(config: "AblationConfig") -> None:
     """Score the models that are named, and keep the scores."""
+    from search.evaluate.score import be_quiet, find_model, open_model, score  # torch
+    from search.evaluate.tasks import build, chosen, group
+
     asked, kept = config.evaluate, config.folder / "measured.json"
     with one_line_errors():
         specs = _published_kinds(chosen(asked.tasks or group("commonsense")))
@@ -46,7 +63,7 @@ def _name(model: str) -> str:
     return model.rstrip("/").split("/")[-1]
 
 
-def _published_kinds(specs: Sequence[TaskSpec]) -> Sequence[TaskSpec]:
+def _published_kinds(specs: "Sequence[TaskSpec]") -> "Sequence[TaskSpec]":
     if own := [spec.name for spec in specs if spec.pairs]:
         raise ValueError(
             f"table=main_results must ask what others published, but {own[0]} is made of a run's "
@@ -62,3 +79,6 @@ def _keep(path: Path, name: str, measured: dict[str, Any]) -> None:
     before = known.get(name, {}).get("scores", [])
     measured["scores"] = [s for s in before if s["task"] not in new] + measured["scores"]
     write_atomically(path, json.dumps(known | {name: measured}, indent=1) + "\n")
+
+
+QUESTION = MainResults()

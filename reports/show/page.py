@@ -10,8 +10,9 @@ from markupsafe import Markup, escape
 
 from reports.read.study import Study, is_number, plain
 from reports.show import figures, tables
-from reports.views import ablation, scores, trust
+from reports.views import confirm, scores, trust
 from reports.weigh.answer import Evidence, answer, budget_words, count, join, on_selection, weigh
+from reports.weigh.scores import of_study
 from search.recipe import Recipe
 from search.record import Record
 
@@ -26,13 +27,13 @@ class Findings:
     """What is said of a study in more than one place, worked out once."""
 
     evidence: Evidence
-    confirmed: ablation.Confirmation | None
+    confirmed: confirm.Confirmation | None
     trust: str
 
     @classmethod
     def of(cls, study: Study) -> Self:
         """The evidence of a study, and what tables of the same outputs say of it."""
-        confirmed = ablation.confirmed(study.name, study.folder.parent, study.runs)
+        confirmed = confirm.confirmed(study.name, study.folder.parent, study.runs)
         return cls(weigh(study), confirmed, trust.of_study(study))
 
 
@@ -64,7 +65,7 @@ def html(study: Study, found: Findings) -> str:
         arm_rows=arm_rows,
         trial_columns=trial_columns,
         trial_rows=trial_rows,
-        scored=scores.sections({"": scores.of_study(study, evidence)}),
+        scored=scores.sections({"": of_study(study, evidence)}),
         importance=importance(study),
         unhappy=unhappy(study),
         facts=how_it_was_run(study),

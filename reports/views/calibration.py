@@ -1,5 +1,4 @@
-"""How far our verdicts can be trusted: simulated error rates and power, and what a table of equal
-arms says of the model's assumptions."""
+"""Equal arms: what they say of the model's assumptions, beside simulation with their spreads."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,17 +12,12 @@ from ablations.stats.calibration import (
     TABLES,
     Rate,
     aa_test,
-    power,
     sequential_aa_test,
-    unequal,
-    ways,
 )
 from ablations.stats.effects import Spread, compare, equal_spread, residuals, spreads
 from reports.show.tables import (
-    Cell,
     Column,
     csv_text,
-    decimals,
     intervals,
     markdown_table,
     percent,
@@ -31,23 +25,15 @@ from reports.show.tables import (
     probability,
     whole,
 )
-from reports.views.ablation import Panel, Report
+from reports.views import Shown, arms
 from reports.weigh.answer import UNITS
+from reports.weigh.table import Panel, Report
 
 LOUD = 0.05
 """Chance that a table of equally spread arms is told to have a loud one (Bonferroni)."""
 DESIGN = (
     Column("arms", "arms", whole, "the baseline among them"),
     Column("seeds", "seeds", str, "of each arm", numeric=False),
-)
-POWER = (
-    *DESIGN,
-    Column("effect", "effect", decimals(1), "planted in one arm, in standard deviations of a run"),
-    Column("computed", "computed power", percent(1), "what the MDD rests on"),
-    Column("pooled", "found, pooled", percent(1), "simulated, equal spread taken for granted"),
-    Column("found", "found", percent(1), "simulated, by the rule in use"),
-    Column("interval", "95% interval", str, "of the rate found", numeric=False),
-    Column("mdd", "MDD", decimals(2), "effect with a computed power of 80%, in the same unit"),
 )
 FALSE = (
     *DESIGN,
@@ -58,66 +44,12 @@ FALSE = (
     Column("upper", "upper bound", percent(1), "one-sided 95% bound of the rule's rate"),
     Column("tables", "tables", whole, "tables simulated"),
 )
-WAYS = (
-    *DESIGN,
-    Column("paired_t", "paired t needs", decimals(1), "one paired t per arm, Bonferroni over them"),
-    Column("paired", "it finds", decimals(1), "the difference that this finds four times in five"),
-    Column("pooled", "pooled finds", decimals(1), "one spread for all arms, Dunnett"),
-    Column("rule", "rule finds", decimals(1), "the rule in use: all three spreads"),
-)
 CHECKS = (
     Column("check", "check", str, "of the real runs", numeric=False),
     Column("value", "value", str, "what was found", numeric=False),
     Column("p", "p", probability, "of what was found, if the assumption holds"),
     Column("expected", "expected", str, "if the assumption holds", numeric=False),
 )
-
-
-def power_files(tables: int = TABLES) -> dict[str, bytes]:
-    """The files of `table=power`: no run is needed."""
-    found = _with_interval(power(tables))
-    false, needed = unequal(tables), ways()
-    worst = false.iloc[int(false.rule.argmax())]
-    text = (
-        "Simulated with normal errors. The spreads of errors and seeds change no rate.\n\n"
-        "**What a verdict takes**, in standard deviations of a difference between two runs of a "
-        f"seed\n\n{_printed(WAYS, needed)}\n"
-        "**Planted effects and how often they are found**, where one arm differs and all spread "
-        f"equally\n\n{_printed(POWER, found)}\n"
-        f"{_told((*WAYS, *POWER))}\n"
-        "**Tables with a false verdict, of arms that are equal but for their spread**, by arms × "
-        f"seeds (looks at {SEEDS_AUTO}: `seeds=auto`), of {tables:,} each; in brackets with equal "
-        "spread taken for granted\n\n"
-        f"{_by_design(false)}\n"
-        f"The worst is {percent(1)(worst.rule)}, with an upper 95% bound of "
-        f"{percent(1)(worst.upper)}; with equal spread the highest upper bound is "
-        f"{percent(1)(false.upper[false.spread == 'equal'].max())}.\n"
-    )
-    frames = {"table.csv": found, "unequal.csv": false, "ways.csv": needed}
-    return {"table.md": text.encode()} | {name: _csv(frame) for name, frame in frames.items()}
-
-
-def _by_design(false: pd.DataFrame) -> str:
-    """A row a pattern of spreads, a column a design."""
-    designs = false.arms.astype(str) + " × " + false.seeds
-    rates = [
-        percent(1)(rule) + (f" ({percent(1)(pooled)})" if pooled == pooled else "")
-        for rule, pooled in zip(false.rule, false.pooled, strict=True)
-    ]
-    frame = false.assign(design=designs, rate=rates)
-    wide = frame.pivot(index="spread", columns="design", values="rate")
-    wide = wide.loc[frame.spread.unique(), designs.unique()].reset_index()
-    columns = [
-        Column("spread", "spread", str, numeric=False),
-        *[Column(design, design, str) for design in designs.unique()],
-    ]
-    shown = [[Cell(str(value), "", False) for value in row] for row in wide.to_numpy()]
-    return markdown_table(columns, shown)
-
-
-def is_aa_test(report: Report) -> bool:
-    """Whether all arms of a table are equal but for their initial weights."""
-    return report.equal_arms and len(report.panels) == 1
 
 
 def aa_files(report: Report, tables: int = TABLES) -> dict[str, bytes]:
@@ -130,20 +62,20 @@ def aa_files(report: Report, tables: int = TABLES) -> dict[str, bytes]:
     except ValueError as error:
         return {"calibration.md": f"Nothing to calibrate with yet: {error}\n".encode()}
     arms, seeds = frame.arm.nunique(), frame.seed.nunique()
-    false = _with_interval(_false(spread, arms, seeds, tables))
+    false = with_interval(_false(spread, arms, seeds, tables))
     checks = pd.DataFrame(real_checks(panel, frame))
     text = (
         f"{report.caption}\n\nSpreads fitted to the runs: {spread.residual:.5f} "
         f"{UNITS[report.metric]} of a run's error, {spread.seed:.5f} of what a seed adds to all "
-        f"arms.\n\n**False verdicts of equal arms, simulated**\n\n{_printed(FALSE, false)}\n"
-        f"**The real runs**\n\n{_printed(CHECKS, checks)}\n{_told((*FALSE, *CHECKS))}"
+        f"arms.\n\n**False verdicts of equal arms, simulated**\n\n{printed(FALSE, false)}\n"
+        f"**The real runs**\n\n{printed(CHECKS, checks)}\n{explained((*FALSE, *CHECKS))}"
     )
     fits = pd.DataFrame([asdict(spread) | {"arms": arms, "seeds": seeds}])
     return {
         "calibration.md": text.encode(),
-        "calibration.csv": _csv(false),
-        "checks.csv": _csv(checks),
-        "spread.csv": _csv(fits),
+        "calibration.csv": csv_bytes(false),
+        "checks.csv": csv_bytes(checks),
+        "spread.csv": csv_bytes(fits),
     }
 
 
@@ -206,18 +138,32 @@ def _rate(arms: int, seeds: str, rate: Rate) -> dict[str, Any]:
     return found | {"low": low, "high": high, "upper": rate.upper, "tables": rate.tables}
 
 
-def _with_interval(rows: pd.DataFrame) -> pd.DataFrame:
+def with_interval(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(interval=intervals(rows.low, rows.high, percent(1)))
 
 
-def _printed(columns: Sequence[Column], rows: pd.DataFrame) -> str:
+def printed(columns: Sequence[Column], rows: pd.DataFrame) -> str:
     return markdown_table(*printed_rows(rows, columns))
 
 
-def _told(columns: Sequence[Column]) -> str:
+def explained(columns: Sequence[Column]) -> str:
     named = {column.heading: column for column in columns}
     return "".join(f"- **{column.heading}**: {column.hint}\n" for column in named.values())
 
 
-def _csv(rows: pd.DataFrame) -> bytes:
+def csv_bytes(rows: pd.DataFrame) -> bytes:
     return csv_text(rows.drop(columns="interval", errors="ignore")).encode()
+
+
+class Calibration:
+    """The view of equal arms: the arms', then what they say of the model."""
+
+    def show(self, report: Report) -> Shown:
+        common = arms.VIEW.show(report)
+        if not report.equal_arms:  # their learning rates were searched, and chosen apart
+            return common
+        line = f"calibration: {report.folder / 'calibration.md'}"
+        return Shown(common.files | aa_files(report), [line, *common.lines])
+
+
+VIEW = Calibration()

@@ -12,7 +12,9 @@ import pandas as pd
 import yaml
 
 from reports.show.tables import Column, csv_text, decimals, fill, markdown_table, printed_rows
+from reports.views import Shown
 from reports.views.scores import Section, latex
+from reports.weigh.table import Report
 
 MAIN_RESULTS = "main_results"
 PUBLISHED = Path(__file__).parent.parent / "published" / f"{MAIN_RESULTS}.yaml"
@@ -114,3 +116,13 @@ def render(folder: Path) -> dict[str, bytes]:
         "table.html": fill("main_results.html.j2", caption=CAPTION, name=MAIN_RESULTS, parts=shown),
     }
     return {name: text.encode() for name, text in texts.items()}
+
+
+class MainResults:
+    """The view of published scores with those measured here."""
+
+    def show(self, report: Report) -> Shown:
+        return Shown(render(report.folder), [f"table: {report.folder / 'table.html'}"])
+
+
+VIEW = MainResults()

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ablations.questions.transfer import WANTED_COST, costs, described, verdicts
+from ablations.stats.transfer import WANTED_COST, costs, described, verdicts
 from reports.show.figures import SERIES, drawn
 from reports.show.tables import (
     MINUS,
@@ -19,8 +19,9 @@ from reports.show.tables import (
     rate,
     whole,
 )
-from reports.views.ablation import NOT_RUN, Report
+from reports.views import Shown, arms
 from reports.weigh.answer import UNITS
+from reports.weigh.table import NOT_RUN, Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,11 +67,6 @@ SHAPES = (
 )
 
 
-def is_transfer(report: Report) -> bool:
-    """Whether a table's arms are learning rates."""
-    return bool(report.table.get("transfer"))
-
-
 def transfer_files(report: Report) -> dict[str, bytes]:
     """What such a table leaves besides, by name."""
     frame = read_rates(report)
@@ -83,7 +79,7 @@ def transfer_files(report: Report) -> dict[str, bytes]:
 
 
 def read_rates(report: Report) -> pd.DataFrame:
-    """The frame that `ablations.questions.transfer` reads."""
+    """The frame that `ablations.stats.transfer` reads."""
     recipes = {
         (panel["name"], arm["name"]): arm["recipe"]
         for panel in report.table["panels"]
@@ -174,3 +170,15 @@ def summary(report: Report) -> str:
         else f"{row['parametrisation']}: no rate has a result for all shapes"
         for row in told.to_dict("records")
     )
+
+
+class Transfer:
+    """The view of learning rates: the arms', then the costs of a common rate."""
+
+    def show(self, report: Report) -> Shown:
+        common = arms.VIEW.show(report)
+        lines = [summary(report), f"rates: {report.folder / 'transfer.md'}"]
+        return Shown(common.files | transfer_files(report), [*lines, *common.lines])
+
+
+VIEW = Transfer()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ablations.questions.trust import CEILING, PREDICTOR, PROXY, WANTED, Scale, measure, sufficient
+from ablations.stats.trust import CEILING, PREDICTOR, PROXY, WANTED, Scale, measure, sufficient
 from reports.read.study import HORIZON_TOLERANCE, Study
 from reports.show.figures import SERIES, drawn
 from reports.show.tables import (
@@ -30,9 +30,10 @@ from reports.show.tables import (
     printed_rows,
     whole,
 )
-from reports.views import ablation
-from reports.views.ablation import Report
+from reports.views import Shown, arms
+from reports.weigh import table
 from reports.weigh.answer import magnitude
+from reports.weigh.table import Report
 from search.recipe import Recipe
 from search.record import FINISHED, Run
 from search.runs import read_record
@@ -83,11 +84,6 @@ LEFT_OUT = ("tokens", "horizons", "warmup_fraction", "evaluations")
 a run is looked at changes nothing of it."""
 
 
-def is_trust(report: Report) -> bool:
-    """Whether a table's arms are a grid whose readings are proxies."""
-    return bool(report.table.get("trust"))
-
-
 def trust_files(report: Report) -> tuple[dict[str, bytes], str]:
     """What such a table leaves besides, by name, and the summary of it; before it can be judged, a
     line that says why."""
@@ -108,7 +104,7 @@ def trust_files(report: Report) -> tuple[dict[str, bytes], str]:
 
 
 def measured(report: Report) -> pd.DataFrame:
-    """The rows of `ablations.questions.trust.measure`.
+    """The rows of `ablations.stats.trust.measure`.
 
     Raises:
         ValueError: too few runs as yet, or runs that do not belong together.
@@ -338,13 +334,13 @@ def _tables(study: Study) -> Iterator[Report]:
         if not _says_trust(path):
             continue
         try:
-            yield ablation.read_table(path.parent.name, outputs, study.runs)
+            yield table.read_table(path.parent.name, outputs, study.runs)
         except ValueError:
             continue
 
 
 def _says_trust(path: Path) -> bool:
-    """`is_trust` of a table whose records have yet to be read."""
+    """Whether a table asks for trust, before its records are read."""
     try:
         return bool(json.loads(path.read_text())["table"].get("trust"))
     except (ValueError, LookupError, TypeError, AttributeError):
@@ -443,3 +439,16 @@ def command(study: Study) -> str:
         own.append(f"recipe.tokens={run.recipe.tokens}")  # a table of trust is told tokens alone
     called = [f"called=proxy_horizon_{study.name}"] if own else []
     return shlex.join(["python", "-m", "ablations", "table=proxy_horizon", *own, *called])
+
+
+class Trust:
+    """The view of a grid: the arms', then how its proxies order them."""
+
+    def show(self, report: Report) -> Shown:
+        common, (files, told) = arms.VIEW.show(report), trust_files(report)
+        page = "trust.html" if "trust.html" in files else "trust.md"
+        lines = [told, f"trust: {report.folder / page}"]
+        return Shown(common.files | files, [*lines, *common.lines])
+
+
+VIEW = Trust()

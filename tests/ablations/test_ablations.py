@@ -15,21 +15,15 @@ import pytest
 from study_fixtures import records, run, write_text
 from table_fixtures import RECIPE, TABLE, make
 
-from ablations.__main__ import table_facts, usual
-from ablations.arms import TableFile, table_names
+from ablations.__main__ import usual
 from ablations.cells import TableWork
 from ablations.config import AblationConfig
+from ablations.facts import table_facts
+from ablations.files import TableFile, table_names
 from ablations.stats.sequential import looked
 from ablations.timing import Timing
-from reports.views.ablation import (
-    Report,
-    _panel,
-    latex,
-    markdown,
-    side_by_side,
-    summary,
-    table_rows,
-)
+from reports.views.arms import latex, markdown, side_by_side, summary, table_rows
+from reports.weigh.table import Report, weigh_panel
 from search.config import DataConfig
 from search.data.dataset import prepare
 from search.study.plan import Attempt, Cell, Step
@@ -139,7 +133,7 @@ def test_a_look_is_made_once_for_what_has_ended(
         looks.append(int(frame.done.sum()))
         return looked(frame, *given)
 
-    monkeypatch.setattr("ablations.cells.looked", counted)
+    monkeypatch.setattr("ablations.questions.arms.looked", counted)
     for ended in (attempts[:8], attempts[:8], attempts):
         work.next(list(ended), 0)
     assert looks == [8, len(attempts)]
@@ -373,7 +367,7 @@ def beside_each_other(name: str = "equal FLOPs") -> Report:
     values = np.random.default_rng(0).normal(2, 0.01, len(cells))
     cells = cells.assign(val_bpb=values, status="finished", reason=None)
     facts = table_facts(work.table)["panels"][:2]
-    panels = [_panel(p, cells[cells.panel == p["name"]], "val_bpb", auto=False) for p in facts]
+    panels = [weigh_panel(p, cells[cells.panel == p["name"]], "val_bpb", auto=False) for p in facts]
     panels[1] = replace(panels[1], name=name, missing=(f"{name}\nof two lines",))
     return Report(Path(), "t", name, "val_bpb", tuple(panels), cells)
 
@@ -437,7 +431,7 @@ def test_one_seed_is_said_to_give_no_verdict(tmp_path: Path) -> None:
 
     def forms(seeds: int) -> list[str]:
         some = cells[cells.seed < 7 + seeds]
-        panel = _panel(facts["panels"][0], some, "val_bpb", auto=False)
+        panel = weigh_panel(facts["panels"][0], some, "val_bpb", auto=False)
         report = Report(Path(), "small", "", "val_bpb", (panel,), some)
         return [markdown(report), latex(report), summary(report)]
 
@@ -454,8 +448,8 @@ def test_all_tables_are_made_and_a_timing_is_made_once(tmp_path: Path) -> None:
     (tables / "first.yaml").write_text(TABLE)
     (tables / "timed.yaml").write_text(TIMED)
     code = (
-        "import sys; from pathlib import Path; import ablations.arms; "
-        "ablations.arms.TABLES = Path('tables'); from ablations.__main__ import main; main()"
+        "import sys; from pathlib import Path; import ablations.files; "
+        "ablations.files.TABLES = Path('tables'); from ablations.__main__ import main; main()"
     )
     made = make(tmp_path, "table=all", "seeds=1", program=["-c", code])
     assert made.returncode == 0, made.stderr
@@ -529,7 +523,7 @@ def test_a_table_with_seeds_as_needed_shows_the_look_of_each_verdict(tmp_path: P
     cells = pd.DataFrame(work.after(attempts, 0).places())
     cells = cells.assign(val_bpb=cells.key.map(values), status="finished", reason=None)
     facts = table_facts(work.table)
-    panel = _panel(facts["panels"][0], cells, "val_bpb", facts["auto"])
+    panel = weigh_panel(facts["panels"][0], cells, "val_bpb", facts["auto"])
     rows = panel.rows.set_index("arm")
     assert rows["look"].to_dict() == {"none": 10, "immediate": 4, "cycle": 10}
     assert rows.verdict.to_dict() == {
@@ -542,5 +536,5 @@ def test_a_table_with_seeds_as_needed_shows_the_look_of_each_verdict(tmp_path: P
     assert "look" in headings
     assert "outliers" not in headings
     half = cells.assign(status=["finished"] * 3 + ["not run"] * (len(cells) - 3))
-    early = _panel(facts["panels"][0], half, "val_bpb", auto=True)
+    early = weigh_panel(facts["panels"][0], half, "val_bpb", auto=True)
     assert set(early.rows.verdict) == {"baseline", "unresolved"}

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from study_fixtures import records
 from table_fixtures import RECIPE, TABLE, make
 
-from ablations.__main__ import search_facts, table_facts
-from ablations.arms import TableFile
-from ablations.bracket import FIRST_SEED, Choice, LrSearch, choose, is_carried
 from ablations.cells import UNDECIDED, TableWork
-from reports.views.ablation import Report, csv, html, latex, markdown, read_table
+from ablations.facts import search_facts, table_facts
+from ablations.files import TableFile
+from ablations.stats.bracket import FIRST_SEED, Choice, LrSearch, choose, is_carried
+from reports.views.arms import csv, html, latex, markdown
+from reports.weigh.table import Report, read_table
 from search.recipe import Recipe
 from search.record import FINISHED, Reading, Record
 from search.runs import write_record

@@ -19,8 +19,8 @@ from ablations.stats.calibration import (
     ways,
 )
 from ablations.stats.effects import Spread, spreads
-from reports.views.ablation import Panel, Report
 from reports.views.calibration import aa_files, real_checks
+from reports.weigh.table import Panel, Report
 
 
 def test_the_bounds_are_clopper_and_pearsons() -> None:

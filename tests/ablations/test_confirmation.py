@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from report_fixtures import RECIPE, StudyFolder, bits_per_byte, default_study, ladder
 
-from ablations.__main__ import table_facts
-from ablations.arms import Arm, Panel, Table
 from ablations.cells import TableWork
+from ablations.facts import table_facts
+from ablations.table import Arm, Panel, Table
 from reports.__main__ import render
 from reports.read.study import read_study
-from reports.views.ablation import Confirmation, confirmed
+from reports.views.confirm import Confirmation, confirmed
 from search.record import Reading, Record
 from search.runs import write_record
 from space.budget import Budget

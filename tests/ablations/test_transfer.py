@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from study_fixtures import TINY, environment, records, write_text
 
-from ablations.arms import TableFile
 from ablations.cells import TableWork
-from ablations.questions import transfer
+from ablations.files import TableFile
+from ablations.questions.transfer import panels
+from ablations.stats import transfer
 from search.recipe import Recipe
 from search.study.plan import Attempt, Cell, Step
 
@@ -166,7 +167,7 @@ def test_seeds_go_to_the_best_rate_its_neighbours_and_the_common_one() -> None:
 )
 def test_a_wrong_file_is_refused(content: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        transfer.panels(content)
+        panels(content)
 
 
 def ended(work: TableWork, cell: Cell, value: float, number: int) -> Attempt:
@@ -186,7 +187,7 @@ def ended(work: TableWork, cell: Cell, value: float, number: int) -> Attempt:
 def test_a_table_trains_one_seed_everywhere_and_more_where_the_best_are() -> None:
     shapes = {"wide": {"num_blocks": 2}, "deep": {"num_blocks": 9}}
     content = {"parametrisations": ["sp", "completep"], "rates": RATES, "shapes": shapes}
-    file = TableFile(name="rates", caption="", seeds=3, transfer=content)
+    file = TableFile(name="rates", caption="", seeds=3, question="transfer", content=content)
     table = file.table("proxy", RECIPE, 2048)
     work = TableWork(table=table, data_fingerprint="a")
     attempts: list[Attempt] = []

@@ -17,16 +17,18 @@ from report_fixtures import RECIPE, default_study
 from scipy import stats
 from study_fixtures import ROOT, TINY, environment, records, write_text
 
-from ablations.__main__ import table_facts, usual
-from ablations.arms import Table, TableFile
+from ablations.__main__ import usual
 from ablations.cells import TableWork
-from ablations.questions import trust
+from ablations.facts import table_facts
+from ablations.files import TableFile
+from ablations.stats import trust
 from ablations.stats.effects import compare, resolved_pairs
+from ablations.table import Table
 from reports.__main__ import render
 from reports.read.study import read_study
 from reports.show.page import Findings
-from reports.views import ablation
 from reports.views.trust import measured, of_study, trust_files
+from reports.weigh import table as tables
 from search.recipe import Recipe
 from search.record import Reading, Record, Run
 from search.runs import write_record
@@ -259,7 +261,13 @@ def test_too_little_is_one_clear_line() -> None:
 
 
 def table(content: dict[str, Any] | None = None, recipe: Recipe = RECIPE, **given: Any) -> Table:
-    file = TableFile(name="proxy_horizon", caption="Orders.", seeds=4, trust=content or CONTENT)
+    file = TableFile(
+        name="proxy_horizon",
+        caption="Orders.",
+        seeds=4,
+        question="trust",
+        content=content or CONTENT,
+    )
     return file.table("proxy", recipe, 1024, **given)
 
 
@@ -375,7 +383,7 @@ def valley(run: Run, tokens: int) -> float:
 
 def test_the_files_of_a_table_say_the_same_and_the_same_again(tmp_path: Path) -> None:
     write_table(tmp_path, table(), valley)
-    report = ablation.read_table("proxy_horizon", tmp_path / "outputs", None)
+    report = tables.read_table("proxy_horizon", tmp_path / "outputs", None)
     files, summary = trust_files(report)
     assert (files, summary) == trust_files(report)
     assert summary.startswith("noise ceiling: ")
@@ -398,7 +406,7 @@ def test_a_table_without_enough_runs_says_so(tmp_path: Path) -> None:
     folder = write_table(tmp_path, table(), valley)
     for path in list((tmp_path / "runs").glob("*/record.json")):
         path.unlink()
-    report = ablation.read_table("proxy_horizon", tmp_path / "outputs", None)
+    report = tables.read_table("proxy_horizon", tmp_path / "outputs", None)
     files, summary = trust_files(report)
     assert list(files) == ["trust.md"]
     assert "nothing to judge yet: some run must have ended" in summary
@@ -411,7 +419,7 @@ def test_a_grid_of_mixed_recipes_is_refused(tmp_path: Path) -> None:
     facts["table"]["panels"][0]["arms"][1]["recipe"]["lr"] = 0.1
     (folder / "study.json").write_text(json.dumps(facts))
     with pytest.raises(ValueError, match="must share one recipe, but 3 layers"):
-        measured(ablation.read_table("proxy_horizon", tmp_path / "outputs", None))
+        measured(tables.read_table("proxy_horizon", tmp_path / "outputs", None))
 
 
 def study(root: Path, **facts: Any) -> Any:
@@ -423,7 +431,7 @@ def study(root: Path, **facts: Any) -> Any:
 def test_a_studys_page_quotes_the_table_of_its_proxy(tmp_path: Path) -> None:
     write_table(tmp_path, table(), valley)
     told = of_study(study(tmp_path))
-    report = ablation.read_table("proxy_horizon", tmp_path / "outputs", None)
+    report = tables.read_table("proxy_horizon", tmp_path / "outputs", None)
     rows = measured(report)
     row = rows[rows.tokens == RECIPE.tokens].iloc[0]
     assert "at 1,024,000 tokens orders architectures as others at 2,048,000 tokens do in" in told
@@ -478,7 +486,7 @@ def test_a_table_that_cannot_be_read_is_no_evidence_and_stops_no_page(tmp_path: 
     ):
         (folder / "study.json").write_text(json.dumps(damaged))
         with pytest.raises(ValueError, match="must describe a table, but lacks it"):
-            ablation.read_table("proxy_horizon", tmp_path / "outputs", None)
+            tables.read_table("proxy_horizon", tmp_path / "outputs", None)
         assert "Not measured" in of_study(study(tmp_path))
     facts["table"]["trust"] = True
     (folder / "study.json").write_text(json.dumps(facts))
@@ -493,13 +501,13 @@ def test_a_page_is_made_without_the_records_of_other_tables_and_asks_for_trust_o
         facts = json.loads((folder / "study.json").read_text())
         facts["table"]["trust"] = facts["table"]["trust"] if is_one else None
         (folder / "study.json").write_text(json.dumps(facts))
-    read, whole = list[str](), ablation.read_table
+    read, whole = list[str](), tables.read_table
 
     def counted(name: str, *given: Any) -> Any:
         read.append(name)
         return whole(name, *given)
 
-    monkeypatch.setattr("reports.views.ablation.read_table", counted)
+    monkeypatch.setattr("reports.weigh.table.read_table", counted)
     found = study(tmp_path)
     render(found, Findings.of(found))
     assert read == ["proxy_horizon"]

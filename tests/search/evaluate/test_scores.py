@@ -18,7 +18,7 @@ from table_fixtures import make
 
 from reports.__main__ import render
 from reports.read.study import read_study
-from reports.views import scores
+from reports.weigh import scores
 from search.evaluate.tasks import group
 from search.record import Reading, Record
 from search.runs import load_records, read_record, write_record

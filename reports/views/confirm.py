@@ -1,0 +1,63 @@
+"""What a search's best candidates came to over fresh seeds, as its own page quotes it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from reports.show.tables import Cell, Column, decimals, signed
+from reports.views.arms import VIEW, table_rows
+from reports.weigh import table
+from reports.weigh.answer import count
+from reports.weigh.table import Report
+from search.record import FINISHED
+
+__all__ = ["VIEW", "Confirmation", "confirmed", "order"]
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What a search's best candidates came to over fresh seeds."""
+
+    words: str
+    table: tuple[list[Column], list[list[Cell]]] | None
+    """None where the words say that it cannot be read."""
+
+
+def confirmed(study: str, outputs: Path, runs: str | None) -> Confirmation | None:
+    """The confirmation of a search (`table=confirm`), None where nothing of one has finished.
+
+    One that cannot be read is a line and no error: the search's own report does not rest on it.
+    """
+    name = f"confirm_{study}"
+    if not (outputs / "tables" / name / "study.json").is_file():
+        return None
+    try:
+        report = table.read_table(name, outputs, runs)
+    except ValueError as error:
+        return Confirmation(f"What confirms this search cannot be read: {error}.", None)
+    if not (report.cells.status == FINISHED).any():
+        return None
+    return Confirmation(order(report), table_rows(report.panels[0]))
+
+
+def order(report: Report) -> str:
+    """The confirmed order, best first, each with its difference to the baseline and verdict."""
+    rows = pd.concat([panel.rows for panel in report.panels]).dropna(subset="mean")
+    base = rows.verdict == "baseline"
+    told = rows["diff"].map(signed(4), na_action="ignore").astype(object)
+    told = told.fillna("no seed in common")
+    told = told.mask(base, rows["mean"].map(decimals(4)))
+    rows = rows.assign(told=told, diff=rows["diff"].mask(base, 0.0)).sort_values(["diff", "arm"])
+    words = [f"{row['arm']} ({row['told']}, {row['verdict']})" for row in rows.to_dict("records")]
+    common, asked = _seeds_in_common(report), int(rows.asked.min())
+    of, seeds = "" if common == asked else f"{common} of ", count(asked, "fresh seed")
+    opening = f"Confirmed over {of}{seeds}" if common else f"None of {seeds} has them all"
+    return f"{opening}, best first: {'; '.join(words)}."
+
+
+def _seeds_in_common(report: Report) -> int:
+    """Seeds with a result of the baseline and of every arm that has one."""
+    done = report.cells.dropna(subset=report.metric)
+    arms = {*done.arm, *(panel.baseline for panel in report.panels)}
+    return int((done.groupby("seed").arm.nunique() == len(arms)).sum())

@@ -1,0 +1,78 @@
+"""How often planted effects are found and equal arms get a verdict, by simulation alone."""
+
+import pandas as pd
+
+from ablations.stats.calibration import SEEDS_AUTO, TABLES, power, unequal, ways
+from reports.show.tables import Cell, Column, decimals, markdown_table, percent
+from reports.views import Shown
+from reports.views.calibration import DESIGN, csv_bytes, explained, printed, with_interval
+from reports.weigh.table import Report
+
+POWER = (
+    *DESIGN,
+    Column("effect", "effect", decimals(1), "planted in one arm, in standard deviations of a run"),
+    Column("computed", "computed power", percent(1), "what the MDD rests on"),
+    Column("pooled", "found, pooled", percent(1), "simulated, equal spread taken for granted"),
+    Column("found", "found", percent(1), "simulated, by the rule in use"),
+    Column("interval", "95% interval", str, "of the rate found", numeric=False),
+    Column("mdd", "MDD", decimals(2), "effect with a computed power of 80%, in the same unit"),
+)
+WAYS = (
+    *DESIGN,
+    Column("paired_t", "paired t needs", decimals(1), "one paired t per arm, Bonferroni over them"),
+    Column("paired", "it finds", decimals(1), "the difference that this finds four times in five"),
+    Column("pooled", "pooled finds", decimals(1), "one spread for all arms, Dunnett"),
+    Column("rule", "rule finds", decimals(1), "the rule in use: all three spreads"),
+)
+
+
+def power_files(tables: int = TABLES) -> dict[str, bytes]:
+    """The files of `table=power`: no run is needed."""
+    found = with_interval(power(tables))
+    false, needed = unequal(tables), ways()
+    worst = false.iloc[int(false.rule.argmax())]
+    text = (
+        "Simulated with normal errors. The spreads of errors and seeds change no rate.\n\n"
+        "**What a verdict takes**, in standard deviations of a difference between two runs of a "
+        f"seed\n\n{printed(WAYS, needed)}\n"
+        "**Planted effects and how often they are found**, where one arm differs and all spread "
+        f"equally\n\n{printed(POWER, found)}\n"
+        f"{explained((*WAYS, *POWER))}\n"
+        "**Tables with a false verdict, of arms that are equal but for their spread**, by arms × "
+        f"seeds (looks at {SEEDS_AUTO}: `seeds=auto`), of {tables:,} each; in brackets with equal "
+        "spread taken for granted\n\n"
+        f"{_by_design(false)}\n"
+        f"The worst is {percent(1)(worst.rule)}, with an upper 95% bound of "
+        f"{percent(1)(worst.upper)}; with equal spread the highest upper bound is "
+        f"{percent(1)(false.upper[false.spread == 'equal'].max())}.\n"
+    )
+    frames = {"table.csv": found, "unequal.csv": false, "ways.csv": needed}
+    return {"table.md": text.encode()} | {name: csv_bytes(frame) for name, frame in frames.items()}
+
+
+def _by_design(false: pd.DataFrame) -> str:
+    """A row a pattern of spreads, a column a design."""
+    designs = false.arms.astype(str) + " × " + false.seeds
+    rates = [
+        percent(1)(rule) + (f" ({percent(1)(pooled)})" if pooled == pooled else "")
+        for rule, pooled in zip(false.rule, false.pooled, strict=True)
+    ]
+    frame = false.assign(design=designs, rate=rates)
+    wide = frame.pivot(index="spread", columns="design", values="rate")
+    wide = wide.loc[frame.spread.unique(), designs.unique()].reset_index()
+    columns = [
+        Column("spread", "spread", str, numeric=False),
+        *[Column(design, design, str) for design in designs.unique()],
+    ]
+    shown = [[Cell(str(value), "", False) for value in row] for row in wide.to_numpy()]
+    return markdown_table(columns, shown)
+
+
+class Power:
+    """The view of simulated power, for which no run is needed."""
+
+    def show(self, report: Report) -> Shown:
+        return Shown(power_files(), [f"table: {report.folder / 'table.md'}"])
+
+
+VIEW = Power()

@@ -1,0 +1,271 @@
+"""A table of `python -m ablations`: its records read, and its arms weighed against each other.
+
+The same records give the same numbers: nothing here depends on when or how often they were asked
+for.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pandas as pd
+
+from ablations.questions import standalone
+from ablations.stats.bracket import CARRIED, EDGE, is_carried
+from ablations.stats.effects import compare
+from ablations.stats.sequential import verdicts
+from ablations.table import ARMS
+from reports.weigh import scores
+from search.recipe import Recipe
+from search.record import FINISHED
+from search.runs import CorruptRecord, read_record
+from space.arch import Architecture
+from space.budget import MAX_DEVIATION, Budget
+from space.cost import cost
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One comparison, weighed."""
+
+    name: str
+    source: str | None
+    baseline: str
+    rows: pd.DataFrame
+    """One row an arm, the names of `COLUMNS` and `runs`, the keys of its runs."""
+    missing: tuple[str, ...]
+    """Each cell that has no result, and why."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table, weighed."""
+
+    folder: Path
+    name: str
+    caption: str
+    metric: str
+    panels: tuple[Panel, ...]
+    cells: pd.DataFrame
+    """`panel arm seed key status reason` and the metric, one row a cell."""
+    note: str = ""
+    """How arms came to their learning rates, and what that cost."""
+    question: str = ARMS
+    """The kind of table: its name at the door of `ablations.questions`."""
+    equal_arms: bool = False
+    """All arms are one thing but for their initial weights: any verdict is a false one."""
+    table: Mapping[str, Any] = field(default_factory=dict)
+    """What `study.json` says of it."""
+    runs: Path = Path("runs")
+    """The folder that their records are in."""
+    scores: dict[str, pd.DataFrame] | None = None
+    """Zero-shot scores by panel (`reports.weigh.scores.gather`); only of panels that have any."""
+
+
+def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
+    """The table under `outputs/tables/<name>/` with the records of its runs; one that trains
+    nothing has no panels.
+
+    Raises:
+        ValueError: no such table, or a `study.json` that describes none.
+    """
+    tables = Path(outputs) / "tables"
+    if (question := standalone(name)) is not None and not question.trains:
+        return Report(tables / name, name, "", "", (), pd.DataFrame(), question=name)
+    path = tables / name / "study.json"
+    if not path.is_file():
+        known = ", ".join(sorted(p.parent.name for p in tables.glob("*/study.json")))
+        advice = f"choose one of {known}" if known else "run `python -m ablations` first"
+        raise ValueError(f"table must name a folder of {tables}, but got {name!r}; {advice}")
+    try:
+        return _read(json.loads(path.read_text()), path.parent, runs)
+    except CorruptRecord:  # which names a file of its own
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} must describe a table, but lacks it ({error}); start the same table again"
+        ) from None
+
+
+def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
+    """The table of a `study.json`; what that lacks raises whatever asked for it."""
+    table, places, metric = content["table"], content["places"], content["metric"]
+    caption, described = table["caption"], table["panels"]
+    if not described:
+        raise ValueError("no panels")
+    reasons = {trial["key"]: trial.get("reason") for trial in content["trials"]}
+    things = [
+        (Architecture.from_dict(arm["architecture"]), Recipe(**arm["recipe"]))
+        for panel in described
+        for arm in panel["arms"]
+    ]
+    where = Path(runs or content.get("runs") or "runs")
+    rows = [_cell(place, where, metric, reasons) for place in places]
+    cells = pd.DataFrame(rows)
+    equal_arms = all(thing == things[0] for thing in things)
+    auto, search = table.get("auto", False), table.get("lr_search")
+    panels = tuple(
+        weigh_panel(p, cells[cells.panel == p["name"]], metric, auto, table) for p in described
+    )
+    return Report(
+        folder=folder,
+        name=folder.name,
+        caption=caption,
+        note=_search_note(search, where) if search else "",
+        metric=metric,
+        panels=panels,
+        cells=cells,
+        table=table,
+        runs=where,
+        scores=_scores(cells, where),
+        question=table.get("question") or _question_of(table, equal_arms),
+        equal_arms=equal_arms,
+    )
+
+
+def _question_of(table: Mapping[str, Any], equal_arms: bool) -> str:
+    """What a table asks that was written before `study.json` said so."""
+    for name in ("transfer", "trust"):
+        if table.get(name):
+            return name
+    return "calibration" if equal_arms and len(table["panels"]) == 1 else ARMS
+
+
+def _cell(
+    place: dict[str, Any], runs: Path, metric: str, reasons: dict[str, str | None]
+) -> dict[str, Any]:
+    blank = {metric: math.nan, "status": NOT_RUN, "reason": reasons.get(place["key"])}
+    try:
+        record = read_record(runs / place["key"])
+    except (CorruptRecord, OSError) as error:
+        return {**place, **blank, "status": "missing", "reason": str(error)}
+    if record is None:
+        return {**place, **blank}
+    value = record.value(metric)
+    ended = {"status": record.status, "reason": record.reason}
+    usable = record.status == FINISHED and value is not None
+    return {**place, **ended, metric: value if usable else math.nan}
+
+
+def _scores(cells: pd.DataFrame, runs: Path) -> dict[str, pd.DataFrame]:
+    done = cells[cells.status == FINISHED]
+    frames = {
+        str(name): scores.gather(
+            (cell["arm"], cell["seed"], read_record(runs / cell["key"]))
+            for cell in panel.to_dict("records")
+        )
+        for name, panel in done.groupby("panel", sort=False)
+    }
+    return {name: frame for name, frame in frames.items() if len(frame)}
+
+
+def _rates(panel: dict[str, Any], table: Mapping[str, Any]) -> pd.DataFrame:
+    """Of each arm `arm lr flag`: the rate that was chosen for it, and what makes it doubtful."""
+    searched = {
+        arm["arm"]: arm
+        for arm in (table.get("lr_search") or {}).get("arms", ())
+        if arm["panel"] == panel["name"]
+    }
+    rows = []
+    for arm in panel["arms"]:
+        found, flag = searched.get(arm["name"]), None
+        if found is not None:
+            flag = EDGE if found["edge"] else None
+        elif not table.get("transfer"):  # its arms are rates
+            recipe = Recipe(**arm["recipe"])
+            carried = is_carried(Architecture.from_dict(arm["architecture"]), recipe)
+            flag = None if carried else CARRIED
+        rows.append({"arm": arm["name"], "lr": found and found["chosen"], "flag": flag})
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _search_note(search: dict[str, Any], runs: Path) -> str:
+    """What choosing rates cost."""
+    tries = {place["key"]: place for place in search["tries"]}
+    records = [r for key in tries if (r := read_record(runs / key)) is not None]
+    seeds = sorted({place["seed"] for place in tries.values()})
+    factors = ", ".join(f"{factor:g}" for factor in search["factors"])
+    tokens = sum(record.run.recipe.trained_tokens for record in records)
+    seconds = sum(record.seconds for record in records)
+    return (
+        f"Each arm has the best of {factors} times its learning rate, and of up to "
+        f"{search['extensions']} more beyond an edge, chosen on seeds that are not reported "
+        f"({', '.join(map(str, seeds))}). That cost {len(records)} runs more: {tokens:,} tokens, "
+        f"{seconds:,.0f} s of training."
+    )
+
+
+def weigh_panel(
+    content: dict[str, Any],
+    cells: pd.DataFrame,
+    metric: str,
+    auto: bool,
+    table: Mapping[str, Any] = MappingProxyType({}),
+) -> Panel:
+    """The arms of a panel against its baseline; `content` and `table` as `study.json` has them."""
+    arms = pd.DataFrame([_costs(arm, content["budget"]) for arm in content["arms"]])
+    if auto:
+        effects = verdicts(cells.assign(done=cells.status != NOT_RUN), content["baseline"], metric)
+    else:
+        effects = compare(cells, baseline=content["baseline"], metric=metric)
+    effects["spread"] = effects.spread.where(effects.spread != "")
+    effects["outliers"] = effects.outliers.where(effects.outliers != "")
+    rows = arms.merge(_rates(content, table), on="arm").merge(effects, on="arm")
+    asked = cells.groupby("arm").seed.count()
+    rows["asked"] = rows.arm.map(asked)
+    rows["of"] = [
+        str(n) if n == m else f"{n} of {m}" for n, m in zip(rows.n, rows.asked, strict=True)
+    ]
+    others = rows.arm != content["baseline"]
+    rows["diff"] = rows["diff"].where(others)
+    rows["direction"] = _directions(rows, content["baseline"])
+    rows["runs"] = rows.arm.map(cells.groupby("arm").key.agg(" ".join))
+    if rows.off_budget.abs().max() <= MAX_DEVIATION:
+        rows["off_budget"] = None
+    gone = cells[cells[metric].isna()]
+    missing = tuple(
+        f"{c['arm']}, seed {c['seed']}: {c['status']}{_why(c['reason'])}"
+        for c in gone.to_dict("records")
+    )
+    return Panel(content["name"], content.get("source"), content["baseline"], rows, missing)
+
+
+def _why(reason: Any) -> str:
+    return f" ({reason})" if reason else ""
+
+
+def _costs(arm: dict[str, Any], budget: dict[str, Any]) -> dict[str, Any]:
+    architecture, recipe = Architecture.from_dict(arm["architecture"]), Recipe(**arm["recipe"])
+    counts = cost(architecture, recipe.seq_len)
+    return {
+        "arm": arm["name"],
+        "num_hidden_layers": architecture.num_layers,
+        "parameters": counts.parameters,
+        "off_budget": Budget(**budget).deviation(architecture),
+        "forward_flops_per_token": counts.forward_flops_per_token,
+        "kv_bytes_per_token": counts.kv_bytes_per_token,
+        "decode_bytes_per_token": counts.decode_bytes_per_token,
+        "tokens": recipe.steps * recipe.tokens_per_step,
+        "published": arm["published"],
+    }
+
+
+def _directions(rows: pd.DataFrame, baseline: str) -> list[str | None]:
+    """Whether our verdict goes the way of the published average (higher is better there)."""
+    base = rows.loc[rows.arm == baseline, "published"].iloc[0]
+
+    def direction(row: Any) -> str | None:
+        if row.arm == baseline or pd.isna(row.published) or pd.isna(base):
+            return None
+        gain = row.published - base
+        if row.verdict == "unresolved" or gain == 0:
+            return "unresolved"
+        return "agrees" if (gain > 0) == (row.verdict == "better") else "differs"
+
+    return [direction(row) for row in rows.itertuples()]
