@@ -13,10 +13,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+import ablations.__main__  # noqa: F401
 import search.__main__  # noqa: F401  each verb's module stores its schema
-from ablations.__main__ import read_table
-from ablations.arms import TableFile
+from ablations.ask import ask
 from ablations.config import AblationConfig
+from ablations.files import TableFile
 from search.config import SearchConfig
 from search.run import RunConfig
 from space.axes import Space
@@ -61,7 +62,7 @@ def test_an_experiment_lies_on_its_budget(file: Path) -> None:
         assert all(abs(space.budget.deviation(arch)) <= MAX_DEVIATION for arch in found)
     else:
         assert isinstance(config, AblationConfig)
-        table, _ = read_table(config, config.recipe, config.data.vocab_size)
+        table = ask(config, config.recipe, config.data.vocab_size)
         assert all(len(panel.arms) >= 2 for panel in table.panels)
 
 
