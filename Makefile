@@ -2,6 +2,7 @@
 # make test    lint, types and all tests but those that need a GPU
 # make eval-data  data of zero-shot tasks, for python -m search.evaluate
 # make peers  what python -m benchmarks.proxy compares with besides transformers
+# make docs    the documentation as a site, in .cache/docs
 # make fast    the tests without the slow ones: about a minute
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: sweep test fast clean eval-data peers
+.PHONY: sweep test fast docs clean eval-data peers
 .DELETE_ON_ERROR:
 
 sweep: .venv/installed
@@ -26,6 +27,10 @@ test: .venv/installed-dev
 
 fast: .venv/installed-dev
 	$(BIN)/python -m pytest -m "not gpu and not slow" -n 2
+
+docs: .venv/installed-dev
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . .cache/docs
+	@echo .cache/docs/README.html
 
 # The requested torch comes first, so that installing the rest finds it and takes no other build.
 .venv/installed: pyproject.toml constraints.txt

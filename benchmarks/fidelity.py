@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
     options = parser(__doc__)
     options.add_argument("--seeds", type=int, default=4)
-    options.add_argument("--tokens", type=int, default=200_000, help="of each run")
+    options.add_argument("--tokens", type=int, default=200_000, help="a run's")
     chosen = options.parse_args(arguments)
     config, recipe = default_proxy()
     data = prepare(config)
@@ -156,7 +156,7 @@ def described(pairs: Sequence[Pair]) -> str:
     ]
     rows.append(["mean", *losses(mean(ours), mean(plain), arithmetic(pairs))])
     words = (
-        f"{recipe.tokens:,} tokens per run; {recipe.precision} against float32. Between seeds the "
+        f"{recipe.tokens:,} tokens a run; {recipe.precision} against float32. Between seeds the "
         f"reference's final losses have a standard deviation of {stdev(plain):.4f}, and its curves "
         f"lie {noise(pairs):.4f} apart.\n\n"
     )

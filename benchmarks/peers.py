@@ -1,7 +1,6 @@
 """Other ways to train the same shape: what `benchmarks.proxy` compares with.
 
-Each function makes a training step on the same sequences, with fused AdamW and clipping, by another
-implementation.
+Each function makes a step: the same sequences, AdamW (fused) and clipping, in another's hands.
 """
 
 # B sequences, T positions, D hidden_size, N, K query and key/value heads, H head_dim,
@@ -26,7 +25,7 @@ from space.arch import Architecture
 from space.cost import cost
 
 PEERS = Path(".cache/peers")
-"""Where `make peers` installs packages whose pins disagree with ours."""
+"""Where `make peers` puts what must not share our environment."""
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Mean nats per token of targets, given inputs: ids (B, T) each."""
 
@@ -199,7 +198,7 @@ class LeanBlock(nn.Module):
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (B, ·, T, H) rotated by its positions; cos, sin (T, H / 2)."""
+    """x (B, ·, T, H) turned by its positions; cos, sin (T, H / 2)."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
 
@@ -216,7 +215,7 @@ def training_step(
     """A plain optimiser step on the next batch, so many sequences at a time.
 
     Raises:
-        ValueError: the model's parameter count differs from the run's by more than a percent.
+        ValueError: the model has not the parameters of the run's, to a percent.
     """
     recipe = run.recipe
     wanted = cost(run.architecture).parameters

@@ -1,12 +1,11 @@
 """`python -m benchmarks.proxy`: how fast proxies train, beside other ways to train them.
 
-Tokens per second of the training loop for a thin-deep, a middle and a wide shape of about 5.5
-million parameters and for MobileLLM-125M, and their useful FLOPs
-(`cost(...).train_flops_per_token`) as a share of the machine's own bf16 matrix-product peak; then
-the same shapes, batch and optimiser in other implementations (`benchmarks.peers`). Each has its own
-process. Our loop meets them one at a time, so that at most two models are in memory; the two and
-the matrix products take turns of about a second, in an order that changes from round to round
-(`benchmarks.turns`). Figures are medians
+Tokens a second of the training loop for a thin-deep, a middle and a wide shape of about 5.5 million
+parameters and for MobileLLM-125M, and the share of the machine's own bf16 matrix-product peak that
+their useful FLOPs (`cost(...).train_flops_per_token`) make. Beside it the same shapes, batch and
+optimiser in other hands (`benchmarks.peers`). Each has a process of its own. Our loop meets them
+one by one, so that two models at most are in memory; the two and the matrix products take turns of
+about a second, round by round, in an order that changes (`benchmarks.turns`). Figures are medians
 over the rounds, with the lowest and the highest; ratios are medians of each round's own.
 """
 
@@ -55,7 +54,7 @@ PUBLISHED = {
     "L40S": 362e12,
     "RTX 4090": 165e12,
 }
-"""Dense bf16 FLOPs per second of GPUs, by a part of their name, from NVIDIA's data sheets."""
+"""Dense bf16 FLOPs a second of cards by a part of their name, from NVIDIA's data sheets."""
 
 OURS, COMPILED = "isoparam", "isoparam by autograd, compiled"
 PLAIN, AUTOCAST = "transformers, float32", "transformers, bf16"
@@ -65,14 +64,14 @@ ENGINES = (OURS, COMPILED, LEAN, LITGPT, AUTOCAST, PLAIN)
 
 @dataclass(frozen=True)
 class Result:
-    """Results of all rounds of one shape."""
+    """What the rounds of one shape gave."""
 
     run: Run
     placement: Placement
     peaks: list[float] = field(default_factory=list)
-    """FLOPs per second of the best matrix product, one value per round."""
+    """FLOPs a second of the best matrix product, a value a round."""
     rates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """Tokens per second by engine, one value per round; ours has the rounds with all others."""
+    """Tokens a second by engine, a value a round; ours has the rounds with all others."""
     ratios: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """How many times an engine is slower than our loop in the same round."""
     memory: dict[str, int] = field(default_factory=dict)
@@ -80,13 +79,13 @@ class Result:
 
     @property
     def flops(self) -> list[float]:
-        """FLOPs per second of our loop, one value per round."""
+        """FLOPs a second of our loop, a value a round."""
         per_token = cost(self.run.architecture, self.run.recipe.seq_len).train_flops_per_token
         return [rate * per_token for rate in self.rates[OURS]]
 
     @property
     def shares(self) -> list[float]:
-        """Share of the peak, one value per round."""
+        """Of the peak, a value a round."""
         return [flops / peak for flops, peak in zip(self.flops, self.peaks, strict=True)]
 
 
@@ -123,7 +122,7 @@ def run_of(name: str) -> Run:
 
 
 def shape(vocab_size: int, blocks: int, width: int) -> Architecture:
-    """Heads of 32, two per key/value head, and an FFN of 8/3 of the width."""
+    """Heads of 32, two of them a key/value head, and an FFN of 8/3 of the width."""
     heads = width // 32
     return Architecture(
         vocab_size=vocab_size,
@@ -142,7 +141,7 @@ def benchmark_run(arch: Architecture, recipe: Recipe) -> Run:
 
 
 def compete(run: Run, others: Sequence[str], rounds: int) -> Result:
-    """Time our loop beside each other engine on one run, with matrix products in between."""
+    """Let our loop meet other engines on one run, with matrix products in between."""
     result = Result(run, settle(Placement(), run))
     for name in others or [OURS]:
         meet(name, rounds, result)
@@ -202,7 +201,7 @@ def engine(name: str, run: Run, placement: Placement) -> Step:
 
 
 def random_tokens(vocab_size: int) -> Data:
-    """Random tokens: speed does not depend on their meaning."""
+    """Tokens without meaning: speed does not depend on it."""
     tokens = np.random.default_rng(0).integers(vocab_size, size=10**6, dtype=np.uint16)
     return Data(
         name="random",
@@ -232,12 +231,12 @@ def products(size: int, device: str) -> Step:
 def floor_bytes(run: Run, placement: Placement) -> int:
     """What training a shape must hold at once, in bytes.
 
-    - Weights, gradients and AdamW's two moments in float32: 16 bytes per parameter.
+    - Weights, gradients and AdamW's two moments in float32: 16 bytes a parameter.
     - Of each token in a micro-batch and each layer what the backward pass needs of the forward one
-      and cannot recompute by a cheap elementwise operation, in the precision of the products: the
+      and cannot have back by a cheap elementwise operation, in the precision of the products: the
       input of both norms (2·D), q, k and v ((N + 2·K)·H), attention's result (N·H), and what the
       FFN's activation reads (2·F with a gate, else F).
-    - One micro-batch's logits (V per token), whose memory their gradient reuses.
+    - One micro-batch's logits (V a token), which become their own gradient.
 
     Each thread of the kernels has a micro-batch of its own.
     """
@@ -264,7 +263,7 @@ def described(results: dict[str, Result]) -> str:
         + (["of the published peak"] if first.placement.device == "cuda" else []),
         [speed_row(name, result) for name, result in results.items()],
     )
-    text += "\nTokens per second, and how many times our loop is faster:\n\n"
+    text += "\nTokens a second, and how many times our loop is faster:\n\n"
     text += table(
         ["", *results],
         [[name, *(compared(result, name) for result in results.values())] for name in first.rates],
@@ -313,7 +312,7 @@ def compared(result: Result, engine: str) -> str:
 
 
 def picture(results: dict[str, Result]) -> "Figure":
-    """Bars: tokens per second by engine, one panel per shape."""
+    """Bars: tokens a second by engine, a panel a shape."""
     from matplotlib.figure import Figure
 
     with style():
@@ -332,7 +331,7 @@ def picture(results: dict[str, Result]) -> "Figure":
                 words = "" if n == OURS else f" {median(result.ratios[n]):.1f}×"
                 panel.text(max(result.rates[n]), place, words, va="center", fontsize=7)
             panel.set_title(f"{name}\n{median(result.shares):.0%} of the peak", fontsize=8)
-            panel.set_xlabel("tokens per second")
+            panel.set_xlabel("tokens a second")
             panel.margins(x=0.2)
     return figure
 

@@ -35,7 +35,7 @@ def parser(about: str | None) -> argparse.ArgumentParser:
 
 
 def say(text: str) -> None:
-    """Report progress."""
+    """Tell who waits how far it is."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     print("Of deviation and drift of the FFN ratio, the median and the worst:\n")
-    print("| budget | fitted | infeasible | per second | slowest | deviation | drift |")
+    print("| budget | fitted | infeasible | a second | slowest | deviation | drift |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for text in BUDGETS:
         r = measure(text, options.draws, options.seed)

@@ -1,8 +1,8 @@
 """Our tabular benchmark: every architecture of one space, trained over several seeds.
 
 `load()` gives the table that is published beside this file; `python -m benchmarks.samplers --train`
-makes it, by ordinary studies. With it, anything that decides which architecture to train next, or
-which run to stop, can be tried in seconds (`benchmarks.samplers`).
+makes it, by the studies that everyone uses. With it, whatever decides which architecture to train
+next, or which run to stop, can be tried in seconds (`benchmarks.samplers`).
 """
 
 import json
@@ -60,7 +60,7 @@ COLUMNS = {
     "parameters": "distinct weights",
     "train_flops_per_token": "useful ones, forward and back",
 }
-"""What the columns of the table mean; one row per reading."""
+"""What the columns of the table mean; one row a reading."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def gather(study: Path, runs: Path) -> Tabular:
 
 
 def rows_of(record: Record, params: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row per reading, given the values of the axes of each arm."""
+    """A row a reading, given the values of the axes of each arm."""
     arch, arm = record.run.architecture, architecture_id(record.run.architecture)
     fixed = {
         "arm": arm,
@@ -222,7 +222,7 @@ def train(arguments: Sequence[str] = (), path: Path = TABLE) -> Tabular:
     """Train what is missing of our table, as `python -m search` does, and write it.
 
     `arguments` are overrides of the search, besides or instead of `SEARCH`: `workers=1`. The same
-    call continues where an earlier one stopped.
+    call goes on where an earlier one stopped.
 
     Raises:
         ValueError: an argument that is no override.

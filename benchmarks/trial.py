@@ -1,15 +1,15 @@
 """`python -m benchmarks.trial`: what a trial costs besides its training, and how workers share.
 
-A real study on generated text, by `python -m search`: the default proxy at one million
+A real study on text made up on the spot, by `python -m search`: the default proxy at one million
 parameters, nine layers, several seeds, one worker with all cores.
 
 - *Fixed cost*: from one trial's end in the study's storage to the next one's, less training and
   evaluation, plus what the first steps took longer than later ones. Storage, plan, model, files
   and the record are in it. A worker's first trial, from ask to tell, stands apart.
 - *Data* is the time that making batches takes, *evaluation* that of scoring, each of a whole run.
-- *Two workers*: tokens per second of two processes with one thread each, at once, over one of them
-  alone, in turns; then the same for two processes that multiply matrices and share nothing, which
-  is what the machine gives to any program.
+- *Two workers*: tokens a second of two processes with a thread each, at once, over one of them
+  alone, in turns. Beside it the same of two processes that multiply matrices and share nothing:
+  what the machine gives to anyone.
 """
 
 import json
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--trials", type=int, default=4)
-    options.add_argument("--tokens", type=int, default=800_000, help="of each run")
+    options.add_argument("--tokens", type=int, default=800_000, help="a run's")
     chosen = options.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         trials = study(Path(folder), chosen.trials, chosen.tokens)
@@ -102,7 +102,7 @@ def study(folder: Path, trials: int, tokens: int) -> Trials:
 
 
 def write_text(path: Path) -> None:
-    """Random words, one document per line."""
+    """Made-up words, a document a line."""
     source = Random(0)
     words = ["".join(source.choices("abcdefghij", k=source.randint(2, 7))) for _ in range(3000)]
     with open(path, "w") as file:
@@ -130,13 +130,13 @@ def data_share(run: Run, data: Data) -> float:
 
 
 def two_workers(run: Run, rounds: int) -> list[float]:
-    """Speed of two workers with one thread each over that of one: one value per round."""
+    """Tokens a second of two workers with a thread each, over those of one: a value a round."""
     placement = settle(Placement(threads=1), run)
     return two_over_one(rounds, engine, "isoparam", run, placement)
 
 
 def two_over_one(rounds: int, make: Callable[..., Step], *arguments: object) -> list[float]:
-    """The speed of two processes at once over that of one alone: one value per round."""
+    """The speed of two processes at once over that of one alone: a value a round."""
     gains = []
     with (
         Contender(make, *arguments, threads=1) as one,
@@ -153,7 +153,7 @@ def two_over_one(rounds: int, make: Callable[..., Step], *arguments: object) -> 
 
 
 def kernels_s() -> float | None:
-    """Seconds that building the kernels takes, once per machine; None where it fails."""
+    """Seconds that building the kernels takes, once a machine; None where they cannot be built."""
     code = (
         "import time; from search.train.kernels import library; started = time.perf_counter();"
         "library(); print(time.perf_counter() - started)"

@@ -1,8 +1,8 @@
 """Contenders that take turns, each in a process of its own.
 
-What one has compiled, allocated or left running then neither helps nor hinders another, and each
-has its own peak memory. A drift of the machine's speed affects all alike: every contender works in
-each round, and only figures of the same round are divided by each other.
+What one has compiled, allocated or left running then neither helps nor hinders another, and its
+peak memory is its own. A machine whose speed drifts drifts for all: within a round every contender
+works, and only figures of the same round are divided by each other.
 """
 
 import multiprocessing
@@ -22,7 +22,7 @@ WARM_UP = 2
 
 
 class Contender:
-    """A process that prepares a step and repeats it on request.
+    """A process that makes a step and takes it when told.
 
     `make` and its arguments are pickled; as a context it ends the process.
     """

@@ -1,0 +1,29 @@
+"""The documentation's site: it builds without a warning, and asks nothing of the network."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FETCHED = re.compile(r"<(?:script|img|link)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]+\"")
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_fetches_nothing(tmp_path: Path) -> None:
+    """Every link between pages leads somewhere, and every page is in a table of contents."""
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", "."]
+    built = subprocess.run(
+        [*command, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    pages = {path: path.read_text() for path in tmp_path.rglob("*.html")}
+    assert len(pages) > 100
+    assert {
+        path.name: found for path, text in pages.items() if (found := FETCHED.findall(text))
+    } == {}
+    assert "class space.arch.Architecture" in re.sub(
+        r"<[^>]+>", "", pages[tmp_path / "docs/reference.html"]
+    )
