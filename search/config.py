@@ -10,6 +10,7 @@ from typing import Any
 from search.data.dataset import DataConfig
 from search.evaluate.tasks import PACKAGE, SOURCES
 from search.recipe import Recipe
+from search.show.trackers import TrackerConfig
 from search.study.exploration import Replicates
 from search.study.pruners import PrunerConfig
 from search.study.samplers import SamplerConfig
@@ -19,8 +20,6 @@ from space.budget import Budget
 from space.cli import require_name
 
 EXECUTORS = ("local",)
-TRACKERS = ("wandb", "none")
-TRACKER_MODES = ("offline", "online")
 KEEP = ("best", "all", "none")
 
 
@@ -33,20 +32,6 @@ class ExecutorConfig:
 
     def __post_init__(self) -> None:
         _choose("executor.name", self.name, EXECUTORS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrackerConfig:
-    """Where runs are shown besides the report."""
-
-    name: str = "wandb"
-    mode: str = "offline"
-    """`offline`: files under the study's folder, which `wandb sync` sends; `online`."""
-    project: str = "isoparam"
-
-    def __post_init__(self) -> None:
-        _choose("tracker.name", self.name, TRACKERS)
-        _choose("tracker.mode", self.mode, TRACKER_MODES)
 
 
 @dataclass(kw_only=True)

@@ -26,7 +26,7 @@ from search.recipe import Recipe
 from search.runs import usable_record
 from search.show.estimate import estimate
 from search.show.progress import Event, Tally, view
-from search.show.tracking import Tracker, open_tracker
+from search.show.trackers import Mirror, open_tracker
 from search.study.describe import entries, write_study
 from search.study.job import Job
 from search.study.locks import hold_study, require_writable
@@ -63,7 +63,7 @@ class Story(ABC, Generic[C, W]):
     job: Job
     work: W
     study: optuna.Study
-    tracker: Tracker
+    tracker: Mirror
     placement: Placement
     """Of a typical run."""
     lock: Any

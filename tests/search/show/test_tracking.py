@@ -12,7 +12,8 @@ from study_fixtures import open_search, plant, records, with_scores, work
 from wandb_files import read
 
 from search.runs import read_metrics, read_record, write_record
-from search.show.tracking import WandbTracker
+from search.show.trackers import open_tracker
+from search.show.trackers.wandb import WandbTracker
 
 pytestmark = pytest.mark.slow  # a W&B service process for every run
 
@@ -191,8 +192,8 @@ def test_online_falls_back_within_five_seconds_and_says_so(
     search = open_search(here, "tracker=wandb", "tracker.mode=online", "n_trials=1")
     opened = time.monotonic() - started
     said = capsys.readouterr().out
-    assert isinstance(search.tracker, WandbTracker)
-    assert search.tracker.mode == "offline"
+    assert isinstance(search.tracker.tracker, WandbTracker)
+    assert search.tracker.tracker.mode == "offline"
     assert "going on offline" in said
     assert reason in said
     assert opened < 5 + 3, "with opening the rest of the study"
@@ -251,11 +252,11 @@ def test_scores_that_come_later_are_shown(here: Path) -> None:
     record = read_record(here / "runs" / key)
     assert record is not None
     write_record(here / "runs" / key, with_scores(record, {"piqa": {"acc": 0.5, "bpb": 1.25}}))
-    tracker = WandbTracker(search.config.tracker, "tiny", search.job.folder, scored=True)
+    tracker = open_tracker(search.config.tracker, "tiny", search.job.folder, scored=True)
     tracker.mirror(search.job.runs, search.attempts())
     summary = shown(here)[f"tiny-{key}"]["summary"]
     assert (summary["piqa.acc"], summary["piqa.bpb"]) == (0.5, 1.25)
     assert summary["val_bpb"] == record.readings[-1].val_bpb
-    mirrored = tracker.mirrored.read_text()
+    mirrored = tracker.shown.read_text()
     tracker.mirror(search.job.runs, search.attempts())
-    assert tracker.mirrored.read_text() == mirrored
+    assert tracker.shown.read_text() == mirrored

@@ -22,7 +22,7 @@ from search.data.dataset import Data, DataConfig, prepare
 from search.recipe import Recipe
 from search.record import DIVERGED, Reading, Record, Run, run_from_dict
 from search.runs import load_records, read_metrics, write_record
-from search.show.tracking import curve
+from search.show.trackers import curve
 from search.train.loop import Stop, train
 from search.train.parametrise import lr_factor
 from search.train.placement import Placement
