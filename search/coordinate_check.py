@@ -44,6 +44,7 @@ from search.data.dataset import Data, DataConfig, batch, prepare, require_tokens
 from search.recipe import Recipe
 from search.record import Run
 from search.train.loop import Training
+from search.train.parametrisations import DEPTH, PARAMETRISATIONS, WIDTH
 from search.train.parametrise import scales
 from search.train.placement import Placement
 from space.arch import Architecture
@@ -67,7 +68,8 @@ MATRICES = {
     "down_proj": OUT,
 }
 SIZE, CHANGE = "size", "change"
-WIDTH, DEPTH, HEAD_DIM = SHAPES = ("width", "depth", "head_dim")
+HEAD_DIM = "head_dim"
+SHAPES = (WIDTH, DEPTH, HEAD_DIM)
 OWN_FIELDS = {
     *("vocab_size", "hidden_size", "num_blocks", "num_attention_heads", "head_dim"),
     *("intermediate_size", "sharing", "repeats"),
@@ -197,9 +199,10 @@ def main(config: CoordinateCheckConfig) -> None:
 def silent_axes(
     config: CoordinateCheckConfig, parametrisation: str, drifting: Sequence[Row]
 ) -> list[str]:
-    """The axes that a parametrisation ignores and along which it was not seen to drift all the
-    same. Attention scores count as 1/√head_dim in all of them, and `mup` follows width."""
-    followed = {HEAD_DIM, WIDTH} if parametrisation == "mup" else {HEAD_DIM}
+    """The axes that a parametrisation does not follow and along which it was not seen to drift all
+    the same. Attention scores count as 1/√head_dim in all of them, and repeats are depth."""
+    follows = PARAMETRISATIONS.load(parametrisation).follows
+    followed = {HEAD_DIM, *follows, *(PATTERNS if DEPTH in follows else ())}
     seen = {row.axis for row in drifting}
     return [axis for axis in config.axes if axis not in followed | seen]
 

@@ -4,8 +4,13 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from search.train.optimizers import OPTIMIZERS
+from search.train.parametrisations import PARAMETRISATIONS
 from space.arch import number
 from space.keys import without_defaults
+
+DOORS = (OPTIMIZERS, PARAMETRISATIONS)
+"""Whose things a recipe names, in fields of their names."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,10 @@ class Recipe:
     """Share of the steps spent decaying (`wsd`)."""
     final_lr_fraction: float = 0.0
     """Learning rate at the end, as a share of the peak."""
+    optimizer: str = "adamw"
+    """A file of `search/train/optimizers/`, or one of your own: docs/doors/optimizer.md."""
     beta1: float = 0.9
+    """AdamW's two, whatever takes the matrices inside layers."""
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
@@ -47,7 +55,8 @@ class Recipe:
     grad_clip: float = 1.0
     """Largest global gradient norm."""
     parametrisation: str = "completep"
-    """`sp`, `mup` or `completep`: see `search.train.parametrise`."""
+    """A file of `search/train/parametrisations/`, or one of your own:
+    docs/doors/parametrisation.md."""
     base_hidden_size: int = 96
     base_num_hidden_layers: int = 1
     init_std: float = 0.05
@@ -86,7 +95,6 @@ class Recipe:
                 raise ValueError(f"{name} must be positive, but got {getattr(self, name)}")
         for name, choices in (
             ("schedule", ("wsd", "cosine")),
-            ("parametrisation", ("sp", "mup", "completep")),
             ("precision", ("auto", "bf16", "fp32")),
         ):
             if getattr(self, name) not in choices:
@@ -104,6 +112,8 @@ class Recipe:
                 "warmup_fraction + decay_fraction must be at most 1, but got "
                 f"{self.warmup_fraction} + {self.decay_fraction}"
             )
+        for door in DOORS:
+            object.__setattr__(self, door.name, door.pinned(getattr(self, door.name)))
         self._check_horizons()
 
     def _check_types(self) -> None:
@@ -169,10 +179,15 @@ class Recipe:
         return steps * self.tokens_per_step
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON, YAML and keys have it. Of the fields that were added since the first version,
-        those at their default are left out."""
+        """As JSON and YAML have it. Of the fields that were added since the first version, those at
+        their default are left out."""
         values = without_defaults(asdict(self), DEFAULTS, KEYED)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def canonical(self) -> dict[str, Any]:
+        """What a run's key holds of it: files by what they contain, wherever they are."""
+        values = self.to_dict()
+        return values | {d.name: d.identity(values[d.name]) for d in DOORS if d.name in values}
 
     @property
     def tokens_per_step(self) -> int:

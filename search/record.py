@@ -47,7 +47,7 @@ class Run:
         return _digest(
             {
                 "architecture": self.architecture.canonical(),
-                "recipe": self.recipe.to_dict(),
+                "recipe": self.recipe.canonical(),
                 "data": self.data_fingerprint,
                 "seed": self.seed,
                 "init_seed": self.init_seed,

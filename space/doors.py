@@ -13,6 +13,7 @@ module, or by the path of a file.
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,12 +57,14 @@ class Door(Generic[T]):
         """The implementation of this name, module or file.
 
         Raises:
-            ValueError: there is none, or it lacks what the protocol asks for. The message names the
-                option that was given, by default the door.
+            ValueError: there is none, it lacks what the protocol asks for, or it is pinned and its
+                source has changed since. The message names the option that was given, by default
+                the door.
         """
         option = option or self.name
         if not isinstance(name, str):
             raise ValueError(f"{option} must be a name, but got {name!r}")
+        name, digest = _unpinned(name)
         module = self._find(name)
         if module is None:
             raise ValueError(
@@ -69,6 +72,11 @@ class Door(Generic[T]):
                 f"got {name!r}{self._choices(name)}"
             )
         where = getattr(module, "__file__", None) or name
+        if digest not in (None, _digest(module)):
+            raise ValueError(
+                f"{where} must be as it was when it was asked for, {name}@{digest}, but has "
+                f"changed; restore it, or ask for {name} anew"
+            )
         found = getattr(module, self.member, None)
         if found is None:
             raise ValueError(f"{where} must define {self.member}, but does not")
@@ -79,16 +87,27 @@ class Door(Generic[T]):
             )
         return cast(T, found)
 
-    def identity(self, name: str) -> str:
-        """What run keys hold: the name of one of the project's own; of another its module's name
-        and a digest of its source, so that a changed file is another thing."""
-        if name in self._own():
+    def pinned(self, name: str) -> str:
+        """The name as what is kept has it: that of one of the project's own; of another
+        `name@digest`, by which it is known where the file is not, and not loaded once it has
+        changed.
+
+        Raises:
+            ValueError: as `load` does; not for a name that is pinned already.
+        """
+        if name in self._own() or (isinstance(name, str) and _unpinned(name)[1]):
             return name
         self.load(name)
         module = self._find(name)
-        source = Path(str(module.__file__)).read_bytes() if module else b""
+        assert module is not None, "it was loaded"
+        return f"{name}@{_digest(module)}"
+
+    def identity(self, name: str) -> str:
+        """What run keys hold: the name of one of the project's own; of another its module's name
+        and a digest of its source, so that a changed file is another thing."""
+        name, digest = _unpinned(self.pinned(name))
         stem = Path(name).stem if name.endswith(".py") else name
-        return f"{stem}@{hashlib.sha256(source).hexdigest()[:12]}"
+        return f"{stem}@{digest}" if digest else name
 
     def all(self) -> Iterator[tuple[str, T]]:
         """Each of `names` with its implementation."""
@@ -162,6 +181,17 @@ def _from_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise ValueError(f"{path} could not be loaded: {type(error).__name__}: {error}") from error
     return module
+
+
+def _digest(module: ModuleType) -> str:
+    """Of the source as it stands."""
+    return hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()[:12]
+
+
+def _unpinned(name: str) -> tuple[str, str | None]:
+    """A name and the digest that it was pinned to."""
+    pinned = re.fullmatch(r"(.+)@([0-9a-f]{12})", name)
+    return (pinned[1], pinned[2]) if pinned else (name, None)
 
 
 def _is_module(name: str) -> bool:

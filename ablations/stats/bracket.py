@@ -11,6 +11,7 @@ from math import inf, isfinite
 from statistics import mean
 
 from search.recipe import Recipe
+from search.train.parametrisations import PARAMETRISATIONS
 from space.arch import Architecture
 
 FIRST_SEED = 1000
@@ -101,11 +102,10 @@ def rounded(rate: float) -> float:
 
 
 def is_carried(architecture: Architecture, recipe: Recipe) -> bool:
-    """Whether the recipe's parametrisation carries its rate from the base shape to this one:
-    `completep` to other widths and to more layers, `mup` to other widths, `sp` to no other shape.
-    """
-    layers, base = architecture.num_layers, recipe.base_num_hidden_layers
-    if recipe.parametrisation == "completep":
-        return layers >= base
-    same_width = architecture.hidden_size == recipe.base_hidden_size
-    return layers == base and (same_width or recipe.parametrisation == "mup")
+    """Whether the recipe's parametrisation carries its rate from the base shape to this one; no
+    where the parametrisation is no longer to be had."""
+    try:
+        rule = PARAMETRISATIONS.load(recipe.parametrisation)
+    except ValueError:  # a file of the user's, away or changed
+        return False
+    return rule.carries(architecture, recipe)

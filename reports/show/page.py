@@ -15,6 +15,9 @@ from reports.weigh.answer import Evidence, answer, budget_words, count, join, on
 from reports.weigh.scores import of_study
 from search.recipe import Recipe
 from search.record import Record
+from search.train.optimizers import OPTIMIZERS
+from search.train.parametrisations import PARAMETRISATIONS
+from space.doors import Door
 
 Facts = list[tuple[str, str]]
 
@@ -201,12 +204,6 @@ def _seeds(study: Study) -> str:
 def recipe_in_words(recipe: Recipe) -> str:
     """How each candidate was trained, in a sentence."""
     r = recipe
-    carried = (
-        "the same for all shapes (standard parametrisation)"
-        if r.parametrisation == "sp"
-        else f"at a base shape {r.base_num_hidden_layers} deep and {r.base_hidden_size} wide, "
-        f"carried to other shapes by {r.parametrisation}"
-    )
     decay = (
         f"decaying over the last {_percent(r.decay_fraction)}" if r.schedule == "wsd" else "cosine"
     )
@@ -218,12 +215,21 @@ def recipe_in_words(recipe: Recipe) -> str:
     )
     return (
         f"{r.tokens:,} tokens in {r.steps:,} steps of {r.batch_size} × {r.seq_len}; "
-        f"AdamW (betas {r.beta1:g} and {r.beta2:g}, weight decay {r.weight_decay:g}), "
-        f"peak learning rate {r.lr:g} {carried}; "
+        f"{_described(OPTIMIZERS, r)}, "
+        f"peak learning rate {r.lr:g} {_described(PARAMETRISATIONS, r)}; "
         f"warm-up over {_percent(r.warmup_fraction)}, {decay} to {_percent(r.final_lr_fraction)} "
         f"of the peak; gradient norm at most {r.grad_clip:g}; {r.precision}; "
         f"scored on {r.eval_tokens:,} validation tokens{branches}"
     )
+
+
+def _described(door: Door[Any], recipe: Recipe) -> str:
+    """What a recipe names, in words; the name alone where a file of the user's is away."""
+    name = getattr(recipe, door.name)
+    try:
+        return str(door.load(name).describe(recipe))
+    except ValueError:
+        return f"({door.name} {name})"
 
 
 def _data(record: Record) -> str:

@@ -10,6 +10,7 @@ from search.record import FINISHED
 from search.runs import CorruptRecord, read_record
 from search.show.progress import count, duration
 from search.study.plan import Work
+from search.train.optimizers import OPTIMIZERS
 from search.train.placement import Placement, what_is_lost
 
 RECENT = 40
@@ -17,8 +18,6 @@ RECENT = 40
 UTILISATION = 0.25
 """Share of a matrix product's rate that training is taken to reach where nothing was measured."""
 WEIGHT_BYTES = 4
-CHECKPOINT_WEIGHTS = 3
-"""A checkpoint holds the weights and AdamW's two moments."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ def estimate(
     flops = work.flops * left / work.total
     rate, basis = speed(work, placement, runs)
     weights = work.parameters * WEIGHT_BYTES
+    kept_per_weight = OPTIMIZERS.load(work.typical.recipe.optimizer).state_per_weight
     return Estimate(
         runs=left,
         tokens=work.tokens * left / work.total,
@@ -66,7 +66,7 @@ def estimate(
         basis=basis,
         lost=what_is_lost(placement, work.typical.architecture),
         disk_bytes=weights
-        * (min(left, kept) + (workers + min(left, pausing)) * CHECKPOINT_WEIGHTS),
+        * (min(left, kept) + (workers + min(left, pausing)) * (1 + kept_per_weight)),
     )
 
 

@@ -34,6 +34,7 @@ from search.data.dataset import Data, batch, validation_windows
 from search.record import DIVERGED, FAILED, FINISHED, Reading, Record, Run
 from search.runs import disk_error, usable_record, write_record, write_run
 from search.train.engine import AutogradEngine, Engine, KernelEngine, Weights
+from search.train.optimizers import OPTIMIZERS
 from search.train.parametrise import initialise, lr_factor, parameter_groups
 from search.train.placement import Placement, rank, settle, world
 from space.model import Attention, Decoder
@@ -148,11 +149,8 @@ class Training:
         self.model = _build(run, self.placement)
         self.weights = Weights(self.model)
         self.engine = _engine(self.model, self.weights, self.placement, run.recipe.precision)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, run.recipe),
-            betas=(run.recipe.beta1, run.recipe.beta2),
-            fused=True,
-        )
+        groups = parameter_groups(self.model, run.recipe)
+        self.optimizer = OPTIMIZERS.load(run.recipe.optimizer).build(groups, run.recipe)
         self.called_back: Exception | None = None
         """What a callback raised."""
         self.ahead: tuple[Tensor, Tensor] | None = None

@@ -34,7 +34,7 @@ from search.coordinate_check import (
 )
 from search.data.dataset import Data, DataConfig, prepare
 from search.recipe import Recipe
-from search.train import parametrise
+from search.train.parametrisations import Place, Scale, completep
 from search.train.placement import Placement
 from space.arch import Architecture
 from space.model import Decoder
@@ -110,13 +110,13 @@ def test_mup_follows_width_and_not_depth(data: Data) -> None:
 
 def test_a_wrong_power_of_depth_is_seen(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     """Depth as 1/√d, which leaves the rate to follow depth, drifts by about a half."""
-    ratios = parametrise._ratios
+    rule = completep.PARAMETRISATION
+    scale = rule.scale
 
-    def half(*given: Any) -> Any:
-        right = ratios(*given)
-        return replace(right, depth=right.depth**0.5)
+    def half(place: Place, *given: Any) -> Scale:
+        return scale(replace(place, depth=place.depth**0.5), *given)
 
-    monkeypatch.setattr(parametrise, "_ratios", half)
+    monkeypatch.setattr(rule, "scale", half)
     rows = check(config(axes=["depth"]), "completep", data)
     (stream,) = [r for r in rows if (r.kind, r.measure) == (STREAM, CHANGE)]
     assert 0.25 < stream.slope < 0.75
@@ -131,13 +131,14 @@ def test_a_rate_that_does_not_follow_width_is_seen(
     data: Data, monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...], kind: str
 ) -> None:
     """Activations would hardly tell: with closed branches these matrices change little else."""
-    scale = parametrise._scale
+    rule = completep.PARAMETRISATION
+    scale = rule.scale
 
-    def wrong(name: str, *given: Any) -> parametrise.Scale:
-        right = scale(name, *given)
-        return replace(right, lr=RECIPE.lr) if any(p in name for p in parts) else right
+    def wrong(place: Place, *given: Any) -> Scale:
+        right = scale(place, *given)
+        return replace(right, lr=RECIPE.lr) if any(p in place.name for p in parts) else right
 
-    monkeypatch.setattr(parametrise, "_scale", wrong)
+    monkeypatch.setattr(rule, "scale", wrong)
     rows = check(config(axes=["width"]), "completep", data)
     assert not {ATTENTION, FFN, STREAM, LOGITS} & drifting(rows, "width")
     (row,) = [r for r in rows if r.kind == kind]
@@ -239,7 +240,7 @@ def test_the_command_leaves_picture_table_and_exit_code(
         ("multiples=[2]", "multiples must be two or more"),
         ("recipe.base_hidden_size=90", "must be a multiple of head_dim, but got 90 and 16"),
         ("recipe.base_num_hidden_layers=0", "base_num_hidden_layers must be positive, but got 0"),
-        ("beside=np", "parametrisation must be one of sp, mup, completep"),
+        ("beside=np", "parametrisation must be one of completep, mup, sp"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(
