@@ -176,7 +176,7 @@ def main(config: CoordinateCheckConfig) -> None:
         beside = [config.beside] if config.beside not in (None, checked) else []
         names = [checked, *map(str, beside)]
         found = {name: check(config, name, data) for name in names}
-        folder = Path(config.outputs) / "coordinate_check" / checked
+        folder = Path(config.outputs) / "coordinate_check" / _folder(config.recipe)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "table.md").write_text(markdown(config, found))
         draw(config, found, folder / "slopes.png")
@@ -194,6 +194,14 @@ def main(config: CoordinateCheckConfig) -> None:
         )
     if drifting[checked] or silent:
         raise SystemExit(1)
+
+
+def _folder(recipe: Recipe) -> str:
+    """`completep`, `completep_muon`."""
+    named = recipe.canonical()
+    return "_".join(
+        [named["parametrisation"], *([named["optimizer"]] if "optimizer" in named else [])]
+    )
 
 
 def silent_axes(
