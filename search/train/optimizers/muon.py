@@ -6,24 +6,12 @@ takes each projection by itself. Its steps have the root mean square 0.2 · lr i
 (arXiv:2502.16982, section 2.2), about that of AdamW's, so that the recipe's learning rate and
 weight decay of the base shape serve both.
 
-Rows of the table of scales. All singular values of a step being equal, its spectral norm over n
-times the fan-in, at equal root mean square and shape of the matrix, is √n times as large, and so is
-what it makes of an input, against n times for Adam, whose steps are nearly of rank one where it
-counts. So c = √n, which is the spectral condition of feature learning (arXiv:2310.17813):
-a norm of lr · √(fan-out / fan-in) for the shapes of one family. arXiv:2512.05620 finds that such a
-rule of µP's transfers Muon's rate over widths better than none; wide matrices (k and v of few
-heads, down) keep the factor of the base shape's proportions whatever theirs are, as in Muon's
-original rule max(1, fan-out / fan-in).
-
-Depth is CompleteP's 1/d unchanged: its argument asks only that a step does not follow the size of
-the gradient. arXiv:2603.28743 finds that a rule of depth stays necessary with Muon.
-
-The product of learning rate and weight decay follows no width, as with AdamW. arXiv:2512.05620
-reports 1/width as nearly best where training tokens grow with the model; runs that are compared
-here have equal tokens.
-
-What was checked: `search.coordinate_check`, in DECISIONS.md. What was not: that the best rate of
-trained models stays where it is over widths and depths (`table=optimizers` asks that).
+Rows of the table of scales. At equal root mean square and proportions, a step with n times the
+fan-in has √n times the spectral norm, since its singular values are all equal, and changes its
+outputs by as much more; one of Adam, nearly of rank one where it counts, by n times. So c = √n,
+the spectral condition of arXiv:2310.17813 for matrices of one family. Depth and the product of
+learning rate and weight decay are as with AdamW. docs/decisions/072-muon-in-the-one-table.md has
+the sources, what was checked and what was not.
 """
 
 from collections.abc import Sequence

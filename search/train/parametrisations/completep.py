@@ -40,10 +40,10 @@ kind of layer over repeats as over depth.
 
 The ratios are real numbers: the base shape need not divide a shape, nor be one that can be built.
 The rule is the limit of many small branches, though, and a deep base shape makes the branches of
-shallow ones large. One layer, where d counts layers, served best: DECISIONS.md has the figures.
+shallow ones large. One layer, where d counts layers, served best: docs/decisions/034.
 
 Clipping the global gradient norm is the one part of the recipe that folding changes: the gradient
-of m·w is 1/m times that of w. DECISIONS.md has what that does.
+of m·w is 1/m times that of w: docs/decisions/035.
 """
 
 import math
