@@ -1,6 +1,6 @@
 """`python -m ablations table=NAME`: arms × seeds on one budget, and which differences are real.
 
-The story is that of a search (`search.study.story`); only that every cell is known beforehand.
+`make` is the whole of it, as `main` of a search is; only that every cell is known beforehand.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from ablations.files import TableFile, table_names
 from ablations.help import help_text
 from ablations.questions import QUESTIONS, standalone
 from ablations.timing import FILE, Timing
-from search.data.dataset import Data, require_tokens
-from search.executors.local import share_cores
-from search.recipe import Recipe
-from search.study.samplers import SamplerConfig
-from search.study.story import Story, data_settings, make_report
+from search.data.dataset import require_tokens
+from search.study.ending import conclude, finish, make_report
+from search.study.pool import Ending
+from search.study.session import Groundwork, Session, Subject, data_settings, lay_groundwork
+from search.train.placement import share_cores
 from space.cli import one_line_errors, option_of, verb
 
 
@@ -65,11 +65,22 @@ def main(config: AblationConfig) -> None:
     if len(names) > 1:  # what one of them cannot be told is known before the first is trained
         with one_line_errors():
             for name in names:
-                Comparison.check(replace(config, table=name))
+                check(replace(config, table=name))
     for name in names:
-        with one_line_errors():
-            comparison = Comparison.open(replace(config, table=name))
-        comparison.tell()
+        make(replace(config, table=name))
+
+
+def make(config: AblationConfig) -> None:
+    """One table, from wherever it stands."""
+    with one_line_errors():
+        check(config)
+        session = open_table(config)
+    outlook = session.estimate()
+    print(outlook, flush=True)
+    ending = session.train(outlook) if config.train else Ending("done")
+    with one_line_errors():
+        conclude(session, ending)
+    finish(session, ending)
 
 
 def with_overrides(name: str, config: AblationConfig) -> AblationConfig:
@@ -88,98 +99,85 @@ def tables_of_one_proxy() -> list[str]:
     return [name for name in table_names() if not TableFile.read(name).overrides]
 
 
-class Comparison(Story[AblationConfig, TableWork]):
-    """A table as a study whose every trial is enqueued."""
+def check(config: AblationConfig) -> None:
+    """Find what is wrong before anything is written. Raises: ValueError."""
+    table = ask(config, config.recipe, config.data.vocab_size)
+    if config.data.tokenizer is None and not standalone(str(config.table)):
+        require_vocabulary(table, config.data.vocab_size)
 
-    verb, naming, plot = "ablations", "called", "forest.png"
 
-    @classmethod
-    def check(cls, config: AblationConfig) -> SamplerConfig:
-        table = ask(config, config.recipe, config.data.vocab_size)
-        if config.data.tokenizer is None and not standalone(str(config.table)):
-            require_vocabulary(table, config.data.vocab_size)
-        return SamplerConfig()
+def open_table(config: AblationConfig) -> Session[TableWork]:
+    """A table as a study whose every trial is enqueued, new or gone on with.
 
-    @classmethod
-    def plan(cls, config: AblationConfig, recipe: Recipe, data: Data) -> TableWork:
-        timing = Timing(config.folder / FILE)
+    Raises:
+        ValueError: something in the configuration, or a change under the same name.
+    """
+    ground = lay_groundwork(config, verb="ablations", naming="called")
+    work = plan(config, ground)
+    pages = [[f"table={config.table_name}"]]
+    quoted_by = work.table.quoted_by
+    pages += [] if quoted_by is None else [[f"study={quoted_by}"]]
+    subject = Subject(
+        work=work,
+        headline=headline(work),
+        settings=settings(config, work, ground),
+        facts=facts,
+        pages=pages,
+        plot="forest.png",
+    )
+    return Session.open(ground, subject)
+
+
+def plan(config: AblationConfig, ground: Groundwork) -> TableWork:
+    """The table's cells."""
+    data, recipe = ground.data, ground.recipe
+    timing = Timing(config.folder / FILE)
+    table = ask(config, recipe, data.vocab_size, timing)
+    if timing.missing:
+        timing.measure(data, share_cores(config.placement, config.workers))
         table = ask(config, recipe, data.vocab_size, timing)
-        if timing.missing:
-            placement = share_cores(config.placement, config.workers)
-            timing.measure(data, placement)
-            table = ask(config, recipe, data.vocab_size, timing)
-        if timing.content:
-            table = replace(table, caption=f"{table.caption} {timing.words()}")
-        for panel in table.panels:
-            for arm in panel.arms:
-                require_tokens(data, arm.recipe.seq_len, arm.recipe.batch_size)
-        require_vocabulary(table, data.vocab_size)
-        return TableWork(
-            table=table,
-            data_fingerprint=data.fingerprint,
-            first_seed=config.seed if table.first_seed is None else table.first_seed,
-            search=config.lr_search,
-        )
+    if timing.content:
+        table = replace(table, caption=f"{table.caption} {timing.words()}")
+    for panel in table.panels:
+        for arm in panel.arms:
+            require_tokens(data, arm.recipe.seq_len, arm.recipe.batch_size)
+    require_vocabulary(table, data.vocab_size)
+    return TableWork(
+        table=table,
+        data_fingerprint=data.fingerprint,
+        first_seed=config.seed if table.first_seed is None else table.first_seed,
+        search=config.lr_search,
+    )
 
-    @classmethod
-    def settings(
-        cls, work: TableWork, recipe: Recipe, data: Data, config: AblationConfig
-    ) -> dict[str, Any]:
-        """Arms and seeds may change: their cells are known by key."""
-        budgets = {panel.name: str(panel.budget) for panel in work.table.panels}
-        return {
-            "scale": config.scale,
-            "budget": next(iter(budgets.values())),
-            "recipe": recipe.to_dict(),
-            "data": data_settings(data),
-        }
 
-    def attempts(self) -> Any:
-        """Of cells that the table has now."""
-        return [a for a in super().attempts() if a.key is None or a.key in self.work.cells]
+def settings(config: AblationConfig, work: TableWork, ground: Groundwork) -> dict[str, Any]:
+    """What must not change under the study's name. Arms and seeds may: their cells are known by
+    key."""
+    budgets = {panel.name: str(panel.budget) for panel in work.table.panels}
+    return {
+        "scale": config.scale,
+        "budget": next(iter(budgets.values())),
+        "recipe": ground.recipe.to_dict(),
+        "data": data_settings(ground.data),
+    }
 
-    def estimate(self) -> str:
-        self.look()
-        return super().estimate()
 
-    def describe(self, finished: bool) -> None:
-        self.look()
-        super().describe(finished)
+def headline(work: TableWork) -> str:
+    """What the table is, in a line."""
+    table, search = work.table, work.search
+    arms = sum(len(panel.arms) for panel in table.panels)
+    rates = "" if search.name == "none" else f", {len(search.factors)} learning rates or more"
+    seeds = QUESTIONS.load(table.question).seeds_in_words(table)
+    return f"table {table.name}: {arms} arms, {seeds}{rates}"
 
-    def look(self) -> None:
-        """Narrow what is left to the seeds that are wanted as yet."""
-        self.work = self.work.after(self.attempts(), self.job.since)
 
-    def train(self) -> Any:
-        if not self.config.train:
-            self.expected = replace(self.expected, runs=0)
-            self.job = replace(self.job, unscored=())  # whoever asks them would train, too
-        return super().train()
-
-    def headline(self) -> str:
-        table = self.work.table
-        arms = sum(len(panel.arms) for panel in table.panels)
-        seeds, search = QUESTIONS.load(table.question).seeds_in_words(table), self.work.search
-        rates = "" if search.name == "none" else f", {len(search.factors)} learning rates or more"
-        return f"table {table.name}: {arms} arms, {seeds}{rates}"
-
-    def facts(self) -> dict[str, Any]:
-        facts = table_facts(self.work.resolved)
-        if self.work.search.name != "none":
-            facts["lr_search"] = search_facts(self.work)
-        return {"table": facts, "places": list(self.work.places())}
-
-    def report(self) -> None:
-        super().report()
-        if (study := self.work.table.quoted_by) is not None and self.config.report:
-            make_report([f"study={study}", f"outputs={self.config.outputs}"])
-
-    def page(self) -> list[str]:
-        return [f"table={self.config.table_name}"]
-
-    @property
-    def kept_arms(self) -> int:
-        return 1
+def facts(session: Session[TableWork]) -> dict[str, Any]:
+    """What `study.json` says of a table."""
+    work = session.work
+    table = table_facts(work.resolved)
+    if work.search.name != "none":
+        table["lr_search"] = search_facts(work)
+    return {"table": table, "places": list(work.places())}
 
 
 if __name__ == "__main__":

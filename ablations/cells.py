@@ -189,6 +189,9 @@ class TableWork:
             self._last[known] = self._with_rates(tried)._with_seeds(ended)
         return self._last[known]
 
+    def concerns(self, key: str) -> bool:
+        return key in self.cells
+
     @cached_property
     def _last(self) -> dict[Hashable, Self]:
         """The answer of `after`, by what it follows from: workers ask far more often than runs

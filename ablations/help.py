@@ -10,10 +10,9 @@ from ablations.config import AblationConfig
 from ablations.files import TableFile, table_names
 from ablations.questions import QUESTIONS, standalone_names
 from ablations.timing import FILE, Timing
-from search.executors.local import share_cores
 from search.show.estimate import estimate
 from search.show.progress import count, duration
-from search.train.placement import settle, settle_precision
+from search.train.placement import settle, settle_precision, share_cores
 
 
 def help_text(config_of: Callable[[str], AblationConfig]) -> str:

@@ -1,25 +1,24 @@
 """`python -m search`: try the architectures of a space on one budget, and leave a report.
 
-The story (`search.study.story`): check everything, say what it will take, let workers train,
-describe what they found.
+`main` is the whole of it: check and open, estimate, train, describe and report. The training is
+done by workers, wherever the executor runs them: read on in `search.study.worker`.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
 from search.config import SearchConfig
-from search.data.dataset import Data, require_tokens
-from search.executors.local import Ending
-from search.recipe import Recipe
+from search.data.dataset import require_tokens
 from search.study.describe import exploration_facts, pruning_facts
+from search.study.ending import conclude, finish
 from search.study.exploration import SearchWork
-from search.study.plan import distinct
-from search.study.pruners import PrunerConfig, make_pruner
-from search.study.samplers import SamplerConfig, make_sampler
-from search.study.story import Story, data_settings
+from search.study.pruners import make_pruner
+from search.study.samplers import make_sampler
+from search.study.session import Session, Subject, data_settings, lay_groundwork
 from space.axes import Space
 from space.cli import one_line_errors, verb
 
@@ -29,8 +28,15 @@ def main(config: SearchConfig) -> None:
     """Run a study, from wherever it stands."""
     with one_line_errors():
         require_one_length(HydraConfig.get().overrides.task)
-        search = Search.open(config)
-    search.tell()
+        check(config)
+        session = open_search(config)
+    outlook = session.estimate()
+    print(outlook, flush=True)
+    ending = session.train(outlook)
+    with one_line_errors():
+        conclude(session, ending)
+    finish(session, ending)
+    say_what_is_left(session, config)
 
 
 def require_one_length(given: Sequence[str]) -> None:
@@ -43,112 +49,103 @@ def require_one_length(given: Sequence[str]) -> None:
         )
 
 
-class Search(Story[SearchConfig, SearchWork]):
-    """The exploration of a space."""
+def check(config: SearchConfig) -> None:
+    """Find what is wrong before anything is written. Raises: ValueError."""
+    make_sampler(config.sampler, config.seed)
+    make_pruner(config.pruner, config.recipe)
+    if config.data.tokenizer is None:  # whose vocabulary is known once it is read
+        Space.from_config(config.space, config.budget, config.data.vocab_size)
 
-    verb, naming, plot = "search", "study", "depth_vs_width.png"
 
-    @classmethod
-    def check(cls, config: SearchConfig) -> SamplerConfig:
-        make_sampler(config.sampler, config.seed)
-        make_pruner(config.pruner, config.recipe)
-        if config.data.tokenizer is None:  # whose vocabulary is known once it is read
-            Space.from_config(config.space, config.budget, config.data.vocab_size)
-        return config.sampler
+def open_search(config: SearchConfig) -> Session[SearchWork]:
+    """The exploration of a space, new or gone on with.
 
-    @classmethod
-    def pruner(cls, config: SearchConfig) -> PrunerConfig:
-        return config.pruner
-
-    @classmethod
-    def plan(cls, config: SearchConfig, recipe: Recipe, data: Data) -> SearchWork:
-        space = Space.from_config(config.space, config.budget, data.vocab_size)
-        require_tokens(data, recipe.seq_len, recipe.batch_size)
-        return SearchWork.of(
-            space,
-            recipe,
-            data.fingerprint,
-            n_trials=config.n_trials,
-            replicates=config.replicates,
-            grid=config.sampler.exhaustive,
-            first_seed=config.seed,
-        )
-
-    @classmethod
-    def settings(
-        cls, work: SearchWork, recipe: Recipe, data: Data, config: SearchConfig
-    ) -> dict[str, Any]:
-        return {
-            "space": work.space.to_dict(),
+    Raises:
+        ValueError: something in the configuration, or a change under the same name.
+    """
+    ground = lay_groundwork(config, verb="search", naming="study")
+    data, recipe = ground.data, ground.recipe
+    space = Space.from_config(config.space, config.budget, data.vocab_size)
+    require_tokens(data, recipe.seq_len, recipe.batch_size)
+    work = SearchWork.of(
+        space,
+        recipe,
+        data.fingerprint,
+        n_trials=config.n_trials,
+        replicates=config.replicates,
+        grid=config.sampler.exhaustive,
+        first_seed=config.seed,
+    )
+    subject = Subject(
+        work=work,
+        headline=headline(config, work),
+        settings={
+            "space": space.to_dict(),
             "recipe": recipe.to_dict(),
             "data": data_settings(data),
             "seed": config.seed,
-        }
+        },
+        facts=partial(facts, config),
+        pages=[[f"study={config.name}"]],
+        plot="depth_vs_width.png",
+        sampler=config.sampler,
+        pruner=config.pruner,
+        kept_arms=config.replicates.top + 1,
+        pausing_runs=0 if config.pruner.name == "none" else work.plan.explorations,
+    )
+    return Session.open(ground, subject)
 
-    def headline(self) -> str:
-        plan, space = self.work.plan, self.work.space
-        return (
-            f"study {self.job.study}: {plan.explorations} of {space.size} architectures of "
-            f"{space.budget}, {self.work.total - plan.explorations} further seeds"
-            + self._pruning()
-            + self._left_out()
+
+def headline(config: SearchConfig, work: SearchWork) -> str:
+    """What the study is, in a line."""
+    plan, space = work.plan, work.space
+    line = (
+        f"study {config.name}: {plan.explorations} of {space.size} architectures of "
+        f"{space.budget}, {work.total - plan.explorations} further seeds"
+    )
+    if config.pruner.name != "none":
+        where = " or ".join(f"{share:.0%}" for share in work.recipe.horizons)
+        line += f"; {config.pruner.name} may stop the former after {where} of their tokens"
+    left = space.size - plan.explorations
+    if plan.grid and left:  # `benchmarks.samplers` has what such a grid costs
+        line += f"; a grid leaves {left} out, sampler=tpe pruner=asha chooses among all"
+    return line
+
+
+def facts(config: SearchConfig, session: Session[SearchWork]) -> dict[str, Any]:
+    """What `study.json` says of a search."""
+    work, attempts = session.subject.work, session.attempts()
+    space = work.space
+    return {
+        "budget": asdict(space.budget),
+        "space": {**space.kind, "size": space.size},
+        "sampler": config.sampler.name,
+        "pruner": config.pruner.name,
+        "n_trials": config.n_trials,
+        **exploration_facts(session.study, attempts),
+        **pruning_facts(attempts, work.recipe),
+    }
+
+
+def say_what_is_left(session: Session[SearchWork], config: SearchConfig) -> None:
+    """How to go on with runs that were stopped early; that a space is used up."""
+    runs, work = session.runs(), session.subject.work
+    done, pruned = session.count_done(), sum(run.state == "PRUNED" for run in runs)
+    if pruned:
+        horizons = ",".join(map(str, work.recipe.horizons))
+        print(
+            f"{pruned} of {done} runs were stopped early; they go on by the same command with "
+            f"study={session.job.study} pruner=none 'recipe.horizons=[{horizons}]' instead of "
+            f"pruner={config.pruner.name}"
         )
-
-    def _pruning(self) -> str:
-        if self.config.pruner.name == "none":
-            return ""
-        where = " or ".join(f"{share:.0%}" for share in self.work.recipe.horizons)
-        return f"; {self.config.pruner.name} may stop the former after {where} of their tokens"
-
-    def _left_out(self) -> str:
-        """`benchmarks.samplers` has what such a grid costs."""
-        plan = self.work.plan
-        left = self.work.space.size - plan.explorations
-        if not plan.grid or not left:
-            return ""
-        return f"; a grid leaves {left} out, sampler=tpe pruner=asha chooses among all"
-
-    def facts(self) -> dict[str, Any]:
-        space, config = self.work.space, self.config
-        return {
-            "budget": asdict(space.budget),
-            "space": {**space.kind, "size": space.size},
-            "sampler": config.sampler.name,
-            "pruner": config.pruner.name,
-            "n_trials": config.n_trials,
-            **exploration_facts(self.study, self.attempts()),
-            **pruning_facts(self.attempts(), self.work.recipe),
-        }
-
-    def page(self) -> list[str]:
-        return [f"study={self.job.study}"]
-
-    @property
-    def kept_arms(self) -> int:
-        return self.config.replicates.top + 1
-
-    @property
-    def pausing_runs(self) -> int:
-        return 0 if self.config.pruner.name == "none" else self.work.plan.explorations
-
-    def finish(self, ending: Ending) -> None:
-        super().finish(ending)
-        done, asked, plan = self.count_done(), self.config.n_trials, self.work.plan
-        if pruned := self.content["pruned"]:
-            horizons = ",".join(map(str, self.work.recipe.horizons))
-            print(
-                f"{pruned} of {done} runs were stopped early; they go on by the same command with "
-                f"study={self.job.study} pruner=none 'recipe.horizons=[{horizons}]' instead of "
-                f"pruner={self.config.pruner.name}"
-            )
-            if len(distinct(self.attempts())) < self.work.total:
-                print(f"they left too few for the {self.work.total} runs that were planned")
-        if self.work.total <= done < asked:
-            print(
-                f"{done} of {asked} runs: {plan.explorations} of "
-                f"{self.work.space.size} architectures tried, {plan.replicates.seeds} seeds each "
-                "of those worth it; there is no more to do in this space"
-            )
+        if len(runs) < work.total:
+            print(f"they left too few for the {work.total} runs that were planned")
+    if work.total <= done < config.n_trials:
+        print(
+            f"{done} of {config.n_trials} runs: {work.plan.explorations} of {work.space.size} "
+            f"architectures tried, {work.plan.replicates.seeds} seeds each of those worth it; "
+            "there is no more to do in this space"
+        )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 from search.data.dataset import DataConfig
 from search.evaluate.tasks import PACKAGE, SOURCES
+from search.executors import ExecutorConfig
 from search.recipe import Recipe
 from search.show.trackers import TrackerConfig
 from search.study.exploration import Replicates
@@ -19,19 +20,7 @@ from space.axes import SpaceConfig
 from space.budget import Budget
 from space.cli import require_name
 
-EXECUTORS = ("local",)
 KEEP = ("best", "all", "none")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExecutorConfig:
-    """Where workers run."""
-
-    name: str = "local"
-    """`local`: processes on this machine. More machines join by the same command."""
-
-    def __post_init__(self) -> None:
-        _choose("executor.name", self.name, EXECUTORS)
 
 
 @dataclass(kw_only=True)

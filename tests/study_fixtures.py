@@ -15,8 +15,10 @@ import optuna
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from search.__main__ import Search
+from search.__main__ import check
+from search.__main__ import open_search as open_session
 from search.record import Record, Score
+from search.study.session import Session
 from search.study.worker import Worker
 from space.cli import CONF
 
@@ -59,17 +61,19 @@ def overrides(*more: str) -> list[str]:
     return [text for text in TINY if text.split("=")[0] not in replaced] + list(more)
 
 
-def open_search(folder: Path, *more: str) -> Search:
+def open_search(folder: Path, *more: str) -> Session:
     """The search that the command line would open in `folder`, which is the current one."""
     path = folder / "text.jsonl"
     if not path.is_file():
         write_text(folder)
     with initialize_config_dir(CONF, version_base="1.3"):
         config = compose("search", overrides(f"data.path={path}", *more))
-    return Search.open(OmegaConf.to_object(config))  # type: ignore[arg-type]
+    values = OmegaConf.to_object(config)
+    check(values)
+    return open_session(values)
 
 
-def work(search: Search, number: int = 0) -> list[dict[str, Any]]:
+def work(search: Session, number: int = 0) -> list[dict[str, Any]]:
     """The events of a worker, in this process, that does what is left."""
     events: list[dict[str, Any]] = []
     Worker(search.job, number, events.append, threading.Event()).work()
@@ -127,9 +131,9 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.parent.name: json.loads(path.read_text()) for path in paths}
 
 
-def plant(search: Search, value: float = 0.01) -> None:
+def plant(search: Session, value: float = 0.01) -> None:
     """A finished trial so good that every other one is worse at every horizon."""
-    recipe = search.work.recipe
+    recipe = search.subject.work.recipe
     steps = {branch.end * recipe.tokens_per_step: value for branch in recipe.branches}
     search.study.add_trial(
         optuna.create_trial(

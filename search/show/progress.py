@@ -4,15 +4,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from search.executors import Event
 from search.record import PRUNED, Run
-
-Event = dict[str, Any]
 
 METRIC_NAMES = {"val_bpb": "bits per byte", "val_loss": "nats per token"}
 

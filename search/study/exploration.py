@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from search.recipe import Recipe
 from search.record import Run, architecture_id
@@ -163,7 +163,7 @@ class SearchWork:
         replicates: Replicates,
         grid: bool,
         first_seed: int = 0,
-    ) -> "SearchWork":
+    ) -> Self:
         """The work of exploring a space."""
         plan = Exploration(
             options=options_of(space, recipe.seq_len),
@@ -176,6 +176,12 @@ class SearchWork:
 
     def next(self, attempts: Sequence[Attempt], since: int) -> Cell | Step:
         return self.plan.next(attempts, since)
+
+    def after(self, attempts: Sequence[Attempt], since: int) -> Self:
+        return self
+
+    def concerns(self, key: str) -> bool:
+        return True
 
     def suggest(self, trial: "Trial") -> dict[str, Any]:
         self.space.suggest(trial)

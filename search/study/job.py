@@ -30,7 +30,7 @@ class Job:
     placement: Placement
     """As it was given: what it leaves open a checkpoint pins."""
     workers: int = 1
-    """That share the cores of a machine."""
+    """That run at once: on one machine they share its cores."""
     since: int = 0
     """Trials there were at this start."""
     evaluate: Evaluation = field(default_factory=Evaluation)

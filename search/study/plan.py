@@ -8,7 +8,7 @@ failed before this start, is simply one that is not done yet.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from search.record import DIVERGED, FAILED, Run
 
@@ -67,6 +67,11 @@ class Attempt:
     def busy(self) -> bool:
         return self.state in ("RUNNING", "WAITING")
 
+    @property
+    def done(self) -> bool:
+        """Whether its run need not be tried again."""
+        return self.state in ("COMPLETE", "PRUNED") or self.status == DIVERGED
+
 
 class Work(Protocol):
     """All that a worker needs to know of a study: what to do next, and which run it is."""
@@ -74,6 +79,14 @@ class Work(Protocol):
     def next(self, attempts: Sequence[Attempt], since: int) -> Cell | Step:
         """What to do, given all trials so far. Failures of trials before `since` are tried
         again."""
+        ...
+
+    def after(self, attempts: Sequence[Attempt], since: int) -> Self:
+        """This work, narrowed to what is wanted once these trials are known."""
+        ...
+
+    def concerns(self, key: str) -> bool:
+        """Whether a trial of this run belongs to it."""
         ...
 
     def suggest(self, trial: Any) -> dict[str, Any]:

@@ -25,9 +25,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.data.dataset import open_data
 from search.evaluate.scores import Scorer
+from search.executors import Event
 from search.record import FAILED, FINISHED, PRUNED, Reading, Record, Run, architecture_id
 from search.runs import disk_error, usable_record
-from search.show.progress import METRIC_NAMES, Event, ended, told
+from search.show.progress import METRIC_NAMES, ended, told
 from search.study.job import Job
 from search.study.locks import HOST, run_lock
 from search.study.plan import REPLICATE, Attempt, Cell, Step, distinct, is_open
@@ -63,8 +64,16 @@ class Pruned(Stop):
 class Worker:
     """A worker's loop over its study."""
 
-    def __init__(self, job: Job, number: int, emit: Emit, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        job: Job,
+        number: int,
+        emit: Emit,
+        stopping: threading.Event,
+        owner: str | None = None,
+    ) -> None:
         self.job, self.emit, self.stopping = job, emit, stopping
+        self.owner = owner or f"{HOST}:{os.getpid()}"
         seed = worker_seed(job.sampler, job.seed, number, trials=job.since)
         self.study = load_study(
             job,
@@ -218,7 +227,7 @@ class Worker:
     def _claim(self, trial: Trial, params: dict[str, Any], run: Run) -> None:
         """Write into the trial which run it is, so that no one else takes it."""
         for name, value in {
-            "worker": f"{HOST}:{os.getpid()}:",
+            "worker": f"{self.owner}:",
             "cell": params,
             "seed": run.seed,
             "arm": architecture_id(run.architecture),
@@ -298,6 +307,25 @@ class Worker:
         return progress
 
 
+def work(
+    job: Job, number: int, emit: Emit, stopping: threading.Event, owner: str | None = None
+) -> None:
+    """Do what is left of a job as worker `number`: what every executor has its workers do.
+
+    `emit` takes each event; once `stopping` is set, the run in progress writes a checkpoint and
+    ends. `owner` names whose trials are this worker's: by default host and process id.
+    """
+    try:
+        Worker(job, number, emit, stopping, owner).work()
+    except STORAGE_ERRORS as error:
+        disk = disk_error(error)
+        if disk is None and "disk is full" not in f"{error} {error.__cause__}":  # as SQLite says it
+            raise
+        emit({"event": "fatal", "reason": str(disk or error)})
+        return
+    emit({"event": "done"})
+
+
 class Relay(io.TextIOBase):
     """Standard output of a worker: its lines become events, which the parent prints."""
 
@@ -332,15 +360,7 @@ def main() -> None:
     sys.stdout = Relay(emit)
     number, job = pickle.load(sys.stdin.buffer)
     threading.Thread(target=watch_parent, daemon=True).start()
-    try:
-        Worker(job, number, emit, stopping).work()
-    except STORAGE_ERRORS as error:
-        disk = disk_error(error)
-        if disk is None and "disk is full" not in f"{error} {error.__cause__}":  # as SQLite says it
-            raise
-        emit({"event": "fatal", "reason": str(disk or error)})
-        return
-    emit({"event": "done"})
+    work(job, number, emit, stopping)
 
 
 if __name__ == "__main__":

@@ -112,6 +112,11 @@ def _own_threads() -> int:
     return min(started_with or torch.get_num_threads(), cores())
 
 
+def share_cores(placement: Placement, workers: int) -> Placement:
+    """The placement with a worker's threads: the cores of this machine divided among them."""
+    return replace(placement, threads=placement.threads or max(1, cores() // workers))
+
+
 def cores() -> int:
     """Cores that this process may use, a container's limit included."""
     seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

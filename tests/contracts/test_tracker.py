@@ -11,6 +11,7 @@ from contract_fixtures import failures_of
 from study_fixtures import open_search, records, run, work
 
 from search.show.trackers import TRACKERS, Mirror, Tracker, TrackerConfig, open_tracker
+from search.study.ending import describe, report
 
 DOOR = TRACKERS
 
@@ -42,8 +43,7 @@ def test_it_shows_runs_and_the_study_without_trouble(
     implementation: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     search = study_of(here, implementation)
-    search.describe(finished=True)
-    search.report()
+    report(search, describe(search, finished=True))
     assert "has not taken it" not in capsys.readouterr().out
     shows = search.tracker.tracker.shows
     states = search.tracker.shown.read_text().split() if shows else []
@@ -57,8 +57,7 @@ def test_it_leaves_records_as_they_are_and_nothing_outside_the_study(
 ) -> None:
     search = study_of(here, implementation)
     before = {path: path.read_bytes() for path in (here / "runs").rglob("*") if path.is_file()}
-    search.describe(finished=True)
-    search.report()
+    report(search, describe(search, finished=True))
     after = {path: path.read_bytes() for path in (here / "runs").rglob("*") if path.is_file()}
     assert after == before
     known = {".cache", "outputs", "runs", "text.jsonl"}
@@ -126,7 +125,7 @@ def test_a_full_disk_is_the_studys_trouble_too(tmp_path: Path) -> None:
 
 def test_jsonl_has_a_line_for_each_run(here: Path) -> None:
     search = study_of(here, "jsonl")
-    search.describe(finished=True)
+    describe(search, finished=True)
     lines = (search.config.folder / "runs.jsonl").read_text().splitlines()
     for line in map(json.loads, lines):
         record = records(here)[line["key"]]

@@ -26,6 +26,7 @@ from reports.views import laws
 from reports.weigh.fits import EDGE, INSIDE, NONE, Valley, growth, held_out, quality, robust, valley
 from reports.weigh.fits import _law as law_value
 from reports.weigh.fits import _slopes as law_slopes
+from search.study.ending import describe
 from space.budget import Budget
 
 ROOT = Path(__file__).parents[2]
@@ -546,7 +547,7 @@ def test_studies_of_real_runs_make_the_same_page_twice(
             *("n_trials=4", "replicates.top=0", "replicates.seeds=1"),
         )
         work(search)
-        search.describe(finished=True)
+        describe(search, finished=True)
     files = []
     for told in (["study=[law_100k,law_200k]"], ["study=[law_200k,law_100k]", "called=ours"]):
         monkeypatch.setattr(sys, "argv", ["reports", "page=laws", *told])

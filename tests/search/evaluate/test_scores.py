@@ -146,7 +146,7 @@ def test_a_study_asks_its_runs_and_asks_again_without_training(
     def start(*more: str) -> tuple[str, list[str]]:
         """What is said before, and the kinds of a worker's events."""
         search = open_search(tmp_path, *options, *more)
-        said, events = search.estimate(), work(search)
+        said, events = str(search.estimate()), work(search)
         search.lock.release()
         return said, [event["event"] for event in events]
 

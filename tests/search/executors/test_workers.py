@@ -31,9 +31,9 @@ from study_fixtures import (
 )
 
 from search.executors import local as workers
-from search.executors.local import Pool
 from search.runs import read_metrics
 from search.study.plan import MAX_DEATHS, distinct
+from search.study.pool import Listener, Pool
 from search.study.storage import open_storage, read_attempts
 from search.train import placement
 from search.train.placement import Placement, settle
@@ -344,10 +344,10 @@ def test_of_a_workers_trouble_with_files_only_a_full_disk_is_the_studys(
 
 
 def test_workers_get_a_share_of_the_cores_and_a_card_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "cores", lambda: 8)
-    shared = workers.share_cores(Placement(), 3)
+    monkeypatch.setattr(placement, "cores", lambda: 8)
+    shared = placement.share_cores(Placement(), 3)
     assert shared.threads == 2
-    assert workers.share_cores(Placement(threads=5), 3).threads == 5
+    assert placement.share_cores(Placement(threads=5), 3).threads == 5
     monkeypatch.setattr(workers, "gpus", lambda: ["2", "5"])
     cards = [workers.environment(shared, number)["CUDA_VISIBLE_DEVICES"] for number in range(3)]
     assert cards == ["2", "5", "2"]
@@ -358,10 +358,10 @@ def test_workers_get_a_share_of_the_cores_and_a_card_each(monkeypatch: pytest.Mo
 def test_a_run_keeps_its_threads_whatever_the_number_of_workers(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.setattr(placement, "cores", lambda: 2)
     one_run = (*ONE_LONG_RUN, "recipe.tokens=64000", "placement.threads=null")
 
-    def pool(count: int, listener: workers.Listener = lambda *_: None) -> Pool:
+    def pool(count: int, listener: Listener = lambda *_: None) -> Pool:
         search = open_search(here, *one_run, f"workers={count}")
         search.lock.release()
         return Pool(search.job, search.study, 1, listener)

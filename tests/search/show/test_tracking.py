@@ -14,6 +14,7 @@ from wandb_files import read
 from search.runs import read_metrics, read_record, write_record
 from search.show.trackers import open_tracker
 from search.show.trackers.wandb import WandbTracker
+from search.study.ending import describe, report
 
 pytestmark = pytest.mark.slow  # a W&B service process for every run
 
@@ -42,7 +43,7 @@ def shown(folder: Path, study: str = "tiny") -> dict[str, dict[str, Any]]:
 def test_every_number_in_wandb_is_the_records(here: Path) -> None:
     search = open_search(here, "tracker=wandb", "n_trials=2", "replicates.seeds=1")
     work(search)
-    search.describe(finished=True)
+    describe(search, finished=True)
     runs = shown(here)
     assert set(runs) == {f"tiny-{key}" for key in records(here)}
     for key, record in records(here).items():
@@ -66,10 +67,10 @@ def test_a_stopped_run_is_shown_as_stopped_until_it_has_gone_on(here: Path) -> N
     search = open_search(here, *given, *eager)
     plant(search)
     work(search)
-    search.describe(finished=True)
-    search.report()
+    content = describe(search, finished=True)
+    report(search, content)
     runs = shown(here)
-    (trial,) = search.content["trials"]
+    (trial,) = content["trials"]
     content = runs[f"tiny-{trial['key']}"]
     assert content["run"]["tags"] == ["explore", "pruned"]
     assert content["exit_code"] == 0
@@ -83,7 +84,7 @@ def test_a_stopped_run_is_shown_as_stopped_until_it_has_gone_on(here: Path) -> N
     search.lock.release()
     further = open_search(here, *given, "recipe.horizons=[0.25,0.5]")
     work(further)
-    further.describe(finished=True)
+    describe(further, finished=True)
     content = shown(here)[f"tiny-{trial['key']}"]
     assert content["run"]["tags"] == ["explore", "finished"]
     assert content["summary"]["tokens"] == 5120
@@ -108,7 +109,7 @@ def compare_curves(history: list[dict[str, Any]], lines: list[dict[str, Any]]) -
 def test_a_diverged_run_is_shown_with_its_reason(here: Path) -> None:
     search = open_search(here, "tracker=wandb", "n_trials=1", "recipe.lr=1e30")
     work(search)
-    search.describe(finished=True)
+    describe(search, finished=True)
     (content,) = shown(here).values()
     (record,) = records(here).values()
     assert content["exit_code"] == 1
@@ -120,8 +121,8 @@ def test_the_study_has_one_summary_run_with_its_table_and_plot(here: Path) -> No
     search = open_search(here, "tracker=wandb", "n_trials=2", "replicates.seeds=1", "report=true")
     work(search)
     for _ in range(2):  # as two starts would
-        search.describe(finished=True)
-        search.report()
+        content = describe(search, finished=True)
+        report(search, content)
     runs = shown(here)
     assert len(runs) == 3
     content = runs["tiny-summary"]
@@ -130,7 +131,7 @@ def test_the_study_has_one_summary_run_with_its_table_and_plot(here: Path) -> No
     assert row["depth_vs_width"]["_type"] == "table-file"
     assert row["depth_vs_width"]["nrows"] == 2
     assert row["depth_vs_width_plot"]["_type"] == "image-file"
-    values = [trial["value"] for trial in search.content["trials"]]
+    values = [trial["value"] for trial in content["trials"]]
     assert content["summary"]["best_val_bpb"] == min(values)
 
 
@@ -138,7 +139,7 @@ def test_runs_are_shown_once_over_all_starts(here: Path) -> None:
     for _ in range(2):
         search = open_search(here, "tracker=wandb", "n_trials=2", "replicates.seeds=1")
         work(search)
-        search.describe(finished=True)
+        describe(search, finished=True)
         search.lock.release()
     files = list((here / "outputs" / "tiny" / "wandb").glob("offline-run-*"))
     assert len(files) == 2
@@ -150,7 +151,7 @@ def test_wandb_leaves_nothing_outside_the_study_and_says_nothing(
     search = open_search(here, "tracker=wandb", "n_trials=1", "replicates.seeds=1")
     work(search)
     capfd.readouterr()
-    search.describe(finished=True)
+    describe(search, finished=True)
     assert "".join(capfd.readouterr()) == ""
     assert sorted(path.name for path in here.iterdir()) == [
         ".cache",
@@ -163,7 +164,7 @@ def test_wandb_leaves_nothing_outside_the_study_and_says_nothing(
 def test_none_leaves_no_trace(here: Path) -> None:
     search = open_search(here, "tracker=none", "n_trials=1", "replicates.seeds=1")
     work(search)
-    search.describe(finished=True)
+    describe(search, finished=True)
     assert not (here / "outputs" / "tiny" / "wandb").exists()
 
 
@@ -198,7 +199,7 @@ def test_online_falls_back_within_five_seconds_and_says_so(
     assert reason in said
     assert opened < 5 + 3, "with opening the rest of the study"
     work(search)
-    search.describe(finished=True)
+    describe(search, finished=True)
     assert len(shown(here)) == 1
     silent.close()
 
@@ -219,13 +220,13 @@ def test_trouble_with_wandb_is_said_once_and_made_up_for_by_the_next_start(
     work(search)
     with monkeypatch.context() as patch:
         patch.setattr(wandb, "init", fail)
-        search.describe(finished=True)
-        search.describe(finished=True)
-        search.report()
+        describe(search, finished=True)
+        content = describe(search, finished=True)
+        report(search, content)
     assert capsys.readouterr().out.count("the study goes on without W&B") == 1
     assert shown(here) == {}
     search.lock.release()
-    open_search(here, "tracker=wandb", "n_trials=2", "replicates.seeds=1").describe(finished=True)
+    describe(open_search(here, "tracker=wandb", "n_trials=2", "replicates.seeds=1"), finished=True)
     assert len(shown(here)) == 2
 
 
@@ -241,13 +242,13 @@ def test_a_full_disk_is_no_trouble_of_wandb_alone(
     work(search)
     monkeypatch.setattr(wandb, "init", fail)
     with pytest.raises(OSError, match="No space left"):
-        search.describe(finished=True)
+        describe(search, finished=True)
 
 
 def test_scores_that_come_later_are_shown(here: Path) -> None:
     search = open_search(here, "tracker=wandb", "n_trials=1", "replicates.seeds=1")
     work(search)
-    search.describe(finished=True)
+    describe(search, finished=True)
     [key] = records(here)
     record = read_record(here / "runs" / key)
     assert record is not None

@@ -23,12 +23,13 @@ from reports.read.study import read_study
 from reports.show.page import how_it_was_run, outcomes, unhappy
 from reports.show.tables import trials_csv
 from reports.weigh.answer import answer, weigh
-from search.__main__ import Search
 from search.recipe import Recipe
 from search.record import DIVERGED
 from search.runs import usable_record, write_record
+from search.study.ending import describe, tidy
 from search.study.plan import EXPLORE, REPLICATE, Attempt, baseline, distinct
 from search.study.pruners import PRUNERS, make_pruner
+from search.study.session import Session
 from search.study.storage import read_attempts
 from space.cli import CONF
 
@@ -49,14 +50,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def open_again(folder: Path, *more: str, previous: Search | None = None) -> Search:
+def open_again(folder: Path, *more: str, previous: Session | None = None) -> Session:
     """The search once the one before is over."""
     if previous is not None:
         previous.lock.release()
     return open_search(folder, *more)
 
 
-def states(search: Search, role: str = EXPLORE) -> list[str]:
+def states(search: Session, role: str = EXPLORE) -> list[str]:
     return [a.state for a in distinct(read_attempts(search.study)) if a.role == role]
 
 
@@ -143,8 +144,8 @@ def test_runs_that_are_there_show_their_readings_and_are_not_stopped(here: Path)
         readings = records(here)[str(attempt.key)]["readings"]
         assert attempt.state == "COMPLETE"
         assert dict(attempt.readings) == {r["tokens"]: r["val_bpb"] for r in readings[:-1]}
-    search.describe(finished=True)
-    assert search.content["branch_tokens"] == 0, "none was trained here"
+    content = describe(search, finished=True)
+    assert content["branch_tokens"] == 0, "none was trained here"
 
 
 def test_trouble_with_the_storage_does_not_fail_the_run(
@@ -282,7 +283,7 @@ def test_the_study_tells_what_was_stopped_and_saved(here: Path) -> None:
     plant(search)
     more = open_again(here, *FOUR, *EAGER, previous=search)
     work(more)
-    more.describe(finished=True)
+    describe(more, finished=True)
     content = study_json(here)
     pruned = [t for t in content["trials"] if t["state"] == "PRUNED"]
     assert len(pruned) == 3, "all but the first"
@@ -317,7 +318,7 @@ def test_the_page_names_the_stopped_and_compares_the_others(here: Path) -> None:
     search = open_search(here, *EXPLORING, *EAGER)
     plant(search)
     work(search)
-    search.describe(finished=True)
+    describe(search, finished=True)
     search.lock.release()
     assert "No trial has finished" in answer(*_weighed(here))[0]
     work(open_search(here, *EXPLORING, "study=whole"))  # now the stopped runs have records
@@ -347,7 +348,7 @@ def test_the_answer_counts_the_stopped(here: Path) -> None:
     search.lock.release()
     more = open_search(here, *FOUR, *EAGER, "n_trials=4")
     work(more)
-    more.describe(finished=True)
+    describe(more, finished=True)
     study, evidence = _weighed(here)
     stopped = states(more).count("PRUNED")
     assert stopped >= 2, "the planted trial stops the later ones"
@@ -381,7 +382,7 @@ def test_weights_of_a_stopped_run_that_another_study_finished_are_left_alone(her
     plant(search)
     work(search)
     work(open_search(here, *EXPLORING, "n_trials=1", "study=whole", "keep=all"))
-    search.tidy()
+    tidy(search)
     assert len(list((here / "runs").glob("*/weights.safetensors"))) == 1
 
 
@@ -406,8 +407,8 @@ def test_a_study_with_a_pruner_survives_kills(here: Path, kill_left: list[Any]) 
     process.wait()
     search = open_search(here, *FOUR, *EAGER)
     work(search)
-    search.describe(finished=True)
-    trials = search.content["trials"]
+    content = describe(search, finished=True)
+    trials = content["trials"]
     assert len(trials) == 4
     assert {t["state"] for t in trials} <= {"COMPLETE", "PRUNED"}
     for trial in trials:

@@ -20,7 +20,8 @@ from study_fixtures import open_search, records, work
 from search.evaluate.scores import Scorer
 from search.record import architecture_id
 from search.runs import CorruptRecord, usable_record
-from search.study import story
+from search.study import session
+from search.study.ending import describe, tidy
 from search.study.exploration import Exploration, Option, Replicates
 from search.study.locks import require_writable
 from search.study.plan import (
@@ -449,8 +450,7 @@ def test_a_run_that_another_machine_left_is_taken_over(here: Path) -> None:
 def test_study_json_tells_what_reports_need(here: Path) -> None:
     search = open_search(here, "n_trials=6", "replicates.top=1", "replicates.seeds=2")
     work(search)
-    search.describe(finished=True)
-    content = search.content
+    content = describe(search, finished=True)
     assert content["study"] == "tiny"
     assert content["metric"] == "val_bpb"
     assert content["budget"] == {"kind": "parameters", "value": 100000}
@@ -466,7 +466,7 @@ def test_study_json_tells_what_reports_need(here: Path) -> None:
 def test_keep_says_whose_weights_stay(here: Path, keep: str, kept: int) -> None:
     search = open_search(here, "n_trials=3", "replicates.seeds=1", f"keep={keep}")
     work(search)
-    search.tidy()
+    tidy(search)
     left = {path.parent.name for path in (here / "runs").glob("*/weights.safetensors")}
     assert len(left) == kept
     if keep == "best":
@@ -479,7 +479,7 @@ def test_weights_that_another_study_wrote_are_left_alone(here: Path) -> None:
     work(first)
     second = open_search(here, "n_trials=2", "replicates.seeds=1", "keep=none", "study=second")
     work(second)
-    second.tidy()
+    tidy(second)
     assert len(list((here / "runs").glob("*/weights.safetensors"))) == 2
 
 
@@ -491,10 +491,10 @@ def test_weights_stay_until_their_run_was_asked(
     (key,) = records(here)
     weights = here / "runs" / key / "weights.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr(story, "lacking", lambda *_: ["piqa"])
-        search.tidy()
+        patch.setattr(session, "lacking", lambda *_: ["piqa"])
+        tidy(search)
         assert weights.is_file()
-    search.tidy()
+    tidy(search)
     assert not weights.is_file()
 
 
@@ -524,12 +524,11 @@ def test_the_command_is_kept_without_the_storages_password(
     here: Path, monkeypatch: pytest.MonkeyPatch, given: str, url: str, shown: str
 ) -> None:
     search = open_search(here, "n_trials=1", "replicates.seeds=1", "keep=none")
-    search.job = replace(search.job, storage=url)
-    search.estimate()
+    search = replace(search, job=replace(search.job, storage=url))
     monkeypatch.setattr(sys, "argv", ["search", "budget=100k", given])
-    search.describe(finished=False)
+    content = describe(search, finished=False)
     assert "s3cret" not in (search.job.folder / "study.json").read_text()
-    assert shlex.split(search.content["command"])[3:] == ["budget=100k", f"storage={shown}"]
+    assert shlex.split(content["command"])[3:] == ["budget=100k", f"storage={shown}"]
 
 
 def test_of_what_is_no_url_nothing_is_shown() -> None:

@@ -1,0 +1,122 @@
+"""How a start of a study ends: described in `study.json`, tidied, reported, and its exit code."""
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from search.models import WEIGHTS
+from search.study.describe import entries, write_study
+from search.study.plan import best_runs, distinct
+from search.study.pool import Ending
+from search.study.storage import without_password
+from space.cli import fail, option_of
+
+if TYPE_CHECKING:
+    from search.study.session import Session
+
+
+def conclude(session: "Session[Any]", ending: Ending) -> None:
+    """Describe, tidy and report; on a full disk as far as it goes."""
+    done = ending.kind == "done"
+    try:
+        content = describe(session, finished=done)
+        tidy(session, arms=1 if done else session.subject.kept_arms)
+        report(session, content)
+    except OSError:
+        if ending.kind != "fatal":
+            raise
+
+
+def describe(session: "Session[Any]", finished: bool) -> dict[str, Any]:
+    """Write `study.json` and mirror what ended; what was written."""
+    attempts = session.attempts()
+    content = {
+        **_common_facts(session, finished),
+        **session.subject.facts(session),
+        "trials": entries(attempts),
+        "started": session.study.user_attrs.get("started"),
+    }
+    write_study(session.job.folder, content)
+    session.tracker.mirror(session.job.runs, distinct(attempts))
+    return content
+
+
+def tidy(session: "Session[Any]", arms: int = 1) -> None:
+    """Delete weights that this study wrote and need not be kept: see `keep`. Until it is done, any
+    of the best `arms` may turn out to be the best, and what has yet to be asked stays."""
+    if session.config.keep == "all":
+        return
+    attempts, keep_best = session.attempts(), session.config.keep == "best"
+    kept = {run.key for run in best_runs(attempts, arms)} if keep_best else set()
+    for run in distinct(attempts):
+        key = str(run.key)
+        ended_here = run.state == "COMPLETE" and not run.reused
+        weights = session.job.runs / key / WEIGHTS
+        if ended_here and key not in kept and weights.is_file() and not session.unscored([key]):
+            weights.unlink(missing_ok=True)
+
+
+def report(session: "Session[Any]", content: dict[str, Any]) -> None:
+    """Leave the pages, figures and tables, made by a process of their own; show them in W&B."""
+    for page in session.subject.pages if session.config.report else ():
+        make_report([*page, f"outputs={session.config.outputs}"])
+    plot = session.job.folder / session.subject.plot
+    session.tracker.summarise(session.job.runs, content, plot)
+
+
+def make_report(arguments: Sequence[str]) -> None:
+    """Run `python -m reports`; what goes wrong there is said and does no harm here."""
+    command = [sys.executable, "-m", "reports", *arguments]
+    made = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    if made.returncode:
+        lines = made.stderr.strip().splitlines() or ["no reason given"]
+        print(f"the report could not be made: {lines[-1]}", file=sys.stderr)
+
+
+def finish(session: "Session[Any]", ending: Ending) -> None:
+    """Say how it ended, and end the program where it went wrong."""
+    done, total = session.count_done(), session.work.total
+    if ending.kind == "fatal":
+        fail(
+            f"{ending.reason}; the study stopped with its {done} finished runs kept; put it right "
+            "and start the same command again"
+        )
+    if ending.kind == "crashed":
+        print(f"error: {ending.reason}; see {session.job.folder / 'workers'}", file=sys.stderr)
+        raise SystemExit(1)
+    if ending.kind == "interrupted":
+        print(f"stopped with {done} of {total} runs; the same command goes on")
+        raise SystemExit(130)
+    if failed := sum(run.state == "FAIL" and not run.done for run in session.runs()):
+        print(f"{done} of {total} runs; {failed} failed, and the same command tries them again")
+
+
+def _common_facts(session: "Session[Any]", finished: bool) -> dict[str, Any]:
+    config, job = session.config, session.job
+    configuration = asdict(config)
+    configuration["storage"] = without_password(job.storage)
+    configuration["recipe"] = config.recipe.to_dict() | {
+        "precision": job.work.typical.recipe.precision
+    }
+    return {
+        "study": job.study,
+        "metric": job.metric,
+        "direction": "minimize",
+        "workers": config.workers,
+        "runs": config.runs,
+        "config": configuration,
+        "command": _command(session),
+        "wall_s": session.before_s + time.monotonic() - session.started,
+        "finished": finished,
+    }
+
+
+def _command(session: "Session[Any]") -> str:
+    """The command that was given, without the storage's password however that is spelt."""
+    shown = f"storage={without_password(session.job.storage)}"
+    given = [shown if option_of(text) == "storage" else text for text in sys.argv[1:]]
+    return shlex.join(["python", "-m", session.verb, *given])

@@ -1,0 +1,171 @@
+"""The workers of a study, wherever they run: started, watched, replaced when they die, stopped."""
+
+import queue
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+
+from search.executors import Event, Executor, ExecutorConfig, Handle, require_event
+from search.record import FAILED, Record
+from search.runs import usable_record, write_record
+from search.show.progress import ended
+from search.study.job import Job
+from search.study.plan import MAX_DEATHS, deaths
+from search.study.storage import lose, read_attempts, running
+
+Listener = Callable[[int, Event], None]
+"""Called with a worker's number and each of its events."""
+
+MAX_DEATHS_IN_A_ROW = 5
+"""Workers that die without a run ended in between: then something else than a run is wrong."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How it ended: `done`; `interrupted`; `fatal`, no run can go on (a full disk); or `crashed`,
+    workers keep dying."""
+
+    kind: str
+    reason: str = ""
+
+
+@dataclass
+class Pool:
+    """`size` workers on one job, until nothing is left to do."""
+
+    job: Job
+    study: optuna.Study
+    size: int
+    listener: Listener
+    executor: Executor = field(default_factory=lambda: ExecutorConfig().make())
+    workers: dict[int, Handle] = field(default_factory=dict)
+    interrupts: int = 0
+    _passed_on: bool = False
+    """Whether workers and listener know of the interrupt."""
+    _finished: set[int] = field(default_factory=set)
+    """Workers that said that nothing is left to do."""
+    _deaths: int = 0
+    _trouble: Ending | None = None
+    _events: "queue.Queue[tuple[int, Event | None]]" = field(default_factory=queue.Queue)
+
+    def run(self) -> Ending:
+        """Work through the job. An interrupt stops it cleanly, a second one at once."""
+        with self._interrupts_stop(), closing(self.executor):
+            try:
+                for number in range(self.size):
+                    if not self.interrupts:
+                        self._start(number)
+                while self.workers:
+                    self._take_event()
+            finally:
+                self._kill()
+        if self._trouble is not None:
+            return self._trouble
+        return Ending("interrupted") if self.interrupts else Ending("done")
+
+    def _start(self, number: int) -> None:
+        def deliver(event: Event | None) -> None:
+            self._events.put((number, event))
+
+        self.workers[number] = self.executor.start(self.job, number, deliver)
+
+    def _take_event(self) -> None:
+        if self.interrupts and not self._passed_on:
+            self._passed_on = True
+            self._stop()
+            self._tell(-1, {"event": "interrupt"})
+        try:
+            number, event = self._events.get(timeout=0.5)
+        except queue.Empty:
+            return
+        if event is None:
+            self._bury(number, self.workers.pop(number))
+        else:
+            self._take(number, event)
+
+    def _take(self, number: int, event: Event) -> None:
+        """Act on an event, and pass it on."""
+        try:
+            kind = require_event(event)["event"]
+        except ValueError as error:
+            self._tell(number, {"event": "print", "text": f"worker {number + 1}: {error}"})
+            return
+        if kind == "done":
+            self._finished.add(number)
+        if kind == "end":
+            self._deaths = 0
+        if kind == "fatal":
+            self._trouble = self._trouble or Ending("fatal", event["reason"])
+            self._stop()
+        self._tell(number, event)
+
+    def _tell(self, number: int, event: Event) -> None:
+        """Pass an event on; where the listener cannot write, no worker can."""
+        try:
+            self.listener(number, event)
+        except OSError as error:
+            self._trouble = self._trouble or Ending("fatal", str(error))
+            self._stop()
+
+    def _bury(self, number: int, worker: Handle) -> None:
+        """Free what a dead worker held, and replace it unless it had a right to end."""
+        worker.stop()
+        stopping = bool(self.interrupts or self._trouble)
+        reason = worker.last_words()
+        for trial in running(self.study, worker.name):
+            lose(self.study, trial, reason, status="interrupted" if stopping else None)
+            self._give_up(number, trial.number, reason)
+        if number in self._finished or stopping:
+            return
+        self._deaths += 1
+        self._tell(number, {"event": "death", "reason": reason, "log": worker.log})
+        if self._deaths >= MAX_DEATHS_IN_A_ROW:
+            words = f"{self._deaths} workers died in a row, the last with: {reason}"
+            self._trouble = self._trouble or Ending("crashed", words)
+            self._stop()
+        elif self._trouble is None:  # its death could be told
+            self._start(number)
+
+    def _give_up(self, worker: int, number: int, reason: str) -> None:
+        """Record a run as failed that took too many workers with it."""
+        attempts = read_attempts(self.study)
+        lost = attempts[number]
+        if lost.key is None or deaths(lost, attempts, self.job.since) < MAX_DEATHS:
+            return
+        run = self.job.work.run(lost.params, lost.seed)
+        why = f"{MAX_DEATHS} workers died of it, the last with: {reason}"
+        folder = self.job.runs / lost.key
+        if (record := usable_record(folder)) is None or not record.final:  # else it was being asked
+            write_record(folder, Record(run=run, status=FAILED, reason=why))
+        self._tell(worker, ended(run, number, status=FAILED, reason=why))
+
+    def _stop(self) -> None:
+        for worker in self.workers.values():
+            worker.stop()
+
+    def _kill(self) -> None:
+        for worker in self.workers.values():
+            worker.kill()
+
+    @contextmanager
+    def _interrupts_stop(self) -> Iterator[None]:
+        """While it lasts, SIGINT and SIGTERM stop the workers instead of this process."""
+
+        def interrupt(signum: int, frame: Any) -> None:
+            self.interrupts += 1  # `_take_event` acts: this may be in the middle of a write
+            if self.interrupts > 1:
+                self._kill()
+
+        here = threading.current_thread() is threading.main_thread()  # others get no signals
+        signals = (signal.SIGINT, signal.SIGTERM) if here else ()
+        before = {s: signal.signal(s, interrupt) for s in signals}
+        try:
+            yield
+        finally:
+            for s, handler in before.items():
+                signal.signal(s, handler)

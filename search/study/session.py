@@ -1,0 +1,314 @@
+"""One start of a study: opened, estimated, trained. How it ends is `search.study.ending`.
+
+`python -m search` and `python -m ablations` differ in their `Subject`: what is to be trained, what
+is said of it and which page shows it.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+import filelock
+import optuna
+from optuna.storages import RDBStorage
+
+from search.config import StudyConfig
+from search.data.dataset import Data, prepare
+from search.evaluate.scores import lacking, require_answers
+from search.executors import Event, Executor
+from search.models import WEIGHTS
+from search.recipe import Recipe
+from search.runs import usable_record
+from search.show.estimate import Estimate, estimate
+from search.show.progress import Tally, view
+from search.show.trackers import Mirror, open_tracker
+from search.study.ending import describe, tidy
+from search.study.job import Job
+from search.study.locks import hold_study, require_writable
+from search.study.plan import Attempt, Work, distinct
+from search.study.pool import Ending, Pool
+from search.study.pruners import PrunerConfig, make_pruner
+from search.study.samplers import SamplerConfig
+from search.study.storage import (
+    lose_abandoned,
+    open_storage,
+    open_study,
+    read_attempts,
+    settled_precision,
+)
+from search.train.placement import Placement, settle, settle_precision, share_cores
+
+W = TypeVar("W", bound=Work)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groundwork:
+    """What must be there before a study's work can be planned."""
+
+    config: StudyConfig
+    verb: str
+    """As in `python -m <verb>`."""
+    naming: str
+    """The option that chooses the study's name."""
+    executor: Executor
+    lock: filelock.BaseFileLock
+    """Keeps other starts on this machine out."""
+    storage: RDBStorage
+    data: Data
+    recipe: Recipe
+    """With nothing left open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject(Generic[W]):
+    """What a study is about."""
+
+    work: W
+    """What is to be trained."""
+    headline: str
+    """What the study is, in a line."""
+    settings: Mapping[str, Any]
+    """What must not change under the study's name."""
+    facts: "Callable[[Session[W]], Mapping[str, Any]]"
+    """What `study.json` says besides what it says of every study."""
+    pages: Sequence[Sequence[str]]
+    """Arguments of `python -m reports`, of each page that shows it."""
+    plot: str
+    """The picture of it in its folder."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    pruner: PrunerConfig = field(default_factory=PrunerConfig)
+    kept_arms: int = 1
+    """Whose weights are kept, with `keep=best`, until the study is done."""
+    pausing_runs: int = 0
+    """How many may be stopped at a horizon and keep their checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session(Generic[W]):
+    """One start of a study, with all that was checked before anything is trained."""
+
+    config: StudyConfig
+    verb: str
+    subject: Subject[W]
+    job: Job
+    study: optuna.Study
+    executor: Executor
+    tracker: Mirror
+    placement: Placement
+    """Of a typical run."""
+    lock: filelock.BaseFileLock
+    started: float
+    before_s: float
+    """Wall time of earlier starts."""
+
+    @classmethod
+    def open(cls, ground: Groundwork, subject: Subject[W]) -> Self:
+        """The study, new or gone on with.
+
+        Raises:
+            ValueError: what must not change under its name has changed.
+        """
+        config, data, work = ground.config, ground.data, subject.work
+        study = open_study(
+            ground.storage,
+            config.name,
+            subject.settings,
+            naming=ground.naming,
+            pruner=make_pruner(subject.pruner, ground.recipe),
+        )
+        lose_abandoned(study, Path(config.runs))
+        job = Job(
+            study=config.name,
+            storage=config.url,
+            folder=config.folder,
+            runs=Path(config.runs),
+            data=data.folder,
+            work=work,
+            sampler=subject.sampler,
+            pruner=subject.pruner,
+            seed=config.seed,
+            metric="val_loss" if data.token_bytes is None else "val_bpb",
+            placement=config.placement,
+            workers=ground.executor.slots(config.workers),
+            since=len(study.get_trials(deepcopy=False)),
+            evaluate=config.evaluate,
+        )
+        session = cls(
+            config=config,
+            verb=ground.verb,
+            subject=subject,
+            job=job,
+            study=study,
+            executor=ground.executor,
+            tracker=open_tracker(
+                config.tracker, config.name, config.folder, scored=bool(config.evaluate.tasks)
+            ),
+            placement=settle(share_cores(config.placement, job.workers), work.typical),
+            lock=ground.lock,
+            started=time.monotonic(),
+            before_s=_wall_s(config.folder),
+        )
+        return replace(session, job=replace(job, unscored=tuple(session.to_ask()[0])))
+
+    @property
+    def work(self) -> W:
+        """What is wanted by what has been found so far."""
+        return self.subject.work.after(read_attempts(self.study), self.job.since)
+
+    def attempts(self) -> list[Attempt]:
+        """The trials that belong to what is asked now."""
+        trials = read_attempts(self.study)
+        work = self.subject.work.after(trials, self.job.since)
+        return [trial for trial in trials if trial.key is None or work.concerns(trial.key)]
+
+    def runs(self) -> list[Attempt]:
+        """The trial of each run that stands for it."""
+        return distinct(self.attempts())
+
+    def count_done(self) -> int:
+        """Runs that need not be tried again."""
+        return sum(run.done for run in self.runs())
+
+    def unscored(self, keys: Sequence[str]) -> list[str]:
+        """Those of finished runs that lack answers."""
+        records = {key: usable_record(self.job.runs / key) for key in keys}
+        return [k for k, r in records.items() if r and lacking(r, self.config.evaluate)]
+
+    def to_ask(self) -> tuple[list[str], list[str]]:
+        """Runs finished before that lack answers: those that can be asked, and those whose weights
+        are gone."""
+        if not self.config.evaluate.tasks:
+            return [], []
+        keys = self.unscored([str(run.key) for run in self.runs() if run.value is not None])
+        there = [key for key in keys if (self.job.runs / key / WEIGHTS).is_file()]
+        return there, [key for key in keys if key not in there]
+
+    def estimate(self) -> "Outlook":
+        """What the rest of the study will take."""
+        work, done = self.work, self.count_done()
+        kept = {"all": work.total, "best": self.subject.kept_arms, "none": 0}[self.config.keep]
+        return Outlook(
+            title=f"{self.subject.headline}; {done} of {work.total} runs done",
+            left=estimate(
+                work,
+                done,
+                self.job.workers,
+                self.placement,
+                self.job.runs,
+                kept,
+                self.subject.pausing_runs,
+            ),
+            tasks=tuple(self.config.evaluate.tasks),
+            unscored=self.job.unscored,
+            lost=tuple(self.to_ask()[1]),
+        )
+
+    def train(self, outlook: "Outlook") -> Ending:
+        """Let workers do what is left: each runs `search.study.worker`."""
+        with view(self._tally(outlook)) as shown:
+
+            def listen(worker: int, event: Event) -> None:
+                shown.show(worker, event)
+                if event["event"] == "end":
+                    describe(self, finished=False)
+                    tidy(self, arms=self.subject.kept_arms)
+
+            workers = min(self.job.workers, outlook.left.runs + len(outlook.unscored))
+            return Pool(self.job, self.study, workers, listen, self.executor).run()
+
+    def _tally(self, outlook: "Outlook") -> Tally:
+        """The count of runs so far."""
+        runs = self.runs()
+        tally = Tally(
+            total=self.job.work.total,
+            metric=self.job.metric,
+            done=sum(run.state == "COMPLETE" for run in runs),
+            pruned=sum(run.state == "PRUNED" for run in runs),
+            failed=sum(run.status == "diverged" for run in runs),
+            expected_s=outlook.left.seconds,
+        )
+        for run in runs:
+            record = usable_record(self.job.runs / run.key) if run.value and run.key else None
+            if record is not None:
+                arch = record.run.architecture
+                what = f"{arch.num_layers} layers × {arch.hidden_size}, seed {run.seed}"
+                tally.consider(run.value, what)
+        return tally
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What a study is, and what the rest of it will take."""
+
+    title: str
+    left: Estimate
+    tasks: Sequence[str]
+    """Zero-shot, which each run is asked."""
+    unscored: Sequence[str]
+    """Finished runs that have yet to be asked."""
+    lost: Sequence[str]
+    """Those that cannot be, for their weights were not kept."""
+
+    def __str__(self) -> str:
+        lines = [self.title]
+        lines += [str(self.left)] if self.left.runs else []
+        if self.tasks:
+            lines.append(
+                f"besides, each run is asked {', '.join(self.tasks)}"
+                + (f"; {n} finished ones have yet to be" if (n := len(self.unscored)) else "")
+            )
+        if self.lost:
+            lines.append(
+                f"{len(self.lost)} finished runs cannot be asked, for their weights were not kept "
+                f"({self.lost[0]}{', …' if len(self.lost) > 1 else ''}); to keep them, train in "
+                "another runs folder with keep=all"
+            )
+        return "\n".join(lines)
+
+
+def lay_groundwork(config: StudyConfig, verb: str, naming: str) -> Groundwork:
+    """Hold the study's folder, open its storage, read the data, settle the recipe.
+
+    Raises:
+        ValueError: something in the configuration, or another start that works there.
+    """
+    executor = config.executor.make()
+    require_answers(config.evaluate)
+    lock = hold_study(config.folder, verb, naming)
+    require_writable(Path(config.runs), "runs")
+    storage = open_storage(config.url)
+    data = prepare(config.data)
+    require_answers(config.evaluate, data)
+    return Groundwork(
+        config=config,
+        verb=verb,
+        naming=naming,
+        executor=executor,
+        lock=lock,
+        storage=storage,
+        data=data,
+        recipe=_settle(config, settled_precision(storage, config.name)),
+    )
+
+
+def _settle(config: StudyConfig, before: str | None) -> Recipe:
+    """The recipe with nothing left open: a study keeps the precision it began with."""
+    if config.recipe.precision == "auto" and before is not None:
+        return replace(config.recipe, precision=before)
+    return settle_precision(config.recipe, config.placement)
+
+
+def _wall_s(folder: Path) -> float:
+    """Wall time that `study.json` has of earlier starts."""
+    try:
+        return float(json.loads((folder / "study.json").read_text())["wall_s"])
+    except (OSError, ValueError, KeyError):
+        return 0.0
+
+
+def data_settings(data: Data) -> Mapping[str, Any]:
+    """What a study's settings say of its data."""
+    return {"name": data.name, "fingerprint": data.fingerprint}
