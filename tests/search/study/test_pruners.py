@@ -391,7 +391,7 @@ def test_so_are_they_where_the_study_prunes_no_longer(here: Path) -> None:
     plant(search)
     work(search)
     work(open_search(here, *EXPLORING, "n_trials=1", "study=whole", "keep=all"))
-    open_again(here, *EXPLORING, "n_trials=1", "keep=none", previous=search).tidy()
+    tidy(open_again(here, *EXPLORING, "n_trials=1", "keep=none", previous=search))
     assert len(list((here / "runs").glob("*/weights.safetensors"))) == 1
 
 
