@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     [
-        *(ROOT / name for name in ("README.md", "CHANGELOG.md", "DECISIONS.md", "reports/log.md")),
+        *(ROOT / name for name in ("README.md", "CHANGELOG.md", "DECISIONS.md")),
+        *(ROOT / "reports" / name for name in ("log.md", "results/README.md")),
         *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "reports" / "log").glob("*.md"),
     ]
@@ -49,10 +50,18 @@ def broken_links(page: Path) -> list[str]:
     return [x for x in links if not re.match(r"\w+:", x) and not (page.parent / x).exists()]
 
 
+def missing_files(page: Path) -> list[str]:
+    """Files of this project that a page names, but that are not there."""
+    folders = "space|search|ablations|reports|conf|docs"
+    named = re.findall(rf"`((?:{folders})/[a-z0-9_/.-]+\.\w+)`", page.read_text())
+    return [name for name in named if not (ROOT / name).exists()]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_page_has_plain_words_and_links_that_lead_somewhere(page: Path) -> None:
+def test_a_page_has_plain_words_and_names_what_there_is(page: Path) -> None:
     assert list(found(page.read_text())) == []
     assert broken_links(page) == []
+    assert missing_files(page) == []
 
 
 @pytest.mark.parametrize(
@@ -74,6 +83,14 @@ def test_an_index_lists_each_page_of_its_folder_once(folder: str) -> None:
     pages = sorted(p.name for p in (ROOT / folder).glob("*.md") if p.name != "README.md")
     listed = re.findall(r"\]\(([^)/]+\.md)\)", (ROOT / folder / "README.md").read_text())
     assert sorted(listed) == pages
+
+
+def test_the_index_of_the_documentation_lists_each_page() -> None:
+    text = (ROOT / "docs" / "README.md").read_text()
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "doors").glob("*.md")]
+    names = {page.relative_to(ROOT / "docs").as_posix() for page in pages} - {"README.md"}
+    missing = sorted(name for name in names if f"]({name})" not in text)
+    assert missing == [], "add them to docs/README.md"
 
 
 def test_each_decision_says_what_would_reverse_it() -> None:
