@@ -21,7 +21,7 @@ from space.cost import cost
 from space.files import write_atomically
 
 if TYPE_CHECKING:
-    from search.data.dataset import Data
+    from search.data.packed import Data
     from search.train.placement import Placement
 
 FILE = "timing.json"

@@ -21,7 +21,9 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from benchmarks.show import heading, leave, parser, table
-from search.data.dataset import Data, DataConfig, batch, prepare
+from search.data.cache import prepare
+from search.data.config import DataConfig
+from search.data.packed import Data, batch
 from search.recipe import Recipe
 from search.record import Run
 from search.runs import read_metrics

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.turns import WARM_UP, Step, timed
-from search.data.dataset import Data, batch
+from search.data.packed import Data, batch
 from search.record import Run
 from search.train.loop import Training
 from search.train.placement import Placement, autocast

@@ -26,7 +26,7 @@ import torch
 from benchmarks import peers
 from benchmarks.show import heading, leave, parser, say, spread, style, table
 from benchmarks.turns import WARM_UP, Contender, Step
-from search.data.dataset import Data
+from search.data.packed import Data
 from search.recipe import Recipe
 from search.record import Run
 from search.train.placement import Placement, settle, settle_precision

@@ -32,7 +32,8 @@ from benchmarks import peers
 from benchmarks.proxy import TURN_S, engine, products, warmed_up
 from benchmarks.show import heading, leave, parser, spread, table
 from benchmarks.turns import WARM_UP, Contender, Step, timed
-from search.data.dataset import Data, batch, open_data
+from search.data.cache import open_data
+from search.data.packed import Data, batch
 from search.record import Record, Run
 from search.runs import read_metrics, read_record
 from search.train.placement import Placement, settle

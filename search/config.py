@@ -7,7 +7,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from search.data.dataset import DataConfig
+from search.data.config import DataConfig
 from search.evaluate.tasks import PACKAGE, SOURCES
 from search.executors import ExecutorConfig
 from search.recipe import Recipe
@@ -124,7 +124,7 @@ class SearchConfig(StudyConfig):
             return self.study
         parts = [self.space.name, self.budget.lower().replace(":", "_")]
         parts += [] if self.proxy == "default" else [self.proxy]
-        parts += [] if self.data.source == "embedded" else [self.data.source]
+        parts += [] if self.data.source == "embedded" else [self.data.label]
         parts += [] if self.pruner.name == "none" else [Path(self.pruner.name).stem]
         return "_".join(parts)
 

@@ -40,7 +40,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search.config import require_at_least
-from search.data.dataset import Data, DataConfig, batch, prepare, require_tokens
+from search.data.cache import prepare
+from search.data.config import DataConfig
+from search.data.packed import Data, batch, require_tokens
 from search.recipe import Recipe
 from search.record import Run
 from search.train.loop import Training

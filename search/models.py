@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from search.data.cache import find_data
 from space.arch import Architecture
 from space.stored import Stored
 
@@ -72,13 +73,8 @@ def run_data(folder: Path, cache: str | Path) -> Path:
         ValueError: they are no longer there.
     """
     wanted = _asked_for(folder)["data_fingerprint"]
-    for path in sorted(Path(cache).glob("*/manifest.json")):
-        try:
-            manifest = json.loads(path.read_text())["manifest"]
-        except (OSError, ValueError, KeyError):
-            continue
-        if manifest.get("fingerprint") == wanted:
-            return path.parent
+    if (found := find_data(cache, wanted)) is not None:
+        return found
     raise ValueError(
         f"the data of {folder} (fingerprint {wanted}) must be in {os.fspath(cache)}, where its "
         "tokenizer is kept, but are not; set tokenizer=FILE, or cache=FOLDER"

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from search.config import Evaluation
-from search.data.dataset import DataConfig, prepare, require_tokens
+from search.data.cache import prepare
+from search.data.config import DataConfig
+from search.data.packed import require_tokens
 from search.evaluate.scores import Scorer, require_answers
 from search.recipe import Recipe
 from search.record import FINISHED, Run

@@ -110,9 +110,9 @@ def _by_name(text: str, doors: Mapping[str, Door[Any]]) -> str:
         return text
     if "." not in name and not doors[option].knows(name):
         return text  # misspelt: Hydra lists the files
-    doors[option].load(name)
+    doors[option].load(name, option=option)
     quoted = name.replace("'", "\\'")
-    return f"{option}.name='{quoted}'"
+    return f"{option}.{doors[option].field}='{quoted}'"
 
 
 def _require_known_and_given(config: DictConfig, schema: type[Any]) -> None:

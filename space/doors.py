@@ -39,6 +39,8 @@ class Door(Generic[T]):
     """Whose modules are the project's own; those with a leading underscore are not."""
     protocol: type[T]
     """What each must be."""
+    field: str = "name"
+    """Of a configuration's group, which names one: `sampler.name`."""
 
     @property
     def member(self) -> str:

@@ -110,6 +110,16 @@ def cut(lines: Iterable[str]) -> Iterator[str]:
     yield "".join(document).strip()
 
 
+def limited(documents: Iterable[str], max_bytes: int | None) -> Iterator[str]:
+    """The documents until they are max_bytes long together; the one that crosses is the last."""
+    read = 0
+    for document in documents:
+        yield document
+        read += len(document.encode("utf-8", "replace"))
+        if max_bytes is not None and read >= max_bytes:
+            return
+
+
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
     """Errors of content become a ValueError that names the file."""

@@ -61,7 +61,8 @@ def held_out(config: EvaluateConfig) -> list[str]:
     Raises:
         ValueError: no run and no folder of data is named, or its data are not in the cache.
     """
-    from search.data.dataset import held_out_documents, open_data
+    from search.data.cache import open_data
+    from search.data.packed import held_out_documents
 
     named = config.held_out or config.model
     run = Path(config.runs) / named

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from search.config import Evaluation
-from search.data.dataset import Data, held_out_documents, open_data
+from search.data.cache import open_data
+from search.data.packed import Data, held_out_documents
 from search.evaluate.score import be_quiet, open_model, score
 from search.evaluate.tasks import TaskSpec, build, chosen, made_pairs, require, source_of
 from search.models import WEIGHTS

@@ -23,7 +23,7 @@ import optuna
 from optuna.trial import Trial
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.data.dataset import open_data
+from search.data.cache import open_data
 from search.evaluate.scores import Scorer
 from search.executors import Event
 from search.record import FAILED, FINISHED, PRUNED, Reading, Record, Run, architecture_id

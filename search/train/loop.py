@@ -30,7 +30,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from search.data.dataset import Data, batch, validation_windows
+from search.data.packed import Data, batch, validation_windows
 from search.record import DIVERGED, FAILED, FINISHED, Reading, Record, Run
 from search.runs import disk_error, usable_record, write_record, write_run
 from search.train.engine import AutogradEngine, Engine, KernelEngine, Weights

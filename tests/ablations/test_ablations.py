@@ -25,7 +25,7 @@ from ablations.timing import Timing
 from reports.views.arms import latex, markdown, side_by_side, summary, table_rows
 from reports.weigh.table import Report, weigh_panel
 from search.config import DataConfig
-from search.data.dataset import prepare
+from search.data.cache import prepare
 from search.study.plan import Attempt, Cell, Step
 from search.train.placement import Placement
 from space.budget import MAX_DEVIATION, Budget, fit

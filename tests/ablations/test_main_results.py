@@ -11,7 +11,7 @@ from model_fixtures import randomise
 from study_fixtures import ROOT, environment
 
 from reports.views.main_results import frames, read_measured, render
-from search.data.dataset import train_tokenizer
+from search.data.tokenizer import train_tokenizer
 from space.arch import Architecture
 from space.hf import export
 from space.model import Decoder

@@ -13,7 +13,9 @@ from study_fixtures import write_text
 
 from benchmarks import fidelity, peers, proxy, scaling, show, trial
 from search.config import SearchConfig
-from search.data.dataset import Data, DataConfig, prepare
+from search.data.cache import prepare
+from search.data.config import DataConfig
+from search.data.packed import Data
 from search.recipe import Recipe
 from search.record import Run
 from search.train.placement import Placement, settle

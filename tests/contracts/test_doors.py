@@ -125,7 +125,7 @@ def test_an_option_takes_files_modules_and_names_without_a_configuration_file(
 
 
 def test_an_option_refuses_a_file_that_is_none(door: Door[Furniture]) -> None:
-    with pytest.raises(ValueError, match=r"furniture must be .* but got 'absent\.py'"):
+    with pytest.raises(ValueError, match=r"sampler must be .* but got 'absent\.py'"):
         by_name(["sampler=absent.py"], {"sampler": door})
 
 

@@ -32,7 +32,9 @@ from search.coordinate_check import (
     silent_axes,
     updates,
 )
-from search.data.dataset import Data, DataConfig, prepare
+from search.data.cache import prepare
+from search.data.config import DataConfig
+from search.data.packed import Data
 from search.recipe import Recipe
 from search.train.parametrisations import Place, Scale, completep
 from search.train.placement import Placement

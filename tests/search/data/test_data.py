@@ -1,4 +1,4 @@
-"""search.data.dataset, search.data.readers and search.data.corpus."""
+"""search.data: what is read, prepared, cached and cut into batches."""
 
 import gzip
 import json
@@ -24,21 +24,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from search.data import corpus
-from search.data.dataset import (
-    BYTES,
-    Data,
-    DataConfig,
-    batch,
-    open_data,
-    prepare,
-    require_tokens,
-    token_bytes,
-    train_tokenizer,
-    validation_windows,
-    window_order,
-)
+from search.data.cache import open_data, prepare
+from search.data.config import DataConfig
+from search.data.corpora import embedded as corpus
+from search.data.packed import Data, batch, require_tokens, validation_windows, window_order
 from search.data.readers import cut
+from search.data.tokenizer import BYTES, token_bytes, train_tokenizer
 
 SMALL = 320
 """A vocabulary that a few kilobytes support."""
@@ -444,7 +435,8 @@ def test_a_damaged_file_is_named_set_aside_and_rebuilt(
 
 BUILD = """
 import sys, time
-from search.data.dataset import DataConfig, prepare
+from search.data.cache import prepare
+from search.data.config import DataConfig
 def tell(message):
     print(message, flush=True)
     if {stage!r} and {stage!r} in message:
@@ -625,7 +617,7 @@ def test_text_too_short_for_a_batch_is_refused(config: DataConfig) -> None:
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
-        ({"source": "txt"}, "one of embedded, text, tokens, hf"),
+        ({"source": "txt"}, "one of embedded, hf, text, tokens"),
         ({"vocab_size": 256}, "at least 257"),
         ({"validation_fraction": 1.0}, "between 0 and 1"),
         ({"source": "hf"}, "data.name="),

@@ -16,7 +16,7 @@ from model_fixtures import randomise
 from omegaconf import OmegaConf
 from study_fixtures import ROOT, environment
 
-from search.data.dataset import train_tokenizer
+from search.data.tokenizer import train_tokenizer
 from search.evaluate.__main__ import table
 from search.evaluate.harness import DecoderLM
 from search.evaluate.score import score

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from search.data.dataset import DataConfig, held_out_documents, prepare
+from search.data.cache import prepare
+from search.data.config import DataConfig
+from search.data.packed import held_out_documents
 from search.evaluate.pairs import KINDS, LARGEST, agreement, word_order
 from search.evaluate.tasks import TaskSpec, build
 

@@ -18,7 +18,9 @@ from run_fixtures import TORCHRUN
 from run_fixtures import run as run_command
 from study_fixtures import ROOT, write_text
 
-from search.data.dataset import Data, DataConfig, prepare
+from search.data.cache import prepare
+from search.data.config import DataConfig
+from search.data.packed import Data
 from search.recipe import Recipe
 from search.record import DIVERGED, Reading, Record, Run, run_from_dict
 from search.runs import load_records, read_metrics, write_record
@@ -179,7 +181,7 @@ def test_the_checkpoint_of_an_earlier_branch_is_not_taken_for_a_later_ones(
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-from search.data.dataset import open_data
+from search.data.cache import open_data
 from search.train.placement import Placement
 from search.record import run_from_dict
 from search.train.loop import train

@@ -14,7 +14,9 @@ import torch
 from study_fixtures import ROOT, environment, records, run, study_json
 from torch import nn
 
-from search.data.dataset import Data, DataConfig, prepare
+from search.data.cache import prepare
+from search.data.config import DataConfig
+from search.data.packed import Data
 from search.recipe import Recipe
 from search.record import Run, run_from_dict
 from search.runs import read_metrics

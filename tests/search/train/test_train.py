@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from search.data.dataset import Data, DataConfig, prepare
+from search.data.cache import prepare
+from search.data.config import DataConfig
+from search.data.packed import Data
 from search.recipe import Recipe
 from search.record import Run
 from search.runs import read_metrics, read_record
@@ -90,7 +92,7 @@ def test_bits_per_byte_are_the_models_own(data: Data, tmp_path: Path) -> None:
     from safetensors.torch import load_file
     from torch.nn import functional as F
 
-    from search.data.dataset import validation_windows
+    from search.data.packed import validation_windows
     from space.model import Decoder
 
     record = train(run_of(data), data, tmp_path, placement=HERE)
@@ -131,7 +133,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(data: Data, tmp_path: Path, precision
 KILLED = """
 import sys
 from pathlib import Path
-from search.data.dataset import open_data
+from search.data.cache import open_data
 from search.train.placement import Placement
 from search.record import run_from_dict
 from search.train.loop import train

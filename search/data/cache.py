@@ -1,0 +1,154 @@
+"""The cache of prepared data: what is there is opened in an instant, what is not is built once.
+
+`prepare` reads documents, holds some out for validation, trains a byte-level BPE on the others (or
+takes a tokenizer file), packs both splits into memory-mapped files and leaves them in the cache,
+under a key of content and settings.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from search.data.build import FORMAT, Progress, pack
+from search.data.config import DataConfig
+from search.data.corpora import CORPORA, Corpus
+from search.data.hashes import FileHashes, digest_of, seal
+from search.data.packed import Data
+from search.data.tokenizer import tokenizer_file
+from space.files import write_atomically
+
+
+def prepare(config: DataConfig, progress: Progress = print) -> Data:
+    """The data that a configuration asks for, from the cache or else built into it.
+
+    A build is atomic, and simultaneous ones wait for each other. Damaged files in the cache are
+    named, set aside and built again.
+
+    Raises:
+        ValueError, OSError: what is asked for cannot be read or does not fit together.
+    """
+    cache = Path(config.cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    corpus = config.corpus()
+    recipe = _recipe(config, corpus)
+    folder = cache / f"{config.label}-{digest_of(recipe)}"
+    with FileLock(folder.with_suffix(".lock")):
+        if folder.exists():
+            try:
+                return replace(open_data(folder), name=str(config.name))
+            except ValueError as error:
+                aside = _set_aside(folder)
+                progress(f"{error}; set aside as {aside}, building again")
+        _build(config, corpus, recipe, folder, progress)
+    return open_data(folder)
+
+
+def open_data(folder: str | Path) -> Data:
+    """What `prepare` built. Nothing is built here.
+
+    Raises:
+        ValueError: a file is missing or damaged; it is named.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder / "manifest.json")
+    for name, expected in manifest["files"].items():
+        if (found := seal(folder / name)) != expected:
+            raise ValueError(
+                f"{folder / name} must be as it was written, {expected}, but is {found}"
+            )
+    known = "token_bytes.npy" in manifest["files"]
+    return Data(
+        name=manifest["name"],
+        folder=folder,
+        fingerprint=manifest["fingerprint"],
+        vocab_size=manifest["vocab_size"],
+        end_token=manifest["end_token"],
+        bytes_per_token=manifest["bytes_per_token"],
+        train=np.memmap(folder / "train.bin", dtype=manifest["dtype"], mode="r"),
+        validation=np.memmap(folder / "validation.bin", dtype=manifest["dtype"], mode="r"),
+        token_bytes=np.load(folder / "token_bytes.npy") if known else None,
+        tokenizer=folder / "tokenizer.json" if known else None,
+    )
+
+
+def find_data(cache: str | Path, fingerprint: str) -> Path | None:
+    """The folder of the data with this fingerprint."""
+    for path in sorted(Path(cache).glob("*/manifest.json")):
+        with suppress(ValueError):  # set aside when its data are prepared again
+            if _read_manifest(path)["fingerprint"] == fingerprint:
+                return path.parent
+    return None
+
+
+def _recipe(config: DataConfig, corpus: Corpus) -> dict[str, Any]:
+    """All that the packed tokens follow from. Paths and dates do not belong to it, content does."""
+    hashes = FileHashes(Path(config.cache) / "hashes.json")
+    source = CORPORA.identity(config.source)
+    recipe = {
+        "format": FORMAT,
+        "source": source,
+        "vocab_size": config.vocab_size,
+        "tokenizer": hashes.of([tokenizer_file(config.tokenizer)]) if config.tokenizer else None,
+        "end_token": config.end_token,
+        "validation_fraction": config.validation_fraction,
+        "max_bytes": config.max_bytes,
+        "text": corpus.identity(hashes),
+    }
+    from_outside = source != config.source
+    return recipe | ({"options": config.outside_options()} if from_outside else {})
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        sealed = json.loads(path.read_bytes())
+        manifest: dict[str, Any] = sealed["manifest"]
+        if sealed["digest"] == digest_of(manifest):
+            return manifest
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path} must be as it was written, but is missing or damaged")
+
+
+def _set_aside(folder: Path) -> Path:
+    """Rename a damaged folder, in place of one set aside before."""
+    aside = folder.with_suffix(".corrupt")
+    shutil.rmtree(aside, ignore_errors=True)
+    return folder.rename(aside)
+
+
+def _build(
+    config: DataConfig, corpus: Corpus, recipe: dict[str, Any], folder: Path, progress: Progress
+) -> None:
+    """Build beside the folder, then rename: it is there as a whole or not at all. Only the holder
+    of its lock builds it, so what an earlier builder left half-made can go."""
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    half_made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        manifest = pack(config, corpus, half_made, progress)
+        files = sorted(half_made.iterdir())
+        manifest |= {"recipe": recipe, "files": {path.name: seal(path) for path in files}}
+        sealed = {"digest": digest_of(manifest), "manifest": manifest}
+        write_atomically(half_made / "manifest.json", json.dumps(sealed, indent=1))
+        for path in (*files, half_made):
+            _fsync(path)
+        half_made.rename(folder)
+        _fsync(folder.parent)
+    finally:
+        shutil.rmtree(half_made, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,135 @@
+"""What to train on: `conf/data/`."""
+
+import json
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from search.data.corpora import CORPORA, Corpus, corpus_named
+from search.data.tokenizer import BYTES
+from space.doors import Door
+
+READING = ("path", "subset", "split", "revision", "text_key")
+"""Options of a corpus that reads them; of another they are refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to train on, and how it becomes tokens."""
+
+    door: ClassVar[Door[Corpus]] = CORPORA
+    source: str = "embedded"
+    """A corpus: a name in `search/data/corpora/`, a module, or a file such as mine.py."""
+    path: str | None = None
+    """`text`, `tokens`: a file, a folder or a glob."""
+    name: str | None = None
+    """`hf`: the data set's name on the hub, or a local folder. Else what records call the data;
+    default: the source, or the path with `_` for all but letters and digits."""
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    text_key: str = "text"
+    """The key (jsonl) or column (parquet, hf) that holds the text."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Other options of the corpus."""
+    max_bytes: int | None = None
+    """Stop reading after so many bytes of text."""
+    vocab_size: int = 4096
+    """Size of the tokenizer to train, end token included; a tokenizer file brings its own. For
+    token ids without a tokenizer: of the one that they were made with."""
+    tokenizer: str | None = None
+    """A tokenizer.json to take instead of training one."""
+    end_token: int | None = None
+    """Id of the token between documents. Default: the tokenizer's own."""
+    validation_fraction: float = 0.05
+    """Share of the documents that is held out. Which ones depends on their content alone, so that
+    adding documents does not move others."""
+    cache: str = ".cache/data"
+
+    def __post_init__(self) -> None:
+        corpus = self.corpus()
+        if self.vocab_size <= BYTES:
+            raise ValueError(
+                f"data.vocab_size must be at least {BYTES + 1} (every byte and the end token), "
+                f"but got {self.vocab_size}; choose a larger one"
+            )
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                "data.validation_fraction must lie between 0 and 1, "
+                f"but got {self.validation_fraction}"
+            )
+        if self.max_bytes is not None and corpus.kind != "text":
+            raise ValueError(
+                f"data.max_bytes must be left out with data.source={self.source}, whose documents "
+                f"are {corpus.kind}, not text, but is {self.max_bytes}"
+            )
+        if self.name is None:
+            name = re.sub(r"\W+", "_", self.path or self.label).strip("_")
+            object.__setattr__(self, "name", name)
+
+    @property
+    def label(self) -> str:
+        """The source in names of files and studies: of a file, its stem."""
+        name = Path(self.source).stem if self.source.endswith(".py") else self.source
+        return re.sub(r"\W+", "_", name)
+
+    def corpus(self) -> Corpus:
+        """The corpus with its options.
+
+        Raises:
+            ValueError: there is no such corpus, or it does not take an option that is given.
+        """
+        kind = corpus_named(self.source)
+        own = {f.name for f in fields(kind)}
+        self._require_read(own)
+        given = {name: getattr(self, name) for name in own & SHARED}
+        return _made(kind, given | self._own_options(own), self.source)
+
+    def _require_read(self, own: set[str]) -> None:
+        """Raises: ValueError for an option of reading that the corpus does not have."""
+        for f in fields(self):
+            if f.name in READING and f.name not in own and getattr(self, f.name) != f.default:
+                hint = "; did you mean data=text?" if f.name == "path" else ""
+                raise ValueError(
+                    f"data.{f.name} must be left out with data.source={self.source}, which does "
+                    f"not read it, but is {getattr(self, f.name)!r}{hint}"
+                )
+
+    def _own_options(self, own: set[str]) -> dict[str, Any]:
+        if shared := sorted(SHARED & set(self.options)):
+            raise ValueError(f"data.options must not repeat data.{shared[0]}; set that")
+        if unknown := sorted(set(self.options) - own):
+            known = ", ".join(sorted(own - SHARED)) or "none"
+            raise ValueError(
+                f"data.options must be those of {self.source} ({known}), but got {unknown[0]}"
+            )
+        return dict(self.options)
+
+    def outside_options(self) -> dict[str, Any]:
+        """What a corpus from outside the project was given, as JSON holds it."""
+        own = {f.name for f in fields(corpus_named(self.source))}
+        shared = {name: getattr(self, name) for name in own & SHARED - {"path"}}
+        options: dict[str, Any] = json.loads(json.dumps(shared | self.options, default=str))
+        return options
+
+
+SHARED = {f.name for f in fields(DataConfig)} - {"source", "options"}
+"""A corpus may have fields of these names: `data.<name>` sets them."""
+
+
+def _made(kind: type[Any], given: dict[str, Any], source: str) -> Corpus:
+    """The dataclass with values of its fields' types, as any configuration has them."""
+    try:
+        schema = OmegaConf.structured(kind)
+        OmegaConf.set_readonly(schema, False)  # it is locked where the dataclass is frozen
+        config = OmegaConf.merge(schema, given)
+        if missing := sorted(OmegaConf.missing_keys(config)):
+            raise ValueError(f"data.options.{missing[0]} must be given with data.source={source}")
+        return cast(Corpus, OmegaConf.to_object(config))
+    except OmegaConfBaseException as error:
+        option = f"data.{'' if error.key in SHARED else 'options.'}{error.key}"
+        raise ValueError(f"{option} of {source}: {str(error).splitlines()[0]}") from None

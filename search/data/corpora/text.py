@@ -1,0 +1,31 @@
+"""`data=text`: files of text, as txt, jsonl or parquet, plain or compressed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from search.data.corpora import Kind
+from search.data.hashes import FileHashes
+from search.data.readers import TEXT_KINDS, find_files, read_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Documents of text files."""
+
+    kind: ClassVar[Kind] = "text"
+    path: str | None = None
+    text_key: str = "text"
+
+    def identity(self, hashes: FileHashes) -> Any:
+        """Content and form of the files, not their names."""
+        files = find_files(self.path, TEXT_KINDS)
+        return [self.text_key, [file.suffixes for file in files], hashes.of(files)]
+
+    def documents(self) -> Iterator[str]:
+        """File by file, sorted by name."""
+        for file in find_files(self.path, TEXT_KINDS):
+            yield from read_text(file, self.text_key)
+
+
+CORPUS = Text

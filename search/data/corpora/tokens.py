@@ -1,0 +1,43 @@
+"""`data=tokens`: files of token ids, jsonl as MobileLLM has them or uint16 as nanoGPT has."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from search.data.corpora import Kind, TokenDocument
+from search.data.hashes import FileHashes
+from search.data.readers import TOKEN_KINDS, find_files, read_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenFiles:
+    """Documents of token files. Files named val… are held out where others are not named so."""
+
+    kind: ClassVar[Kind] = "tokens"
+    path: str | None = None
+    end_token: int | None = None
+
+    def identity(self, hashes: FileHashes) -> Any:
+        """Content and form of the files; of their names, which are held out for theirs."""
+        files, held_out = self._files
+        own_split = [] if None in held_out else [held_out]
+        return [[file.suffixes for file in files], hashes.of(files), *own_split]
+
+    def documents(self) -> Iterator[TokenDocument]:
+        """File by file, sorted by name."""
+        for file, held_out in zip(*self._files, strict=True):
+            for where, ids in read_tokens(file, self.end_token):
+                yield TokenDocument(ids, where, held_out)
+
+    @cached_property  # found once: the cache of packed files may be in the same folder
+    def _files(self) -> tuple[list[Path], list[bool | None]]:
+        """The files, and which of them are held out; None for each where their names do not say."""
+        files = find_files(self.path, TOKEN_KINDS)
+        named = [file.name.startswith("val") for file in files]
+        own_split = any(named) and not all(named)
+        return files, [is_validation if own_split else None for is_validation in named]
+
+
+CORPUS = TokenFiles

@@ -1,0 +1,67 @@
+"""Hashes of content: of files that are read, of files that were written, of settings."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from space.files import write_atomically
+
+WHOLE_CHECK_BYTES = 256 << 20
+"""Files up to this size are checked in full whenever they are opened (a second per gigabyte);
+of larger ones the size and CHECK_BLOCKS evenly spread blocks are."""
+CHECK_BLOCKS, CHECK_BLOCK_BYTES = 64, 1 << 20
+
+
+class FileHashes:
+    """Content hashes, remembered by size and date so that large files are read once."""
+
+    def __init__(self, memo: Path) -> None:
+        self.memo = memo
+
+    def of(self, files: Sequence[Path]) -> list[str]:
+        """SHA-256 of each file."""
+        try:
+            known = json.loads(self.memo.read_text())
+        except (OSError, ValueError):
+            known = {}
+        before = dict(known)
+        hashes = [self._hash(path, known) for path in files]
+        if known != before:
+            write_atomically(self.memo, json.dumps(known, indent=1))
+        return hashes
+
+    def _hash(self, path: Path, known: dict[str, Any]) -> str:
+        status = path.stat()
+        stamp = [status.st_size, status.st_mtime_ns]
+        remembered = known.get(str(path.absolute()))
+        if remembered and remembered[:2] == stamp:
+            return str(remembered[2])
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if time.time_ns() - status.st_mtime_ns > 2e9:  # else a change may leave the date as it is
+            known[str(path.absolute())] = [*stamp, digest]
+        return digest
+
+
+def seal(path: Path) -> str:
+    """Size and hash of a file; of a large one, hash of evenly spread blocks."""
+    if not path.is_file():
+        return "missing"
+    size = path.stat().st_size
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        if size <= WHOLE_CHECK_BYTES:
+            digest.update(file.read())
+        else:
+            for block in range(CHECK_BLOCKS):
+                file.seek((size - CHECK_BLOCK_BYTES) * block // (CHECK_BLOCKS - 1))
+                digest.update(file.read(CHECK_BLOCK_BYTES))
+    return f"{size} bytes, {digest.hexdigest()}"
+
+
+def digest_of(value: Any) -> str:
+    """A short hash of what JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,134 @@
+"""Packed tokens, and the batches that training and validation cut from them."""
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.data.readers import Tokens
+from search.data.tokenizer import load_tokenizer
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Packed tokens, ready to train on."""
+
+    name: str
+    folder: Path
+    fingerprint: str
+    """Hash of the packed tokens and of what they stand for: equal fingerprints train equally."""
+    vocab_size: int
+    end_token: int | None
+    bytes_per_token: float | None
+    """Of the validation split. None where the tokens' text is not known."""
+    train: Array = field(repr=False)
+    """Token ids (n,), memory-mapped: uint16, or uint32 where the vocabulary needs it."""
+    validation: Array = field(repr=False)
+    token_bytes: Array | None = field(repr=False)
+    """Bytes of text that each token stands for (vocab_size,), 0 for special ones. None where that
+    is not known."""
+    tokenizer: Path | None
+
+    def score(self, nll: float, targets: Array) -> tuple[float, float | None]:
+        """(loss in nats per token, bits per byte or None) of targets whose negative
+        log-likelihoods add up to `nll` nats."""
+        loss = nll / targets.size
+        if self.token_bytes is None:
+            return loss, None
+        return loss, nll / math.log(2) / float(self.token_bytes[targets].sum())
+
+    def describe(self) -> dict[str, Any]:
+        """What a record says of its data."""
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "vocab_size": self.vocab_size,
+            "bytes_per_token": self.bytes_per_token,
+            "train_tokens": len(self.train),
+            "validation_tokens": len(self.validation),
+        }
+
+
+def batch(data: Data, seed: int, step: int, batch_size: int, seq_len: int) -> tuple[Tokens, Tokens]:
+    """(inputs, targets) of one step, (batch_size, seq_len) each: a pure function of its arguments.
+
+    Windows of seq_len + 1 tokens lie seq_len apart, so that every token is a target once an epoch;
+    each epoch has its own order.
+    """
+    n_windows = _n_windows(data.train, seq_len)
+    position = np.arange(step * batch_size, (step + 1) * batch_size)
+    windows = [
+        _cached_order(n_windows, seed, epoch)[place]
+        for epoch, place in zip(*(a.tolist() for a in divmod(position, n_windows)), strict=True)
+    ]
+    return _cut(data.train, np.array(windows), seq_len)
+
+
+def window_order(n_windows: int, seed: int, epoch: int) -> Tokens:
+    """A permutation of the windows. Philox's raw stream, unlike numpy's shuffles, never changes
+    between versions."""
+    keys = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(n_windows)
+    return np.argsort(keys, kind="stable")
+
+
+_cached_order = lru_cache(maxsize=4)(window_order)
+
+
+def validation_windows(data: Data, seq_len: int, n_tokens: int) -> tuple[Tokens, Tokens]:
+    """(inputs, targets) of the fixed validation slice, (windows, seq_len) each: about n_tokens
+    targets, or all there are, spread evenly over the split; the same for every run."""
+    available = _n_windows(data.validation, seq_len)
+    wanted = max(1, min(available, n_tokens // seq_len))
+    return _cut(data.validation, np.arange(wanted) * available // wanted, seq_len)
+
+
+def require_tokens(data: Data, seq_len: int, batch_size: int) -> None:
+    """Raises: ValueError unless there is one batch to train on and one window to validate on."""
+    for split, tokens, windows in (
+        ("training", data.train, batch_size),
+        ("validation", data.validation, 1),
+    ):
+        if len(tokens) < windows * seq_len + 1:
+            raise ValueError(
+                f"the {split} split must hold {windows * seq_len + 1} tokens, {windows} windows of "
+                f"{seq_len}, but {data.name} has {len(tokens)}; give more text, or a smaller "
+                f"seq_len{' or batch_size' if split == 'training' else ''}"
+            )
+
+
+def held_out_documents(data: Data) -> list[str]:
+    """The texts of the validation split.
+
+    Raises:
+        ValueError: the data came as tokens, without the tokenizer that made them.
+    """
+    if data.tokenizer is None:
+        raise ValueError(
+            f"{data.folder} must have a tokenizer to give its text, but came as token ids without; "
+            "prepare it with data.tokenizer=FILE"
+        )
+    tokenizer = load_tokenizer(data.tokenizer)
+    ends = np.flatnonzero(data.validation == data.end_token)
+    parts = np.split(data.validation, ends)
+    ids = [part[1:] if i else part for i, part in enumerate(parts)]  # without the end token
+    return [tokenizer.decode(part.tolist()) for part in ids if len(part)]
+
+
+def _n_windows(tokens: Array, seq_len: int) -> int:
+    n_windows = (len(tokens) - 1) // seq_len
+    if n_windows < 1:
+        raise ValueError(
+            f"a split must hold {seq_len + 1} tokens for a window of {seq_len}, but has "
+            f"{len(tokens)}; give more text, or a smaller seq_len"
+        )
+    return n_windows
+
+
+def _cut(tokens: Array, windows: Tokens, seq_len: int) -> tuple[Tokens, Tokens]:
+    rows = tokens[windows[:, None] * seq_len + np.arange(seq_len + 1)].astype(np.int64)
+    return rows[:, :-1], rows[:, 1:]
