@@ -19,7 +19,7 @@ from ablations.files import TableFile, table_names
 from ablations.help import help_text
 from ablations.questions import QUESTIONS, standalone
 from ablations.timing import FILE, Timing
-from search.data.dataset import require_tokens
+from search.data.packed import require_tokens
 from search.study.ending import conclude, finish, make_report
 from search.study.pool import Ending
 from search.study.session import Groundwork, Session, Subject, data_settings, lay_groundwork

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 from search.config import SearchConfig
-from search.data.dataset import require_tokens
+from search.data.packed import require_tokens
 from search.study.describe import exploration_facts, pruning_facts
 from search.study.ending import conclude, finish
 from search.study.exploration import SearchWork

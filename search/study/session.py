@@ -16,7 +16,8 @@ import optuna
 from optuna.storages import RDBStorage
 
 from search.config import StudyConfig
-from search.data.dataset import Data, prepare
+from search.data.cache import prepare
+from search.data.packed import Data
 from search.evaluate.scores import lacking, require_answers
 from search.executors import Event, Executor
 from search.models import WEIGHTS
