@@ -90,6 +90,7 @@ class TableFile:
                 "is none; leave them out"
             )
         asked = Asked(
+            question=self.question,
             name=self.name,
             caption=self.caption,
             scale=scale,

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from ablations.arms import make_panel
-from ablations.table import Table, seeds_of
+from ablations.table import ARMS, Panel, Table, seeds_of
 from ablations.timing import Timing
 from search.recipe import Recipe
 from space.axes import SpaceConfig
@@ -31,6 +31,8 @@ class Asked:
 
     recipe: Recipe
     vocab_size: int
+    question: str = ARMS
+    """By which name it was found."""
     name: str = ""
     caption: str = ""
     scale: str = PROXY
@@ -52,8 +54,8 @@ class Asked:
     timing: Timing | None = None
     """How long arms train, once recipe and data are settled; None while a table is only checked."""
 
-    def table(self, panels: Sequence[Mapping[str, Any]], **more: Any) -> Table:
-        """The table of these panels, as a file would list them, with `more` fields of `Table`.
+    def table(self, panels: Sequence[Mapping[str, Any]]) -> Table:
+        """The table of these panels, as a file would list them.
 
         Raises:
             ValueError: no panels, two of one name, or an arm that does not fit.
@@ -72,9 +74,11 @@ class Asked:
                 f"panels of table {self.name} must have names of their own, but got {twice[0]!r} "
                 f"{names[twice[0]]} times; rename all but one"
             )
-        return Table(name=self.name, caption=self.caption, panels=made, **seeds, **more)
+        return Table(
+            name=self.name, caption=self.caption, question=self.question, panels=made, **seeds
+        )
 
-    def _panel(self, content: Mapping[str, Any]) -> Any:
+    def _panel(self, content: Mapping[str, Any]) -> Panel:
         limit = Budget.parse(self.budget or content.get("budget") or self.file_budget)
         exact, timing = self.scale == PROXY, self.timing or Timing()
         return make_panel(content, limit, self.recipe, self.vocab_size, exact, timing)
@@ -96,6 +100,8 @@ class Question(Protocol):
     view: Any
     """How it is shown: the name of a module of `reports.views`, which defines `VIEW`, or an object
     that keeps `reports.views.View` itself. Reports are made without torch, so import none."""
+    example: str = ""
+    """A small table of 100 thousand parameters, as a file would hold it; none where none can."""
     key: str = ""
     """Of a table's file, what holds the question's own content. A file with this key asks it."""
     standalone: bool = False

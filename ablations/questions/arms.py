@@ -24,6 +24,18 @@ class Arms(Question):
     takes = "panels of arms (proxy, paper), seeds as a number or auto, lr_search"
     leaves = FILES
     view = "arms"
+    example = """
+caption: Are two blocks better shared?
+budget: 100k
+seeds: 2
+proxy:
+  - name: two blocks
+    baseline: none
+    base: {num_blocks: 2}
+    arms:
+      none: {sharing: none}
+      immediate: {sharing: immediate x2}
+"""
 
     def table(self, asked: Asked) -> Table:
         made = asked.table(asked.panels)

@@ -16,9 +16,23 @@ class Calibration(Arms):
         *(f"{name}.csv" for name in ("calibration", "checks", "spread")),
     )
     view = "calibration"
+    example = """
+caption: One shape three times, initial weights apart.
+budget: 100k
+seeds: 2
+question: calibration
+proxy:
+  - name: ""
+    baseline: a
+    base: {num_blocks: 2}
+    arms:
+      a: {init_shift: 0}
+      b: {init_shift: 100}
+      c: {init_shift: 200}
+"""
 
     def table(self, asked: Asked) -> Table:
-        made = asked.table(asked.panels, question="calibration")
+        made = asked.table(asked.panels)
         if not are_equal(made):
             raise ValueError(
                 f"arms of table {asked.name} must be equal but for init_shift, to calibrate with, "

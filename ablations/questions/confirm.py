@@ -56,7 +56,7 @@ class Confirm(Arms):
             name=f"confirm_{study}",
             caption=f"The best candidates of {study} and its baseline over fresh seeds.",
             panels=(panel,),
-            question="confirm",
+            question=asked.question,
             first_seed=1 + max(t["seed"] for t in content["trials"] if t["seed"] is not None),
             quoted_by=study,
             **seeds_of(asked.seeds or SEEDS),

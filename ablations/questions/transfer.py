@@ -6,6 +6,7 @@ seed; then the best rate of every shape, its neighbours, and the common rate get
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -27,6 +28,17 @@ class Transfer(Question):
     leaves = (*FILES, *(f"transfer.{form}" for form in ("md", "csv", "png")))
     view = "transfer"
     key = "transfer"
+    example = """
+caption: Rates of two shapes.
+budget: 100k
+seeds: 2
+transfer:
+  parametrisations: [completep]
+  rates: [1e-3, 4e-3, 1.6e-2]
+  shapes:
+    wide: {num_blocks: 2}
+    deep: {num_blocks: 7}
+"""
     common_recipe = "arms are learning rates"
 
     def parts(self, content: Mapping[str, Any]) -> Iterator[tuple[str, Any, type]]:
@@ -40,7 +52,7 @@ class Transfer(Question):
 
     def table(self, asked: Asked) -> Table:
         own = panels(asked.content) if asked.scale == PROXY else []
-        return asked.table([*asked.panels, *own], question="transfer", facts={"transfer": True})
+        return replace(asked.table([*asked.panels, *own]), facts={"transfer": True})
 
     def wanted(self, table: Table, cells: pd.DataFrame) -> Wanted:
         arms = {(panel.name, arm.name): arm.recipe for panel in table.panels for arm in panel.arms}

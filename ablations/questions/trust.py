@@ -38,6 +38,15 @@ class Trust(Question):
     )
     view = "trust"
     key = "trust"
+    example = """
+caption: Orders of three depths at half the tokens, beside all.
+budget: 100k
+seeds: 3
+trust:
+  space: depth_width
+  arms: 3
+  lengths: [0.5, 1]
+"""
     options = ("budgets", "space")
     common_recipe = "arms share the recipe it measures"
 
@@ -46,7 +55,7 @@ class Trust(Question):
             yield f"{name} of trust", content.get(name) or [], list
 
     def table(self, asked: Asked) -> Table:
-        made = asked.table(self._panels(asked), question="trust")
+        made = asked.table(self._panels(asked))
         require_seeds(made.seeds)
         if made.auto:
             raise ValueError(

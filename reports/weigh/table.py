@@ -67,6 +67,11 @@ class Report:
     scores: dict[str, pd.DataFrame] | None = None
     """Zero-shot scores by panel (`reports.weigh.scores.gather`); only of panels that have any."""
 
+    @property
+    def missing(self) -> list[str]:
+        """Each cell that has no result, and why: a view must name them all."""
+        return [text for panel in self.panels for text in panel.missing]
+
 
 def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
     """The table under `outputs/tables/<name>/` with the records of its runs; one that trains
