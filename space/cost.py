@@ -1,6 +1,6 @@
 """What an architecture costs, in closed form and without torch.
 
-The counts equal the built model's and `transformers`' own (`tests/test_cost.py`).
+The counts equal the built model's and `transformers`' own (`tests/space/test_cost.py`).
 """
 
 from dataclasses import dataclass
