@@ -27,7 +27,7 @@ from space.cli import one_line_errors, verb
 def main(config: SearchConfig) -> None:
     """Run a study, from wherever it stands."""
     with one_line_errors():
-        require_one_length(HydraConfig.get().overrides.task)
+        require_one_length(HydraConfig.get().overrides.task, config.tokens_per_parameter)
         check(config)
         session = open_search(config)
     outlook = session.estimate()
@@ -39,13 +39,14 @@ def main(config: SearchConfig) -> None:
     say_what_is_left(session, config)
 
 
-def require_one_length(given: Sequence[str]) -> None:
-    """Raises: ValueError where overrides set both of what exclude each other."""
+def require_one_length(given: Sequence[str], ratio: float | None) -> None:
+    """Raises: ValueError where the command line gives tokens that the ratio would replace."""
     values = dict(text.lstrip("+").split("=", 1) for text in given if "=" in text)
-    if values.get("tokens_per_parameter", "null") != "null" and "recipe.tokens" in values:
+    if ratio is not None and "recipe.tokens" in values:
         raise ValueError(
             "tokens_per_parameter must come without recipe.tokens, which it is in place of, but "
-            f"got {values['tokens_per_parameter']} and {values['recipe.tokens']}; take one out"
+            f"got {ratio:g} and {values['recipe.tokens']}; take one out, or add "
+            "tokens_per_parameter=null where an experiment sets it"
         )
 
 

@@ -114,9 +114,19 @@ def test_a_recipe_of_mobilellm_takes_nothing_from_the_proxy_that_it_replaces() -
     assert default == smoke
 
 
-def test_an_experiment_of_another_command_is_refused_with_one_line() -> None:
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["experiment=layer_sharing_1m"], "table"),
+        (["experiment=law_1m_v", "recipe.tokens=1000"], "tokens_per_parameter=null"),
+    ],
+    ids=["another command's", "a length that it would replace"],
+)
+def test_what_an_experiment_does_not_go_with_is_refused_with_one_line(
+    given: list[str], named: str
+) -> None:
     made = subprocess.run(
-        [sys.executable, "-m", "search", "experiment=layer_sharing_1m"],
+        [sys.executable, "-m", "search", *given],
         capture_output=True,
         text=True,
         cwd=Path(CONF).parent,
@@ -124,4 +134,4 @@ def test_an_experiment_of_another_command_is_refused_with_one_line() -> None:
     assert made.returncode == 2
     assert made.stderr.startswith("error: ")
     assert made.stderr.count("\n") == 1
-    assert "table" in made.stderr
+    assert named in made.stderr
