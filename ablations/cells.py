@@ -13,6 +13,7 @@ from ablations.stats.bracket import FIRST_SEED, Choice, LrSearch, choose
 from ablations.table import Arm, Panel, Table
 from search.record import DIVERGED, FAILED, Run
 from search.study.plan import Attempt, Cell, Step, distinct, is_open
+from space.arch import Architecture
 from space.cost import cost
 
 UNDECIDED = "undecided"
@@ -256,6 +257,10 @@ class TableWork:
     @property
     def parameters(self) -> int:
         return max(cost(run.architecture).parameters for run in self.runs)
+
+    @property
+    def architectures(self) -> list[Architecture]:
+        return [arm.architecture for panel in self.table.panels for arm in panel.arms]
 
     @property
     def typical(self) -> Run:

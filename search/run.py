@@ -66,7 +66,7 @@ def main(config: RunConfig) -> None:
             seed=config.seed,
             init_seed=config.init_seed,
         )
-        lost = what_is_lost(settle(config.placement, run), arch)
+        lost = what_is_lost(settle(config.placement, run), [arch])
     if lost and rank() == 0:
         print(lost)
     folder = Path(config.runs) / run.key

@@ -21,6 +21,7 @@ import yaml
 
 from search.record import PRUNED, Reading, Record, Run, architecture_id, run_from_dict
 from space.files import write_atomically
+from space.parts import part_fields
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """Of these no other run would fare better."""
@@ -117,6 +118,10 @@ def load_records(runs: str | Path) -> pd.DataFrame:
         if record is not None:
             rows.extend(_rows(path.parent.name, record))
     frame = pd.DataFrame(rows)
+    named = {name for row in rows for name in row.get("parts", ())}
+    for name, field in part_fields(sorted(named)).items():
+        if name in frame:  # architectures without the part have its default
+            frame[name] = [row.get(name, field.default) for row in rows]
     frame.attrs["corrupt"] = corrupt
     return frame
 

@@ -15,6 +15,7 @@ from space.axes import Candidate, Space, SpaceConfig, describe_sharing
 from space.budget import ffn_multiple, ffn_target
 from space.cli import one_line_errors, verb
 from space.cost import cost, num_norms, parts
+from space.parts import part_fields
 from space.stored import Stored
 
 FORMATS = ("table", "markdown", "csv", "json")
@@ -104,16 +105,27 @@ def _architecture(config: Config) -> Architecture | None:
 def show_ladder(space: Space, config: Config) -> str:
     """The architectures of a space, a row each."""
     rows = [_candidate_row(space, candidate, config) for candidate in space.candidates()]
+    defaults = _defaults(space)
+    rows = [row | {k: row.get(k, default) for k, default in defaults.items()} for row in rows]
     if config.format in ("csv", "json"):
         return f"[{', '.join(map(_json, rows))}]" if config.format == "json" else _csv(rows)
     shared = any(row["sharing"] != "none" for row in rows)
     columns = [c for c in LADDER if c.name != "sharing_pattern" or shared]
+    columns += [Column(name, name.replace("_", " ")) for name in defaults]
     title = (
         f"{space.size} architectures of {space.budget}, space {space.name}, "
         f"vocabulary {space.vocab_size:,}.\nFLOPs, KV bytes and bytes moved: a token, "
         f"at {config.seq_len:,} tokens of context and {config.dtype_bytes} bytes a weight."
     )
     return f"{title}\n\n{_table(columns, rows, config.format)}"
+
+
+def _defaults(space: Space) -> Row:
+    """Of those fields of parts that some architecture of the space has: the others' rows lack
+    them."""
+    fields = part_fields(space.fixed.get("parts") or ())
+    used = {name for arch in space.enumerate() for part in arch.parts for name, _ in part.values}
+    return {name: field.default for name, field in fields.items() if name in used}
 
 
 def show_architecture(arch: Architecture, config: Config) -> str:
@@ -133,14 +145,19 @@ def show_architecture(arch: Architecture, config: Config) -> str:
 
 
 def draw_layers(arch: Architecture) -> str:
-    """The layer map: the block of every layer in turn, halves apart where they differ."""
+    """The layer map: the block of every layer in turn, halves apart where they differ, and what
+    else differs between layers."""
     attention, ffn = zip(*arch.layers, strict=True)
-    halves = {"blocks": attention} if attention == ffn else {"attention": attention, "FFN": ffn}
-    width = max(len(name) for name in halves) + 2
+    drawn: dict[str, Sequence[Any]]
+    drawn = {"blocks": attention} if attention == ffn else {"attention": attention, "FFN": ffn}
+    widths = [arch.ffn_widths[block] for block in ffn]
+    drawn |= {"FFN width": widths} if len(set(widths)) > 1 else {}
+    drawn |= {"window": [span or "all" for span in arch.spans]} if any(arch.spans) else {}
+    width = max(len(name) for name in drawn) + 2
     lines = [f"Layer map, {arch.num_layers} layers ({describe_sharing(arch)}):"]
-    for name, blocks in halves.items():
+    for name, values in drawn.items():
         first, rest = f"{name + ':':<{width}}", " " * width
-        text = " ".join(map(str, blocks))
+        text = " ".join(map(str, values))
         lines.append(textwrap.fill(text, 100, initial_indent=first, subsequent_indent=rest))
     return "\n".join(lines)
 
@@ -174,12 +191,13 @@ def _part_rows(arch: Architecture) -> list[Row]:
         ("norms", part.norm, num_norms(arch) + 1, 2 * layers + 1),
         ("output", part.output, 0 if arch.tie_word_embeddings else 1, 1),
     ]
+    sizes += [("other", part.stack, 1, 1)] if part.stack else []
     rows: list[Row] = [
         {"part": name, "one": one, "distinct": n, "uses": uses, "parameters": n * one}
         for name, one, n, uses in sizes
     ]
     if arch.tie_word_embeddings:
-        rows[-1] |= {"part": "output (the embedding)", "one": part.embedding}
+        rows[4] |= {"part": "output (the embedding)", "one": part.embedding}
     rows.append({"part": "all", "one": "", "distinct": "", "uses": "", "parameters": total})
     return [row | {"share": row["parameters"] / total} for row in rows]
 
@@ -283,8 +301,8 @@ def _table(columns: Sequence[Column], rows: Sequence[Row], style: str) -> str:
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    """All values but the layer map, unrounded, under their own names."""
-    names = [name for name in rows[0] if name != "layer_map"]
+    """All values but mappings, unrounded, under their own names."""
+    names = [name for name in rows[0] if name not in ("layer_map", "parts")]
     out = io.StringIO()
     writer = csv.DictWriter(out, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -14,26 +14,33 @@ from math import log
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, Self
 
-from space.arch import Architecture, Shape, read_mapping
-from space.budget import FFN_TOLERANCE, Budget, ffn_target, fit, solve, with_shape
+from space.arch import KEYED, Architecture, Shape, read_mapping
+from space.budget import (
+    FFN_TOLERANCE,
+    RATIOS,
+    SIZES,
+    Budget,
+    ffn_target,
+    fit,
+    solve,
+    with_shape,
+)
+from space.parts import DOOR, part_fields, value_of
 from space.sharing import PATTERNS, SCOPES
 
 SPACES = Path(__file__).parent.parent / "conf" / "space"
 DEPTH = "num_blocks"
+NO_AXES = (*SIZES, "vocab_size", "max_position_embeddings", "layer_map", "norms")
+"""Fields that close the budget, come with the data, or are said by the sharing axis."""
 AXES = (
     DEPTH,
     "sharing",
-    "heads_per_kv",
-    "heads_per_kv_target",
+    *RATIOS,
     "head_dim",
-    "head_dim_scale",
-    "tie_word_embeddings",
-    "ffn_ratio",
-    "hidden_act",
-    "qk_norm",
-    "attention_bias",
+    *(name for name in KEYED if name not in NO_AXES),
 )
-"""What an axis may vary: whatever changes the shape and leaves the budget to be closed."""
+"""What an axis may vary, besides every field of a part. All of it decides which architecture it is:
+depth and sharing make the layer map, ratios the sizes, and the others are in its identity."""
 FIXED_BLOCKS = {"all": (1, 0), "sandwich": (3, 2)}
 """Patterns of so many blocks, so many of them not repeated: the depth axis counts their layers."""
 
@@ -115,16 +122,19 @@ class Axis:
     rungs: int | None
 
     @classmethod
-    def parse(cls, name: str, given: Any) -> Self:
-        """The axis of a list, of `2..40`, or of `2..40 in 10 rungs`.
+    def parse(cls, name: str, given: Any, parts: Sequence[str] = ()) -> Self:
+        """The axis of a list, of `2..40`, or of `2..40 in 10 rungs`; of a field of a part too, if
+        need be of one of these from outside the project.
 
         A range may also be a mapping with `low`, `high` and perhaps `rungs`.
 
         Raises:
             ValueError: an unknown name, no values, a value twice, or an empty range.
         """
-        if name not in AXES:
-            raise ValueError(f"an axis must be one of {', '.join(AXES)}, but got {name!r}")
+        field = part_fields(parts).get(name)
+        if name not in AXES and field is None:
+            known = ", ".join((*AXES, *part_fields(parts)))
+            raise ValueError(f"an axis must be one of {known}, but got {name!r}")
         if isinstance(given, str) and (match := _RANGE.fullmatch(given.strip())):
             given = {k: int(v) for k, v in match.groupdict().items() if v is not None}
         if isinstance(given, Mapping):
@@ -134,7 +144,7 @@ class Axis:
                 f"axis {name} must be a list of at least one value or a range such as 2..40, "
                 f"but got {given!r}"
             )
-        values = tuple(given)
+        values = tuple(given if field is None else (value_of(field, value) for value in given))
         if len({repr(v) for v in values}) < len(values):
             raise ValueError(f"axis {name} must list each value once, but got {list(values)}")
         numbers = all(type(v) is int for v in values)
@@ -265,7 +275,9 @@ class Space:
     def to_dict(self) -> dict[str, Any]:
         """All that decides which architectures the space has, in plain types."""
         budget = {"kind": self.budget.kind, "value": self.budget.value}
-        return {**self.kind, "budget": budget, "vocab_size": self.vocab_size}
+        values = {**self.kind, "budget": budget, "vocab_size": self.vocab_size}
+        parts = {name: DOOR.identity(name) for name in self.fixed.get("parts") or ()}
+        return values | ({"parts": parts} if parts else {})
 
     @property
     def size(self) -> int:
@@ -310,7 +322,8 @@ class Space:
 
     @cached_property
     def _axes(self) -> dict[str, Axis]:
-        return {name: Axis.parse(name, given) for name, given in self.axes.items()}
+        parts = self.fixed.get("parts") or ()
+        return {name: Axis.parse(name, given, parts) for name, given in self.axes.items()}
 
     @cached_property
     def _sides(self) -> list[Axis]:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from space.arch import FIELDS, Architecture, Shape
 from space.cost import ClosedForm, Cost, cost
-from space.parts import fields as part_fields
+from space.parts import part_fields
 
 KINDS = ("parameters", "non_embedding_parameters")
 SUFFIXES = {"k": 10**3, "m": 10**6, "b": 10**9}
@@ -414,7 +414,7 @@ def _check(partial: Mapping[str, Any], ffn_tolerance: float) -> None:
         ValueError: a missing, unknown, contradictory or impossible value.
     """
     for name, value in partial.items():
-        if name not in _KNOWN and name not in part_fields(tuple(partial.get("parts") or ())):
+        if name not in _KNOWN and name not in part_fields(partial.get("parts") or ()):
             raise ValueError(
                 f"fit takes fields of an architecture and {', '.join(RATIOS)}, but got {name!r}"
             )

@@ -130,7 +130,8 @@ class Door(Generic[T]):
             if point.name == name:
                 return importlib.import_module(point.module)
         if name.endswith(".py"):
-            return _from_file(Path(name).resolve()) if Path(name).is_file() else None
+            path = Path(name).resolve()
+            return _from_file(path, path.read_bytes()) if path.is_file() else None
         if "." in name and _is_module(name):
             return importlib.import_module(name)
         return None
@@ -169,9 +170,10 @@ def members(protocol: type[Any]) -> list[str]:
 
 
 @cache
-def _from_file(path: Path) -> ModuleType:
-    """A module from its file, once for each process."""
-    name = f"isoparam_door_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+def _from_file(path: Path, source: bytes) -> ModuleType:
+    """A module from its file, once for each process and content."""
+    digest = hashlib.sha256(str(path).encode() + source).hexdigest()[:8]
+    name = f"isoparam_door_{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, "a .py file has a loader"
     assert spec.loader is not None, "a .py file has a loader"

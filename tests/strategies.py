@@ -1,5 +1,6 @@
 """Hypothesis strategies for the types of `space`."""
 
+from collections.abc import Collection
 from typing import Any
 
 from hypothesis import strategies as st
@@ -46,8 +47,33 @@ def sharings(draw: st.DrawFn, max_blocks: int = 4) -> dict[str, Any]:
 
 
 @st.composite
-def architectures(draw: st.DrawFn, max_blocks: int = 4, max_width: int = 48) -> Architecture:
-    """Any valid architecture, small enough to be built; heads need not fill the width."""
+def ffn_scalings(draw: st.DrawFn) -> str:
+    """A line of FFN widths, growing, shrinking or level."""
+    first = draw(st.integers(1, 199)) / 100
+    return f"{first:.2f}..{2 - first:.2f}"
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> str:
+    """A sliding window, without global layers or with some that any architecture has."""
+    window = draw(st.integers(1, 8))
+    rule = draw(st.sampled_from(["", ", global every 2", ", global every 3", ", global 0"]))
+    return f"{window}{rule}"
+
+
+PARTS = {"ffn_scaling": ffn_scalings(), "sliding_window": windows()}
+"""A strategy for each field of the project's parts."""
+
+
+@st.composite
+def architectures(
+    draw: st.DrawFn,
+    max_blocks: int = 4,
+    max_width: int = 48,
+    parts: Collection[str] = tuple(PARTS),
+) -> Architecture:
+    """Any valid architecture, small enough to be built; heads need not fill the width. Of fields of
+    parts it may have these."""
     kv_heads = draw(st.integers(1, 3))
     heads = kv_heads * draw(st.integers(1, 3))
     head_dim = 2 * draw(st.integers(1, 4))
@@ -67,7 +93,9 @@ def architectures(draw: st.DrawFn, max_blocks: int = 4, max_width: int = 48) -> 
         "attention_bias": draw(st.booleans()),
         "max_position_embeddings": draw(st.sampled_from([64, 2048])),
     }
-    return Architecture(**fields, **draw(sharings(max_blocks)))
+    for name in parts:
+        fields |= {name: draw(PARTS[name])} if draw(st.booleans()) else {}
+    return Architecture.from_dict({**fields, **draw(sharings(max_blocks))})
 
 
 @st.composite

@@ -64,7 +64,7 @@ def estimate(
         flops=flops,
         seconds=flops / (rate * workers),
         basis=basis,
-        lost=what_is_lost(placement, work.typical.architecture),
+        lost=what_is_lost(placement, work.architectures),
         disk_bytes=weights
         * (min(left, kept) + (workers + min(left, pausing)) * (1 + kept_per_weight)),
     )

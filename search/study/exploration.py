@@ -21,6 +21,7 @@ from search.study.plan import (
     is_open,
     ranked,
 )
+from space.arch import Architecture
 from space.axes import Space
 from space.cost import cost
 
@@ -213,6 +214,10 @@ class SearchWork:
     @property
     def parameters(self) -> int:
         return self.space.budget.value
+
+    @property
+    def architectures(self) -> list[Architecture]:
+        return self.space.enumerate()
 
     @property
     def typical(self) -> Run:

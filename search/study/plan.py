@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, Protocol, Self
 
 from search.record import DIVERGED, FAILED, Run
+from space.arch import Architecture
 
 EXPLORE, REPLICATE = "explore", "replicate"
 MAX_DEATHS = 3
@@ -115,6 +116,11 @@ class Work(Protocol):
     @property
     def parameters(self) -> int:
         """Of the largest."""
+        ...
+
+    @property
+    def architectures(self) -> Sequence[Architecture]:
+        """All that may be trained."""
         ...
 
     @property

@@ -40,7 +40,13 @@ from search.study.storage import (
     read_attempts,
     settled_precision,
 )
-from search.train.placement import Placement, settle, settle_precision, share_cores
+from search.train.placement import (
+    Placement,
+    require_engine,
+    settle,
+    settle_precision,
+    share_cores,
+)
 
 W = TypeVar("W", bound=Work)
 
@@ -113,6 +119,7 @@ class Session(Generic[W]):
             ValueError: what must not change under its name has changed.
         """
         config, data, work = ground.config, ground.data, subject.work
+        require_engine(config.placement, work.architectures)
         study = open_study(
             ground.storage,
             config.name,

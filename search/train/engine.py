@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from search.train.kernels import kernel
-from search.train.placement import Placement, autocast
+from search.train.placement import Placement, autocast, unknown_parts
 from space.model import MLP, Attention, Decoder, DecoderLayer, RMSNorm, token_nll
 
 ALIGNED = 64
@@ -192,6 +192,8 @@ class KernelEngine:
     def __init__(
         self, model: Decoder, weights: Weights, placement: Placement, precision: str
     ) -> None:
+        if unknown := unknown_parts([model.arch]):
+            raise ValueError(f"kernels must have every part, but do not have {unknown[0]}")
         self.weights, self.placement = weights, placement
         dtype = PRECISIONS[precision]
         same = dtype == torch.float32
@@ -317,7 +319,7 @@ class KernelPass:
         """The loss (R), and the gradient of the logits (R, V) in their place if there is a
         scale."""
         a, R = self.arch, len(ids)
-        heads, kv, D, Fi = a.num_attention_heads, a.kv_heads, a.hidden_size, a.intermediate_size
+        heads, kv, D = a.num_attention_heads, a.kv_heads, a.hidden_size
         x = self._take("x0", R, D, dtype=torch.float32)
         yield partial(torch.index_select, self.embedding.detach(), 0, ids, out=x)
         delta = None
@@ -337,7 +339,8 @@ class KernelPass:
             before, x = x, self._take(f"x{2 * i + 1}", R, D, dtype=torch.float32)
             n = self._take(f"n{2 * i + 1}", R, D)
             yield layer.before_mlp.forward(before, delta, x, n, self._rstd(2 * i + 1, R))
-            up, h = self._take(f"up{i}", R, layer.up.weight.shape[0]), self._take("h", R, Fi)
+            Fi = layer.down.weight.shape[1]
+            up, h = self._take(f"up{i}", R, layer.up.weight.shape[0]), self._take(f"h{Fi}", R, Fi)
             yield from layer.up.forward(n, up)
             yield kernel("activate", self.dtype, up, h, None, None, R, Fi, self.kind)
             yield from layer.down.forward(h, delta)
@@ -352,7 +355,7 @@ class KernelPass:
     def _backward(self, ids: Tensor, T: int) -> Iterator[Step]:
         """From the logits' gradient back to every weight's."""
         a, R = self.arch, len(ids)
-        D, Fi, last = a.hidden_size, a.intermediate_size, 2 * len(self.layers)
+        D, last = a.hidden_size, 2 * len(self.layers)
         dn, delta = self._take("dn", R, D), self._take("delta", R, D)
         dx, dlogits = (
             self._take("dx", R, D, dtype=torch.float32),
@@ -363,7 +366,8 @@ class KernelPass:
         yield self._norm_backward(self.norm, last, dn, dx, delta)
         for i, layer in reversed(list(enumerate(self.layers))):
             up = self._take(f"up{i}", R, layer.up.weight.shape[0])
-            h, dh = self._take("h", R, Fi), self._take("dh", R, Fi)
+            Fi = layer.down.weight.shape[1]
+            h, dh = self._take(f"h{Fi}", R, Fi), self._take(f"dh{Fi}", R, Fi)
             yield partial(torch.mm, delta, layer.down.weight, out=dh)
             yield kernel("activate", self.dtype, up, h, dh, up, R, Fi, self.kind)
             yield from layer.down.backward(delta, h, self.room, None)

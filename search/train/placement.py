@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -149,19 +149,38 @@ def _require_known(architecture: Architecture) -> None:
     """Raise Unavailable where kernels lack something that the architecture has."""
     if architecture.head_size > MAX_HEAD_DIM:
         raise Unavailable(f"head_dim is over {MAX_HEAD_DIM}")
-    for setting in architecture.parts:
-        if "kernels" not in setting.part.engines:
-            raise Unavailable(f"the kernels do not have the part {setting.name}")
+    if unknown := unknown_parts([architecture]):
+        raise Unavailable(f"the kernels do not have the part {unknown[0]}")
 
 
-def what_is_lost(placement: Placement, architecture: Architecture | None = None) -> str | None:
-    """A line for a user whose CPU trains more slowly than it could, an architecture if one is
-    given, and why; None where all is well."""
-    if placement.device != "cpu" or placement.engine == "kernels":
+def unknown_parts(architectures: Iterable[Architecture]) -> list[str]:
+    """Parts of these architectures that the kernels do not have."""
+    settings = {setting for arch in architectures for setting in arch.parts}
+    return sorted({s.name for s in settings if "kernels" not in s.part.engines})
+
+
+def require_engine(placement: Placement, architectures: Iterable[Architecture]) -> None:
+    """Raises: ValueError where kernels are asked for and do not have a part of these."""
+    if placement.engine == "kernels" and (unknown := unknown_parts(architectures)):
+        raise ValueError(
+            "placement.engine=kernels must be possible for all architectures, but the kernels do "
+            f"not have the part {unknown[0]}; use auto"
+        )
+
+
+def what_is_lost(placement: Placement, architectures: Iterable[Architecture] = ()) -> str | None:
+    """A line for a user whose CPU trains more slowly than it could, all of these architectures or
+    some, and why; None where all is well."""
+    if placement.device != "cpu":
+        return None
+    if unknown := unknown_parts(architectures):
+        return (
+            f"architectures with {' or '.join(unknown)} are trained by autograd, which is slower, "
+            "because the kernels do not have it"
+        )
+    if placement.engine == "kernels":
         return None
     try:
-        if architecture is not None:
-            _require_known(architecture)
         library()
     except Unavailable as reason:
         return f"training goes by autograd, which is slower, because {reason}"

@@ -182,13 +182,15 @@ def settings(
             or has changed.
     """
     names = _names(named)
-    owners = {name: part for name, (part, _) in fields(names).items()}
+    owners = _owners(_identified(names))
     chosen: dict[str, dict[str, Value]] = {}
     for name, given in values.items():
-        field = field_of(name, names)
+        if name not in owners:
+            raise _unknown(name, owners)
+        part, field = owners[name]
         kept = value_of(field, given)
         if kept != field.default:
-            chosen.setdefault(owners[name], {})[name] = kept
+            chosen.setdefault(part, {})[name] = kept
     found = [
         Setting(name, DOOR.identity(name), tuple(sorted(kept.items())))
         for name, kept in sorted(chosen.items())
@@ -206,19 +208,30 @@ def _names(named: Any) -> tuple[str, ...]:
     return tuple(named)
 
 
-@lru_cache(maxsize=256)
-def fields(named: tuple[str, ...] = ()) -> dict[str, tuple[str, Field]]:
-    """Every field that architectures may have besides their own, with its part's name: of the
-    project's parts, of installed ones, and of those named.
+def part_fields(named: Iterable[str] = ()) -> dict[str, Field]:
+    """Every field that architectures may have besides their own: of the project's parts, of
+    installed ones, and of those named.
 
     Raises:
         ValueError: a part that is not there, or two with one field.
     """
+    owners = _owners(_identified(_names(named)))
+    return {name: field for name, (_, field) in owners.items()}
+
+
+def _identified(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Each with its identity: a file may change, or another folder be the current one."""
+    return tuple((name, DOOR.identity(name)) for name in names)
+
+
+@lru_cache(maxsize=256)
+def _owners(named: tuple[tuple[str, str], ...]) -> dict[str, tuple[str, Field]]:
+    """Each of those fields, with the name of its part."""
     from space.arch import Architecture  # which imports this module
 
     found: dict[str, tuple[str, Field]] = {}
     own = Architecture.__dataclass_fields__
-    for part in dict.fromkeys((*DOOR.names(), *named)):
+    for part in dict.fromkeys((*DOOR.names(), *(name for name, _ in named))):
         for field in DOOR.load(part).fields:
             if field.name in own or field.name in found:
                 other = found[field.name][0] if field.name in found else "every architecture"
@@ -236,15 +249,19 @@ def field_of(name: str, named: Iterable[str] = ()) -> Field:
     Raises:
         ValueError: no part has it, of the project's, installed ones and those named.
     """
-    known = fields(_names(named))
+    known = part_fields(named)
     if name not in known:
-        from space.arch import FIELDS
+        raise _unknown(name, known)
+    return known[name]
 
-        raise ValueError(
-            f"fields of an architecture must be among {', '.join(sorted({*FIELDS, *known}))}, but "
-            f"got {name!r}; parts from outside the project must be named, as in parts: [mine.py]"
-        )
-    return known[name][1]
+
+def _unknown(name: str, known: Iterable[str]) -> ValueError:
+    from space.arch import FIELDS  # which imports this module
+
+    return ValueError(
+        f"fields of an architecture must be among {', '.join(sorted({*FIELDS, *known}))}, but got "
+        f"{name!r}; parts from outside the project must be named, as in parts: [mine.py]"
+    )
 
 
 def value_of(field: Field, given: Any) -> Value:

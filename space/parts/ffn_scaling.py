@@ -56,6 +56,7 @@ class FfnScaling(Part):
             meaning="width of the first and the last FFN block, as ratios of the mean",
         ),
     )
+    engines = frozenset({"kernels"})
     examples = ({"ffn_scaling": "0.5..1.5"}, {"ffn_scaling": [1.75, 0.25]})
 
     def canonical(self, arch: "Architecture") -> dict[str, Any]:

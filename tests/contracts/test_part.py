@@ -5,8 +5,13 @@
 Each check is a function of the part's name, so that bad parts can be held to it as well.
 """
 
+import html
 import json
 import pickle
+import re
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +19,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from study_fixtures import command, environment, records
 from torch.utils.flop_counter import FlopCounterMode
 
 from search.record import architecture_id
 from search.train.engine import AutogradEngine, KernelEngine, Weights
 from search.train.kernels import Unavailable, library
-from search.train.placement import Placement, what_is_lost
+from search.train.placement import Placement, require_engine, what_is_lost
 from space.arch import Architecture
 from space.budget import MAX_DEVIATION, Budget, fit
 from space.cost import cost
@@ -185,7 +191,7 @@ def check_no_token_sees_those_after_it(name: str) -> None:
 def check_every_weight_gets_a_gradient(name: str) -> None:
     for arch, _ in architectures(name):
         model = randomised(Decoder(arch))
-        Weights(model)  # a weight that is not placed would not be trained
+        Weights(model)
         AutogradEngine(model, PLACED, "fp32").nll(ids(), ids(), 1.0)
         idle = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
         assert not idle, f"{idle} of {name} get no gradient"
@@ -198,7 +204,9 @@ def check_kernels_equal_autograd_or_refuse_it(name: str) -> None:
     known = "kernels" in DOOR.load(name).engines
     for arch, _ in architectures(name):
         if not known:
-            assert name in str(what_is_lost(PLACED, arch))
+            assert name in str(what_is_lost(PLACED, [arch]))
+            with pytest.raises(ValueError, match=f"kernels do not have the part {re.escape(name)}"):
+                require_engine(Placement(engine="kernels"), [arch])
             continue
         try:
             library()
@@ -274,3 +282,184 @@ CHECKS = [
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
 def test_every_part(implementation: str, check: Any, tmp_path: Path) -> None:
     check(implementation, *([tmp_path] if check.__code__.co_argcount == 2 else []))
+
+
+# --- Parts from one file, good and bad ------------------------------------------------------------
+
+DOC = Path(__file__).parent.parent.parent / "docs" / "doors" / "part.md"
+GATE = DOC.read_text().split("```python\n")[1].split("```")[0]
+"""The documentation's part."""
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+def test_the_part_in_the_documentation_keeps_the_contract(
+    check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("gate.py").write_text(GATE)
+    check("gate.py", *([tmp_path] if check.__code__.co_argcount == 2 else []))
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "check", "said"),
+    [
+        (
+            "Extra(matrices=shape.hidden_size",
+            "Extra(matrices=1 + shape.hidden_size",
+            check_counts_equal_the_built_model,
+            r"counts .* weights, but the model has",
+        ),
+        (
+            "Extra(matrices=",
+            "Extra(vectors=",
+            check_flops_equal_those_of_the_products,
+            r"counts .* FLOPs per token, but does",
+        ),
+        (
+            '"output_gate", False',
+            '"output_gate", 0',
+            check_it_says_what_it_adds,
+            "must be true or false, but got 0",
+        ),
+        (
+            "    def build",
+            "    def canonical(self, arch):\n        return {}\n\n    def build",
+            check_examples_change_something_and_come_back,
+            "must be another thing",
+        ),
+        (
+            "return output *",
+            "return output.mean(1, keepdim=True) + output *",
+            check_no_token_sees_those_after_it,
+            "lets tokens see those after them",
+        ),
+        (
+            "inputs[0]",
+            "inputs[0].cumsum(1)",
+            check_cached_generation_equals_the_full_pass,
+            "generates otherwise",
+        ),
+        (
+            "return output * ",
+            "return output + 0 * ",
+            check_every_weight_gets_a_gradient,
+            "get no gradient",
+        ),
+        (
+            "    examples",
+            '    engines = frozenset({"kernels"})\n    examples',
+            check_kernels_equal_autograd_or_refuse_it,
+            "not close",
+        ),
+        (
+            "    def build",
+            "    def export(self, arch, config):\n        return config\n\n    def build",
+            check_an_export_equals_it_or_names_it,
+            "not close",
+        ),
+    ],
+)
+def test_a_bad_part_is_found_out(
+    good: str,
+    bad: str,
+    check: Any,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert good in GATE
+    Path("gate.py").write_text(GATE.replace(good, bad))
+    with pytest.raises((AssertionError, ValueError), match=said):
+        check("gate.py", *([tmp_path] if check.__code__.co_argcount == 2 else []))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "must define PART, but does not"),
+        ("class PART:\n    fields = ()", "must have fields, .* but lacks examples"),
+        (GATE.replace("output_gate", "qk_norm"), "qk_norm of gate.py is one of every architecture"),
+        (
+            GATE.replace("output_gate", "ffn_scaling"),
+            "ffn_scaling of gate.py is one of ffn_scaling",
+        ),
+    ],
+)
+def test_a_file_that_is_no_part_is_refused_by_name(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("gate.py").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        with_part("gate.py", {}, {})
+
+
+def test_an_architecture_names_the_part_of_a_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("gate.py").write_text(GATE)
+    arch = with_part("gate.py", {}, {"output_gate": True})
+    known = arch.to_dict()
+    with pytest.raises(ValueError, match="parts from outside the project must be named"):
+        Architecture.from_dict({**TINY, "output_gate": True})
+    Path("gate.py").write_text(GATE.replace("sigmoid()", "tanh()"))
+    with pytest.raises(ValueError, match=r"part gate.py must be gate@.*its source has changed"):
+        Architecture.from_dict(known)
+    other = with_part("gate.py", {}, {"output_gate": True})
+    assert architecture_id(other) != architecture_id(arch)
+    Path("gate.py").unlink()
+    with pytest.raises(ValueError, match=r"part must be one of .*, but got 'gate.py'"):
+        Architecture.from_dict(known)
+
+
+SPACE = DOC.read_text().split("# my/space/gates.yaml\n")[1].split("```")[0]
+
+
+@pytest.mark.slow
+def test_a_part_of_one_file_is_an_axis_of_a_search_and_of_its_report(tmp_path: Path) -> None:
+    (tmp_path / "gate.py").write_text(GATE)
+    (tmp_path / "my" / "space").mkdir(parents=True)
+    (tmp_path / "my" / "space" / "gates.yaml").write_text(SPACE)
+    here = ["--config-dir", "my", "space=gates"]
+
+    def verb(*options: str) -> "subprocess.CompletedProcess[str]":
+        words = [sys.executable, "-m", *options]
+        return subprocess.run(
+            words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600
+        )
+
+    listed = verb("space", *here, "budget=100k", "vocab_size=300", "format=json")
+    assert listed.returncode == 0, listed.stderr
+    assert Counter(row["output_gate"] for row in json.loads(listed.stdout)) == {False: 2, True: 2}
+
+    options = [o for o in command(tmp_path)[3:] if not o.startswith(("space.", "report="))]
+    search = [*here, *options, "n_trials=4", "replicates.seeds=1", "sampler=grid", "workers=2"]
+    refused = verb("search", *search, "placement.engine=kernels")
+    assert refused.returncode == 2
+    assert "kernels do not have the part gate.py" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+    ended = verb("search", *search)
+    assert ended.returncode == 0, ended.stderr
+    assert "architectures with gate.py are trained by autograd" in ended.stdout
+    kept = [
+        record["architecture"].get("output_gate", False) for record in records(tmp_path).values()
+    ]
+    assert sorted(kept) == [False, False, True, True]
+    reported = verb("reports", "study=tiny")
+    assert reported.returncode == 0, reported.stderr
+    page = (tmp_path / "outputs" / "tiny" / "report.html").read_text()
+    assert "output_gate" in page or "output gate" in page
+
+    (tmp_path / "gate.py").write_text(GATE.replace("sigmoid()", "tanh()"))
+    changed = verb("search", *search)
+    assert changed.returncode == 2
+    assert "must keep its space" in changed.stderr
+    (tmp_path / "gate.py").unlink()
+    without = verb("reports", "study=tiny")
+    assert without.returncode == 0, without.stderr
+    assert "but got 'gate.py'" in html.unescape(
+        (tmp_path / "outputs" / "tiny" / "report.html").read_text()
+    )

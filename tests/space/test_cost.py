@@ -105,7 +105,7 @@ def test_parts_add_up_to_the_parameters(arch: Architecture) -> None:
     )
 
 
-@given(architectures(), st.integers(1, 4096), st.sampled_from([1, 2, 4]))
+@given(architectures(parts=["ffn_scaling"]), st.integers(1, 4096), st.sampled_from([1, 2, 4]))
 def test_bytes_follow_from_counts_and_grow_with_the_context(
     arch: Architecture, seq_len: int, dtype_bytes: int
 ) -> None:
@@ -118,13 +118,13 @@ def test_bytes_follow_from_counts_and_grow_with_the_context(
     assert longer.parameters == counts.parameters
 
 
-@given(architectures())
+@given(architectures(parts=["ffn_scaling"]))
 def test_an_unshared_architecture_moves_every_weight_but_the_rows_not_looked_up(
     arch: Architecture,
 ) -> None:
     depth = max(arch.num_attention_blocks, arch.num_ffn_blocks)
-    plain = Architecture(
-        **{
+    plain = Architecture.from_dict(
+        {
             **arch.to_dict(),
             "sharing": "none",
             "repeats": 1,

@@ -178,3 +178,14 @@ def test_the_schedule_warms_up_and_decays_to_zero(schedule: str) -> None:
     assert factors[-1] < 0.03
     if schedule == "wsd":
         assert factors.count(1.0) >= 0.6 * recipe.steps
+
+
+def test_each_ffn_block_has_the_rate_of_its_own_width() -> None:
+    model = model_of(64, 4, intermediate_size=160, ffn_scaling="0.5..1.5")
+    found = scales(model, BASE)
+    widths = model.arch.ffn_widths
+    assert widths == (80, 136, 184, 240)
+    rates = [found[f"model.layers.{i}.mlp.down_proj.weight"].lr * widths[i] for i in range(4)]
+    assert rates == pytest.approx([rates[0]] * 4)
+    ups = {found[f"model.layers.{i}.mlp.up_proj.weight"].lr for i in range(4)}
+    assert len(ups) == 1, "the width of the residual stream is theirs"
