@@ -55,6 +55,10 @@ class Child:
 class Local:
     """`executor=local`."""
 
+    def command(self) -> list[str]:
+        """What starts a worker that reads its job from standard input."""
+        return [sys.executable, "-m", "search.study.worker"]
+
     def slots(self, workers: int) -> int:
         return workers
 
@@ -66,7 +70,7 @@ class Local:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "search.study.worker"],
+                self.command(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
