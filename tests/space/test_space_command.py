@@ -125,6 +125,8 @@ def test_axes_are_overridden_on_the_command_line() -> None:
         (["+space.fixed.norms=[5]"], "norms must be one of block, layer, but got [5]"),
         (["space.fixed.tie_word_embeddings=5"], "tie_word_embeddings must be true or false"),
         (["+space.fixed.qk_norm=maybe"], "qk_norm must be true or false, but got 'maybe'"),
+        (["architecture_from=x", "models=nonesuch"], "models must be a module that defines stored"),
+        (["architecture_from=nowhere"], "a model must be a folder or a hub id such as"),
         (["format=xml"], "format must be one of table, markdown, csv, json"),
         (["seq_len=0"], "seq_len"),
         (["seq_len=long"], "seq_len"),
