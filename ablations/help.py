@@ -11,8 +11,8 @@ from ablations.files import TableFile, table_names
 from ablations.questions import QUESTIONS, standalone_names
 from ablations.timing import FILE, Timing
 from search.show.estimate import estimate
-from search.show.progress import count, duration
 from search.train.placement import settle, settle_precision, share_cores
+from space.words import amount, duration
 
 
 def help_text(config_of: Callable[[str], AblationConfig]) -> str:
@@ -53,7 +53,7 @@ def describe_table(name: str, config: AblationConfig) -> str:
         lines.append(f"  {panel.name or 'arms'} ({panel.budget}): {arms}")
     seeds = QUESTIONS.load(table.question).seeds_in_words(table)
     lines.append(
-        f"  {work.total} runs with {seeds}, {count(whole.tokens)} tokens, about "
+        f"  {work.total} runs with {seeds}, {amount(whole.tokens)} tokens, about "
         f"{duration(whole.seconds)} here ({whole.basis})"
     )
     return "\n".join(lines)

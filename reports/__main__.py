@@ -13,7 +13,9 @@ from typing import Any
 from reports.read.study import Study, read_study
 from reports.show import figures, page, tables
 from reports.views import laws, scores, view_of
+from reports.views.law_words import headline, hedges
 from reports.weigh.answer import answer
+from reports.weigh.law import read_law
 from reports.weigh.scores import of_study
 from reports.weigh.table import read_table
 from space.cli import one_line_errors, require_name, verb
@@ -84,11 +86,11 @@ def _make_law(config: ReportsConfig) -> None:
     names = config.study if isinstance(config.study, list) else [config.study]
     with one_line_errors():
         given = [str(name) for name in names if name is not None]
-        law = laws.read_law(given, config.outputs, config.runs)
+        law = read_law(given, config.outputs, config.runs)
         folder = Path(config.outputs) / LAWS / (config.called or law.name)
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, laws.render(law))
-    print("\n".join([laws.headline(law), *laws.hedges(law)]))
+    print("\n".join([headline(law), *hedges(law)]))
     print(f"report: {folder / 'report.html'}")
 
 

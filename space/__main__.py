@@ -17,6 +17,7 @@ from space.cli import one_line_errors, verb
 from space.cost import cost, num_norms, parts
 from space.parts import part_fields
 from space.stored import Stored
+from space.words import prefixed
 
 FORMATS = ("table", "markdown", "csv", "json")
 
@@ -234,16 +235,6 @@ def _percent(value: float) -> str:
     return f"{value:.1%}"
 
 
-def _short(value: float) -> str:
-    """Three digits and a unit's prefix: 12.3M."""
-    for prefix in ("", "k", "M", "G", "T"):
-        if value < 999.5 or prefix == "T":
-            break
-        value /= 1000
-    digits = 0 if prefix == "" or value >= 99.95 else 1 if value >= 9.995 else 2
-    return f"{value:.{digits}f}{prefix}"
-
-
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
@@ -267,9 +258,9 @@ LADDER = [
     Column("parameters", "parameters", _count),
     Column("deviation", "deviation", lambda v: f"{v:+.3%}"),
     Column("embedding_share", "embeddings", _percent),
-    Column("forward_flops_per_token", "FLOPs", _short),
-    Column("kv_bytes_per_token", "KV bytes", _short),
-    Column("decode_bytes_per_token", "moved", _short),
+    Column("forward_flops_per_token", "FLOPs", prefixed),
+    Column("kv_bytes_per_token", "KV bytes", prefixed),
+    Column("decode_bytes_per_token", "moved", prefixed),
 ]
 PARTS = [
     Column("part", "part"),

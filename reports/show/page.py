@@ -11,13 +11,14 @@ from markupsafe import Markup, escape
 from reports.read.study import Study, is_number, plain
 from reports.show import figures, tables
 from reports.views import confirm, scores, trust
-from reports.weigh.answer import Evidence, answer, budget_words, count, join, on_selection, weigh
+from reports.weigh.answer import Evidence, answer, budget_words, on_selection, weigh
 from reports.weigh.scores import of_study
 from search.recipe import Recipe
 from search.record import Record
 from search.train.optimizers import OPTIMIZERS
 from search.train.parametrisations import PARAMETRISATIONS
 from space.doors import Door
+from space.words import count, exact_duration, join
 
 Facts = list[tuple[str, str]]
 
@@ -262,21 +263,13 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 def _time(study: Study) -> str:
     wall = study.facts.get("wall_s")
-    parts = [f"{duration(float(wall))} on the wall"] if wall else []
+    parts = [f"{exact_duration(float(wall))} on the wall"] if wall else []
     if study.records:
         training = sum(record.train_s for record in study.records.values())
-        parts.append(f"{duration(training)} of training summed over runs")
+        parts.append(f"{exact_duration(training)} of training summed over runs")
         branches = sum(record.branch_s for record in study.records.values())
-        parts += [f"{duration(branches)} of branches to horizons"] if branches else []
+        parts += [f"{exact_duration(branches)} of branches to horizons"] if branches else []
     return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """ "9 min 40 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
-    return " ".join(f"{n} {unit}" for n, unit in parts if n) or "0 s"
 
 
 def _agreed(texts: Sequence[str]) -> str | None:

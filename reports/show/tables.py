@@ -9,7 +9,8 @@ import jinja2
 import pandas as pd
 
 from reports.read.study import Study, is_number
-from reports.weigh.answer import Evidence, budget_words, number
+from reports.weigh.answer import Evidence, budget_words
+from space.words import plain
 
 MINUS, NONE = "\u2212", "\u2013"
 
@@ -136,13 +137,13 @@ def trial_rows(study: Study) -> tuple[list[Column], list[list[Cell]]]:
     known = frame["num_hidden_layers"].notna() if "num_hidden_layers" in frame else None
     if known is not None and known.any():
         frame["heads"] = [
-            f"{number(q)}/{number(kv)}" if ok else None
+            f"{plain(q)}/{plain(kv)}" if ok else None
             for q, kv, ok in zip(
                 frame.num_attention_heads, frame.num_key_value_heads, known, strict=True
             )
         ]
         frame["tied"] = frame.tie_word_embeddings.map({True: "tied", False: "untied"})
-        shared = frame.sharing + " × " + frame.repeats.map(number)
+        shared = frame.sharing + " × " + frame.repeats.map(plain)
         frame["sharing"] = shared.where(frame.sharing.ne("none") | ~known, "none")
         if set(frame.sharing.dropna()) == {"none"}:
             frame["sharing"] = None

@@ -8,9 +8,9 @@ import pandas as pd
 from reports.show.tables import Cell, Column, decimals, signed
 from reports.views.arms import VIEW, table_rows
 from reports.weigh import table
-from reports.weigh.answer import count
 from reports.weigh.table import Report
 from search.record import FINISHED
+from space.words import count
 
 __all__ = ["VIEW", "Confirmation", "confirmed", "order"]
 

@@ -8,14 +8,13 @@ import pandas as pd
 
 from reports.read.study import plain
 from reports.show.figures import SERIES, Json, print_files
-from reports.weigh.answer import magnitude
 from reports.weigh.fits import INSIDE, Valley
+from reports.weigh.law import Law
+from space.words import magnitude
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from reports.views.laws import Law
 
 POINTS = 60
 """Of a curve."""
@@ -26,14 +25,14 @@ LAYERS = (1, 2, 3, 5, 10, 20, 30, 50, 100)
 SOFT = "#9a9da2"
 
 
-def interactive(law: "Law") -> dict[str, Json]:
+def interactive(law: Law) -> dict[str, Json]:
     """The page's figures, by the id of their place."""
     drawn = {"depth": _depth(law), "growth": _growth(law), "residuals": _residuals(law)}
     figures: dict[str, Json] = plain(drawn)
     return figures
 
 
-def printed(law: "Law") -> dict[str, bytes]:
+def printed(law: Law) -> dict[str, bytes]:
     """The same for print, as PNG and PDF."""
     return (
         print_files("depth", lambda: _print_depth(law))
@@ -60,18 +59,18 @@ def means(valley: Valley) -> tuple[list[float], list[float]]:
     return by_depth.index.tolist(), by_depth.tolist()
 
 
-def band(law: "Law") -> tuple[list[float], list[float], list[float], list[float]]:
+def band(law: Law) -> tuple[list[float], list[float], list[float], list[float]]:
     """The predicted best depth from the smallest budget to the largest model beside it: budgets,
     best depths, and their intervals' ends, cut at one layer."""
     assert law.growth is not None, "asked only where there is a line"
-    ends = law.valleys[0].budget, max(law.foretold["size"].max(), law.valleys[-1].budget)
+    ends = law.valleys[0].budget, max(law.predicted["size"].max(), law.valleys[-1].budget)
     budgets = np.geomspace(*ends, POINTS)
     intervals = np.maximum(1, [law.growth.predicted(budget) for budget in budgets])
     best = np.maximum(1, law.growth.best(budgets))
     return budgets.tolist(), best.tolist(), intervals[:, 0].tolist(), intervals[:, 1].tolist()
 
 
-def best_depths(law: "Law") -> Iterator[tuple[Valley, float, float, float]]:
+def best_depths(law: Law) -> Iterator[tuple[Valley, float, float, float]]:
     """Each budget's best depth with the ends of its interval, cut to the depths tried."""
     for valley in law.valleys:
         low, high = np.clip(valley.interval, valley.lowest, valley.deepest).tolist()
@@ -79,7 +78,7 @@ def best_depths(law: "Law") -> Iterator[tuple[Valley, float, float, float]]:
             yield valley, valley.best, low, high
 
 
-def bounds(law: "Law") -> Iterator[tuple[Valley, float, bool]]:
+def bounds(law: Law) -> Iterator[tuple[Valley, float, bool]]:
     """The edge at which a budget's best depth lies, and whether it is the deep one."""
     for valley in law.valleys:
         if valley.curvature > 0 and valley.status != INSIDE:
@@ -98,7 +97,7 @@ def _depth_axis(valleys: Sequence[Valley]) -> Json:
     return {"type": "log", "title": title, "tickvals": depths, "ticktext": text}
 
 
-def _heights(law: "Law") -> list[tuple[float, float]]:
+def _heights(law: Law) -> list[tuple[float, float]]:
     """The ends of each budget's vertical axis: as far apart for all, so that valleys compare."""
     ends = [(v.cells.adjusted.min(), v.cells.adjusted.max()) for v in law.valleys]
     span = max(high - low for low, high in ends)
@@ -109,7 +108,7 @@ def _layout(x: Json, y: Json, legend: bool = True) -> Json:
     return {"xaxis": x, "yaxis": y, "showlegend": legend, "hovermode": "closest"}
 
 
-def _depth(law: "Law") -> Json:
+def _depth(law: Law) -> Json:
     data: list[Json] = []
     layout: Json = {"showlegend": False, "hovermode": "closest", "annotations": []}
     lines = -(-len(law.valleys) // COLUMNS)
@@ -167,7 +166,7 @@ def _valley(valley: Valley, color: str) -> Iterator[Json]:
         yield _trace(*bottom(valley), "lines", opacity=0.35, line=line, hoverinfo="skip")
 
 
-def _growth(law: "Law") -> Json:
+def _growth(law: Law) -> Json:
     data: list[Json] = []
     if law.growth is not None:
         budgets, best, low, high = band(law)
@@ -207,7 +206,7 @@ def _growth(law: "Law") -> Json:
                 marker={"color": "var(--series-1)", "size": 10, "symbol": symbols},
             )
         )
-    rows = law.foretold
+    rows = law.predicted
     data.append(
         _trace(
             rows["size"],
@@ -230,7 +229,7 @@ def _growth(law: "Law") -> Json:
     return {"data": data, "layout": _layout(x, y)}
 
 
-def _residuals(law: "Law") -> Json:
+def _residuals(law: Law) -> Json:
     data = []
     for number, (budget, rows) in enumerate(_by_budget(law)):
         name, color = magnitude(budget), f"var(--series-{_color(number)})"
@@ -252,17 +251,17 @@ def _residuals(law: "Law") -> Json:
     return {"data": data, "layout": _layout(_depth_axis(law.valleys), y)}
 
 
-def _by_budget(law: "Law") -> list[tuple[float, pd.DataFrame]]:
+def _by_budget(law: Law) -> list[tuple[float, pd.DataFrame]]:
     residuals = law.quality.residuals
     return [(v.budget, residuals[residuals.budget == v.budget]) for v in law.valleys]
 
 
-def _aside(number: int, law: "Law") -> float:
+def _aside(number: int, law: Law) -> float:
     """Moves each budget's marks a little, so that none hides another."""
     return float(1.03 ** (number - (len(law.valleys) - 1) / 2))
 
 
-def _axes(law: "Law", y_title: str) -> tuple["Figure", "Axes"]:
+def _axes(law: Law, y_title: str) -> tuple["Figure", "Axes"]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
@@ -282,7 +281,7 @@ def _print_depth_axis(axes: "Axes", valleys: Sequence[Valley]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _print_depth(law: "Law") -> "Figure":
+def _print_depth(law: Law) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(0.6 + 2.1 * len(law.valleys), 2.7), layout="constrained")
@@ -302,7 +301,7 @@ def _print_depth(law: "Law") -> "Figure":
     return figure
 
 
-def _print_growth(law: "Law") -> "Figure":
+def _print_growth(law: Law) -> "Figure":
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     figure, axes = _axes(law, "Best depth (layers)")
@@ -318,7 +317,7 @@ def _print_growth(law: "Law") -> "Figure":
         axes.errorbar([valley.budget], [best_depth], bars, label=label, **style)
     for valley, edge, deep in bounds(law):
         axes.plot([valley.budget], [edge], "^" if deep else "v", ms=6, color=SERIES[0])
-    rows = law.foretold
+    rows = law.predicted
     axes.plot(rows["size"], rows.layers, "D", ms=5, color=SERIES[1], label="MobileLLM (published)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: magnitude(value)))
     shown = axes.get_ylim()
@@ -329,7 +328,7 @@ def _print_growth(law: "Law") -> "Figure":
     return figure
 
 
-def _print_residuals(law: "Law") -> "Figure":
+def _print_residuals(law: Law) -> "Figure":
     figure, axes = _axes(law, "Found less the law")
     _print_depth_axis(axes, law.valleys)
     axes.axhline(0, color=SOFT, lw=0.8, zorder=0)

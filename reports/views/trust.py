@@ -32,12 +32,12 @@ from reports.show.tables import (
 )
 from reports.views import Shown, arms
 from reports.weigh import table
-from reports.weigh.answer import magnitude
 from reports.weigh.table import Report
 from search.recipe import Recipe
 from search.record import FINISHED, Run
 from search.runs import read_record
 from space.arch import Architecture
+from space.words import magnitude
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

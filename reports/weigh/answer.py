@@ -14,6 +14,7 @@ import pandas as pd
 
 from ablations.stats.effects import arm_means, compare, equal_spread, indistinguishable
 from reports.read.study import Study
+from space.words import count, join, magnitude, plain
 
 FEWEST_SEEDS = 2
 UNITS = {"val_bpb": "bits per byte", "val_loss": "nats per token"}
@@ -141,7 +142,7 @@ def _level(column: str, value: Any) -> str:
         return "unshared" if value == "none" else str(value).replace(" x", " × ")
     if axis == "tie_word_embeddings":
         return "tied" if value else "untied"
-    return f"{number(value)} {AXES.get(axis, axis.replace('_', ' '))}"
+    return f"{plain(value)} {AXES.get(axis, axis.replace('_', ' '))}"
 
 
 def _with_differences(
@@ -264,31 +265,6 @@ def budget_words(study: Study) -> str:
     """ "1.0M parameters"."""
     budget = study.facts["budget"]
     return f"{magnitude(budget['value'])} {KINDS.get(budget['kind'], budget['kind'])}"
-
-
-def magnitude(value: float) -> str:
-    """ "1.0M", "125M", "1.5B": three figures at most."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            scaled = value / size
-            return f"{scaled:.1f}{letter}" if scaled < 9.95 else f"{scaled:.0f}{letter}"
-    return f"{value:.0f}"
-
-
-def number(value: Any) -> str:
-    """A value without the ".0" that a column with gaps gives to whole numbers."""
-    whole = isinstance(value, float) and value.is_integer()
-    return str(int(value)) if whole else str(value)
-
-
-def count(n: int, noun: str) -> str:
-    """ "1 trial", "2 trials"."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def join(words: Sequence[str]) -> str:
-    """ "a, b and c"."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _of_how_many(study: Study) -> str:

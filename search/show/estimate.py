@@ -8,10 +8,10 @@ from statistics import median
 
 from search.record import FINISHED
 from search.runs import CorruptRecord, read_record
-from search.show.progress import count, duration
 from search.study.plan import Work
 from search.train.optimizers import OPTIMIZERS
 from search.train.placement import Placement, what_is_lost
+from space.words import amount, duration
 
 RECENT = 40
 """Records looked at."""
@@ -36,7 +36,7 @@ class Estimate:
 
     def __str__(self) -> str:
         return (
-            f"to do: {self.runs} runs, {count(self.tokens)} tokens, {count(self.flops)} FLOPs, "
+            f"to do: {self.runs} runs, {amount(self.tokens)} tokens, {amount(self.flops)} FLOPs, "
             f"about {duration(self.seconds)} ({self.basis}), "
             f"{self.disk_bytes / 1e6:,.0f} MB of disk" + (f"\n{self.lost}" if self.lost else "")
         )

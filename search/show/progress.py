@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from search.executors import Event
 from search.record import PRUNED, Run
+from space.words import amount, duration
 
 METRIC_NAMES = {"val_bpb": "bits per byte", "val_loss": "nats per token"}
 
@@ -192,7 +193,7 @@ class Bars(View):
         elif kind == "step":
             left = (event["of"] - event["step"]) * event["tokens"] / event["step"]
             text = (
-                f"{count(event['tokens'])} tokens, {count(event['tokens_per_s'])}/s, "
+                f"{amount(event['tokens'])} tokens, {amount(event['tokens_per_s'])}/s, "
                 f"loss {event['train_loss']:.3f}, {duration(left / event['tokens_per_s'])} left"
             )
             self.progress.update(task, completed=event["step"] / event["of"], text=text)
@@ -211,23 +212,6 @@ def view(tally: Tally) -> View:
 def shape(event: Event) -> str:
     """An architecture in a few words: `12 layers × 96, seed 0`."""
     return f"{event['layers']} layers × {event['width']}, seed {event['seed']}"
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.5 h`, `4 days`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.0f} days"
-
-
-def count(number: float) -> str:
-    """`950`, `12.3k`, `1.0M`, `250B`: three digits or so."""
-    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.3g}{suffix}"
-    return f"{number:.3g}"
 
 
 def _outcome(event: Event, metric: str) -> str:

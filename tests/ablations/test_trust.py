@@ -32,8 +32,8 @@ from reports.weigh import table as tables
 from search.recipe import Recipe
 from search.record import Reading, Record, Run
 from search.runs import write_record
-from search.show.progress import count
 from space.axes import Space, SpaceConfig
+from space.words import amount
 
 SPACE = "depth_width"
 CONTENT = {"space": SPACE, "lengths": [0.25, 0.5, 1, 2]}
@@ -532,7 +532,7 @@ def test_help_tells_of_a_grid_on_the_proxy_that_was_given(tmp_path: Path) -> Non
     )
     told = run(tmp_path, "-m", "ablations", "table=help", "proxy=smoke").stdout
     (mine,) = [text for text in told.split("\n\n") if text.startswith("proxy_horizon: ")]
-    assert f"{work.total} runs with 4 seeds each, {count(work.tokens)} tokens" in mine
+    assert f"{work.total} runs with 4 seeds each, {amount(work.tokens)} tokens" in mine
 
 
 @pytest.mark.slow

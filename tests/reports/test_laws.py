@@ -22,10 +22,11 @@ from scipy.optimize import approx_fprime
 from study_fixtures import open_search, work
 
 from reports.__main__ import main
-from reports.views import laws
+from reports.views import law_words, laws
 from reports.weigh.fits import EDGE, INSIDE, NONE, Valley, growth, held_out, quality, robust, valley
 from reports.weigh.fits import _law as law_value
 from reports.weigh.fits import _slopes as law_slopes
+from reports.weigh.law import Law, read_law
 from search.study.ending import describe
 from space.budget import Budget
 
@@ -171,8 +172,8 @@ def test_an_optimum_at_the_edge_is_a_bound(best: float, end: str) -> None:
     source = np.random.default_rng(2)
     found = valley(runs(source, best=best, noise=0.002), 1e6, source, 400)
     assert found.status == EDGE
-    assert laws.best_in_words(found) == end
-    assert laws.interval_in_words(found) == end.replace("≤ ", "<").replace("≥ ", ">")
+    assert law_words.best_in_words(found) == end
+    assert law_words.interval_in_words(found) == end.replace("≤ ", "<").replace("≥ ", ">")
     assert growth([found, *planted(source)[:1]]) is None, "a bound is no part of a line"
 
 
@@ -181,8 +182,8 @@ def test_a_hill_has_no_optimum_inside_and_no_interval() -> None:
     found = valley(runs(source, curvature=-0.03), 1e6, source, 400)
     assert found.status == NONE
     assert math.isnan(found.best)
-    assert laws.best_in_words(found) == "no optimum inside"
-    assert laws.interval_in_words(found) is None
+    assert law_words.best_in_words(found) == "no optimum inside"
+    assert law_words.interval_in_words(found) is None
 
 
 def test_flat_runs_leave_an_interval_without_ends() -> None:
@@ -302,7 +303,7 @@ def test_a_floor_is_known_over_a_wide_range_of_sizes_alone() -> None:
 
 
 def test_the_page_finds_the_law_behind_its_records(tmp_path: Path) -> None:
-    found = laws.read_law(law_studies(tmp_path), tmp_path / "outputs")
+    found = read_law(law_studies(tmp_path), tmp_path / "outputs")
     assert [valley.status for valley in found.valleys] == [INSIDE] * 4
     assert found.growth is not None
     assert found.growth.interval[0] < GROWTH < found.growth.interval[1]
@@ -331,20 +332,20 @@ def test_the_page_finds_the_law_behind_its_records(tmp_path: Path) -> None:
 )
 def test_a_law_is_told_without_the_storages_url(given: str) -> None:
     facts = {"command": f"python -m search budget=1m {given} study=a"}
-    assert laws.command(facts) == "python -m search budget=1m study=a"
+    assert law_words.command(facts) == "python -m search budget=1m study=a"
 
 
 @pytest.mark.slow
 def test_records_unpacked_elsewhere_make_the_same_page(tmp_path: Path) -> None:
     names = law_studies(tmp_path / "here", seeds=1)
-    files = laws.render(laws.read_law(names, tmp_path / "here" / "outputs"))
+    files = laws.render(read_law(names, tmp_path / "here" / "outputs"))
     assert laws.render(unpacked(files["records.tar.xz"], names, tmp_path / "there")) == files
 
 
-def unpacked(archive: bytes, names: Sequence[str], to: Path) -> laws.Law:
+def unpacked(archive: bytes, names: Sequence[str], to: Path) -> Law:
     with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
         packed.extractall(to, filter="data")
-    return laws.read_law(names, to / "outputs", str(to / "runs"))
+    return read_law(names, to / "outputs", str(to / "runs"))
 
 
 @pytest.mark.slow
@@ -359,7 +360,7 @@ def test_the_law_of_the_readme_is_what_its_records_say(tmp_path: Path) -> None:
 
 
 def test_the_published_models_are_counted_as_the_law_counts(tmp_path: Path) -> None:
-    found = laws.read_law(law_studies(tmp_path), tmp_path / "outputs").foretold
+    found = read_law(law_studies(tmp_path), tmp_path / "outputs").predicted
     assert list(found.layers) == [30, 32]
     # 124,635,456 less 32,000 × 576; MobileLLM-350M likewise, 960 wide (arXiv:2402.14905)
     assert found["size"][0] == 124_635_456 - 32_000 * 576
@@ -371,7 +372,7 @@ def test_an_edge_is_said_and_drawn_as_one(tmp_path: Path) -> None:
             2 - math.log10(budget) / 10 + 0.03 * math.log(depth) ** 2 + 0.001 * (seed + depth % 3)
         )
 
-    found = laws.read_law(law_studies(tmp_path, bpb=deep_is_worse, seeds=1), tmp_path / "outputs")
+    found = read_law(law_studies(tmp_path, bpb=deep_is_worse, seeds=1), tmp_path / "outputs")
     assert {valley.status for valley in found.valleys} == {EDGE}
     assert found.growth is None
     files = laws.render(found)
@@ -505,12 +506,12 @@ def test_a_page_that_is_none_and_a_list_for_one_page_are_refused(
 def test_runs_that_a_pruner_stopped_are_no_part_of_a_law_and_named(tmp_path: Path) -> None:
     one(tmp_path, "law_1m")
     stopped = law_study(tmp_path, "law_2m", seeds=1)
-    whole = laws.read_law(["law_1m", "law_2m"], tmp_path / "outputs")
-    assert not any("pruner" in text for text in laws.unknown(whole))
+    whole = read_law(["law_1m", "law_2m"], tmp_path / "outputs")
+    assert not any("pruner" in text for text in law_words.unknown(whole))
     stopped.add_unstarted("PRUNED")
     stopped.write()
-    found = laws.read_law(["law_1m", "law_2m"], tmp_path / "outputs")
-    (text,) = [text for text in laws.unknown(found) if "pruner" in text]
+    found = read_law(["law_1m", "law_2m"], tmp_path / "outputs")
+    (text,) = [text for text in law_words.unknown(found) if "pruner" in text]
     assert "1 run at 2.0M" in text
     pd.testing.assert_frame_equal(found.valleys[1].cells, whole.valleys[1].cells)
 
@@ -519,17 +520,19 @@ def test_shares_of_embeddings_that_fall_with_the_budget_are_flagged(tmp_path: Pa
     flag = "keeps the shares level"
     for name, vocabulary in (("law_500k", 512), ("law_4m", 1448)):
         law_study(tmp_path, name, vocab_size=vocabulary, depths=(2, 3, 5, 8), seeds=1)
-    level = laws.read_law(["law_500k", "law_4m"], tmp_path / "outputs")
-    assert flag not in laws.on_embeddings(level)
+    level = read_law(["law_500k", "law_4m"], tmp_path / "outputs")
+    assert flag not in law_words.on_embeddings(level)
     law_study(tmp_path, "law_500k", vocab_size=1448, depths=(2, 3, 5, 8), seeds=1)
-    assert flag in laws.on_embeddings(laws.read_law(["law_500k", "law_4m"], tmp_path / "outputs"))
+    assert flag in law_words.on_embeddings(read_law(["law_500k", "law_4m"], tmp_path / "outputs"))
 
 
 def test_a_vocabulary_that_grows_with_the_budget_keeps_shares_comparable(tmp_path: Path) -> None:
     for name, vocabulary in (("law_1m", 512), ("law_4m", 1024)):
         law_study(tmp_path, name, kind="parameters", depths=(3, 5, 8, 12), vocab_size=vocabulary)
-    found = laws.read_law(["law_1m", "law_4m"], tmp_path / "outputs")
-    assert "N counts parameters. With a vocabulary of 512 and 1,024" in laws.on_embeddings(found)
+    found = read_law(["law_1m", "law_4m"], tmp_path / "outputs")
+    assert "N counts parameters. With a vocabulary of 512 and 1,024" in law_words.on_embeddings(
+        found
+    )
 
 
 @pytest.mark.slow

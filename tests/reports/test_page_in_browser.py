@@ -13,6 +13,7 @@ from report_fixtures import default_study, ladder
 from reports.read.study import read_study
 from reports.show import page
 from reports.views import laws
+from reports.weigh.law import read_law
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (
@@ -121,7 +122,7 @@ def test_a_laws_page_draws_a_panel_a_budget_and_fits_a_phone(tmp_path: Path) -> 
     for name in names:
         law_study(tmp_path, name, seeds=2)
     path = tmp_path / "report.html"
-    path.write_text(laws.html(laws.read_law(names, tmp_path / "outputs")))
+    path.write_text(laws.html(read_law(names, tmp_path / "outputs")))
     with opened(path, last="residuals", viewport={"width": 360, "height": 740}) as tab:
         assert tab.locator("#depth .cartesianlayer .subplot").count() == 3
         assert tab.locator("#residuals .scatterlayer .trace").count() == 3

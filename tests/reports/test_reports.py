@@ -20,10 +20,11 @@ from report_fixtures import RECIPE, StudyFolder, default_study, ladder
 from reports.__main__ import render
 from reports.read.study import Study, read_study
 from reports.show import figures, page, tables
-from reports.weigh.answer import answer, comparable_cells, magnitude, span, weigh
+from reports.weigh.answer import answer, comparable_cells, span, weigh
 from search.record import architecture_id
 from search.runs import read_record
 from space.files import write_atomically
+from space.words import magnitude
 
 WHOLE = {
     "study": "depth_1m",

@@ -1,0 +1,221 @@
+"""A law in sentences: how the best depth grows, what that is worth, and what cannot be said."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from reports.read.study import Study
+from reports.show.page import recipe_in_words
+from reports.show.tables import decimals, percent, span
+from reports.weigh.fits import EDGE, FEWEST_FOR_FLOOR, INSIDE, NONE, Valley
+from reports.weigh.law import SHARE_TOLERANCE, Law, embedding_shares
+from space.cli import option_of
+from space.words import count, join, magnitude
+
+
+def headline(law: Law) -> str:
+    """How the best depth grows, in a sentence that stands alone."""
+    line = law.growth
+    if line is None:
+        inside = sum(v.status == INSIDE for v in law.valleys)
+        return (
+            f"How the best depth grows cannot be told: {inside} of {len(law.valleys)} budgets have "
+            "one inside the depths tried."
+        )
+    first, last = min(line.budgets), max(line.budgets)
+    low, high = line.interval
+    fitted = [f"{line.best(n):.1f} layers at {magnitude(n)}" for n in (first, last)]
+    said = f"as N^{decimals(2)(line.exponent)} (95% interval {spanned(low, high, 2)})"
+    if low > 0 or high < 0:
+        grows = "grows" if low > 0 else "falls"
+        return f"The best depth {grows} {said}: from {fitted[0]} to {fitted[1]} {law.counted}."
+    return (
+        f"Whether the best depth grows is unresolved: {said}, with {fitted[0]} and {fitted[1]} "
+        f"{law.counted}."
+    )
+
+
+def hedges(law: Law) -> list[str]:
+    """What the answer is worth: the largest budget held out, the extrapolation, what was left
+    out."""
+    return [held_out_in_words(law), *_extrapolated(law), *_left_out(law)]
+
+
+def held_out_in_words(law: Law) -> str:
+    """Whether the smaller budgets foretell the largest."""
+    held = law.held_out
+    if held is None:
+        return (
+            "The largest budget could not be held out: it takes a best depth there, and one inside "
+            "the depths tried at two smaller budgets."
+        )
+    place = "lies inside" if held.inside else "lies outside"
+    if held.inside and held.found[0] < held.found[1]:
+        place = "may lie inside"
+    return (
+        f"Foretold from the smaller budgets, the best depth at {magnitude(held.budget)} is "
+        f"{held.predicted:.1f} ({depths(*held.interval, 1)}, a factor of {held.width:.1f} wide); "
+        f"found is {best_in_words(law.valleys[-1])} ({interval_in_words(law.valleys[-1])}), which "
+        f"{place}."
+    )
+
+
+def _extrapolated(law: Law) -> list[str]:
+    if law.growth is None:
+        return []
+    rows = law.predicted[law.predicted.times > 1].to_dict("records")
+    if not rows:
+        return []
+    said = [
+        f"{_layers(row['depth'])} ({depths(row['low'], row['high'], 0)}) for {row['name']}, "
+        f"which has {row['layers']}"
+        for row in rows
+    ]
+    factors = join([f"{row['times']:.3g}" for row in rows])
+    return [
+        f"Extrapolated by a factor of {factors} in {law.counted}: {'; '.join(said)}. MobileLLM was "
+        "trained on far more tokens a parameter."
+    ]
+
+
+def _layers(depth: float) -> str:
+    return "under one layer" if depth < 1 else f"{depth:.0f} layers"
+
+
+def _left_out(law: Law) -> list[str]:
+    out = [v for v in law.valleys if v.status != INSIDE]
+    if not out:
+        return []
+    at = join([f"{magnitude(v.budget)} ({best_in_words(v)})" for v in out])
+    return [f"Without a best depth inside the depths tried, and so no part of the growth: {at}."]
+
+
+def best_in_words(valley: Valley) -> str:
+    """The best depth; a bound where it lies at the edge of the depths tried."""
+    if valley.status == INSIDE:
+        return f"{valley.best:.1f}"
+    if valley.status == EDGE:
+        low = valley.best < valley.lowest
+        return f"≤ {valley.lowest:.0f}" if low else f"≥ {valley.deepest:.0f}"
+    return "no optimum inside"
+
+
+def interval_in_words(valley: Valley) -> str | None:
+    """The interval of a best depth, an end beyond the depths tried as a bound; None without a
+    best."""
+    if valley.status == NONE:
+        return None
+    low, high = valley.interval
+    if high < valley.lowest:
+        return f"<{valley.lowest:.0f}"
+    if low > valley.deepest:
+        return f">{valley.deepest:.0f}"
+    lower = f"{low:.1f}" if low >= valley.lowest else f"<{valley.lowest:.0f}"
+    upper = f"{high:.1f}" if high <= valley.deepest else f">{valley.deepest:.0f}"
+    return f"{lower} to {upper}"
+
+
+def at_least_one(depth: float, digits: int) -> str:
+    """There is no model of less than a layer."""
+    return "<1" if depth < 1 else decimals(digits)(depth)
+
+
+def depths(low: float, high: float, digits: int) -> str:
+    """An interval of depths."""
+    return span(low, high, lambda depth: at_least_one(depth, digits))
+
+
+def spanned(low: float, high: float, digits: int) -> str:
+    """An interval with so many digits."""
+    return span(low, high, decimals(digits))
+
+
+def unknown(law: Law) -> list[str]:
+    """What these runs cannot tell."""
+    q, budgets = law.quality, [valley.budget for valley in law.valleys]
+    factor = f"{max(budgets) / min(budgets):.3g}"
+    told = [
+        f"The exponent of tokens by themselves: tokens per parameter are fixed at {law.ratio:.2f}, "
+        "so that the exponent is that of size and tokens together, and of steps, which grow alike.",
+        "Depth apart from width: on one budget a deeper shape is a thinner one.",
+        "How well each budget is tuned: one base rate and one batch serve all. Were a lower rate "
+        "better for the longer runs, that would stand in the exponent.",
+    ]
+    if uneven := [magnitude(v.budget) for v in law.valleys if v.seeds[0] < v.seeds[1]]:
+        told.append(
+            f"Selection: at {join(uneven)} some depths have more seeds than others. The seed that "
+            "chose them flatters them a little, and it is part of the fit."
+        )
+    if stopped := [
+        f"{count(n, 'run')} at {magnitude(v.budget)}"
+        for study, v in zip(law.studies, law.valleys, strict=True)
+        if (n := int((study.trials.status == "pruned").sum()))
+    ]:
+        told.append(
+            f"Depths that a pruner stopped: {join(stopped)} are no part of the fit, and readings "
+            "at shorter horizons chose what is."
+        )
+    if not q.floor_fitted:
+        told.append(
+            f"E, a loss that no size removes: it takes {FEWEST_FOR_FLOOR} budgets; held at 0."
+        )
+    elif not q.floor_known:
+        told.append(
+            f"E, a loss that no size removes: budgets that span a factor of {factor} leave it "
+            f"anywhere from {spanned(*q.interval('floor'), 2)}, and the exponent with it, which is "
+            f"{decimals(3)(q.without_floor)} where E is held at 0."
+        )
+    return told
+
+
+def on_embeddings(law: Law) -> str:
+    """Which parameters are the variable, and what embeddings take."""
+    ranges = [share_range(study) for study in law.studies]
+    at = join([f"{r} at {magnitude(v.budget)}" for r, v in zip(ranges, law.valleys, strict=True)])
+    vocabularies = {int(v) for study in law.studies for v in study.finished.vocab_size}
+    words = join([f"{v:,}" for v in sorted(vocabularies)])
+    tilt = ""
+    if law.kind != "parameters":
+        tilt = " Shallow, wide shapes have more parameters in all than deep ones of their budget."
+        means = [float(embedding_shares(study).mean()) for study in law.studies]
+        if max(means) - min(means) > SHARE_TOLERANCE:
+            tilt += (
+                " That favours shallow shapes most where the share is largest, and some of what "
+                "the best depth does over budgets may be due to it: a vocabulary that grows as the "
+                "square root of the budget keeps the shares level."
+            )
+    return (
+        f"N counts {law.counted}. With a vocabulary of {words}, embeddings are {at} of all "
+        f"parameters, from the deepest shape to the shallowest.{tilt}"
+    )
+
+
+def share_range(study: Study) -> str:
+    """The least and the largest share of embeddings."""
+    shares = embedding_shares(study)
+    return span(shares.min(), shares.max(), percent(0))
+
+
+def how_it_was_made(law: Law) -> list[tuple[str, str]]:
+    """The particulars of a law, (term, text)."""
+    runs = [study.records[key] for study in law.studies for key in study.finished.key]
+    lost = {s.name: int((s.trials.status == "diverged").sum()) for s in law.studies}
+    diverged = [f"{count(n, 'run')} of {name}" for name, n in lost.items() if n]
+    return [
+        ("Studies", "; ".join(f"{s.name}: {command(s.facts)}" for s in law.studies)),
+        ("Variable", on_embeddings(law)),
+        ("Tokens", f"{law.ratio:.2f} for each of these parameters, the same at all budgets."),
+        (
+            "Recipe",
+            f"{recipe_in_words(runs[0].run.recipe)}. At other budgets alike but for tokens.",
+        ),
+        ("Data", str(runs[0].data.get("name"))),
+        ("Commits", join(sorted({str(record.commit) for record in runs}))),
+        ("Diverged", join(diverged) if diverged else "none"),
+    ]
+
+
+def command(facts: Mapping[str, Any]) -> str:
+    """What started a study, without the storage's URL."""
+    given = shlex.split(facts.get("command", ""))
+    return shlex.join(argument for argument in given if option_of(argument) != "storage")

@@ -1,0 +1,64 @@
+"""How numbers, times and lists read in sentences: one form of each, for all verbs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def count(n: int, noun: str) -> str:
+    """ "1 trial", "2 trials"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def join(words: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def plain(value: Any) -> str:
+    """A value without the ".0" that a column with gaps gives to whole numbers."""
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value)) if whole else str(value)
+
+
+def magnitude(value: float) -> str:
+    """ "1.0M", "125M", "1.5B": sizes of models, two or three figures."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            scaled = value / size
+            return f"{scaled:.1f}{letter}" if scaled < 9.95 else f"{scaled:.0f}{letter}"
+    return f"{value:.0f}"
+
+
+def amount(value: float) -> str:
+    """ "950", "12.3k", "1M", "250B": tokens and FLOPs, at most three figures."""
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def prefixed(value: float) -> str:
+    """ "950", "12.3M", "1.24G": three figures and a unit's prefix."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if value < 999.5 or prefix == "T":
+            break
+        value /= 1000
+    digits = 0 if prefix == "" or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f}{prefix}"
+
+
+def duration(seconds: float) -> str:
+    """ "45 s", "12 min", "3.5 h", "4 days": what something will take, about."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.0f} days"
+
+
+def exact_duration(seconds: float) -> str:
+    """ "9 min 40 s": what something took."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
+    return " ".join(f"{n} {unit}" for n, unit in parts if n) or "0 s"

@@ -1,0 +1,44 @@
+"""`space.words`: how numbers, times and lists read."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from space.words import amount, count, duration, exact_duration, join, magnitude, plain, prefixed
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "text"),
+    [
+        (amount, 950, "950"),
+        (amount, 12_345, "12.3k"),
+        (amount, 1e6, "1M"),
+        (magnitude, 1e6, "1.0M"),
+        (magnitude, 9.94e6, "9.9M"),
+        (magnitude, 124_635_456, "125M"),
+        (prefixed, 999.4, "999"),
+        (prefixed, 999.6, "1.00k"),
+        (prefixed, 12_340_000, "12.3M"),
+        (prefixed, 2e15, "2000T"),
+        (duration, 89, "89 s"),
+        (duration, 90, "2 min"),
+        (duration, 5400, "1.5 h"),
+        (duration, 172_800, "2 days"),
+        (exact_duration, 0.2, "0 s"),
+        (exact_duration, 580, "9 min 40 s"),
+        (exact_duration, 3600, "1 h"),
+        (plain, 3.0, "3"),
+        (plain, 3.5, "3.5"),
+        (plain, "none", "none"),
+        (join, [], ""),
+        (join, ["a"], "a"),
+        (join, ["a", "b", "c"], "a, b and c"),
+    ],
+)
+def test_a_value_reads_as_it_is_printed(form: Callable[[Any], str], value: Any, text: str) -> None:
+    assert form(value) == text
+
+
+def test_one_is_singular() -> None:
+    assert [count(n, "run") for n in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
