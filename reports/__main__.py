@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from reports.read.study import Study, read_study
-from reports.show import figures, page, tables
-from reports.views import laws, scores, view_of
+from reports.show import figures
+from reports.views import laws, scores, trials, view_of
 from reports.views.law_words import headline, hedges
+from reports.views.study import Findings, html
 from reports.weigh.answer import answer
 from reports.weigh.law import read_law
 from reports.weigh.scores import of_study
@@ -70,7 +71,7 @@ def main(config: ReportsConfig) -> None:
     with one_line_errors():
         name = None if config.study is None else str(config.study)
         study = read_study(name, config.outputs, config.runs)
-    found = page.Findings.of(study)
+    found = Findings.of(study)
     files = render(study, found)
     with one_line_errors():
         for name, content in files.items():
@@ -108,15 +109,15 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
         write_atomically(folder / file, content)
 
 
-def render(study: Study, found: page.Findings | None = None) -> dict[str, bytes]:
+def render(study: Study, found: Findings | None = None) -> dict[str, bytes]:
     """The files of a report by name."""
-    found = found or page.Findings.of(study)
+    found = found or Findings.of(study)
     evidence = found.evidence
     texts = {
-        "report.html": page.html(study, found),
-        "trials.csv": tables.trials_csv(study),
-        "table.md": tables.markdown(study, evidence),
-        "table.tex": tables.latex(study, evidence),
+        "report.html": html(study, found),
+        "trials.csv": trials.trials_csv(study),
+        "table.md": trials.markdown(study, evidence),
+        "table.tex": trials.latex(study, evidence),
         **scores.files({"": of_study(study, evidence)}),
     }
     encoded = {name: text.encode() for name, text in texts.items()}

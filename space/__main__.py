@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
@@ -17,6 +17,7 @@ from space.cli import one_line_errors, verb
 from space.cost import cost, num_norms, parts
 from space.parts import part_fields
 from space.stored import Stored
+from space.tables import Column, aligned
 from space.words import prefixed
 
 FORMATS = ("table", "markdown", "csv", "json")
@@ -118,7 +119,7 @@ def show_ladder(space: Space, config: Config) -> str:
         f"vocabulary {space.vocab_size:,}.\nFLOPs, KV bytes and bytes moved: a token, "
         f"at {config.seq_len:,} tokens of context and {config.dtype_bytes} bytes a weight."
     )
-    return f"{title}\n\n{_table(columns, rows, config.format)}"
+    return f"{title}\n\n{aligned(columns, rows, config.format)}"
 
 
 def _defaults(space: Space) -> Row:
@@ -136,10 +137,10 @@ def show_architecture(arch: Architecture, config: Config) -> str:
         return _json(row) if config.format == "json" else _csv([row])
     context = f"{config.seq_len:,} tokens of context, {config.dtype_bytes} bytes a weight"
     pieces = [
-        _table(SHAPE, [row], config.format),
-        _table(PARTS, _part_rows(arch), config.format),
+        aligned(SHAPE, [row], config.format),
+        aligned(PARTS, _part_rows(arch), config.format),
         f"Cost at {context}:",
-        _table(COST, _cost_rows(row), config.format),
+        aligned(COST, _cost_rows(row), config.format),
         draw_layers(arch),
     ]
     return "\n\n".join(pieces)
@@ -217,16 +218,6 @@ def _cost_rows(row: Row) -> list[Row]:
     return [{"cost": name, "value": row[name]} for name in names]
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of a table for people."""
-
-    name: str
-    """The value's name in a row."""
-    head: str
-    text: Callable[[Any], str] = str
-
-
 def _count(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
@@ -271,24 +262,6 @@ PARTS = [
     Column("share", "share", _percent),
 ]
 COST = [Column("cost", "cost"), Column("value", "value", _count)]
-
-
-def _table(columns: Sequence[Column], rows: Sequence[Row], style: str) -> str:
-    """A table for people: aligned text, or Markdown that is aligned as well."""
-    cells = [[c.head for c in columns]]
-    cells += [[c.text(row[c.name]) for c in columns] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [not isinstance(rows[0][c.name], str) for c in columns]
-    lines = [
-        [t.rjust(w) if n else t.ljust(w) for t, w, n in zip(line, widths, numeric, strict=True)]
-        for line in cells
-    ]
-    if style == "table":
-        lines.insert(1, ["-" * w for w in widths])
-        return "\n".join("  ".join(line).rstrip() for line in lines)
-    rule = ["-" * (w - 1) + (":" if n else "-") for w, n in zip(widths, numeric, strict=True)]
-    lines.insert(1, rule)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _csv(rows: Sequence[Row]) -> str:

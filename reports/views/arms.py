@@ -10,7 +10,6 @@ from ablations.stats.bracket import CARRIED, EDGE
 from reports.show.figures import drawn
 from reports.show.tables import (
     Cell,
-    Column,
     csv_text,
     decimals,
     escape,
@@ -31,6 +30,7 @@ from reports.views import Shown, scores
 from reports.weigh.answer import UNITS
 from reports.weigh.table import Panel, Report
 from search.record import DIVERGED
+from space.tables import Column
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,7 +16,6 @@ from ablations.stats.calibration import (
 )
 from ablations.stats.effects import Spread, compare, equal_spread, residuals, spreads
 from reports.show.tables import (
-    Column,
     csv_text,
     intervals,
     markdown_table,
@@ -28,6 +27,7 @@ from reports.show.tables import (
 from reports.views import Shown, arms
 from reports.weigh.answer import UNITS
 from reports.weigh.table import Panel, Report
+from space.tables import Column
 
 LOUD = 0.05
 """Chance that a table of equally spread arms is told to have a loud one (Bonferroni)."""

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports.show.tables import Cell, Column, decimals, signed
+from reports.show.tables import Cell, decimals, signed
 from reports.views.arms import VIEW, table_rows
 from reports.weigh import table
 from reports.weigh.table import Report
 from search.record import FINISHED
+from space.tables import Column
 from space.words import count
 
 __all__ = ["VIEW", "Confirmation", "confirmed", "order"]

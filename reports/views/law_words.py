@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reports.read.study import Study
-from reports.show.page import recipe_in_words
+from reports.show.recipes import recipe_in_words
 from reports.show.tables import decimals, percent, span
 from reports.weigh.fits import EDGE, FEWEST_FOR_FLOOR, INSIDE, NONE, Valley
 from reports.weigh.law import SHARE_TOLERANCE, Law, embedding_shares

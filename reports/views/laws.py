@@ -11,10 +11,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from reports.show.figures import SERIES, mixed
-from reports.show.page import in_script
+from reports.show.html import in_script
 from reports.show.tables import (
     Cell,
-    Column,
     csv_text,
     decimals,
     escape,
@@ -42,6 +41,7 @@ from reports.views.law_words import (
 from reports.weigh.answer import UNITS
 from reports.weigh.fits import INSIDE, NONE
 from reports.weigh.law import Law, tokens_per_parameter
+from space.tables import Column
 from space.words import magnitude
 
 BUDGETS = (

@@ -11,10 +11,11 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from reports.show.tables import Column, csv_text, decimals, fill, markdown_table, printed_rows
+from reports.show.tables import csv_text, decimals, fill, markdown_table, printed_rows
 from reports.views import Shown
 from reports.views.scores import Section, latex
 from reports.weigh.table import Report
+from space.tables import Column
 
 MAIN_RESULTS = "main_results"
 PUBLISHED = Path(__file__).parent.parent / "published" / f"{MAIN_RESULTS}.yaml"

@@ -3,10 +3,11 @@
 import pandas as pd
 
 from ablations.stats.calibration import SEEDS_AUTO, TABLES, power, unequal, ways
-from reports.show.tables import Cell, Column, decimals, markdown_table, percent
+from reports.show.tables import Cell, decimals, markdown_table, percent
 from reports.views import Shown
 from reports.views.calibration import DESIGN, csv_bytes, explained, printed, with_interval
 from reports.weigh.table import Report
+from space.tables import Column
 
 POWER = (
     *DESIGN,

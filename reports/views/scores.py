@@ -13,7 +13,6 @@ import pandas as pd
 from reports.show.tables import (
     NONE,
     Cell,
-    Column,
     csv_text,
     decimals,
     latex_float,
@@ -23,6 +22,7 @@ from reports.show.tables import (
     whole,
 )
 from reports.weigh.scores import LEVEL, power_to_rank
+from space.tables import Column
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from reports.show.figures import SERIES, drawn
 from reports.show.tables import (
     MINUS,
     NONE,
-    Column,
     csv_text,
     decimals,
     intervals,
@@ -22,6 +21,7 @@ from reports.show.tables import (
 from reports.views import Shown, arms
 from reports.weigh.answer import UNITS
 from reports.weigh.table import NOT_RUN, Report
+from space.tables import Column
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

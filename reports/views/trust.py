@@ -17,7 +17,6 @@ from reports.read.study import HORIZON_TOLERANCE, Study
 from reports.show.figures import SERIES, drawn
 from reports.show.tables import (
     Cell,
-    Column,
     csv_text,
     decimals,
     escape,
@@ -37,6 +36,7 @@ from search.recipe import Recipe
 from search.record import FINISHED, Run
 from search.runs import read_record
 from space.arch import Architecture
+from space.tables import Column
 from space.words import magnitude
 
 if TYPE_CHECKING:

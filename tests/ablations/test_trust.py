@@ -26,7 +26,7 @@ from ablations.stats.effects import compare, resolved_pairs
 from ablations.table import Table
 from reports.__main__ import render
 from reports.read.study import read_study
-from reports.show.page import Findings
+from reports.views.study import Findings
 from reports.views.trust import measured, of_study, trust_files
 from reports.weigh import table as tables
 from search.recipe import Recipe

@@ -11,8 +11,8 @@ from law_fixtures import law_study
 from report_fixtures import default_study, ladder
 
 from reports.read.study import read_study
-from reports.show import page
 from reports.views import laws
+from reports.views import study as page
 from reports.weigh.law import read_law
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

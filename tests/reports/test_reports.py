@@ -19,7 +19,9 @@ from report_fixtures import RECIPE, StudyFolder, default_study, ladder
 
 from reports.__main__ import render
 from reports.read.study import Study, read_study
-from reports.show import figures, page, tables
+from reports.show import figures
+from reports.views import study as page
+from reports.views import trials as tables
 from reports.weigh.answer import answer, comparable_cells, span, weigh
 from search.record import architecture_id
 from search.runs import read_record

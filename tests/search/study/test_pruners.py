@@ -20,8 +20,8 @@ from study_fixtures import open_search, plant, records, start, study_json, work
 
 from benchmarks.samplers import pruner_of
 from reports.read.study import read_study
-from reports.show.page import how_it_was_run, outcomes, unhappy
-from reports.show.tables import trials_csv
+from reports.views.study import how_it_was_run, outcomes, unhappy
+from reports.views.trials import trials_csv
 from reports.weigh.answer import answer, weigh
 from search.recipe import Recipe
 from search.record import DIVERGED

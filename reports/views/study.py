@@ -1,23 +1,20 @@
 """`report.html`: one page that needs nothing but itself."""
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from reports.read.study import Study, is_number, plain
-from reports.show import figures, tables
-from reports.views import confirm, scores, trust
+from reports.read.study import Study, is_number
+from reports.show import figures
+from reports.show.html import in_script, marked, unbroken
+from reports.show.recipes import recipe_in_words
+from reports.show.tables import fill
+from reports.views import confirm, scores, trials, trust
 from reports.weigh.answer import Evidence, answer, budget_words, on_selection, weigh
 from reports.weigh.scores import of_study
-from search.recipe import Recipe
 from search.record import Record
-from search.train.optimizers import OPTIMIZERS
-from search.train.parametrisations import PARAMETRISATIONS
-from space.doors import Door
 from space.words import count, exact_duration, join
 
 Facts = list[tuple[str, str]]
@@ -48,9 +45,9 @@ def html(study: Study, found: Findings) -> str:
     evidence = found.evidence
     first, *rest = answer(study, evidence)
     drawn = page_figures(study, evidence)
-    arm_columns, arm_rows = tables.arm_rows(evidence)
-    trial_columns, trial_rows = tables.trial_rows(study)
-    return tables.fill(
+    arm_columns, arm_rows = trials.arm_rows(evidence)
+    trial_columns, trial_rows = trials.trial_rows(study)
+    return fill(
         "page.html.j2",
         study=study,
         evidence=evidence,
@@ -80,11 +77,6 @@ def html(study: Study, found: Findings) -> str:
     )
 
 
-def unbroken(sentence: str) -> str:
-    """The sentence with no line break allowed in the middle of a size."""
-    return re.sub(r"\d+ layers × \d+ wide", lambda m: m[0].replace(" ", "\u00a0"), sentence)
-
-
 def page_figures(study: Study, evidence: Evidence) -> dict[str, figures.Json]:
     """The figures there is something to draw in, by the id of their place on the page."""
     drawn: dict[str, figures.Json | None] = {
@@ -93,12 +85,6 @@ def page_figures(study: Study, evidence: Evidence) -> dict[str, figures.Json]:
         "validation": figures.learning_curves(study, study.metric),
     }
     return {name: figure for name, figure in drawn.items() if figure is not None}
-
-
-def in_script(value: Any) -> Markup:
-    """JSON that no text in it can end the script element around it."""
-    text = json.dumps(plain(value), sort_keys=True, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c"))
 
 
 def outcomes(study: Study) -> str:
@@ -124,11 +110,6 @@ def unhappy(study: Study) -> list[tuple[str, str, str]]:
         for row in rows.to_dict("records")
     ]
     return told + [(f"run {key}", "missing", reason) for key, reason in study.missing]
-
-
-def marked(text: str) -> Markup:
-    """The text with commands set as such."""
-    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
 def how_it_was_run(study: Study) -> Facts:
@@ -202,37 +183,6 @@ def _seeds(study: Study) -> str:
     )
 
 
-def recipe_in_words(recipe: Recipe) -> str:
-    """How each candidate was trained, in a sentence."""
-    r = recipe
-    decay = (
-        f"decaying over the last {_percent(r.decay_fraction)}" if r.schedule == "wsd" else "cosine"
-    )
-    horizons = ", ".join(_percent(share) for share in r.horizons)
-    branches = (
-        f"; readings by decay branches at {horizons} of them, {r.branch_tokens:,} tokens more"
-        if r.horizons
-        else ""
-    )
-    return (
-        f"{r.tokens:,} tokens in {r.steps:,} steps of {r.batch_size} × {r.seq_len}; "
-        f"{_described(OPTIMIZERS, r)}, "
-        f"peak learning rate {r.lr:g} {_described(PARAMETRISATIONS, r)}; "
-        f"warm-up over {_percent(r.warmup_fraction)}, {decay} to {_percent(r.final_lr_fraction)} "
-        f"of the peak; gradient norm at most {r.grad_clip:g}; {r.precision}; "
-        f"scored on {r.eval_tokens:,} validation tokens{branches}"
-    )
-
-
-def _described(door: Door[Any], recipe: Recipe) -> str:
-    """What a recipe names, in words; the name alone where a file of the user's is away."""
-    name = getattr(recipe, door.name)
-    try:
-        return str(door.load(name).describe(recipe))
-    except ValueError:
-        return f"({door.name} {name})"
-
-
 def _data(record: Record) -> str:
     known = dict(record.data)
     fingerprint = known.pop("fingerprint", record.run.data_fingerprint)
@@ -245,10 +195,6 @@ def _figure(value: Any) -> str:
     if isinstance(value, bool) or not is_number(value):
         return str(value)
     return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:g}%"
 
 
 def _device(record: Record) -> str:

@@ -1,0 +1,123 @@
+"""A study's tables: its trials and its architectures, for the page, as CSV, Markdown and LaTeX."""
+
+from reports.read.study import Study
+from reports.show.tables import (
+    Cell,
+    csv_text,
+    decimals,
+    escape,
+    intervals,
+    latex_table,
+    markdown_table,
+    megas,
+    percent,
+    printed_rows,
+    probability,
+    signed,
+    whole,
+)
+from reports.weigh.answer import Evidence, budget_words
+from space.tables import Column
+from space.words import plain
+
+TRIAL_COLUMNS = (
+    Column("number", "trial", whole),
+    Column("num_hidden_layers", "layers", whole, "layers executed"),
+    Column("hidden_size", "width", whole, "hidden_size"),
+    Column("seed", "seed", whole),
+    Column("val_bpb", "val bpb", decimals(4), "validation bits per byte; lower is better"),
+    Column("val_loss", "val loss", decimals(4), "validation nats per token"),
+    Column("status", "state", str, numeric=False),
+    Column("heads", "heads", str, "query heads / key-value heads", numeric=False),
+    Column("head_dim", "head dim", whole),
+    Column("intermediate_size", "FFN", whole, "intermediate_size"),
+    Column("ffn_ratio", "FFN ratio", decimals(2), "intermediate_size / hidden_size"),
+    Column("sharing", "sharing", str, "pattern × repeats", numeric=False),
+    Column("tied", "embeddings", str, "tied or untied", numeric=False),
+    Column("parameters", "parameters", whole, "distinct weights, a tied matrix once"),
+    Column("budget_deviation", "off budget", percent(2, sign=True), "deviation from the budget"),
+    Column("embedding_share", "embeddings’ share", percent(1), "share of all parameters"),
+    Column("forward_flops_per_token", "FLOPs/token", megas, "one forward pass"),
+    Column("kv_bytes_per_token", "KV B/token", whole, "bytes of key-value cache a token"),
+    Column("decode_bytes_per_token", "moved/token", megas, "bytes moved to decode one token"),
+    Column("tokens", "tokens", whole, "tokens trained on"),
+    Column("train_s", "seconds", decimals(1), "seconds of training"),
+    Column("tokens_per_s", "tokens/s", whole),
+    Column("run", "run", str, "key of the run, its folder's name", numeric=False),
+    Column("reason", "reason", str, numeric=False),
+)
+
+ARM_COLUMNS = (
+    Column("depth", "layers", whole, "layers executed"),
+    Column("width", "width", whole, "hidden_size"),
+    Column("series", "other axes", str, numeric=False),
+    Column("tried", "runs", whole, "finished runs, the exploring one among them"),
+    Column("n", "n", whole, "seeds that enter mean and interval"),
+    Column("value", "mean", decimals(4), "of the n seeds; of the runs where n is empty"),
+    Column("sd", "sd", decimals(4), "standard deviation over the n seeds"),
+    Column("diff", "difference", signed(4), "to the baseline; negative is better"),
+    Column("interval", "95% interval", str, "simultaneous over all differences", numeric=False),
+    Column("p_adjusted", "adj. p", probability, "adjusted for all the differences"),
+    Column(
+        "mdd",
+        "MDD",
+        decimals(4),
+        "a true difference as large gets a verdict with 80% power",
+    ),
+    Column("verdict", "verdict", str, numeric=False),
+)
+
+
+def trial_rows(study: Study) -> tuple[list[Column], list[list[Cell]]]:
+    """The page's table of trials: columns that hold anything, and a row a trial."""
+    frame = study.trials.copy()
+    known = frame["num_hidden_layers"].notna() if "num_hidden_layers" in frame else None
+    if known is not None and known.any():
+        frame["heads"] = [
+            f"{plain(q)}/{plain(kv)}" if ok else None
+            for q, kv, ok in zip(
+                frame.num_attention_heads, frame.num_key_value_heads, known, strict=True
+            )
+        ]
+        frame["tied"] = frame.tie_word_embeddings.map({True: "tied", False: "untied"})
+        shared = frame.sharing + " × " + frame.repeats.map(plain)
+        frame["sharing"] = shared.where(frame.sharing.ne("none") | ~known, "none")
+        if set(frame.sharing.dropna()) == {"none"}:
+            frame["sharing"] = None
+    frame["run"] = frame.key.str[:8]
+    return printed_rows(frame, TRIAL_COLUMNS, hints={"run": "key"})
+
+
+def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
+    """The table of architectures: columns that hold anything, and a row an architecture."""
+    frame = evidence.arms.copy()
+    frame["interval"] = intervals(frame.diff_low, frame.diff_high, signed(4))
+    frame["series"] = frame.series.replace("", None)
+    frame["diff"] = frame["diff"].where(frame.arm != evidence.baseline)
+    frame["verdict"] = frame.verdict.where(frame.arm != evidence.baseline, "baseline")
+    return printed_rows(frame, ARM_COLUMNS)
+
+
+def trials_csv(study: Study) -> str:
+    """Every trial and every column at full precision."""
+    frame = study.trials.copy()
+    for column in frame.select_dtypes("float"):
+        if frame[column].dropna().map(float.is_integer).all():
+            frame[column] = frame[column].astype("Int64")  # gaps made whole numbers float
+    return csv_text(frame)
+
+
+def markdown(study: Study, evidence: Evidence) -> str:
+    """The table of architectures in GitHub's Markdown."""
+    columns, rows = arm_rows(evidence)
+    return markdown_table(columns, rows) if rows else f"No finished trial in {study.name}.\n"
+
+
+def latex(study: Study, evidence: Evidence) -> str:
+    """The table of architectures for LaTeX with booktabs."""
+    columns, rows = arm_rows(evidence)
+    caption = escape(f"Study {study.name}: {budget_words(study)}, {study.metric}.")
+    if not rows:
+        return f"% {caption} No finished trial.\n"
+    needs = "% needs \\usepackage{booktabs}"
+    return "\n".join([f"% {caption}", needs, latex_table(columns, rows), ""])
