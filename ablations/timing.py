@@ -78,8 +78,8 @@ class Timing:
         Arms take turns, so that a machine whose speed drifts is compared with itself; an arm that
         joins later is timed beside one that is there already, and put in proportion to it.
         """
-        from search.train.loop import commit, device_name
         from search.train.placement import settle
+        from search.train.provenance import commit, device_name
 
         assert self.path is not None, "given where tables are trained"
         known = dict(self.content.get("seconds_per_token", {}))

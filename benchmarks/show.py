@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 
-from search.train.loop import commit, device_name
 from search.train.placement import Placement
+from search.train.provenance import commit, device_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

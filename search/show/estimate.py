@@ -82,7 +82,7 @@ def speed(work: Work, placement: Placement, runs: Path) -> tuple[float, str]:
 
 def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]:
     """Training FLOPs a second of the last records with this device, threads and precision."""
-    from search.train.loop import device_name
+    from search.train.provenance import device_name
 
     paths = sorted(runs.glob("*/record.json"), key=lambda path: -path.stat().st_mtime)
     speeds = []

@@ -9,17 +9,12 @@ resumed therefore gives, on CPU, losses bit-identical to those of one that was n
 
 import json
 import os
-import platform
-import shutil
-import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -33,10 +28,13 @@ from torch import Tensor
 from search.data.packed import Data, batch, validation_windows
 from search.record import DIVERGED, FAILED, FINISHED, Reading, Record, Run
 from search.runs import disk_error, usable_record, write_record, write_run
-from search.train.engine import AutogradEngine, Engine, KernelEngine, Weights
+from search.train import checkpoint
+from search.train.engines import engine_of
+from search.train.engines.weights import Weights
 from search.train.optimizers import OPTIMIZERS
 from search.train.parametrise import initialise, lr_factor, parameter_groups
 from search.train.placement import Placement, rank, settle, world
+from search.train.provenance import commit, device_name, versions
 from space.model import Attention, Decoder
 
 Progress = Callable[[dict[str, Any]], None]
@@ -46,8 +44,6 @@ Tokens = np.ndarray[Any, np.dtype[np.int64]]
 
 CURVE_POINTS = 200
 """Training lines of `metrics.jsonl`, whatever the length of the run."""
-TRUNK, BRANCH = "state.pt", "branch.pt"
-"""Checkpoints: of the trunk, and of a branch in progress that left it there."""
 
 
 class Stop(Exception):
@@ -106,7 +102,7 @@ def train(
     if rank() == 0:
         write_record(folder, record)
         if record.final:
-            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+            checkpoint.remove(folder)
     return record
 
 
@@ -141,14 +137,14 @@ class Training:
         self.run, self.recipe, self.data, self.folder = run, run.recipe, data, folder
         self.progress, self.listener = progress or _ignore, listener or _ignore
         self.branches = run.recipe.branches
-        saved = _load_checkpoint(folder)
+        saved = checkpoint.load(folder)
         pinned = placement.pinned_by(saved["placement"]) if saved else placement
         self.placement = settle(pinned, run)
         assert self.placement.threads is not None, "settled"
         torch.set_num_threads(self.placement.threads)
         self.model = _build(run, self.placement)
         self.weights = Weights(self.model)
-        self.engine = _engine(self.model, self.weights, self.placement, run.recipe.precision)
+        self.engine = engine_of(self.model, self.weights, self.placement, run.recipe.precision)
         groups = parameter_groups(self.model, run.recipe)
         self.optimizer = OPTIMIZERS.load(run.recipe.optimizer).build(groups, run.recipe)
         self.called_back: Exception | None = None
@@ -251,7 +247,7 @@ class Training:
         wrote that checkpoint, and until it writes other weights.
         """
         started = time.perf_counter()
-        if (trunk := _read_checkpoint(self.folder / "checkpoint" / TRUNK)) is None:
+        if (trunk := checkpoint.load_trunk(self.folder)) is None:
             raise RuntimeError("the checkpoint that the branch left is damaged")
         self._restore(trunk)
         assert self.state.trunk_step is not None, "a branch ends here"
@@ -353,7 +349,7 @@ class Training:
                 file.truncate(self.state.metrics_bytes)
                 file.seek(0, os.SEEK_END)  # where a checkpoint before the next line finds it
             yield file
-            _sync(file)
+            checkpoint.sync(file)
 
     def _log(self, metrics: TextIO, **values: Any) -> None:
         state = self.state
@@ -365,30 +361,18 @@ class Training:
         metrics.flush()
 
     def _checkpoint(self, metrics: TextIO) -> None:
-        """Replace the checkpoint: all of it is there, or the one before. A branch has its own
-        beside the trunk's, and on the trunk none is left."""
+        """Replace the checkpoint: all of it is there, or the one before."""
         if rank() != 0:
             return
-        _sync(metrics)
+        checkpoint.sync(metrics)
         self.state.metrics_bytes = metrics.tell()
-        folder = self.folder / "checkpoint"
-        folder.mkdir(exist_ok=True)
-        path = folder / (BRANCH if self.in_branch else TRUNK)
-        part = path.with_suffix(".pt.part")
-        with open(part, "wb") as file:
-            torch.save(
-                {
-                    "weights": dict(self.model.named_parameters()),
-                    "optimizer": self.optimizer.state_dict(),
-                    "state": asdict(self.state),
-                    "placement": asdict(self.placement),
-                },
-                file,
-            )
-            _sync(file)
-        part.replace(path)
-        if not self.in_branch:
-            (folder / BRANCH).unlink(missing_ok=True)
+        saved = {
+            "weights": dict(self.model.named_parameters()),
+            "optimizer": self.optimizer.state_dict(),
+            "state": asdict(self.state),
+            "placement": asdict(self.placement),
+        }
+        checkpoint.write(self.folder, saved, branch=self.in_branch)
 
     def _restore(self, saved: dict[str, Any]) -> None:
         """Take weights and optimiser from a checkpoint."""
@@ -414,12 +398,6 @@ def _build(run: Run, placement: Placement) -> Decoder:
         for layer in model.model.layers:
             layer.compile(dynamic=False)  # compiled once, for all layers of this shape
     return model
-
-
-def _engine(model: Decoder, weights: Weights, placement: Placement, precision: str) -> Engine:
-    if placement.engine == "kernels":
-        return KernelEngine(model, weights, placement, precision)
-    return AutogradEngine(model, placement, precision)
 
 
 def _share(sequences: int) -> slice:
@@ -450,29 +428,6 @@ def _forget_other_shapes(run: Run) -> None:
 def _ignore(told: Any) -> None: ...
 
 
-def _load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The checkpoint of a run folder: of the branch that the trunk's one waits for, or the trunk's
-    own."""
-    trunk, branch = (_read_checkpoint(folder / "checkpoint" / name) for name in (TRUNK, BRANCH))
-    if trunk is None or branch is None:
-        return trunk
-    left, here = trunk["state"], branch["state"]
-    waits = (left["step"], left["readings"]) == (here["trunk_step"], here["readings"])
-    return branch if waits else trunk
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """A checkpoint; a damaged one is set aside, named, and what it held is done again."""
-    if not path.is_file():
-        return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-    except Exception as error:  # torch raises many kinds for a damaged file
-        path.replace(path.with_suffix(".corrupt"))
-        print(f"warning: {path} cannot be read ({error}); it was set aside and is done again")
-        return None
-
-
 @contextmanager
 def _process_group(placement: Placement) -> Iterator[None]:
     """Joins the processes that `torchrun` started; nothing where there is one."""
@@ -486,12 +441,6 @@ def _process_group(placement: Placement) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _sync(file: Any) -> None:
-    file.flush()
-    if file.name != os.devnull:
-        os.fsync(file.fileno())
-
-
 def _reason(error: Exception) -> str:
     """One line: the kind of failure and what it says."""
     lines = str(error).strip().splitlines()
@@ -500,40 +449,3 @@ def _reason(error: Exception) -> str:
     )
     kind = "out of memory" if memory else type(error).__name__
     return f"{kind}: {lines[0]}" if lines else kind
-
-
-@cache
-def commit() -> str | None:
-    """The commit that this code stands at, marked where files differ from it; None outside a
-    clone."""
-    root = Path(__file__).parent.parent.parent
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of what decides numbers."""
-    packages = ("torch", "numpy", "tokenizers", "optuna")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-@cache
-def device_name(kind: str) -> str:
-    """The processor's or the card's name."""
-    if kind == "cuda":
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(x.split(":")[1].strip() for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

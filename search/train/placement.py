@@ -31,7 +31,7 @@ class Placement:
     micro_batch: int | None = None
     """Sequences in one forward and backward pass; the rest of the batch is accumulated."""
     engine: str = "auto"
-    """`kernels` (`search/kernels.cpp`, on CPUs), `autograd` (torch's own way), or `auto`: kernels
+    """`kernels` (`search/train/kernels`, on CPUs), `autograd` (torch's own way), or `auto`: kernels
     on a CPU with g++."""
     compile: str = "auto"
     """Whether `autograd` compiles the layers: `yes`, `no`, or `auto`: on a GPU."""

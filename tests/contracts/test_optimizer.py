@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from search.recipe import Recipe
-from search.train.engine import Weights
+from search.train.engines.weights import Weights
 from search.train.optimizers import OPTIMIZERS as DOOR
 from search.train.optimizers import Group, Optimizer, adamw
 from search.train.parametrisations import MATRIX, VECTOR

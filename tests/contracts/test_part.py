@@ -23,7 +23,9 @@ from study_fixtures import command, environment, records
 from torch.utils.flop_counter import FlopCounterMode
 
 from search.record import architecture_id
-from search.train.engine import AutogradEngine, KernelEngine, Weights
+from search.train.engines.autograd import AutogradEngine
+from search.train.engines.kernels import KernelEngine
+from search.train.engines.weights import Weights
 from search.train.kernels import Unavailable, library
 from search.train.placement import Placement, require_engine, what_is_lost
 from space.arch import Architecture

@@ -1,26 +1,30 @@
-"""Builds and loads `search/kernels.cpp`, once per machine.
+"""Builds, loads and tests `kernels.cpp`: built once per machine, tested once per process.
 
 g++ takes a few seconds; the library is kept under a name made of its source, the compiler and the
-processor. Where there is no compiler, `library` says why and training does without.
+processor. Where there is no compiler, or a kernel computes something else than torch does
+(`search.train.kernels.selftest`), `library` says why and training does without.
 """
 
 import ctypes
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Union
 
 if TYPE_CHECKING:  # the parent process does without torch
     import torch
     from torch import Tensor
 
-SOURCE = Path(__file__).with_suffix(".cpp")
+Argument = Union["Tensor", int, float, None]
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp-simd")
 ARITHMETIC = ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 WIDE = "-mprefer-vector-width=512"
@@ -37,11 +41,22 @@ class Unavailable(Exception):
 
 @cache
 def library() -> ctypes.CDLL:
-    """The kernels, built if they are not there.
+    """The kernels, built if they are not there, and tested.
 
     Raises:
-        Unavailable: no compiler, or it failed.
+        Unavailable: no compiler, or it failed; or a kernel is wrong on this machine.
     """
+    loaded = _load()
+    from search.train.kernels.selftest import wrong_kernels  # with torch
+
+    if wrong := wrong_kernels(loaded):
+        raise Unavailable(
+            f"the kernels must compute what torch does, but {', '.join(wrong)} did not"
+        )
+    return loaded
+
+
+def _load() -> ctypes.CDLL:
     wanted = os.environ.get("CXX", "g++")
     compiler = shutil.which(wanted)
     if compiler is None:
@@ -82,21 +97,41 @@ def _processor() -> str:
     return "\n".join(sorted(set(named)))
 
 
-def kernel(
-    name: str, dtype: "torch.dtype | None", *arguments: "Tensor | int | float | None"
-) -> Callable[[], object]:
+@cache
+def declarations() -> dict[str, list[type[Any]]]:
+    """The types of the arguments of each kernel, read from its declaration in the C++ source."""
+    source = SOURCE.read_text()
+    exported = source[source.index("#define KERNELS") :].replace("\\\n", " ")
+    found = re.findall(r"\bvoid (\w+?)(?:_##name)?\(([^)]*)\)", exported)
+    return {name: [_c_type(argument) for argument in given.split(",")] for name, given in found}
+
+
+def _c_type(argument: str) -> type[Any]:
+    """Of `const float* gain` an address, of `long rows` a long."""
+    if "*" in argument:
+        return ctypes.c_void_p
+    named: dict[str, type[Any]] = {
+        "int": ctypes.c_int,
+        "long": ctypes.c_long,
+        "float": ctypes.c_float,
+    }
+    return named[argument.split()[0]]
+
+
+def kernel(name: str, dtype: "torch.dtype | None", *arguments: Argument) -> Callable[[], object]:
     """A call of a kernel for an element type, or of one that has none, ready to be made.
 
-    Tensors are passed by address: the caller keeps them. Integers are passed as C longs, which
-    serve as ints too. Shapes are in the C++ source.
+    Tensors are passed by address: the caller keeps them. Arguments are in the order of the C++
+    source, which has the shapes too.
     """
-    function = getattr(library(), name if dtype is None else f"{name}_{NAMES[str(dtype)]}")
-    return partial(function, *map(_argument, arguments))
+    return bound(library(), name, dtype, *arguments)
 
 
-def _argument(value: "Tensor | int | float | None") -> object:
-    if value is None:
-        return None
-    if isinstance(value, int):
-        return ctypes.c_long(value)
-    return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_void_p(value.data_ptr())
+def bound(
+    loaded: ctypes.CDLL, name: str, dtype: "torch.dtype | None", *arguments: Argument
+) -> Callable[[], object]:
+    """See `kernel`. Arguments become what the declaration says here, once, and not at each call,
+    as they would by the function's `argtypes`: that would cost half a microsecond each time."""
+    function = getattr(loaded, name if dtype is None else f"{name}_{NAMES[str(dtype)]}")
+    given = (a if isinstance(a, int | float | None) else a.data_ptr() for a in arguments)
+    return partial(function, *(t(a) for t, a in zip(declarations()[name], given, strict=True)))

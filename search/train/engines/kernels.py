@@ -1,11 +1,10 @@
-"""How a batch goes through the model and back: by torch's autograd, or on CPUs by kernels.
+"""A batch through the model and back by kernels, on CPUs.
 
-Both engines work on `Weights`, add gradients up in float32 and multiply in the recipe's precision.
-`KernelEngine` writes the backward pass of `space.model.Decoder` out: the products are torch's,
-everything between them is fused in `search/kernels.cpp`, and every activation has its place in
-memory that is taken once. Threads share no product: each takes micro-batches of its own, so that
-its activations stay in its core's cache. It needs no compiling, and equals the other to rounding
-(`tests/test_engine.py`).
+`KernelEngine` writes the forward and the backward pass of `space.model.Decoder` out: the products
+are torch's, everything between them is fused in `kernels.cpp`, and every activation has its place
+in memory that is taken once. Threads share no product: each takes micro-batches of its own, so that
+its activations stay in its core's cache. It needs no compiling, and equals autograd to rounding
+(`tests/search/train/engines/test_engines.py`).
 """
 
 # B sequences, T positions, R = B·T rows, D hidden_size, N, K query and key/value heads, H head_dim,
@@ -16,110 +15,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from search.train.engines import micro_batches
+from search.train.engines.weights import Weights
 from search.train.kernels import kernel
-from search.train.placement import Placement, autocast, unknown_parts
-from space.model import MLP, Attention, Decoder, DecoderLayer, RMSNorm, token_nll
+from search.train.placement import Placement, unknown_parts
+from space.model import Decoder, DecoderLayer, RMSNorm
 
-ALIGNED = 64
-"""Elements to a multiple of which matrices that are not read together are placed."""
 ACTIVATION_KINDS = {"silu": 0, "relu": 1, "gelu": 2}
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-class Engine(Protocol):
-    """Computes the loss of a batch, a micro-batch at a time, and its gradients."""
-
-    def nll(self, inputs: Tensor, targets: Tensor, scale: float | None = None) -> Tensor:
-        """Negative log-likelihood in nats (B, T) of targets, given inputs: ids (B, T).
-
-        With a scale, the gradients of scale times their sum are added to `Weights.gradients`.
-        """
-        ...
-
-    def refresh(self) -> None:
-        """Take note that the weights have changed."""
-        ...
-
-
-class Weights:
-    """A model's parameters in one flat buffer, and their gradients in another.
-
-    Matrices that read the same input stand side by side, so that one product serves them: q, k and
-    v, and gate and up. Parameters keep their names and become views.
-    """
-
-    def __init__(self, model: Decoder) -> None:
-        groups = list(_side_by_side(model))
-        starts, end = [], 0
-        for group in groups:
-            starts.append(end)
-            end += -(-sum(p.numel() for p in group) // ALIGNED) * ALIGNED
-        device = model.lm_head.weight.device
-        self.values = torch.zeros(end, device=device)
-        self.gradients = torch.zeros(end, device=device)
-        self.places: dict[Tensor, slice] = {}
-        for start, group in zip(starts, groups, strict=True):
-            for p in group:
-                self.places[p] = place = slice(start, start + p.numel())
-                self.values[place].copy_(p.detach().flatten())
-                p.data = self.values[place].view_as(p)
-                p.grad = self.gradients[place].view_as(p)
-                start = place.stop
-
-    def of(self, buffer: Tensor, *parameters: Tensor) -> Tensor:
-        """The part of a buffer like `values` that belongs to parameters that stand side by side:
-        (their rows together, columns), or (elements) of vectors."""
-        first, last = self.places[parameters[0]], self.places[parameters[-1]]
-        return buffer[first.start : last.stop].view(-1, *parameters[0].shape[1:])
-
-
-def _side_by_side(model: Decoder) -> Iterable[list[Tensor]]:
-    """Every parameter once, in groups that stand together."""
-    seen: set[Tensor] = set()
-    for module in model.modules():
-        if isinstance(module, Attention):
-            projections = [module.q_proj, module.k_proj, module.v_proj]
-            groups = [[p.weight for p in projections]]
-            groups += [[p.bias for p in projections]] if projections[0].bias is not None else []
-        elif isinstance(module, MLP) and module.gated:
-            groups = [[module.gate_proj.weight, module.up_proj.weight]]
-        else:
-            groups = []
-        groups += [[p] for p in module.parameters(recurse=False)]
-        for group in groups:
-            if group[0] not in seen:
-                seen.update(group)
-                yield group
-
-
-class AutogradEngine:
-    """torch's own way, compiled where the placement says so."""
-
-    def __init__(self, model: Decoder, placement: Placement, precision: str) -> None:
-        self.model, self.placement, self.precision = model, placement, precision
-        compiled = placement.compile == "yes"
-        self.token_nll = torch.compile(token_nll, dynamic=False) if compiled else token_nll
-
-    def nll(self, inputs: Tensor, targets: Tensor, scale: float | None = None) -> Tensor:
-        """Gradients stay enabled where none is taken: the training step's compiled graph then
-        serves for scoring too."""
-        parts = []
-        for rows in micro_batches(len(inputs), self.placement.micro_batch):
-            with autocast(self.placement, self.precision):
-                hidden = self.model.hidden(inputs[rows])
-                nll = self.token_nll(hidden, self.model.lm_head.weight, targets[rows])
-            if scale is not None:
-                (nll.sum() * scale).backward()  # type: ignore[no-untyped-call]
-            parts.append(nll.detach())
-        return torch.cat(parts)
-
-    def refresh(self) -> None:
-        """Nothing: the weights are read where they are."""
 
 
 Step = Callable[[], object]
@@ -233,13 +141,6 @@ class KernelEngine:
         """Round the weights, once for all micro-batches of a step."""
         if self.read is not self.weights.values:
             self.read.copy_(self.weights.values)
-
-
-def micro_batches(sequences: int, size: int | None) -> Iterator[slice]:
-    """The rows of a batch, `size` at a time."""
-    size = size or sequences
-    for row in range(0, sequences, size):
-        yield slice(row, min(sequences, row + size))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 // What torch is slow at on a CPU, forward and backward: attention, norms, the FFN's activation, the
-// loss. Matrix products of weights stay torch's. `search/kernels.py` builds and describes this file.
+// loss. Matrix products of weights stay torch's. `__init__.py` builds this file and
+// takes the types of the arguments from it; `selftest.py` tests each kernel.
 //
 // Activations have an element type: bf16 (rounded to nearest even, summed in float32) or float32.
 // Vectors are GCC's and Clang's own, so that the file builds for any processor; only the product of

@@ -10,7 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import LLAMA_3, architectures
 
-from search.train.engine import AutogradEngine, KernelEngine, Weights
+from search.train.engines.autograd import AutogradEngine
+from search.train.engines.kernels import KernelEngine
+from search.train.engines.weights import Weights
 from search.train.kernels import Unavailable, library
 from search.train.placement import Placement
 from space.arch import Architecture
