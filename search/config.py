@@ -110,6 +110,7 @@ class SearchConfig(StudyConfig):
         super().__post_init__()
         require_at_least(1, n_trials=self.n_trials)
         budget = Budget.parse(self.budget)
+        self.budget = budget.label  # however it was spelt: one study, of one name
         if (ratio := self.tokens_per_parameter) is not None:
             if not 0 < ratio < inf:
                 raise ValueError(f"tokens_per_parameter must be positive, but got {ratio}")
@@ -122,7 +123,7 @@ class SearchConfig(StudyConfig):
         """`depth_width_1m`, `depth_width_1m_hour`."""
         if self.study is not None:
             return self.study
-        parts = [self.space.name, self.budget.lower().replace(":", "_")]
+        parts = [self.space.name, self.budget.replace(":", "_")]
         parts += [] if self.proxy == "default" else [self.proxy]
         parts += [] if self.data.source == "embedded" else [self.data.label]
         parts += [] if self.pruner.name == "none" else [Path(self.pruner.name).stem]

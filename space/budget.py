@@ -6,6 +6,7 @@ nearest its target, and `intermediate_size` closes the budget; heads never move 
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from itertools import pairwise
 from math import ceil, floor, inf, isfinite, log, log2, sqrt
@@ -80,6 +81,18 @@ class Budget:
                 f"but got {str(text)!r}"
             )
         return cls(head or kind, round(value))
+
+    @property
+    def label(self) -> str:
+        """The one spelling of it that names and settings have, the shortest: `1m`, `1.5b`,
+        `1234567` or `non_embedding_parameters:100m`."""
+        texts = [str(self.value)]
+        for suffix, factor in SUFFIXES.items():
+            share = Decimal(self.value) / factor
+            if share >= 1:
+                texts.append(f"{share.normalize():f}{suffix}")
+        text = min(reversed(texts), key=len)
+        return text if self.kind == KINDS[0] else f"{self.kind}:{text}"
 
     def of(self, counts: Cost) -> int:
         """What an architecture of this cost uses of this kind of budget."""

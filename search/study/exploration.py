@@ -213,7 +213,8 @@ class SearchWork:
 
     @property
     def parameters(self) -> int:
-        return self.space.budget.value
+        shapes = (self.space.architecture(option.params) for option in self.plan.options)
+        return max(cost(shape).parameters for shape in shapes)
 
     @property
     def architectures(self) -> list[Architecture]:

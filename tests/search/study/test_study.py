@@ -13,8 +13,10 @@ from pathlib import Path
 
 import optuna
 import pytest
+from hydra import compose, initialize_config_dir
 from hypothesis import example, given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from study_fixtures import open_search, records, work
 
 from search.evaluate.scores import Scorer
@@ -22,7 +24,7 @@ from search.record import architecture_id
 from search.runs import CorruptRecord, usable_record
 from search.study import session
 from search.study.ending import describe, tidy
-from search.study.exploration import Exploration, Option, Replicates
+from search.study.exploration import Exploration, Option, Replicates, SearchWork
 from search.study.locks import require_writable
 from search.study.plan import (
     EXPLORE,
@@ -43,6 +45,9 @@ from search.study.storage import (
     read_attempts,
     without_password,
 )
+from space.axes import Space
+from space.cli import CONF
+from space.model import Decoder
 
 # --- The plan, as a pure function -------------------------------------------------------------
 
@@ -208,20 +213,42 @@ def test_a_grid_of_more_trials_refines_the_one_of_fewer(size: int, trials: tuple
             attempts = simulation.attempts
         return {attempt.arm for attempt in attempts}
 
-    last = grid(trials[-1])
-    assert len(last.spread[: last.explorations]) == min(size, trials[-1])
-    for steps in (trials, trials[-1:]):
-        assert tried(*steps) == {option.arm for option in last.spread[: last.explorations]}
+    before: set[str | None] = set()
+    for steps, n_trials in enumerate(trials, start=1):
+        refined = tried(*trials[:steps])
+        assert before <= refined == tried(n_trials)
+        assert len(refined) == min(size, n_trials)
+        before = refined
 
 
-def test_the_default_job_tries_ten_rungs_and_gives_four_arms_four_seeds() -> None:
-    plan = Exploration(options=options(10), n_trials=22, replicates=Replicates(), grid=True)
+def test_a_grid_begins_in_the_middle_and_halves_what_is_left() -> None:
+    plan = Exploration(options=options(16), n_trials=7, replicates=Replicates(), grid=True)
+    layers = [option.layers for option in plan.spread]
+    assert layers[0] == 9
+    assert sorted(layers[:3]) == [5, 9, 13]
+    assert sorted(layers[:7]) == [3, 5, 7, 9, 11, 13, 15]
+
+
+def test_the_default_job_tries_every_shape_of_its_space_and_gives_four_arms_four_seeds() -> None:
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = OmegaConf.to_object(compose("search"))
+    space = Space.from_config(config.space, config.budget, config.data.vocab_size)
+    plan = SearchWork.of(
+        space,
+        replace(config.recipe, precision="fp32"),
+        "data",
+        n_trials=config.n_trials,
+        replicates=config.replicates,
+        grid=config.sampler.exhaustive,
+    ).plan
+    assert len(plan.options) == plan.explorations == 9
+    plan = replace(plan, options=options(9))  # with arms as the simulation names them
     simulation = Simulation(plan, seed=1, workers=2, trouble=0.0)
     simulation.run()
     runs = distinct(simulation.attempts)
     seeds = Counter(run.arm for run in runs)
-    assert sorted(seeds.values()) == [1] * 6 + [4] * 4
-    assert len(runs) == 22
+    assert sorted(seeds.values()) == [1] * 5 + [4] * 4
+    assert len(runs) == plan.total <= config.n_trials
 
 
 def test_a_cell_that_kills_its_workers_is_given_up() -> None:
@@ -400,6 +427,25 @@ def test_tokens_follow_the_budget_of_either_kind(here: Path, budget: str, tokens
     told = open_search(here, asked[0], asked[2], f"recipe.tokens={tokens}", "study=told").work
     params = by_budget.plan.options[0].params
     assert by_budget.run(params, 0).key == told.run(params, 0).key, "no part of a run's key"
+
+
+@pytest.mark.parametrize("spelt", ["100000", "0.1m", "100K", "100_000", "parameters:100k"])
+def test_a_budget_however_spelt_is_one_study(here: Path, spelt: str) -> None:
+    first = open_search(here, "study=null")
+    first.lock.release()
+    again = open_search(here, f"budget='{spelt}'", "study=null")
+    again.lock.release()
+    assert again.job.study == first.job.study == "depth_width_100k_smoke_text"
+    assert again.job.since == first.job.since
+    assert again.config.budget == "100k"
+
+
+def test_the_largest_model_of_a_budget_without_embeddings_has_them(here: Path) -> None:
+    asked = "budget=non_embedding_parameters:90k", "space.axes.num_blocks=[2,3,5]"
+    work = open_search(here, *asked).subject.work
+    built = [Decoder(work.run(option.params, 0).architecture) for option in work.plan.options]
+    counts = [sum(p.numel() for p in model.parameters()) for model in built]
+    assert work.parameters == max(counts) > 90_000
 
 
 def test_a_changed_space_under_the_same_name_is_refused_with_the_difference(here: Path) -> None:
