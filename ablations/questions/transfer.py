@@ -52,7 +52,7 @@ transfer:
 
     def table(self, asked: Asked) -> Table:
         own = panels(asked.content) if asked.scale == PROXY else []
-        return replace(asked.table([*asked.panels, *own]), facts={"transfer": True})
+        return replace(asked.table([*asked.panels, *own]), facts={"arms_are_rates": True})
 
     def wanted(self, table: Table, cells: pd.DataFrame) -> Wanted:
         arms = {(panel.name, arm.name): arm.recipe for panel in table.panels for arm in panel.arms}

@@ -11,7 +11,7 @@ from reports.show import figures
 from reports.show.html import in_script, marked, unbroken
 from reports.show.recipes import recipe_in_words
 from reports.show.tables import fill
-from reports.views import confirm, scores, trials, trust
+from reports.views import confirm, scores, trials, trust_quoted
 from reports.weigh.answer import Evidence, answer, budget_words, on_selection, weigh
 from reports.weigh.scores import of_study
 from search.record import Record
@@ -35,7 +35,7 @@ class Findings:
     def of(cls, study: Study) -> Self:
         """The evidence of a study, and what tables of the same outputs say of it."""
         confirmed = confirm.confirmed(study.name, study.folder.parent, study.runs)
-        return cls(weigh(study), confirmed, trust.of_study(study))
+        return cls(weigh(study), confirmed, trust_quoted.of_study(study))
 
 
 def html(study: Study, found: Findings) -> str:

@@ -177,12 +177,13 @@ def _rates(panel: dict[str, Any], table: Mapping[str, Any]) -> pd.DataFrame:
         for arm in (table.get("lr_search") or {}).get("arms", ())
         if arm["panel"] == panel["name"]
     }
+    arms_are_rates = table.get("arms_are_rates") or table.get("transfer")  # an earlier name of it
     rows = []
     for arm in panel["arms"]:
         found, flag = searched.get(arm["name"]), None
         if found is not None:
             flag = EDGE if found["edge"] else None
-        elif not table.get("transfer"):  # its arms are rates
+        elif not arms_are_rates:
             recipe = Recipe(**arm["recipe"])
             carried = is_carried(Architecture.from_dict(arm["architecture"]), recipe)
             flag = None if carried else CARRIED

@@ -27,7 +27,8 @@ from ablations.table import Table
 from reports.__main__ import render
 from reports.read.study import read_study
 from reports.views.study import Findings
-from reports.views.trust import measured, of_study, trust_files
+from reports.views.trust import measured, trust_files
+from reports.views.trust_quoted import of_study
 from reports.weigh import table as tables
 from search.recipe import Recipe
 from search.record import Reading, Record, Run
