@@ -20,9 +20,17 @@ from ablations.help import help_text
 from ablations.questions import QUESTIONS, standalone
 from ablations.timing import FILE, Timing
 from search.data.packed import require_tokens
+from search.objectives import Targets
 from search.study.ending import conclude, finish, make_report
 from search.study.pool import Ending
-from search.study.session import Groundwork, Session, Subject, data_settings, lay_groundwork
+from search.study.session import (
+    Groundwork,
+    Session,
+    Subject,
+    data_settings,
+    lay_groundwork,
+    usual_objective,
+)
 from search.train.placement import share_cores
 from space.cli import one_line_errors, option_of, verb
 
@@ -121,6 +129,7 @@ def open_table(config: AblationConfig) -> Session[TableWork]:
         work=work,
         headline=headline(work),
         settings=settings(config, work, ground),
+        targets=Targets.of([usual_objective(ground.data)]),
         facts=facts,
         pages=pages,
         plot="forest.png",

@@ -18,7 +18,14 @@ from search.study.ending import conclude, finish
 from search.study.exploration import SearchWork
 from search.study.pruners import make_pruner
 from search.study.samplers import make_sampler
-from search.study.session import Session, Subject, data_settings, lay_groundwork
+from search.study.session import (
+    Session,
+    Subject,
+    data_settings,
+    lay_groundwork,
+    require_bytes,
+    usual_objective,
+)
 from space.axes import Space
 from space.cli import one_line_errors, verb
 
@@ -68,6 +75,8 @@ def open_search(config: SearchConfig) -> Session[SearchWork]:
     data, recipe = ground.data, ground.recipe
     space = Space.from_config(config.space, config.budget, data.vocab_size)
     require_tokens(data, recipe.seq_len, recipe.batch_size)
+    targets = config.targets(usual_objective(data))
+    require_bytes(targets, data)
     work = SearchWork.of(
         space,
         recipe,
@@ -76,6 +85,7 @@ def open_search(config: SearchConfig) -> Session[SearchWork]:
         replicates=config.replicates,
         grid=config.sampler.exhaustive,
         first_seed=config.seed,
+        maximize=targets.first.maximize,
     )
     subject = Subject(
         work=work,
@@ -85,7 +95,9 @@ def open_search(config: SearchConfig) -> Session[SearchWork]:
             "recipe": recipe.to_dict(),
             "data": data_settings(data),
             "seed": config.seed,
+            **targets.settings(usual_objective(data)),
         },
+        targets=targets,
         facts=partial(facts, config),
         pages=[[f"study={config.name}"]],
         plot="depth_vs_width.png",

@@ -10,11 +10,12 @@ from typing import Any
 from search.data.config import DataConfig
 from search.evaluate.tasks import PACKAGE, SOURCES
 from search.executors import ExecutorConfig
+from search.objectives import Measure, Targets
 from search.recipe import Recipe
 from search.show.trackers import TrackerConfig
 from search.study.exploration import Replicates
 from search.study.pruners import PrunerConfig
-from search.study.samplers import SamplerConfig
+from search.study.samplers import SAMPLERS, SamplerConfig
 from search.train.placement import Placement
 from space.axes import SpaceConfig
 from space.budget import Budget
@@ -102,6 +103,13 @@ class SearchConfig(StudyConfig):
     replicates: Replicates = field(default_factory=Replicates)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     pruner: PrunerConfig = field(default_factory=PrunerConfig)
+    objectives: list[str] = field(default_factory=list)
+    """What is optimised, the first of them by name or file what runs are ranked by. Default:
+    `val_bpb`, or `val_loss` where the data does not say how many bytes a token stands for."""
+    columns: list[str] = field(default_factory=list)
+    """Objectives that are shown besides: `decode_bytes`."""
+    constraints: list[str] = field(default_factory=list)
+    """What an architecture must keep to: `kv_bytes<=2048`."""
     study: str | None = None
     """Default: named after space, budget, and data, proxy and pruner where these are not the
     default."""
@@ -117,6 +125,27 @@ class SearchConfig(StudyConfig):
             self.recipe = replace(self.recipe, tokens=max(1, round(ratio * budget.value)))
         if self.study is not None:
             require_name("study", self.study)
+        self._check_objectives(self.targets("val_bpb"))
+
+    def targets(self, usual: str) -> Targets:
+        """What is optimised, shown and kept to, with `usual` where no objective was given."""
+        return Targets.of(self.objectives or [usual], self.columns, self.constraints)
+
+    def _check_objectives(self, targets: Targets) -> None:
+        """Several are not for every sampler, and for no pruner."""
+        if len(targets.objectives) == 1:
+            return
+        given = ", ".join(self.objectives)
+        if self.pruner.name != "none":
+            raise ValueError(
+                f"pruner={self.pruner.name} must have one objective to judge by, but got {given}; "
+                "set pruner=none, or show the others with columns"
+            )
+        if not SAMPLERS.load(self.sampler.name).several:
+            raise ValueError(
+                f"sampler={self.sampler.name} must have one objective, but got {given}; choose "
+                "tpe, nsga2 or grid, or show the others with columns"
+            )
 
     @property
     def name(self) -> str:
@@ -127,6 +156,8 @@ class SearchConfig(StudyConfig):
         parts += [] if self.proxy == "default" else [self.proxy]
         parts += [] if self.data.source == "embedded" else [self.data.label]
         parts += [] if self.pruner.name == "none" else [Path(self.pruner.name).stem]
+        if self.objectives not in ([], ["val_bpb"]):
+            parts += [Measure(name).short for name in self.objectives]
         return "_".join(parts)
 
     @property

@@ -72,8 +72,12 @@ def _keys(content: dict[str, Any], top: int) -> list[str]:
         raise ValueError(
             f"study {content['study']} must have a finished baseline to confirm, but has none"
         )
-    attempts = [Attempt(**{name: t[name] for name in FIELDS}) for t in trials]
-    ranked = [a.arm for a in best_runs(attempts, len(keys)) if a.arm != base]
+    attempts = [
+        Attempt(**{name: t[name] for name in FIELDS}, excesses=t.get("excesses", {}))
+        for t in trials
+    ]
+    best = best_runs(attempts, len(keys), maximize=content.get("direction") == "maximize")
+    ranked = [a.arm for a in best if a.arm != base]
     return [keys[arm] for arm in [base, *ranked[:top]]]
 
 

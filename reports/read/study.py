@@ -11,16 +11,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from search.objectives import measures_of
 from search.record import Record, Run, architecture_id, run_from_dict
 from search.runs import CorruptRecord, read_metrics, read_record
 from space.arch import Architecture
 from space.cost import Cost, cost
 
 REQUIRED = ("study", "metric", "budget", "space", "trials")
-METRICS = {
-    "val_bpb": "Validation bits per byte",
-    "val_loss": "Validation loss (nats per token)",
-}
 WITHOUT_RECORD = {
     "RUNNING": "running",
     "WAITING": "waiting",
@@ -61,13 +58,38 @@ class Study:
 
     @property
     def metric(self) -> str:
-        """`val_bpb`, or `val_loss` where the bytes behind the tokens are not known."""
+        """The objective by which arms are compared."""
         return str(self.facts["metric"])
 
     @property
     def metric_title(self) -> str:
         """The metric in words, as headings and captions begin with it."""
-        return METRICS.get(self.metric, self.metric)
+        return self.measures[self.metric]["title"]
+
+    @property
+    def unit(self) -> str:
+        """As it stands after a value of the metric."""
+        return self.measures[self.metric]["unit"]
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Of the metric."""
+        return self.measures[self.metric]["direction"] == "minimize"
+
+    @cached_property
+    def measures(self) -> dict[str, dict[str, str]]:
+        """`name title unit direction` of all objectives and columns, by name."""
+        return measures_of(self.facts)
+
+    @property
+    def constraints(self) -> list[str]:
+        """What architectures were to keep to: `kv_bytes<=2048`."""
+        return list(self.facts.get("constraints", ()))
+
+    @cached_property
+    def eligible(self) -> pd.DataFrame:
+        """Of `finished` those that keep to all constraints."""
+        return self.finished[self.finished.feasible] if self.constraints else self.finished
 
     @cached_property
     def finished(self) -> pd.DataFrame:
@@ -104,11 +126,11 @@ def read_study(name: str | None, outputs: str | Path = "outputs", runs: str | No
     for trial in sorted(facts["trials"], key=lambda t: t["number"]):
         record = _record_of(trial, where, records, missing)
         asked = record.run if record else _asked_for(where / str(trial.get("key")))
-        rows.append(_row(trial, asked, record, facts["budget"]))
+        rows.append(_row(trial, asked, record, facts))
     keys = dict.fromkeys(trial["key"] for trial in facts["trials"] if trial.get("key"))
     curves = {key: _read_curve(where / key) for key in keys}
     curves = {key: curve for key, curve in curves.items() if len(curve)}
-    trials = pd.DataFrame(rows, columns=_columns(rows))
+    trials = pd.DataFrame(rows, columns=_columns(rows, facts))
     return Study(folder, facts, trials, records, curves, missing, runs)
 
 
@@ -189,7 +211,7 @@ def _note(missing: list[tuple[str, str]], key: str, reason: str) -> None:
 
 
 def _row(
-    trial: Mapping[str, Any], run: Run | None, record: Record | None, budget: Mapping[str, Any]
+    trial: Mapping[str, Any], run: Run | None, record: Record | None, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """One trial's row, architecture and cost under their own names, an axis as `axis.<name>`."""
     state = str(trial.get("state"))
@@ -207,15 +229,24 @@ def _row(
     if run is not None:
         row |= {"init_seed": run.init_seed}
         row |= _architecture_columns(run.architecture)
-        row |= _cost_columns(cost(run.architecture, run.recipe.seq_len), budget)
+        row |= _cost_columns(cost(run.architecture, run.recipe.seq_len), facts["budget"])
     if state == "PRUNED":  # what it may have come to since is no part of this study
         return row | {"pruned_at": trial.get("pruned_at"), "pruned_value": trial.get("value")}
     if record is None:
         return row
     row |= {"status": record.status, "reason": record.reason or trial.get("reason")}
-    row |= _last_reading(record)
+    row |= _last_reading(record) | _values(trial, str(facts["metric"]))
     timings = ("train_s", "eval_s", "compile_s", "tokens_per_s", "commit", "started")
     return row | {name: getattr(record, name) for name in timings}
+
+
+def _values(trial: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """What `study.json` has of a finished run beyond its loss: other objectives, columns, and
+    whether it keeps to the constraints."""
+    if "values" not in trial:
+        return {}
+    feasible = all(excess <= 0 for excess in trial.get("excesses", {}).values())
+    return {metric: trial.get("value"), **trial["values"], "feasible": feasible}
 
 
 def _asked_for(folder: Path) -> Run | None:
@@ -244,12 +275,14 @@ def _last_reading(record: Record) -> dict[str, Any]:
     return readings[-1].numbers() if readings else {}
 
 
-def _columns(rows: list[dict[str, Any]]) -> list[str]:
+def _columns(rows: list[dict[str, Any]], facts: Mapping[str, Any]) -> list[str]:
     """The union of the rows' columns: what was asked for, what it is, what was measured."""
     always = "number key arm seed role state status reason".split()
     axes = sorted({name for row in rows for name in row if name.startswith("axis.")})
     measured = "tokens val_loss val_bpb train_s eval_s compile_s tokens_per_s".split()
     architecture = dict.fromkeys(name for row in rows for name in row)
+    measured += [name for name in measures_of(facts) if name not in (*measured, *architecture)]
+    measured += ["feasible"] if facts.get("constraints") and "feasible" not in architecture else []
     seen = {*always, *axes, *measured}
     return [*always, *axes, *(name for name in architecture if name not in seen), *measured]
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from reports.read.study import METRICS, Study, plain, shorten
-from reports.weigh.answer import SEPARATOR, UNITS, Evidence, budget_words
+from reports.read.study import Study, plain, shorten
+from reports.weigh.answer import SEPARATOR, Evidence, budget_words
+from search.objectives import Measure
 from space.cli import PRINT_STYLE
 
 if TYPE_CHECKING:
@@ -126,9 +127,8 @@ def _runs(study: Study, evidence: Evidence, arms: pd.DataFrame, color: str) -> J
 
 
 def _means(study: Study, arms: pd.DataFrame, marker: Json) -> Json:
-    unit = UNITS.get(study.metric, study.metric)
     hover = [
-        f"<b>{arm.label}</b><br>{arm.value:.4f} {unit}, {arm.seeds}"
+        f"<b>{arm.label}</b><br>{arm.value:.4f} {study.unit}, {arm.seeds}"
         for arm in arms.assign(seeds=_seeds_in_words(arms)).itertuples()
     ]
     style = marker | {"size": 8}
@@ -225,6 +225,18 @@ def _curve(points: list[tuple[float, float]], trial: Mapping[Any, Any], color: s
     }
 
 
+CURVES = ("val_bpb", "val_loss")
+"""What curves have of the validation slice."""
+
+
+def curve_of(study: Study) -> str:
+    """The validation curve that goes with the study's metric."""
+    if study.metric in CURVES:
+        return study.metric
+    drawn = pd.concat(study.curves.values()) if study.curves else pd.DataFrame(columns=[*CURVES])
+    return "val_bpb" if drawn.val_bpb.notna().any() else "val_loss"
+
+
 def depth_colors(study: Study) -> dict[int, str]:
     """The colour of each depth among the learning curves; 0 stands for depths not known yet."""
     trials = study.trials[study.trials.key.isin(list(study.curves))]
@@ -239,7 +251,8 @@ def _depth(trial: Mapping[Any, Any]) -> int:
 
 
 def _curve_title(column: str) -> str:
-    return METRICS.get(column, "Training loss (nats per token)")
+    known = column in CURVES
+    return Measure(column).title if known else "Training loss (nats per token)"
 
 
 def _tight_range(data: list[Json]) -> list[float] | None:

@@ -34,6 +34,16 @@ def signed(digits: int) -> Callable[[Any], str]:
     return lambda value: f"{value:+,.{digits}f}".replace("-", MINUS)
 
 
+def figures(digits: int) -> Callable[[Any], str]:
+    """Formats numbers of any size with so many significant figures; whole ones in full."""
+
+    def text(value: Any) -> str:
+        whole = float(value).is_integer() and abs(value) < 1e9
+        return (f"{value:,.0f}" if whole else f"{value:,.{digits}g}").replace("-", MINUS)
+
+    return text
+
+
 def percent(digits: int, sign: bool = False) -> Callable[[Any], str]:
     """Formats a share as a percentage."""
     return lambda value: (signed if sign else decimals)(digits)(100 * value) + "%"

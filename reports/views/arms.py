@@ -27,8 +27,8 @@ from reports.show.tables import (
     whole,
 )
 from reports.views import Shown, scores
-from reports.weigh.answer import UNITS
 from reports.weigh.table import Panel, Report
+from search.objectives import Measure
 from search.record import DIVERGED
 from space.tables import Column
 
@@ -284,7 +284,7 @@ def _forest(report: Report) -> "Figure":
     grid = figure.subplots(len(heights), squeeze=False, sharex=True, height_ratios=heights)
     for axes, panel in zip(grid[:, 0], report.panels, strict=True):
         _draw(axes, panel)
-    unit = UNITS[report.metric]
+    unit = Measure(report.metric).unit
     grid[-1, 0].set_xlabel(f"Difference to the baseline in {unit}; left is better")
     return figure
 

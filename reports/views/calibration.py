@@ -25,8 +25,8 @@ from reports.show.tables import (
     whole,
 )
 from reports.views import Shown, arms
-from reports.weigh.answer import UNITS
 from reports.weigh.table import Panel, Report
+from search.objectives import Measure
 from space.tables import Column
 
 LOUD = 0.05
@@ -66,8 +66,8 @@ def aa_files(report: Report, tables: int = TABLES) -> dict[str, bytes]:
     checks = pd.DataFrame(real_checks(panel, frame))
     text = (
         f"{report.caption}\n\nSpreads fitted to the runs: {spread.residual:.5f} "
-        f"{UNITS[report.metric]} of a run's error, {spread.seed:.5f} of what a seed adds to all "
-        f"arms.\n\n**False verdicts of equal arms, simulated**\n\n{printed(FALSE, false)}\n"
+        f"{Measure(report.metric).unit} of a run's error, {spread.seed:.5f} of what a seed adds to "
+        f"all arms.\n\n**False verdicts of equal arms, simulated**\n\n{printed(FALSE, false)}\n"
         f"**The real runs**\n\n{printed(CHECKS, checks)}\n{explained((*FALSE, *CHECKS))}"
     )
     fits = pd.DataFrame([asdict(spread) | {"arms": arms, "seeds": seeds}])

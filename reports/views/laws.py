@@ -38,9 +38,9 @@ from reports.views.law_words import (
     spanned,
     unknown,
 )
-from reports.weigh.answer import UNITS
 from reports.weigh.fits import INSIDE, NONE
 from reports.weigh.law import Law, tokens_per_parameter
+from search.objectives import Measure
 from space.tables import Column
 from space.words import magnitude
 
@@ -109,7 +109,7 @@ def budget_rows(law: Law) -> pd.DataFrame:
 def parameter_rows(law: Law) -> pd.DataFrame:
     """A row for each parameter of the law of quality and of the growth of best depth."""
     q, at = law.quality, magnitude(law.quality.middle)
-    unit = UNITS[law.studies[0].metric]
+    unit = Measure(law.studies[0].metric).unit
     known = "" if q.floor_known else "not identified: " if q.floor_fitted else "held at 0: "
     told = {
         "floor": ("E", f"{known}{unit} that no size removes"),

@@ -82,7 +82,7 @@ def page_figures(study: Study, evidence: Evidence) -> dict[str, figures.Json]:
     drawn: dict[str, figures.Json | None] = {
         "depth": figures.depth_vs_width(study, evidence) if len(evidence.arms) else None,
         "train": figures.learning_curves(study, "train_loss"),
-        "validation": figures.learning_curves(study, study.metric),
+        "validation": figures.learning_curves(study, figures.curve_of(study)),
     }
     return {name: figure for name, figure in drawn.items() if figure is not None}
 

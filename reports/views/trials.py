@@ -1,11 +1,14 @@
 """A study's tables: its trials and its architectures, for the page, as CSV, Markdown and LaTeX."""
 
+from dataclasses import replace
+
 from reports.read.study import Study
 from reports.show.tables import (
     Cell,
     csv_text,
     decimals,
     escape,
+    figures,
     intervals,
     latex_table,
     markdown_table,
@@ -85,7 +88,18 @@ def trial_rows(study: Study) -> tuple[list[Column], list[list[Cell]]]:
         if set(frame.sharing.dropna()) == {"none"}:
             frame["sharing"] = None
     frame["run"] = frame.key.str[:8]
-    return printed_rows(frame, TRIAL_COLUMNS, hints={"run": "key"})
+    own, there = list(TRIAL_COLUMNS), {column.name for column in TRIAL_COLUMNS}
+    place = 1 + next(i for i, column in enumerate(own) if column.name == "seed")
+    own[place:place] = [
+        Column(name, name.replace("_", " "), figures(4), measure["title"])
+        for name, measure in study.measures.items()
+        if name not in there
+    ]
+    if study.constraints:
+        frame["feasible"] = frame.feasible.map({True: "yes", False: "no"})
+        hint = " and ".join(study.constraints)
+        own.insert(place, Column("feasible", "feasible", str, hint, numeric=False))
+    return printed_rows(frame, own, hints={"run": "key"})
 
 
 def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
@@ -95,7 +109,12 @@ def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
     frame["series"] = frame.series.replace("", None)
     frame["diff"] = frame["diff"].where(frame.arm != evidence.baseline)
     frame["verdict"] = frame.verdict.where(frame.arm != evidence.baseline, "baseline")
-    return printed_rows(frame, ARM_COLUMNS)
+    columns = ARM_COLUMNS if evidence.lower_is_better else [*map(_more_is_better, ARM_COLUMNS)]
+    return printed_rows(frame, columns)
+
+
+def _more_is_better(column: Column) -> Column:
+    return replace(column, hint=column.hint.replace("negative is better", "positive is better"))
 
 
 def trials_csv(study: Study) -> str:

@@ -5,7 +5,8 @@ often, so its numbers are biased towards the chosen ones (the winner's curse). W
 fresh seeds exist, only they enter means, intervals and the answer.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,6 @@ from reports.read.study import Study
 from space.words import count, join, magnitude, plain
 
 FEWEST_SEEDS = 2
-UNITS = {"val_bpb": "bits per byte", "val_loss": "nats per token"}
 KINDS = {"parameters": "parameters", "non_embedding_parameters": "non-embedding parameters"}
 AXES = {"heads_per_kv": "heads per KV head", "head_dim_scale": "× head dim"}
 SEPARATOR = " · "
@@ -48,6 +48,8 @@ class Evidence:
     said."""
     level: tuple[str, ...]
     """The arms that are not told apart from the best, from the best on, itself included."""
+    lower_is_better: bool = True
+    """Of the metric."""
 
     def arm(self, name: str) -> pd.Series:
         """The row of one arm."""
@@ -56,7 +58,7 @@ class Evidence:
 
 def weigh(study: Study) -> Evidence:
     """What the finished runs of a study say."""
-    done = study.finished
+    done = study.eligible
     cells, seeds, set_aside = comparable_cells(done, study.metric)
     arms = _describe_arms(done, study.metric)
     replicated = cells.arm.nunique() > 1
@@ -65,16 +67,18 @@ def weigh(study: Study) -> Evidence:
     if replicated:
         means = arm_means(cells, metric=study.metric)
         arms = arms.merge(means[["arm", "n", "mean", "sd", "ci_low", "ci_high"]], "left", on="arm")
-        found = indistinguishable(cells, metric=study.metric)
+        found = indistinguishable(cells, metric=study.metric, lower_is_better=study.lower_is_better)
         level, best = found.level, found.best
         spread_p = equal_spread(cells, metric=study.metric)
     else:
         arms = arms.assign(n=np.nan, mean=np.nan, sd=np.nan, ci_low=np.nan, ci_high=np.nan)
         level, best, spread_p = (), None, np.nan
-    arms = _with_differences(arms, cells, study.metric, baseline)
+    arms = _with_differences(arms, cells, study, baseline)
     arms["replicated"] = arms["mean"].notna()
     arms["value"] = arms["mean"].where(arms.replicated, arms.once)
-    return Evidence(cells, seeds, set_aside, arms, baseline, best, spread_p, level)
+    return Evidence(
+        cells, seeds, set_aside, arms, baseline, best, spread_p, level, study.lower_is_better
+    )
 
 
 def comparable_cells(
@@ -146,11 +150,13 @@ def _level(column: str, value: Any) -> str:
 
 
 def _with_differences(
-    arms: pd.DataFrame, cells: pd.DataFrame, metric: str, baseline: str | None
+    arms: pd.DataFrame, cells: pd.DataFrame, study: Study, baseline: str | None
 ) -> pd.DataFrame:
     names = ["arm", "diff", "ci_low", "ci_high", "p_adjusted", "mdd", "verdict"]
     effects = (
-        compare(cells, baseline=baseline, metric=metric)[names]
+        compare(
+            cells, baseline=baseline, metric=study.metric, lower_is_better=study.lower_is_better
+        )[names]
         if baseline is not None
         else pd.DataFrame(columns=names)
     )
@@ -166,11 +172,18 @@ def answer(study: Study, evidence: Evidence) -> list[str]:
     finished = len(study.finished)
     if not finished:
         return [f"No trial has finished, so there is no answer yet{_of_how_many(study)}."]
+    if evidence.arms.empty:
+        return _nothing_meets(study)
     sentences = (
         _replicated_answer(study, evidence)
         if evidence.best is not None
         else _anecdote(study, evidence)
     )
+    if out := int(study.finished.arm.nunique() - study.eligible.arm.nunique()):
+        sentences.append(
+            f"{count(out, 'architecture')} {'does' if out == 1 else 'do'} not meet "
+            f"{join(study.constraints)}, and {'is' if out == 1 else 'are'} not compared."
+        )
     if stopped := int((study.trials.status == "pruned").sum()):
         sentences.append(
             f"{count(stopped, 'run')} {'was' if stopped == 1 else 'were'} stopped early by the "
@@ -181,10 +194,33 @@ def answer(study: Study, evidence: Evidence) -> list[str]:
     return sentences
 
 
+def _nothing_meets(study: Study) -> list[str]:
+    """Which architecture comes nearest to keeping to the constraints, and by how much not."""
+    excesses = {
+        trial["number"]: trial.get("excesses") or {}
+        for trial in study.facts["trials"]
+        if trial["number"] in set(study.finished.number)
+    }
+    nearest = min(excesses, key=lambda number: _shortfall(excesses[number]))
+    row = study.finished[study.finished.number == nearest].iloc[0]
+    broken = [f"{name} by {plain(x)}" for name, x in excesses[nearest].items() if x > 0]
+    return [
+        f"At {budget_words(study)}, nothing that was tried meets {join(study.constraints)}.",
+        f"Nearest is {row.num_hidden_layers:.0f} layers × {row.hidden_size:.0f} wide, which "
+        f"misses {join(broken)}.",
+    ]
+
+
+def _shortfall(excesses: Mapping[str, float]) -> float:
+    """How far beyond its constraints a run is, each as a share of its bound."""
+    bounds = {name: abs(float(re.split("[<>]=", name)[1])) or 1.0 for name in excesses}
+    return sum(max(0.0, excess) / bounds[name] for name, excess in excesses.items())
+
+
 def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
     assert evidence.best is not None, "asked only where two arms are replicated"
     best, n = evidence.arm(evidence.best), len(evidence.seeds)
-    mean = f"{best['mean']:.3f} {UNITS.get(study.metric, study.metric)}"
+    mean = f"{best['mean']:.3f} {study.unit}"
     where = f"At {budget_words(study)}, best is {best.label} ({mean})"
     others = [name for name in evidence.level if name != evidence.best]
     if not others:
@@ -205,8 +241,8 @@ def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
 
 def _anecdote(study: Study, evidence: Evidence) -> list[str]:
     arms = evidence.arms
-    lowest = arms.sort_values(["once", "arm"]).iloc[0]
-    value = f"{lowest.once:.3f} {UNITS.get(study.metric, study.metric)}"
+    lowest = arms.sort_values(["once", "arm"], ascending=[study.lower_is_better, True]).iloc[0]
+    value = f"{lowest.once:.3f} {study.unit}"
     if len(arms) == 1:
         return [
             f"At {budget_words(study)}, {lowest.label} has {value}, "
@@ -214,9 +250,10 @@ def _anecdote(study: Study, evidence: Evidence) -> list[str]:
         ]
     once = "one seed each is an anecdote"
     but = once if arms.tried.max() == 1 else "no two of them share two seeds: an anecdote"
+    extreme = "lowest" if study.lower_is_better else "highest"
     return [
-        f"At {budget_words(study)}, {lowest.label} came out lowest of {len(arms)} architectures, "
-        f"with {value}, but {but}.",
+        f"At {budget_words(study)}, {lowest.label} came out {extreme} of {len(arms)} "
+        f"architectures, with {value}, but {but}.",
         "The order is unresolved.",
     ]
 

@@ -11,10 +11,9 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from search.executors import Event
+from search.objectives import Measure
 from search.record import PRUNED, Run
 from space.words import amount, duration
-
-METRIC_NAMES = {"val_bpb": "bits per byte", "val_loss": "nats per token"}
 
 
 @dataclass
@@ -23,6 +22,7 @@ class Tally:
 
     total: int
     metric: str
+    """The objective's name, as it was given."""
     done: int = 0
     """Runs finished, at earlier starts too."""
     pruned: int = 0
@@ -41,6 +41,7 @@ class Tally:
 
     def __post_init__(self) -> None:
         self.left_at_start = self.left
+        self.maximize = Measure(self.metric).maximize
 
     @property
     def left(self) -> int:
@@ -65,7 +66,9 @@ class Tally:
 
     def consider(self, value: float | None, of: str) -> None:
         """Keep a value if it is the best so far."""
-        if value is not None and (self.best is None or value < self.best):
+        if value is None:
+            return
+        if self.best is None or (value > self.best if self.maximize else value < self.best):
             self.best, self.best_shape = value, of
 
     @property
@@ -219,7 +222,7 @@ def _outcome(event: Event, metric: str) -> str:
     if event["status"] != "finished":
         return f"{what} {event['status']}: {event['reason']}"
     how = "from its record" if event["reused"] else f"in {duration(event['seconds'])}"
-    return f"{what}: {event['value']:.4f} {METRIC_NAMES.get(metric, metric)} {how}"
+    return f"{what}: {event['value']:.4f} {Measure(metric).unit} {how}"
 
 
 def _say(line: str) -> None:

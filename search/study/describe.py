@@ -9,14 +9,26 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from search.objectives import Targets, dominated
 from search.recipe import Recipe
+from search.runs import usable_record
 from search.study.plan import EXPLORE, Attempt, baseline, distinct
 from space.files import write_atomically
 
 
-def entries(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
-    """The trials of `study.json`: an entry for each distinct run."""
-    return [_entry(run, attempts) for run in distinct(attempts)]
+def entries(attempts: Sequence[Attempt], targets: Targets, runs: Path) -> list[dict[str, Any]]:
+    """The trials of `study.json`: an entry for each distinct run, with what `targets` want of its
+    record besides the loss."""
+    found = [_entry(run, attempts) for run in distinct(attempts)]
+    return found if targets.plain else [_with_values(entry, targets, runs) for entry in found]
+
+
+def _with_values(entry: dict[str, Any], targets: Targets, runs: Path) -> dict[str, Any]:
+    whole = entry["state"] == "COMPLETE"
+    record = usable_record(runs / entry["key"]) if whole else None
+    if record is None:
+        return entry | {"values": {}, "excesses": {}}
+    return entry | {"values": targets.row(record), "excesses": targets.excesses(record)}
 
 
 def exploration_facts(study: optuna.Study, attempts: Sequence[Attempt]) -> dict[str, Any]:
@@ -26,7 +38,20 @@ def exploration_facts(study: optuna.Study, attempts: Sequence[Attempt]) -> dict[
     return {
         "baseline": middle.arm if middle else None,
         "importance": importance(study, {run.number for run in explored}),
+        **({"front": front(attempts, study)} if len(study.directions) > 1 else {}),
     }
+
+
+def front(attempts: Sequence[Attempt], study: optuna.Study) -> list[int]:
+    """Numbers of the finished runs that keep to the constraints and that no other such run
+    dominates."""
+    directions = [direction.name.lower() for direction in study.directions]
+    runs = [run for run in distinct(attempts) if run.values and run.feasible]
+    return [
+        run.number
+        for run in runs
+        if not any(dominated(run.values, other.values, directions) for other in runs)
+    ]
 
 
 def pruning_facts(attempts: Sequence[Attempt], recipe: Recipe) -> dict[str, Any]:
@@ -73,7 +98,7 @@ def importance(study: optuna.Study, numbers: set[int]) -> dict[str, float]:
     trials = [t for t in trials if t.state == TrialState.COMPLETE]
     if len(trials) < 4:
         return {}
-    explored = optuna.create_study(direction="minimize")
+    explored = optuna.create_study(direction=study.directions[0])
     explored.add_trials([_copy(t) for t in trials])
     try:
         shares = optuna.importance.get_param_importances(explored)
@@ -84,7 +109,7 @@ def importance(study: optuna.Study, numbers: set[int]) -> dict[str, float]:
 
 def _copy(trial: FrozenTrial) -> FrozenTrial:
     return optuna.create_trial(
-        params=trial.params, distributions=trial.distributions, value=trial.value
+        params=trial.params, distributions=trial.distributions, value=trial.values[0]
     )
 
 

@@ -37,7 +37,7 @@ def describe(session: "Session[Any]", finished: bool) -> dict[str, Any]:
     content = {
         **_common_facts(session, finished),
         **session.subject.facts(session),
-        "trials": entries(attempts),
+        "trials": entries(attempts, session.job.targets, session.job.runs),
         "started": session.study.user_attrs.get("started"),
     }
     write_study(session.job.folder, content)
@@ -51,7 +51,8 @@ def tidy(session: "Session[Any]", arms: int = 1) -> None:
     if session.config.keep == "all":
         return
     attempts, keep_best = session.attempts(), session.config.keep == "best"
-    kept = {run.key for run in best_runs(attempts, arms)} if keep_best else set()
+    maximize = session.job.targets.first.maximize
+    kept = {run.key for run in best_runs(attempts, arms, maximize)} if keep_best else set()
     for run in distinct(attempts):
         key = str(run.key)
         ended_here = run.state == "COMPLETE" and not run.reused
@@ -104,8 +105,7 @@ def _common_facts(session: "Session[Any]", finished: bool) -> dict[str, Any]:
     }
     return {
         "study": job.study,
-        "metric": job.metric,
-        "direction": "minimize",
+        **job.targets.facts(),
         "workers": config.workers,
         "runs": config.runs,
         "config": configuration,

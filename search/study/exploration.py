@@ -72,6 +72,8 @@ class Exploration:
     grid: bool
     """Whether every option is tried in turn; else a sampler proposes."""
     first_seed: int = 0
+    maximize: bool = False
+    """Whether more is better, of the first objective."""
 
     def next(self, attempts: Sequence[Attempt], since: int = 0) -> Cell | Step:
         """What to do: finish what was begun, explore, then replicate."""
@@ -131,7 +133,7 @@ class Exploration:
         if middle is None or self.replicates.seeds == 1:
             return Step.DONE
         exploring = any(run.busy for run in explored)
-        others = [run for run in ranked(explored) if run.arm != middle.arm]
+        others = [run for run in ranked(explored, self.maximize) if run.arm != middle.arm]
         arms = [middle] if exploring else [middle, *others[: self.replicates.top]]
         have = {(run.arm, run.seed) for run in runs}
         left = self.n_trials - len(explored)
@@ -164,6 +166,7 @@ class SearchWork:
         replicates: Replicates,
         grid: bool,
         first_seed: int = 0,
+        maximize: bool = False,
     ) -> Self:
         """The work of exploring a space."""
         plan = Exploration(
@@ -172,6 +175,7 @@ class SearchWork:
             replicates=replicates,
             grid=grid,
             first_seed=first_seed,
+            maximize=maximize,
         )
         return cls(space=space, recipe=recipe, data_fingerprint=data_fingerprint, plan=plan)
 

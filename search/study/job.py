@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from search.config import Evaluation
+from search.objectives import Targets
 from search.study.plan import Work
 from search.study.pruners import PrunerConfig
 from search.study.samplers import SamplerConfig
@@ -25,8 +26,8 @@ class Job:
     sampler: SamplerConfig
     pruner: PrunerConfig
     seed: int
-    metric: str
-    """`val_bpb`, or `val_loss` where the data does not say how many bytes a token stands for."""
+    targets: Targets
+    """What is optimised, shown and kept to."""
     placement: Placement
     """As it was given: what it leaves open a checkpoint pins."""
     workers: int = 1

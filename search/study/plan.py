@@ -52,7 +52,11 @@ class Attempt:
     role: str = EXPLORE
     layers: int = 0
     value: float | None = None
-    """Of the run's end."""
+    """Of the first objective, at the run's end."""
+    values: tuple[float, ...] = ()
+    """Of all objectives."""
+    excesses: Mapping[str, float] = field(default_factory=dict)
+    """By how much it is beyond each constraint; it is kept at 0 and below."""
     readings: Mapping[int, float] = field(default_factory=dict)
     """What pruners saw of it: the value at each horizon, by its tokens."""
     status: str | None = None
@@ -63,6 +67,11 @@ class Attempt:
     """Told at once, because the study has this run already."""
     reused: bool = False
     """Its record was there before."""
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it keeps to all constraints."""
+        return all(excess <= 0 for excess in self.excesses.values())
 
     @property
     def busy(self) -> bool:
@@ -166,22 +175,29 @@ def baseline(explored: Sequence[Attempt]) -> Attempt | None:
     return by_depth[(len(by_depth) - 1) // 2] if by_depth else None
 
 
-def ranked(runs: Sequence[Attempt]) -> list[Attempt]:
-    """The finished runs, best first."""
-    finished = [(run.value, run.number, run) for run in runs if run.value is not None]
-    return [run for _, _, run in sorted(finished)]
+def ranked(runs: Sequence[Attempt], maximize: bool = False) -> list[Attempt]:
+    """The finished runs, best first; those that break a constraint after all others."""
+    sign = -1 if maximize else 1
+    finished = [
+        (not run.feasible, sign * run.value, run.number, run)
+        for run in runs
+        if run.value is not None
+    ]
+    return [run for *_, run in sorted(finished, key=lambda row: row[:3])]
 
 
-def best_runs(attempts: Sequence[Attempt], arms: int = 1) -> list[Attempt]:
+def best_runs(attempts: Sequence[Attempt], arms: int = 1, maximize: bool = False) -> list[Attempt]:
     """The best run of each of the best arms: of those with the most seeds, by the mean of the seeds
     that did not choose them, where there are two."""
     by_arm: dict[str | None, list[Attempt]] = {}
-    for run in ranked(distinct(attempts)):
+    sign = -1 if maximize else 1
+    for run in ranked(distinct(attempts), maximize):
         by_arm.setdefault(run.arm, []).append(run)
 
-    def standing(runs: list[Attempt]) -> tuple[int, float]:
+    def standing(runs: list[Attempt]) -> tuple[bool, int, float]:
         fresh = [run for run in runs if run.role == REPLICATE]
         counted = fresh if len(fresh) > 1 else runs
-        return -len(runs), sum(run.value or 0.0 for run in counted) / len(counted)
+        mean = sum(run.value or 0.0 for run in counted) / len(counted)
+        return not runs[0].feasible, -len(runs), sign * mean
 
     return [runs[0] for runs in sorted(by_arm.values(), key=standing)[:arms]]

@@ -21,6 +21,7 @@ from search.data.packed import Data
 from search.evaluate.scores import lacking, require_answers
 from search.executors import Event, Executor
 from search.models import WEIGHTS
+from search.objectives import Targets
 from search.recipe import Recipe
 from search.runs import usable_record
 from search.show.estimate import Estimate, estimate
@@ -85,6 +86,8 @@ class Subject(Generic[W]):
     """Arguments of `python -m reports`, of each page that shows it."""
     plot: str
     """The picture of it in its folder."""
+    targets: Targets
+    """What is optimised, shown and kept to."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     pruner: PrunerConfig = field(default_factory=PrunerConfig)
     kept_arms: int = 1
@@ -126,6 +129,7 @@ class Session(Generic[W]):
             subject.settings,
             naming=ground.naming,
             pruner=make_pruner(subject.pruner, ground.recipe),
+            directions=subject.targets.directions,
         )
         lose_abandoned(study, Path(config.runs))
         job = Job(
@@ -138,7 +142,7 @@ class Session(Generic[W]):
             sampler=subject.sampler,
             pruner=subject.pruner,
             seed=config.seed,
-            metric="val_loss" if data.token_bytes is None else "val_bpb",
+            targets=subject.targets,
             placement=config.placement,
             workers=ground.executor.slots(config.workers),
             since=len(study.get_trials(deepcopy=False)),
@@ -232,7 +236,7 @@ class Session(Generic[W]):
         runs = self.runs()
         tally = Tally(
             total=self.job.work.total,
-            metric=self.job.metric,
+            metric=self.job.targets.first.name,
             done=sum(run.state == "COMPLETE" for run in runs),
             pruned=sum(run.state == "PRUNED" for run in runs),
             failed=sum(run.status == "diverged" for run in runs),
@@ -315,6 +319,20 @@ def _wall_s(folder: Path) -> float:
         return float(json.loads((folder / "study.json").read_text())["wall_s"])
     except (OSError, ValueError, KeyError):
         return 0.0
+
+
+def usual_objective(data: Data) -> str:
+    """`val_bpb`, or `val_loss` where the data does not say how many bytes a token stands for."""
+    return "val_loss" if data.token_bytes is None else "val_bpb"
+
+
+def require_bytes(targets: Targets, data: Data) -> None:
+    """Raises: ValueError where bits per byte are asked of data without bytes."""
+    if "val_bpb" in targets.measures and data.token_bytes is None:
+        raise ValueError(
+            "objectives must be such as the data can tell, but val_bpb needs the bytes behind "
+            f"tokens, which {data.name} does not say; use val_loss"
+        )
 
 
 def data_settings(data: Data) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ works on it (`worker`), and how it ended (`status`, `reason`, `reused`, `duplica
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ import optuna
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -73,6 +74,7 @@ def open_study(
     settings: Mapping[str, Any],
     naming: str = "study",
     pruner: BasePruner | None = None,
+    directions: Sequence[str] = ("minimize",),
 ) -> optuna.Study:
     """The study of this name, new or with the trials it has.
 
@@ -82,7 +84,7 @@ def open_study(
     study = optuna.create_study(
         storage=storage,
         study_name=name,
-        direction="minimize",
+        directions=[StudyDirection[direction.upper()] for direction in directions],
         load_if_exists=True,
         pruner=pruner or NopPruner(),
     )
@@ -142,6 +144,7 @@ def read_attempts(study: optuna.Study) -> list[Attempt]:
 
 def _attempt(trial: FrozenTrial) -> Attempt:
     kept = trial.user_attrs
+    values = tuple(trial.values or ()) if trial.state == TrialState.COMPLETE else ()
     return Attempt(
         number=trial.number,
         state=trial.state.name,
@@ -151,7 +154,9 @@ def _attempt(trial: FrozenTrial) -> Attempt:
         seed=kept.get("seed", 0),
         role=kept.get("role", EXPLORE),
         layers=kept.get("layers", 0),
-        value=trial.value if trial.state == TrialState.COMPLETE else None,
+        value=values[0] if values else None,
+        values=values,
+        excesses=trial.constraints,
         readings=trial.intermediate_values,
         status=kept.get("status"),
         reason=kept.get("reason"),

@@ -13,9 +13,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from math import isfinite
 from typing import Any, NoReturn
 
 import filelock
@@ -28,7 +27,7 @@ from search.evaluate.scores import Scorer
 from search.executors import Event
 from search.record import FAILED, FINISHED, PRUNED, Reading, Record, Run, architecture_id
 from search.runs import disk_error, usable_record
-from search.show.progress import METRIC_NAMES, ended, told
+from search.show.progress import ended, told
 from search.study.job import Job
 from search.study.locks import HOST, run_lock
 from search.study.plan import REPLICATE, Attempt, Cell, Step, distinct, is_open
@@ -41,7 +40,7 @@ from search.study.storage import (
     read_attempts,
 )
 from search.train.loop import Stop, train
-from space.compat import TELL_ERRORS, is_tell_refused
+from space.compat import TELL_ERRORS, is_tell_refused, without_experimental_warnings
 
 Emit = Callable[[Event], None]
 
@@ -163,8 +162,8 @@ class Worker:
         if self.outcome is not None:
             self.emit(self.outcome)  # now that the storage has it too
 
-    def objective(self, trial: Trial) -> float:
-        """The value of a trial: of a run already there, or of training it."""
+    def objective(self, trial: Trial) -> tuple[float, ...]:
+        """The values of a trial: of a run already there, or of training it."""
         cell, run = self._cell(trial)
         if (twin := self._twin(run.key)) is not None:
             return self._answer(trial, twin)
@@ -183,24 +182,34 @@ class Worker:
         except STORAGE_ERRORS:
             trial.set_user_attr("status", "interrupted")
             raise
-        value = record.value(self.job.metric)
-        status, reason = record.status, record.reason
-        if status == FINISHED and (value is None or not isfinite(value)):
-            status, reason = FAILED, f"{self.job.metric} must be a number, but is {value}"
+        status, reason, values = self._measured(record, trial)
         trial.set_user_attr("reused", reused)
         self.outcome = ended(
             run,
             trial.number,
             status=status,
             reason=reason,
-            value=value,
+            value=values[0] if values else None,
             reused=reused,
             seconds=record.seconds,
         )
-        if status != FINISHED or value is None:
+        if status != FINISHED:
             self._end(trial, status, reason)
         trial.set_user_attr("status", status)
-        return value
+        return values
+
+    def _measured(self, record: Record, trial: Trial) -> tuple[str, str | None, tuple[float, ...]]:
+        """How a run ended, why, and the value of each objective, none where it did not finish. The
+        trial has then its constraints."""
+        if record.status != FINISHED:
+            return record.status, record.reason, ()
+        try:
+            values = self.job.targets.values(record)
+            excesses = self.job.targets.excesses(record)
+        except ValueError as error:
+            return FAILED, str(error), ()
+        _constrain(trial, excesses)
+        return FINISHED, None, values
 
     def _cell(self, trial: Trial) -> tuple[dict[str, Any], Run]:
         """The trial's place in the space, and its run."""
@@ -215,14 +224,15 @@ class Worker:
                 return other
         return None
 
-    def _answer(self, trial: Trial, twin: Attempt) -> float:
+    def _answer(self, trial: Trial, twin: Attempt) -> tuple[float, ...]:
         """Tell the sampler what it could have known; the plan then asks it again."""
         trial.set_user_attr("duplicate", True)
         if twin.state == "PRUNED":
             raise optuna.TrialPruned  # without readings, which would count twice
         if twin.value is None:
             self._end(trial, "duplicate", f"as trial {twin.number}")
-        return twin.value
+        _constrain(trial, twin.excesses)
+        return twin.values
 
     def _claim(self, trial: Trial, params: dict[str, Any], run: Run) -> None:
         """Write into the trial which run it is, so that no one else takes it."""
@@ -250,7 +260,7 @@ class Worker:
         folder = self.job.runs / run.key
         with self._hold(run_lock(self.job.runs, run.key)):
             before = usable_record(folder)
-            judge = self._judge(trial)
+            judge = self._judge(run, trial)
             horizons = len(run.recipe.horizons)  # a diverged run has no reading after these
             for reading in before.readings[:horizons] if before and before.final else ():
                 with suppress(Pruned):  # it is trained already; others are compared with it
@@ -265,21 +275,23 @@ class Worker:
             )
             return self._score(record), before is not None and before.final
 
-    def _judge(self, trial: Trial) -> Callable[[Reading], None]:
+    def _judge(self, run: Run, trial: Trial) -> Callable[[Reading], None]:
         """Shows the pruner a trial's readings at horizons, and stops the run where it says so.
 
         Further seeds of an architecture are not shown: they were promised, and an architecture
         counts once among those that others are compared with.
         """
 
+        first = self.job.targets.first
+
         def judge(reading: Reading) -> None:
-            value = getattr(reading, self.job.metric)
-            if trial.user_attrs.get("role") == REPLICATE or value is None:
+            if trial.user_attrs.get("role") == REPLICATE or len(self.job.targets.objectives) > 1:
+                return  # with several objectives there is no pruner, nor a value to report
+            if (value := first.at(run, reading)) is None:
                 return
             trial.report(value, step=reading.tokens)
             if self.standing.would_prune(trial):
-                unit = METRIC_NAMES[self.job.metric]
-                raise Pruned(f"stopped after {reading.tokens:,} tokens at {value:.4f} {unit}")
+                raise Pruned(f"stopped after {reading.tokens:,} tokens at {value:.4f} {first.unit}")
 
         return judge
 
@@ -305,6 +317,13 @@ class Worker:
                 self.emit({"event": "step", "key": key, **event})
 
         return progress
+
+
+def _constrain(trial: Trial, excesses: Mapping[str, float]) -> None:
+    """Tell the sampler by how much a run is beyond each constraint."""
+    with without_experimental_warnings():
+        for name, excess in excesses.items():
+            trial.set_constraint(name, excess)
 
 
 def work(

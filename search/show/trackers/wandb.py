@@ -77,7 +77,8 @@ class WandbTracker(Tracker):
             shown[f"{plot.stem}_plot"] = wandb.Image(str(plot))
         run.log(shown, step=0)
         values = [trial["value"] for trial in finished(content)]
-        best = {f"best_{metric}": min(values)} if values else {}
+        best_of = max if content["direction"] == "maximize" else min
+        best = {f"best_{metric}": best_of(values)} if values else {}
         pruned = {k: content[k] for k in ("pruned", "saved_tokens") if content.get("pruned")}
         told = {"runs": len(values), "wall_s": content["wall_s"], **best, **pruned}
         run.summary.update(told)

@@ -15,6 +15,8 @@ class Sampler(Protocol):
 
     exhaustive: bool = False
     """Whether the study tries every architecture in turn, without asking what this makes."""
+    several: bool = True
+    """Whether it proposes for several objectives."""
     one_sequence: bool = False
     """Whether all workers draw from one sequence and have one seed; else each has its own, so that
     they do not propose the same."""

@@ -5,6 +5,7 @@ from search.study.samplers import OptunaSampler
 
 class CmaEs(OptunaSampler):
     kind = "CmaEsSampler"
+    several = False
 
 
 SAMPLER = CmaEs()

@@ -1,0 +1,15 @@
+"""Bits per byte of the validation slice: comparable across vocabularies."""
+
+from search.objectives import Objective
+from search.record import Record
+
+
+class ValBpb(Objective):
+    title, unit = "Validation bits per byte", "bits per byte"
+
+    def value(self, record: Record) -> float | None:
+        """None where the data does not say how many bytes a token stands for."""
+        return record.readings[-1].val_bpb
+
+
+OBJECTIVE = ValBpb()

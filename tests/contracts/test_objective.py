@@ -1,0 +1,349 @@
+"""What every objective must do. On your own: `--implementation mine.py`."""
+
+import json
+import pickle
+from dataclasses import replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import pytest
+from contract_fixtures import failures_of
+from study_fixtures import open_search, records, run, study_json, work
+
+from reports.read.study import read_study
+from reports.weigh.answer import answer, weigh
+from search.models import WEIGHTS
+from search.objectives import DIRECTIONS, OBJECTIVES, Limit, Measure, Objective, Targets, dominated
+from search.recipe import Recipe
+from search.record import FINISHED, Reading, Record, Run
+from search.study.ending import conclude, describe
+from search.study.pool import Ending
+from search.study.storage import read_attempts
+from space.arch import Architecture
+from space.budget import Budget, fit
+from space.cost import cost
+
+DOOR = OBJECTIVES
+
+
+def run_of(layers: int = 3) -> Run:
+    arch: Architecture = fit({"vocab_size": 300, "num_blocks": layers}, Budget.parse("100k"))
+    recipe = Recipe(tokens=10**5, horizons=(0.5,), precision="fp32")
+    return Run(architecture=arch, recipe=recipe, data_fingerprint="text")
+
+
+READINGS = (
+    Reading(tokens=50_000, val_loss=3.0, val_bpb=1.5),
+    Reading(tokens=100_000, val_loss=2.0, val_bpb=1.0),
+)
+RECORD = Record(run=run_of(), status=FINISHED, readings=READINGS, train_s=2.0, tokens_per_s=5e4)
+
+
+def test_it_says_what_it_is(implementation: str) -> None:
+    objective = OBJECTIVES.load(implementation)
+    assert objective.direction in DIRECTIONS
+    assert isinstance(objective.needs_training, bool)
+    for text in (objective.title, objective.unit):
+        assert text
+        assert "\n" not in text
+
+
+def test_it_is_a_number_of_a_finished_run(implementation: str) -> None:
+    value = Measure(implementation).of(RECORD)
+    assert value is not None
+    assert isfinite(value)
+    assert Measure(implementation).of(RECORD) == value, "and the same each time"
+
+
+def test_it_is_read_from_the_record_as_it_is_kept(implementation: str) -> None:
+    """Reports and later starts have only the file."""
+    kept = Record.from_dict(json.loads(json.dumps(RECORD.to_dict())))
+    assert Measure(implementation).of(kept) == Measure(implementation).of(RECORD)
+
+
+def test_before_training_it_is_known_or_is_not_asked(implementation: str) -> None:
+    untrained = Record(run=run_of(), status=FINISHED)
+    measure = Measure(implementation)
+    value = measure.of(untrained)
+    assert (value is None) == measure.objective.needs_training
+
+
+def test_at_a_horizon_it_is_a_number_or_unknown(implementation: str) -> None:
+    value = Measure(implementation).at(run_of(), READINGS[0])
+    assert value is None or isfinite(value)
+
+
+def test_workers_get_it_by_its_name(implementation: str) -> None:
+    measure = pickle.loads(pickle.dumps(Measure(implementation)))
+    assert measure.of(RECORD) == Measure(implementation).of(RECORD)
+    assert measure.short.isidentifier(), "it names columns"
+
+
+# What studies make of objectives.
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "excess"),
+    [("kv_bytes<=2048", 2050, 2), ("val_bpb >= 1.5", 1.0, 0.5), ("kv_bytes<=2_048", 2000, -48)],
+)
+def test_a_limit_says_by_how_much_it_is_exceeded(text: str, value: float, excess: float) -> None:
+    assert Limit.parse(text).excess(value) == excess
+
+
+@pytest.mark.parametrize("text", ["kv_bytes", "kv_bytes<2", "kv_bytes<=much", "<=2", ""])
+def test_a_limit_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"constraints must be such as 'kv_bytes<=2048'"):
+        Limit.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["parameters"], "must begin with one that needs training"),
+        (["val_bpb", "val_bpb"], "must have different names, but got val_bpb twice"),
+        (["val_bbp"], "did you mean val_bpb"),
+    ],
+)
+def test_wrong_objectives_are_refused_in_one_line(given: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Targets.of(given)
+
+
+def test_the_default_leaves_no_trace_in_settings_and_study_json() -> None:
+    for name in ("val_bpb", "val_loss"):
+        plain = Targets.of([name])
+        assert plain.settings(name) == {}
+        assert plain.facts() == {"metric": name, "direction": "minimize"}
+    assert Targets.of(["val_bpb"], ["kv_bytes"]).settings("val_bpb") == {}, "columns may change"
+    assert Targets.of(["val_loss"]).settings("val_bpb") == {"objectives": ["val_loss"]}
+    limited = Targets.of(["val_bpb", "train_s"], [], ["kv_bytes<=2048"])
+    assert limited.settings("val_bpb") == {
+        "objectives": ["val_bpb", "train_s"],
+        "constraints": ["kv_bytes<=2048"],
+    }
+
+
+def test_dominance_knows_directions() -> None:
+    assert dominated([2.0, 1.0], [1.0, 1.0], ["minimize", "maximize"])
+    assert not dominated([1.0, 1.0], [1.0, 1.0], ["minimize", "maximize"])
+    assert not dominated([2.0, 2.0], [1.0, 1.0], ["minimize", "maximize"])
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_pruner_and_some_samplers_want_one_objective(here: Path) -> None:
+    both = "objectives=[val_bpb,decode_bytes]"
+    for given in ("pruner=median", "sampler=cmaes"):
+        with pytest.raises(ValueError, match=rf"{given} must have one objective"):
+            open_search(here, both, given, "recipe.tokens=5120")
+
+
+def test_more_may_be_better(here: Path) -> None:
+    """The deepest is preferred: a further seed goes to it, and its weights are kept."""
+    (here / "deepest.py").write_text(DEEPEST)
+    search = open_search(
+        here, "objectives=[deepest.py]", "study=null", "n_trials=6", "replicates={top: 1, seeds: 2}"
+    )
+    assert search.config.name.endswith("_deepest")
+    work(search)
+    assert str(search.study.direction) == "2", "maximize"
+    content = describe(search, finished=True)
+    assert (content["metric"], content["direction"]) == ("deepest", "maximize")
+    conclude(search, Ending("done"))
+    explored = [run for run in read_attempts(search.study) if run.role == "explore"]
+    best = max(explored, key=lambda run: run.value or 0)
+    further = {run.arm for run in read_attempts(search.study) if run.role == "replicate"}
+    assert best.arm in further
+    there = [
+        run
+        for run in read_attempts(search.study)
+        if (here / "runs" / str(run.key) / WEIGHTS).is_file()
+    ]
+    assert {run.arm for run in there} == {best.arm}
+    study = read_study(search.config.name)
+    assert study.unit == "layers"
+    evidence = weigh(study)
+    assert not evidence.lower_is_better
+
+
+DEEPEST = '''
+"""The depth, of which more is better here."""
+
+from search.objectives import Objective
+
+
+class Deepest(Objective):
+    title, unit, direction = "Depth", "layers", "maximize"
+
+    def value(self, record):
+        return record.run.architecture.num_layers + record.readings[-1].val_loss / 1000
+
+
+OBJECTIVE = Deepest()
+'''
+
+
+def test_an_objective_that_raises_is_a_failed_run_with_its_reason(here: Path) -> None:
+    (here / "broken.py").write_text(DEEPEST.replace("record.run.architecture", "record.nothing"))
+    search = open_search(here, "objectives=[broken.py]", "n_trials=1", "replicates.seeds=1")
+    work(search)
+    [attempt] = read_attempts(search.study)
+    assert attempt.status == "failed"
+    assert "broken could not be read from run" in str(attempt.reason)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "grid", "random", "qmc", "gp"])
+def test_several_objectives_are_optimised_together(here: Path, sampler: str) -> None:
+    given = ("objectives=[val_bpb,decode_bytes]", f"sampler={sampler}", "n_trials=4")
+    search = open_search(here, *given, "replicates.seeds=1")
+    work(search)
+    content = describe(search, finished=True)
+    values = {t["number"]: t["values"] for t in content["trials"]}
+    assert len(values) == 4
+    for trial in content["trials"]:
+        assert trial["value"] == trial["values"]["val_bpb"]
+        record = records(here)[trial["key"]]
+        assert trial["values"]["decode_bytes"] == record["cost"]["decode_bytes_per_token"]
+    pairs = {n: (v["val_bpb"], v["decode_bytes"]) for n, v in values.items()}
+    best = [
+        n
+        for n, (a, b) in pairs.items()
+        if not any(x <= a and y <= b and (x, y) != (a, b) for x, y in pairs.values())
+    ]
+    assert sorted(content["front"]) == sorted(best)
+
+
+def test_keys_of_runs_know_nothing_of_objectives(here: Path) -> None:
+    plain = open_search(here, "n_trials=1", "replicates.seeds=1")
+    work(plain)
+    given = ("objectives=[val_bpb,decode_bytes]", "constraints=['kv_bytes<=1']", "study=other")
+    other = open_search(here, *given, "n_trials=1", "replicates.seeds=1")
+    events = work(other)
+    assert [event["reused"] for event in events if event["event"] == "end"] == [True]
+    assert len(records(here)) == 1
+
+
+def test_other_objectives_under_the_same_name_are_refused(here: Path) -> None:
+    open_search(here, "n_trials=1").lock.release()
+    with pytest.raises(ValueError, match=r"objectives was None, is \[.val_bpb., .decode_bytes.\]"):
+        open_search(here, "n_trials=1", "objectives=[val_bpb,decode_bytes]")
+
+
+def limited(here: Path, bound: float, **more: Any) -> list[str]:
+    """The answer of a search with a limit on its cache."""
+    given = (f"constraints=['kv_bytes<={bound}']", "columns=[decode_bytes]", "n_trials=8")
+    search = open_search(here, *given, "replicates.top=1", "replicates.seeds=3")
+    work(search)
+    describe(search, finished=True)
+    study = read_study("tiny")
+    assert set(study.trials.columns) >= {"decode_bytes", "kv_bytes", "feasible"}
+    return answer(study, weigh(study))
+
+
+def test_the_answer_is_about_what_keeps_to_the_constraints(here: Path) -> None:
+    space = open_search(here, "study=look").work.space
+    caches = {arch.num_layers: cost(arch, 32).kv_bytes_per_token for arch in space.enumerate()}
+    bound = sorted(caches.values())[1]
+    first, *others = limited(here, bound)
+    assert any(f"do not meet kv_bytes<={bound:.12g}, and are not compared" in s for s in others)
+    met = {depth for depth, cache in caches.items() if cache <= bound}
+    assert any(f"{depth} layers" in first for depth in met)
+
+
+def test_where_nothing_keeps_to_the_constraints_the_nearest_is_named(here: Path) -> None:
+    first, *others = limited(here, 1)
+    assert "nothing that was tried meets kv_bytes<=1" in first
+    assert others[0].startswith("Nearest is ")
+    assert "misses kv_bytes<=1 by " in others[0]
+
+
+def test_samplers_see_the_constraints(here: Path) -> None:
+    given = ("sampler=tpe", "constraints=['kv_bytes<=1','val_bpb>=0']", "n_trials=2")
+    search = open_search(here, *given, "replicates.seeds=1")
+    work(search)
+    for trial in search.study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
+        assert set(trial.constraints) == {"kv_bytes<=1", "val_bpb>=0"}
+        assert trial.constraints["kv_bytes<=1"] > 0 > trial.constraints["val_bpb>=0"]
+
+
+MINE = '''
+"""Bits per byte, with a price on the key-value cache."""
+
+from search.objectives import Objective
+
+
+class Priced(Objective):
+    title = "Priced bits per byte"
+    unit = "priced bits"
+
+    def value(self, record):
+        return record.readings[-1].val_bpb + 0.01 * record.cost.kv_bytes_per_token / 1024
+
+
+OBJECTIVE = Priced()
+'''
+
+
+@pytest.mark.slow
+def test_an_objective_of_ones_own_leads_a_search_to_its_report(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    given = ("objectives=[mine.py]", "columns=[val_bpb,kv_bytes]", "report=true", "sampler=tpe")
+    done = run(tmp_path, *given, "n_trials=6", "replicates.top=1", "replicates.seeds=2")
+    assert done.returncode == 0, done.stderr
+    assert "priced bits" in done.stdout
+    content = study_json(tmp_path)
+    assert content["metric"] == "mine"
+    for trial in content["trials"]:
+        values = trial["values"]
+        price = values["val_bpb"] + 0.01 * values["kv_bytes"] / 1024
+        assert trial["value"] == values["mine"] == pytest.approx(price)
+    folder = tmp_path / "outputs" / "tiny"
+    page = (folder / "report.html").read_text()
+    assert "Priced bits per byte" in page
+    assert {"mine", "kv_bytes", "val_bpb"} <= set(pd.read_csv(folder / "trials.csv").columns)
+
+
+BAD = """
+import random
+
+
+class Bad:
+    title, unit, direction, needs_training = "", "x\\ny", "minimize", False
+
+    def value(self, record):
+        return random.random() + record.readings[-1].val_bpb
+
+
+OBJECTIVE = Bad()
+"""
+
+
+@pytest.mark.slow
+def test_the_contract_names_what_a_bad_objective_lacks(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(BAD)
+    assert failures_of(Path(__file__), tmp_path / "bad.py") == {
+        "test_it_says_what_it_is",
+        "test_it_is_a_number_of_a_finished_run",
+        "test_it_is_read_from_the_record_as_it_is_kept",
+        "test_before_training_it_is_known_or_is_not_asked",
+        "test_workers_get_it_by_its_name",
+    }
+
+
+def test_a_direction_that_is_none_is_refused(here: Path) -> None:
+    (here / "mine.py").write_text(MINE.replace("unit =", "direction = 'down'\n    unit ="))
+    with pytest.raises(ValueError, match=r"direction of objective mine\.py must be one of"):
+        Measure("mine.py")
+
+
+def test_the_protocol_has_defaults_for_those_who_inherit_it() -> None:
+    assert (Objective.direction, Objective.needs_training) == ("minimize", True)
+    assert replace(RECORD, status="failed").value("val_bpb") is None
