@@ -112,8 +112,7 @@ def _architecture(
         shape = made[like].architecture
         if "spend" in own:
             return _deeper(values, shape, budget)
-        kept = {f.name: getattr(shape, f.name) for f in fields(shape)}
-        return Architecture.from_dict({**kept, **given})
+        return Architecture.from_dict({**shape.to_dict(), **given})
     if {"hidden_size", "intermediate_size", "num_attention_heads"} <= set(values):
         return Architecture.from_dict(values)
     tolerance = number("ffn_tolerance", own.get("ffn_tolerance", FFN_TOLERANCE), float)

@@ -1,6 +1,5 @@
 """The description of one decoder-only architecture."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property
@@ -279,39 +278,37 @@ class Architecture:
     def to_dict(self) -> dict[str, Any]:
         """All fields, in plain types that YAML and JSON keep; those of parts where they are not at
         their default."""
-        values = {name: getattr(self, name) for name in FIELDS if name != "parts"}
-        values["layer_map"] = [list(pair) for pair in self.layers]
-        if self.rope_scaling is not None:
-            values["rope_scaling"] = asdict(self.rope_scaling)
+        values = _plain({name: getattr(self, name) for name in FIELDS if name != "parts"})
         for setting in self.parts:
             values |= setting.values
         outside = {setting.name: setting.identity for setting in self.parts if setting.outside}
         return values | ({"parts": outside} if outside else {})
 
     def canonical(self) -> dict[str, Any]:
-        """The fields that decide what is computed: the layer map stands for the pattern that made
-        it. Of fields that were added since the first version, those at their default are left
-        out."""
-        own = {name: value for name, value in self.to_dict().items() if name in FIELDS}
-        values = without_defaults(own, DEFAULTS, KEYED)
-        for name in DESCRIBED:
-            values.pop(name, None)
-        unshared = self.layers == tuple((i, i) for i in range(self.num_layers))
-        values["norms"] = "layer" if self.norms_per_layer or unshared else "block"
-        return values | self._canonical_parts()
+        """The fields that decide what is computed, in plain types: the layer map stands for the
+        pattern that made it. Of fields that were added since the first version, those at their
+        default are left out."""
+        return _plain(dict(self.identity))
 
     @cached_property
-    def identity(self) -> str:
-        """`canonical()` as text: equal for architectures that compute the same."""
-        return json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
+    def identity(self) -> tuple[tuple[str, Any], ...]:
+        """`canonical()` as a key: equal for architectures that compute the same."""
+        own = {name: getattr(self, name) for name in DECISIVE}
+        values = without_defaults(own, DEFAULTS, KEYED)
+        values["norms"] = "layer" if self.norms_per_layer or self._unshared else "block"
+        return tuple({**values, **self._canonical_parts()}.items())
+
+    @property
+    def _unshared(self) -> bool:
+        return all(attention == ffn == i for i, (attention, ffn) in enumerate(self.layers))
 
     def _canonical_parts(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        outside = []
+        outside: tuple[str, ...] = ()
         for setting in self.parts:
             own = setting.part.canonical(self)
             values |= own
-            outside += [setting.identity] if own and setting.outside else []
+            outside += (setting.identity,) if own and setting.outside else ()
         return values | ({"parts": outside} if outside else {})
 
     def _check_ffn_widths(self) -> None:
@@ -438,6 +435,7 @@ FIELDS = tuple(f.name for f in fields(Architecture))
 DEFAULTS = {f.name: f.default for f in fields(Architecture) if f.default is not MISSING}
 DESCRIBED = ("sharing", "repeats", "num_blocks", "num_hidden_layers", "sharing_scope", "parts")
 """Fields that say how the layer map came about, or what the parts' own fields say."""
+DECISIVE = tuple(name for name in FIELDS if name not in DESCRIBED)
 KEYED = (
     "vocab_size",
     "hidden_size",
@@ -505,6 +503,17 @@ def number(name: str, value: Any, kind: type[Number]) -> Number:
         return kind(value)
     wanted = "a whole number" if kind is int else "a number"
     raise ValueError(f"{name} must be {wanted}, but got {value!r}")
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """The values as YAML and JSON keep them."""
+    plain = {**values, "layer_map": [list(pair) for pair in values["layer_map"]]}
+    for name, value in values.items():
+        if isinstance(value, RopeScaling):
+            plain[name] = asdict(value)
+        elif isinstance(value, tuple) and name != "layer_map":
+            plain[name] = list(value)
+    return plain
 
 
 def _shorter(a: int | None, b: int | None) -> int | None:

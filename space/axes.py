@@ -336,7 +336,7 @@ class Space:
 
         Equal architectures (one block repeated in a row is also one cycled) are one candidate.
         """
-        first: dict[str, Candidate] = {}
+        first: dict[Any, Candidate] = {}
         table = {}
         for corner in product(*(range(len(axis.values)) for axis in self._sides)):
             ladder = {}

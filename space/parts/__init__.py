@@ -81,7 +81,7 @@ class Part:
     def check(self, arch: "Architecture") -> None:
         """Raise ValueError where the values do not suit the architecture."""
 
-    def canonical(self, arch: "Architecture") -> Mapping[str, Any]:
+    def canonical(self, arch: "Architecture") -> Mapping[str, Value]:
         """The values that decide what is computed; empty where they change nothing. Architectures
         that compute the same must have the same."""
         return self.given(arch)
