@@ -149,7 +149,15 @@ CHECKS = {
 
 
 def wrong_kernels(loaded: ctypes.CDLL) -> list[str]:
-    """Names of kernels, with their element type, that do not compute what torch does."""
+    """Names of kernels, with their element type, that do not compute what torch does.
+
+    Whatever context of torch's the caller is in, references are made with gradients, in float32.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        return _wrong(loaded)
+
+
+def _wrong(loaded: ctypes.CDLL) -> list[str]:
     return [
         f"{name} in {str(dtype).removeprefix('torch.')}"
         for dtype in TOLERANCE

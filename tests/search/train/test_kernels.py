@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,6 +127,13 @@ def test_the_self_test_leaves_no_trace_in_random_numbers() -> None:
     before = torch.random.get_rng_state()
     assert wrong_kernels(kernels.library()) == []
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@needs_kernels
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_the_self_test_does_not_depend_on_where_it_is_asked_for(context: Any) -> None:
+    with context(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert wrong_kernels(kernels.library()) == []
 
 
 def test_a_machine_without_a_compiler_is_told_what_it_loses(tmp_path: Path) -> None:
