@@ -21,7 +21,9 @@ def ask(
     """
     name, options = str(config.table), options_of(config, timing)
     if (question := standalone(name)) is not None:
-        given = Asked(question=name, name=name, recipe=recipe, vocab_size=vocab_size, **options)
+        given = Asked(
+            question=name, name=Path(name).stem, recipe=recipe, vocab_size=vocab_size, **options
+        )
         return question.table(given)
     table = TableFile.read(name).table(config.scale, recipe, vocab_size, **options)
     why = QUESTIONS.load(table.question).common_recipe

@@ -82,7 +82,8 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
     """
     tables = Path(outputs) / "tables"
     if (question := standalone(name)) is not None and not question.trains:
-        return Report(tables / name, name, "", "", (), pd.DataFrame(), question=name)
+        folder = tables / Path(name).stem
+        return Report(folder, folder.name, "", "", (), pd.DataFrame(), question=name)
     path = tables / name / "study.json"
     if not path.is_file():
         known = ", ".join(sorted(p.parent.name for p in tables.glob("*/study.json")))

@@ -345,6 +345,49 @@ def test_a_good_question_of_ones_own_passes_the_contract(tmp_path: Path) -> None
     assert done.returncode == 0, done.stdout
 
 
+UNTRAINED = '''
+"""How many models are named?"""
+
+from ablations.questions import Question
+from reports.views import Shown
+
+
+class Number:
+    def show(self, report):
+        known = (report.folder / "number.txt").read_bytes()
+        return Shown({"number.md": b"models: " + known}, ["counted"])
+
+
+class Count(Question):
+    asks = "How many models are named?"
+    takes = "models"
+    leaves = ("number.md",)
+    view = Number()
+    standalone = True
+    trains = False
+
+    def table(self, asked):
+        raise NotImplementedError
+
+    def measure(self, config):
+        config.folder.mkdir(parents=True, exist_ok=True)
+        (config.folder / "number.txt").write_text(str(len(config.models)))
+
+
+QUESTION = Count()
+'''
+
+
+@pytest.mark.slow
+def test_a_question_of_ones_own_may_need_neither_file_nor_training(tmp_path: Path) -> None:
+    (tmp_path / "count.py").write_text(UNTRAINED)
+    made = make(tmp_path, "table=count.py", "models=[a,b]")
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.endswith("counted\n")
+    assert (tmp_path / "outputs" / "tables" / "count" / "number.md").read_bytes() == b"models: 2"
+    assert not (tmp_path / "runs").exists()
+
+
 BAD = (
     MINE.replace(
         "    def table(self, asked):",
