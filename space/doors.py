@@ -128,13 +128,11 @@ class Door(Generic[T]):
             return importlib.import_module(f"{self.package}.{name}")
         for point in self._installed():
             if point.name == name:
-                return importlib.import_module(point.module)
+                return _imported(point.module)
         if name.endswith(".py"):
             path = Path(name).resolve()
             return _from_file(path, path.read_bytes()) if path.is_file() else None
-        if "." in name and _is_module(name):
-            return importlib.import_module(name)
-        return None
+        return _imported(name) if "." in name and _is_module(name) else None
 
     def _choices(self, name: str) -> str:
         near = get_close_matches(name, self.names(), n=1)
@@ -176,19 +174,35 @@ def _from_file(path: Path, source: bytes) -> ModuleType:
     name = f"isoparam_door_{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, "a .py file has a loader"
-    assert spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look themselves up there
     try:
-        spec.loader.exec_module(module)
+        # Not by the loader: it takes cached bytecode of a source of equal size and second.
+        exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
     except Exception as error:
         del sys.modules[name]
         raise ValueError(f"{path} could not be loaded: {type(error).__name__}: {error}") from error
     return module
 
 
+def _imported(name: str) -> ModuleType:
+    """A module of the Python path.
+
+    Raises:
+        ValueError: it cannot be imported.
+    """
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise ValueError(
+            f"module {name} could not be loaded: {type(error).__name__}: {error}"
+        ) from error
+
+
+@cache
 def _digest(module: ModuleType) -> str:
-    """Of the source as it stands."""
+    """Of the source as it was when the module was loaded: Python imports a module once, and what
+    changes in its file afterwards is not what runs."""
     return hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()[:12]
 
 
@@ -199,7 +213,11 @@ def _unpinned(name: str) -> tuple[str, str | None]:
 
 
 def _is_module(name: str) -> bool:
+    """Whether a file of the Python path has it: a folder without `__init__.py` has no source."""
     try:
-        return importlib.util.find_spec(name) is not None
+        spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return False
+    except Exception:  # of the package that it is in: importing it says which
+        return True
+    return spec is not None and spec.has_location

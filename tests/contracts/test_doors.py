@@ -1,5 +1,6 @@
 """What all doors have in common: how implementations are found, and what is said of bad ones."""
 
+import os
 import sys
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
@@ -102,6 +103,51 @@ def test_a_bad_file_is_refused_by_name(
     (tmp_path / "bad.py").write_text(text)
     with pytest.raises(ValueError, match=rf"bad\.py.*{said}"):
         door.load("bad.py")
+
+
+def test_a_file_is_what_its_text_says_whatever_bytecode_there_is(
+    door: Door[Furniture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's cache of bytecode knows a source by its size and its second."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "mine.py"
+    path.write_text(FILE.format(limit=5))
+    assert not door.load("mine.py").hold(6)
+    written = path.stat().st_mtime
+    path.write_text(FILE.format(limit=8))
+    os.utime(path, (written, written))
+    assert door.load("mine.py").hold(6)
+
+
+def test_the_identity_of_a_module_is_that_of_the_code_that_runs(
+    door: Door[Furniture], tmp_path: Path
+) -> None:
+    """A notebook goes on with what it imported, whatever is edited meanwhile."""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "edited.py").write_text(FILE.format(limit=5))
+    identity = door.identity("shop.edited")
+    (tmp_path / "shop" / "edited.py").write_text(FILE.format(limit=8))
+    assert not door.load("shop.edited").hold(6)
+    assert door.identity("shop.edited") == identity
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "said"),
+    [
+        ("inner.bad", {"inner/bad.py": "1 / 0"}, "could not be loaded: ZeroDivisionError"),
+        ("outer.bad", {"outer/__init__.py": "1 / 0"}, "could not be loaded: ZeroDivisionError"),
+        ("empty.bad", {"empty/bad/notes.txt": ""}, "must be one of shelf, a module or a file"),
+    ],
+)
+def test_a_bad_module_is_refused_by_name(
+    door: Door[Furniture], tmp_path: Path, name: str, files: dict[str, str], said: str
+) -> None:
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    with pytest.raises(ValueError, match=said) as raised:
+        door.load(name)
+    assert name in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["shelv", "no.such.module", "absent.py"])
