@@ -21,6 +21,7 @@ from ablations.questions import QUESTIONS, standalone
 from ablations.timing import FILE, Timing
 from search.data.packed import require_tokens
 from search.objectives import Targets
+from search.states import End
 from search.study.ending import conclude, finish, make_report
 from search.study.pool import Ending
 from search.study.session import (
@@ -85,7 +86,7 @@ def make(config: AblationConfig) -> None:
         session = open_table(config)
     outlook = session.estimate()
     print(outlook, flush=True)
-    ending = session.train(outlook) if config.train else Ending("done")
+    ending = session.train(outlook) if config.train else Ending(End.DONE)
     with one_line_errors():
         conclude(session, ending)
     finish(session, ending)

@@ -12,6 +12,7 @@ from ablations.questions import QUESTIONS, Wanted
 from ablations.stats.bracket import FIRST_SEED, Choice, LrSearch, choose
 from ablations.table import Arm, Panel, Table
 from search.record import DIVERGED, FAILED, Run
+from search.states import State
 from search.study.plan import Attempt, Cell, Step, distinct, is_open
 from space.arch import Architecture
 from space.cost import cost
@@ -177,7 +178,7 @@ class TableWork:
         }
         # One crash says nothing of a rate, which waits for the next start.
         crashes = Counter(
-            a.key for a in attempts if a.state == "FAIL" and a.status in (FAILED, None)
+            a.key for a in attempts if a.state == State.FAIL and a.status in (FAILED, None)
         )
         tried = {
             key: value

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from search.config import SearchConfig
 from search.data.packed import require_tokens
+from search.states import State
 from search.study.describe import exploration_facts, pruning_facts
 from search.study.ending import conclude, finish
 from search.study.exploration import SearchWork
@@ -143,7 +144,7 @@ def facts(config: SearchConfig, session: Session[SearchWork]) -> dict[str, Any]:
 def say_what_is_left(session: Session[SearchWork], config: SearchConfig) -> None:
     """How to go on with runs that were stopped early; that a space is used up."""
     runs, work = session.runs(), session.subject.work
-    done, pruned = session.count_done(), sum(run.state == "PRUNED" for run in runs)
+    done, pruned = session.count_done(), sum(run.state == State.PRUNED for run in runs)
     if pruned:
         horizons = ",".join(map(str, work.recipe.horizons))
         print(

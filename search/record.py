@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from search.recipe import Recipe
+from search.states import Status
 from space.arch import Architecture
 from space.cost import Cost, cost
 
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
 NUMERICS_VERSION = 3
 """Part of every run's key. Raise it when a change of the code changes results."""
 
-FINISHED, DIVERGED, FAILED, PRUNED = "finished", "diverged", "failed", "pruned"
-"""A diverged run is final; a failed one (memory, a crash) is tried again when it is asked for
-again. A pruned one leaves a checkpoint and no record: it goes on when it is asked for again."""
+FINISHED, DIVERGED = Status.FINISHED, Status.DIVERGED
+FAILED, PRUNED = Status.FAILED, Status.PRUNED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ class Record:
     """What a run leaves behind."""
 
     run: Run
-    status: str
+    status: Status
     reason: str | None = None
     readings: tuple[Reading, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -191,6 +191,7 @@ class Record:
         try:
             values = {"branch_s": 0.0, **values}  # records from before branches lack it
             own = {f.name: values[f.name] for f in fields(cls) if f.name not in ("run", "readings")}
+            own["status"] = Status(own["status"])
             return cls(
                 run=run_from_dict(values),
                 readings=tuple(Reading.from_dict(r) for r in values["readings"]),

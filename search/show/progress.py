@@ -12,7 +12,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from search.executors import Event
 from search.objectives import Measure
-from search.record import PRUNED, Run
+from search.record import Run
+from search.states import Status
 from space.words import amount, duration
 
 
@@ -56,10 +57,10 @@ class Tally:
             self.shares.pop(worker, None)
         if kind == "end":
             self.worked += 0 if event["reused"] else 1
-            if event["status"] == "finished":
+            if event["status"] == Status.FINISHED:
                 self.done += 1
                 self.consider(event["value"], shape(event))
-            elif event["status"] == PRUNED:
+            elif event["status"] == Status.PRUNED:
                 self.pruned += 1
             else:
                 self.failed += 1
@@ -106,7 +107,7 @@ def ended(
     run: Run,
     number: int,
     *,
-    status: str,
+    status: Status,
     reason: str | None,
     value: float | None = None,
     reused: bool = False,
@@ -219,7 +220,7 @@ def shape(event: Event) -> str:
 
 def _outcome(event: Event, metric: str) -> str:
     what = f"trial {event['number']} ({shape(event)})"
-    if event["status"] != "finished":
+    if event["status"] != Status.FINISHED:
         return f"{what} {event['status']}: {event['reason']}"
     how = "from its record" if event["reused"] else f"in {duration(event['seconds'])}"
     return f"{what}: {event['value']:.4f} {Measure(metric).unit} {how}"

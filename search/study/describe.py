@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.objectives import Targets, dominated
 from search.recipe import Recipe
 from search.runs import usable_record
-from search.study.plan import EXPLORE, Attempt, baseline, distinct
+from search.states import Role, State
+from search.study.plan import Attempt, baseline, distinct
 from space.files import write_atomically
 
 
@@ -24,7 +25,7 @@ def entries(attempts: Sequence[Attempt], targets: Targets, runs: Path) -> list[d
 
 
 def _with_values(entry: dict[str, Any], targets: Targets, runs: Path) -> dict[str, Any]:
-    whole = entry["state"] == "COMPLETE"
+    whole = entry["state"] == State.COMPLETE
     record = usable_record(runs / entry["key"]) if whole else None
     if record is None:
         return entry | {"values": {}, "excesses": {}}
@@ -33,7 +34,7 @@ def _with_values(entry: dict[str, Any], targets: Targets, runs: Path) -> dict[st
 
 def exploration_facts(study: optuna.Study, attempts: Sequence[Attempt]) -> dict[str, Any]:
     """What `study.json` says of a search beyond its trials."""
-    explored = [run for run in distinct(attempts) if run.role == EXPLORE]
+    explored = [run for run in distinct(attempts) if run.role == Role.EXPLORE]
     middle = baseline(explored)
     return {
         "baseline": middle.arm if middle else None,
@@ -62,8 +63,8 @@ def pruning_facts(attempts: Sequence[Attempt], recipe: Recipe) -> dict[str, Any]
     less.
     """
     runs = distinct(attempts)
-    pruned = [recipe.branches[: len(run.readings)] for run in runs if run.state == "PRUNED"]
-    whole = [recipe.branches for run in runs if run.state == "COMPLETE" and not run.reused]
+    pruned = [recipe.branches[: len(run.readings)] for run in runs if run.state == State.PRUNED]
+    whole = [recipe.branches for run in runs if run.state == State.COMPLETE and not run.reused]
     saved = sum(recipe.steps - branches[-1].start for branches in pruned)
     took = sum(branch.steps for branches in [*pruned, *whole] for branch in branches)
     return {
@@ -74,14 +75,15 @@ def pruning_facts(attempts: Sequence[Attempt], recipe: Recipe) -> dict[str, Any]
 
 
 def _entry(run: Attempt, attempts: Sequence[Attempt]) -> dict[str, Any]:
-    tokens = max(run.readings) if run.state == "PRUNED" else None
+    tokens = max(run.readings) if run.state == State.PRUNED else None
     return {
         "number": run.number,
         "state": run.state,
         "params": dict(run.params),
         "seed": run.seed,
         "key": run.key,
-        "arm": run.arm,
+        "arm": run.params.get("arm", run.arm),  # what is compared: a table's arms have names
+        "architecture": run.arm,
         "role": run.role,
         "value": run.value if tokens is None else run.readings[tokens],
         "pruned_at": tokens,

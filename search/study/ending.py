@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from search.models import WEIGHTS
+from search.states import End, State
 from search.study.describe import entries, write_study
 from search.study.plan import best_runs, distinct
 from search.study.pool import Ending
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 
 def conclude(session: "Session[Any]", ending: Ending) -> None:
     """Describe, tidy and report; on a full disk as far as it goes."""
-    done = ending.kind == "done"
+    done = ending.kind == End.DONE
     try:
         content = describe(session, finished=done)
         tidy(session, arms=1 if done else session.subject.kept_arms)
         report(session, content)
     except OSError:
-        if ending.kind != "fatal":
+        if ending.kind != End.FATAL:
             raise
 
 
@@ -55,7 +56,7 @@ def tidy(session: "Session[Any]", arms: int = 1) -> None:
     kept = {run.key for run in best_runs(attempts, arms, maximize)} if keep_best else set()
     for run in distinct(attempts):
         key = str(run.key)
-        ended_here = run.state == "COMPLETE" and not run.reused
+        ended_here = run.state == State.COMPLETE and not run.reused
         weights = session.job.runs / key / WEIGHTS
         if ended_here and key not in kept and weights.is_file() and not session.unscored([key]):
             weights.unlink(missing_ok=True)
@@ -81,18 +82,18 @@ def make_report(arguments: Sequence[str]) -> None:
 def finish(session: "Session[Any]", ending: Ending) -> None:
     """Say how it ended, and end the program where it went wrong."""
     done, total = session.count_done(), session.work.total
-    if ending.kind == "fatal":
+    if ending.kind == End.FATAL:
         fail(
             f"{ending.reason}; the study stopped with its {done} finished runs kept; put it right "
             "and start the same command again"
         )
-    if ending.kind == "crashed":
+    if ending.kind == End.CRASHED:
         print(f"error: {ending.reason}; see {session.job.folder / 'workers'}", file=sys.stderr)
         raise SystemExit(1)
-    if ending.kind == "interrupted":
+    if ending.kind == End.INTERRUPTED:
         print(f"stopped with {done} of {total} runs; the same command goes on")
         raise SystemExit(130)
-    if failed := sum(run.state == "FAIL" and not run.done for run in session.runs()):
+    if failed := sum(run.state == State.FAIL and not run.done for run in session.runs()):
         print(f"{done} of {total} runs; {failed} failed, and the same command tries them again")
 
 

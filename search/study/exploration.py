@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from search.recipe import Recipe
 from search.record import Run, architecture_id
+from search.states import Role, State
 from search.study.plan import (
-    EXPLORE,
     MAX_DUPLICATES,
-    REPLICATE,
     Attempt,
     Cell,
     Step,
@@ -81,11 +80,11 @@ class Exploration:
         for run in runs:
             if is_open(run, attempts, since):
                 return Cell(params=run.params, seed=run.seed, role=run.role)
-        if any(a.state == "WAITING" for a in attempts):
+        if any(a.state == State.WAITING for a in attempts):
             return Step.ASK
         if len(runs) >= self.n_trials:
             return Step.DONE
-        explored = [run for run in runs if run.role == EXPLORE]
+        explored = [run for run in runs if run.role == Role.EXPLORE]
         if len(explored) < self.explorations:
             return self._explore(explored, attempts)
         return self._replicate(runs, explored)
@@ -142,7 +141,7 @@ class Exploration:
         for seed in range(self.first_seed + 1, self.first_seed + 1 + further):
             for arm in arms:
                 if (arm.arm, seed) not in have:
-                    return Cell(params=arm.params, seed=seed, role=REPLICATE)
+                    return Cell(params=arm.params, seed=seed, role=Role.REPLICATE)
         return Step.WAIT if exploring else Step.DONE
 
 

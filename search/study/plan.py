@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, Self
 
-from search.record import DIVERGED, FAILED, Run
+from search.record import Run
+from search.states import Role, State, Status
 from space.arch import Architecture
 
-EXPLORE, REPLICATE = "explore", "replicate"
 MAX_DEATHS = 3
 """A cell that takes so many workers down with it is recorded as failed."""
 MAX_DUPLICATES = 10
@@ -26,7 +26,7 @@ class Cell:
 
     params: Mapping[str, Any]
     seed: int
-    role: str = EXPLORE
+    role: Role = Role.EXPLORE
 
 
 class Step(Enum):
@@ -43,13 +43,12 @@ class Attempt:
 
     number: int
     state: str
-    """Optuna's: WAITING, RUNNING, COMPLETE, PRUNED or FAIL."""
     params: Mapping[str, Any]
     key: str | None = None
     """Of its run; None until a worker has taken it."""
     arm: str | None = None
     seed: int = 0
-    role: str = EXPLORE
+    role: Role = Role.EXPLORE
     layers: int = 0
     value: float | None = None
     """Of the first objective, at the run's end."""
@@ -59,9 +58,8 @@ class Attempt:
     """By how much it is beyond each constraint; it is kept at 0 and below."""
     readings: Mapping[int, float] = field(default_factory=dict)
     """What pruners saw of it: the value at each horizon, by its tokens."""
-    status: str | None = None
-    """How it ended: a record's status or `interrupted`. None for a FAIL means that its worker was
-    lost."""
+    status: Status | None = None
+    """How it ended. None for a FAIL means that its worker was lost."""
     reason: str | None = None
     duplicate: bool = False
     """Told at once, because the study has this run already."""
@@ -75,12 +73,12 @@ class Attempt:
 
     @property
     def busy(self) -> bool:
-        return self.state in ("RUNNING", "WAITING")
+        return self.state in (State.RUNNING, State.WAITING)
 
     @property
     def done(self) -> bool:
         """Whether its run need not be tried again."""
-        return self.state in ("COMPLETE", "PRUNED") or self.status == DIVERGED
+        return self.state in (State.COMPLETE, State.PRUNED) or self.status == Status.DIVERGED
 
 
 class Work(Protocol):
@@ -145,7 +143,7 @@ def distinct(attempts: Sequence[Attempt]) -> list[Attempt]:
     for attempt in attempts:
         if attempt.key is None or attempt.duplicate:
             continue
-        if attempt.key not in runs or runs[attempt.key].state != "COMPLETE":
+        if attempt.key not in runs or runs[attempt.key].state != State.COMPLETE:
             runs[attempt.key] = attempt
     return list(runs.values())
 
@@ -153,7 +151,7 @@ def distinct(attempts: Sequence[Attempt]) -> list[Attempt]:
 def deaths(run: Attempt, attempts: Sequence[Attempt], since: int = 0) -> int:
     """How many workers were lost with this run since the trial `since`."""
     return sum(
-        a.key == run.key and a.state == "FAIL" and a.status is None and a.number >= since
+        a.key == run.key and a.state == State.FAIL and a.status is None and a.number >= since
         for a in attempts
         if not a.duplicate
     )
@@ -161,16 +159,16 @@ def deaths(run: Attempt, attempts: Sequence[Attempt], since: int = 0) -> int:
 
 def is_open(run: Attempt, attempts: Sequence[Attempt], since: int = 0) -> bool:
     """Whether a run has to be tried again, of those that were."""
-    if run.state != "FAIL" or run.status == DIVERGED:
+    if run.state != State.FAIL or run.status == Status.DIVERGED:
         return False
-    if run.status == FAILED:
+    if run.status == Status.FAILED:
         return run.number < since
     return run.status is not None or deaths(run, attempts, since) < MAX_DEATHS
 
 
 def baseline(explored: Sequence[Attempt]) -> Attempt | None:
     """Of the architectures tried and not failed, the one of middle depth."""
-    sound = [run for run in explored if run.state != "FAIL"]
+    sound = [run for run in explored if run.state != State.FAIL]
     by_depth = sorted(sound, key=lambda run: (run.layers, str(run.arm)))
     return by_depth[(len(by_depth) - 1) // 2] if by_depth else None
 
@@ -195,7 +193,7 @@ def best_runs(attempts: Sequence[Attempt], arms: int = 1, maximize: bool = False
         by_arm.setdefault(run.arm, []).append(run)
 
     def standing(runs: list[Attempt]) -> tuple[bool, int, float]:
-        fresh = [run for run in runs if run.role == REPLICATE]
+        fresh = [run for run in runs if run.role == Role.REPLICATE]
         counted = fresh if len(fresh) > 1 else runs
         mean = sum(run.value or 0.0 for run in counted) / len(counted)
         return not runs[0].feasible, -len(runs), sign * mean

@@ -11,9 +11,10 @@ from typing import Any
 import optuna
 
 from search.executors import Event, Executor, ExecutorConfig, Handle, require_event
-from search.record import FAILED, Record
+from search.record import Record
 from search.runs import usable_record, write_record
 from search.show.progress import ended
+from search.states import End, Status
 from search.study.job import Job
 from search.study.plan import MAX_DEATHS, deaths
 from search.study.storage import lose, read_attempts, running
@@ -30,7 +31,7 @@ class Ending:
     """How it ended: `done`; `interrupted`; `fatal`, no run can go on (a full disk); or `crashed`,
     workers keep dying."""
 
-    kind: str
+    kind: End
     reason: str = ""
 
 
@@ -66,7 +67,7 @@ class Pool:
                 self._kill()
         if self._trouble is not None:
             return self._trouble
-        return Ending("interrupted") if self.interrupts else Ending("done")
+        return Ending(End.INTERRUPTED) if self.interrupts else Ending(End.DONE)
 
     def _start(self, number: int) -> None:
         def deliver(event: Event | None) -> None:
@@ -100,7 +101,7 @@ class Pool:
         if kind == "end":
             self._deaths = 0
         if kind == "fatal":
-            self._trouble = self._trouble or Ending("fatal", event["reason"])
+            self._trouble = self._trouble or Ending(End.FATAL, event["reason"])
             self._stop()
         self._tell(number, event)
 
@@ -109,7 +110,7 @@ class Pool:
         try:
             self.listener(number, event)
         except OSError as error:
-            self._trouble = self._trouble or Ending("fatal", str(error))
+            self._trouble = self._trouble or Ending(End.FATAL, str(error))
             self._stop()
 
     def _bury(self, number: int, worker: Handle) -> None:
@@ -118,7 +119,7 @@ class Pool:
         stopping = bool(self.interrupts or self._trouble)
         reason = worker.last_words()
         for trial in running(self.study, worker.name):
-            lose(self.study, trial, reason, status="interrupted" if stopping else None)
+            lose(self.study, trial, reason, status=Status.INTERRUPTED if stopping else None)
             self._give_up(number, trial.number, reason)
         if number in self._finished or stopping:
             return
@@ -126,7 +127,7 @@ class Pool:
         self._tell(number, {"event": "death", "reason": reason, "log": worker.log})
         if self._deaths >= MAX_DEATHS_IN_A_ROW:
             words = f"{self._deaths} workers died in a row, the last with: {reason}"
-            self._trouble = self._trouble or Ending("crashed", words)
+            self._trouble = self._trouble or Ending(End.CRASHED, words)
             self._stop()
         elif self._trouble is None:  # its death could be told
             self._start(number)
@@ -141,8 +142,8 @@ class Pool:
         why = f"{MAX_DEATHS} workers died of it, the last with: {reason}"
         folder = self.job.runs / lost.key
         if (record := usable_record(folder)) is None or not record.final:  # else it was being asked
-            write_record(folder, Record(run=run, status=FAILED, reason=why))
-        self._tell(worker, ended(run, number, status=FAILED, reason=why))
+            write_record(folder, Record(run=run, status=Status.FAILED, reason=why))
+        self._tell(worker, ended(run, number, status=Status.FAILED, reason=why))
 
     def _stop(self) -> None:
         for worker in self.workers.values():

@@ -27,6 +27,7 @@ from search.runs import usable_record
 from search.show.estimate import Estimate, estimate
 from search.show.progress import Tally, view
 from search.show.trackers import Mirror, open_tracker
+from search.states import State, Status
 from search.study.ending import describe, tidy
 from search.study.job import Job
 from search.study.locks import hold_study, require_writable
@@ -237,9 +238,9 @@ class Session(Generic[W]):
         tally = Tally(
             total=self.job.work.total,
             metric=self.job.targets.first.name,
-            done=sum(run.state == "COMPLETE" for run in runs),
-            pruned=sum(run.state == "PRUNED" for run in runs),
-            failed=sum(run.status == "diverged" for run in runs),
+            done=sum(run.state == State.COMPLETE for run in runs),
+            pruned=sum(run.state == State.PRUNED for run in runs),
+            failed=sum(run.status == Status.DIVERGED for run in runs),
             expected_s=outlook.left.seconds,
         )
         for run in runs:

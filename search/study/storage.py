@@ -21,9 +21,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from search.states import Role, State, Status
 from search.study.job import Job
 from search.study.locks import HOST, run_lock
-from search.study.plan import EXPLORE, Attempt
+from search.study.plan import Attempt
 from space.compat import reopened, without_experimental_warnings
 
 HEARTBEAT_S, GRACE_S = 20, 120
@@ -137,7 +138,7 @@ def read_attempts(study: optuna.Study) -> list[Attempt]:
     if not isinstance(study.pruner, NopPruner):
         return attempts
     return [
-        replace(a, state="FAIL", status="interrupted") if a.state == "PRUNED" else a
+        replace(a, state=State.FAIL, status=Status.INTERRUPTED) if a.state == State.PRUNED else a
         for a in attempts
     ]
 
@@ -147,25 +148,27 @@ def _attempt(trial: FrozenTrial) -> Attempt:
     values = tuple(trial.values or ()) if trial.state == TrialState.COMPLETE else ()
     return Attempt(
         number=trial.number,
-        state=trial.state.name,
+        state=State(trial.state.name),
         params=kept.get("cell", trial.params),
         key=kept.get("key"),
         arm=kept.get("arm"),
         seed=kept.get("seed", 0),
-        role=kept.get("role", EXPLORE),
+        role=Role(kept.get("role", Role.EXPLORE)),
         layers=kept.get("layers", 0),
         value=values[0] if values else None,
         values=values,
         excesses=trial.constraints,
         readings=trial.intermediate_values,
-        status=kept.get("status"),
+        status=Status(kept["status"]) if kept.get("status") else None,
         reason=kept.get("reason"),
         duplicate=kept.get("duplicate", False),
         reused=kept.get("reused", False),
     )
 
 
-def lose(study: optuna.Study, trial: FrozenTrial, reason: str, status: str | None = None) -> None:
+def lose(
+    study: optuna.Study, trial: FrozenTrial, reason: str, status: Status | None = None
+) -> None:
     """Mark a trial whose worker is gone. Its cell is then open, and the next free worker's."""
     try:
         lost = reopened(study, trial)
@@ -193,7 +196,7 @@ def lose_abandoned(study: optuna.Study, runs: Path) -> int:
         lock = run_lock(runs, trial.user_attrs.get("key", ".unclaimed"))
         try:
             with lock.acquire(timeout=0):
-                lose(study, trial, "its worker was killed", status="interrupted")
+                lose(study, trial, "its worker was killed", status=Status.INTERRUPTED)
                 abandoned += 1
         except filelock.Timeout:
             continue

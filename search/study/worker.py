@@ -25,12 +25,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from search.data.cache import open_data
 from search.evaluate.scores import Scorer
 from search.executors import Event
-from search.record import FAILED, FINISHED, PRUNED, Reading, Record, Run, architecture_id
+from search.record import Reading, Record, Run, architecture_id
 from search.runs import disk_error, usable_record
 from search.show.progress import ended, told
+from search.states import Role, State, Status
 from search.study.job import Job
 from search.study.locks import HOST, run_lock
-from search.study.plan import REPLICATE, Attempt, Cell, Step, distinct, is_open
+from search.study.plan import Attempt, Cell, Step, distinct, is_open
 from search.study.pruners import make_pruner
 from search.study.samplers import make_sampler, worker_seed
 from search.study.standing import Standing
@@ -173,14 +174,14 @@ class Worker:
         try:
             record, reused = self._train(run, trial)
         except Pruned as pruned:
-            trial.set_user_attr("status", PRUNED)
+            trial.set_user_attr("status", Status.PRUNED)
             trial.set_user_attr("reason", str(pruned))
-            self.outcome = ended(run, trial.number, status=PRUNED, reason=str(pruned))
+            self.outcome = ended(run, trial.number, status=Status.PRUNED, reason=str(pruned))
             raise optuna.TrialPruned from None
         except Stop:
-            self._end(trial, "interrupted", "the study was stopped")
+            self._end(trial, Status.INTERRUPTED, "the study was stopped")
         except STORAGE_ERRORS:
-            trial.set_user_attr("status", "interrupted")
+            trial.set_user_attr("status", Status.INTERRUPTED)
             raise
         status, reason, values = self._measured(record, trial)
         trial.set_user_attr("reused", reused)
@@ -193,23 +194,25 @@ class Worker:
             reused=reused,
             seconds=record.seconds,
         )
-        if status != FINISHED:
+        if status != Status.FINISHED:
             self._end(trial, status, reason)
         trial.set_user_attr("status", status)
         return values
 
-    def _measured(self, record: Record, trial: Trial) -> tuple[str, str | None, tuple[float, ...]]:
+    def _measured(
+        self, record: Record, trial: Trial
+    ) -> tuple[Status, str | None, tuple[float, ...]]:
         """How a run ended, why, and the value of each objective, none where it did not finish. The
         trial has then its constraints."""
-        if record.status != FINISHED:
+        if record.status != Status.FINISHED:
             return record.status, record.reason, ()
         try:
             values = self.job.targets.values(record)
             excesses = self.job.targets.excesses(record)
         except ValueError as error:
-            return FAILED, str(error), ()
+            return Status.FAILED, str(error), ()
         _constrain(trial, excesses)
-        return FINISHED, None, values
+        return Status.FINISHED, None, values
 
     def _cell(self, trial: Trial) -> tuple[dict[str, Any], Run]:
         """The trial's place in the space, and its run."""
@@ -227,10 +230,10 @@ class Worker:
     def _answer(self, trial: Trial, twin: Attempt) -> tuple[float, ...]:
         """Tell the sampler what it could have known; the plan then asks it again."""
         trial.set_user_attr("duplicate", True)
-        if twin.state == "PRUNED":
+        if twin.state == State.PRUNED:
             raise optuna.TrialPruned  # without readings, which would count twice
         if twin.value is None:
-            self._end(trial, "duplicate", f"as trial {twin.number}")
+            self._end(trial, Status.DUPLICATE, f"as trial {twin.number}")
         _constrain(trial, twin.excesses)
         return twin.values
 
@@ -246,7 +249,7 @@ class Worker:
         }.items():
             trial.set_user_attr(name, value)
 
-    def _end(self, trial: Trial, status: str, reason: str | None) -> NoReturn:
+    def _end(self, trial: Trial, status: Status, reason: str | None) -> NoReturn:
         trial.set_user_attr("status", status)
         trial.set_user_attr("reason", reason)
         raise Ended(reason)
@@ -285,7 +288,8 @@ class Worker:
         first = self.job.targets.first
 
         def judge(reading: Reading) -> None:
-            if trial.user_attrs.get("role") == REPLICATE or len(self.job.targets.objectives) > 1:
+            further = trial.user_attrs.get("role") == Role.REPLICATE
+            if further or len(self.job.targets.objectives) > 1:
                 return  # with several objectives there is no pruner, nor a value to report
             if (value := first.at(run, reading)) is None:
                 return

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from search.record import Record, architecture_id
 from search.runs import disk_error, pruned_record, read_metrics, usable_record
+from search.states import State
 from space.doors import Door, taking_options
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def open_tracker(config: TrackerConfig, study: str, folder: Path, scored: bool =
 def _ended(folder: Path, attempt: "Attempt") -> Record | None:
     """The record of a run, whole or up to where it was stopped."""
     record = usable_record(folder)
-    if record is None and attempt.state == "PRUNED":
+    if record is None and attempt.state == State.PRUNED:
         return pruned_record(folder, attempt.reason)
     return record
 
@@ -208,7 +209,7 @@ def curve(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def finished(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The trials of a `study.json` with a value of their run's end; a pruned one's is earlier."""
-    return [t for t in content["trials"] if t["value"] is not None and t["state"] == "COMPLETE"]
+    return [t for t in content["trials"] if t["value"] is not None and t["state"] == State.COMPLETE]
 
 
 def table(runs: Path, content: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:

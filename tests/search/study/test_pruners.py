@@ -26,8 +26,9 @@ from reports.weigh.answer import answer, weigh
 from search.recipe import Recipe
 from search.record import DIVERGED
 from search.runs import usable_record, write_record
+from search.states import Role
 from search.study.ending import describe, tidy
-from search.study.plan import EXPLORE, REPLICATE, Attempt, baseline, distinct
+from search.study.plan import Attempt, baseline, distinct
 from search.study.pruners import PRUNERS, make_pruner
 from search.study.session import Session
 from search.study.storage import read_attempts
@@ -57,7 +58,7 @@ def open_again(folder: Path, *more: str, previous: Session | None = None) -> Ses
     return open_search(folder, *more)
 
 
-def states(search: Session, role: str = EXPLORE) -> list[str]:
+def states(search: Session, role: str = Role.EXPLORE) -> list[str]:
     return [a.state for a in distinct(read_attempts(search.study)) if a.role == role]
 
 
@@ -128,8 +129,8 @@ def test_further_seeds_are_neither_stopped_nor_compared_with(here: Path) -> None
     plant(search)
     work(search)
     assert states(search) == ["PRUNED"] * 3
-    assert states(search, REPLICATE) == ["COMPLETE"], "the baseline's, known beforehand"
-    further = [a for a in read_attempts(search.study) if a.role == REPLICATE]
+    assert states(search, Role.REPLICATE) == ["COMPLETE"], "the baseline's, known beforehand"
+    further = [a for a in read_attempts(search.study) if a.role == Role.REPLICATE]
     assert all(not a.readings for a in further)
 
 

@@ -22,14 +22,13 @@ from study_fixtures import open_search, records, work
 from search.evaluate.scores import Scorer
 from search.record import architecture_id
 from search.runs import CorruptRecord, usable_record
+from search.states import Role
 from search.study import session
 from search.study.ending import describe, tidy
 from search.study.exploration import Exploration, Option, Replicates, SearchWork
 from search.study.locks import require_writable
 from search.study.plan import (
-    EXPLORE,
     MAX_DEATHS,
-    REPLICATE,
     Attempt,
     Cell,
     Step,
@@ -88,7 +87,7 @@ class Simulation:
         if isinstance(step, Cell):
             blocks, seed, role = step.params["num_blocks"], step.seed, step.role
         else:
-            blocks, seed, role = self.random.choice(self.plan.options).layers, 0, EXPLORE
+            blocks, seed, role = self.random.choice(self.plan.options).layers, 0, Role.EXPLORE
         key = f"{blocks}-{seed}"
         mine = [a for a in distinct(self.attempts) if a.key == key]
         duplicate = step is Step.ASK and bool(mine)
@@ -108,7 +107,7 @@ class Simulation:
 
     def _end(self, attempt: Attempt) -> None:
         kinds = ["died", "interrupted", "diverged", "failed"]
-        kinds += ["pruned"] if attempt.role == EXPLORE else []
+        kinds += ["pruned"] if attempt.role == Role.EXPLORE else []
         kind = self.random.choice(kinds) if self.random.random() < self.trouble else "finished"
         values = vars(copy.copy(attempt)) | {
             "state": {"finished": "COMPLETE", "pruned": "PRUNED"}.get(kind, "FAIL"),
@@ -142,7 +141,7 @@ def test_a_plan_ends_with_as_many_runs_as_it_said(
     runs = distinct(simulation.attempts)
     assert len(runs) <= plan.n_trials
     assert not any(run.busy or run.status == "interrupted" for run in runs)
-    explored = [run for run in runs if run.role == EXPLORE]
+    explored = [run for run in runs if run.role == Role.EXPLORE]
     assert len({run.arm for run in explored}) == len(explored) == plan.explorations
     if not trouble:
         assert len(runs) == plan.total
@@ -155,12 +154,12 @@ def test_further_seeds_go_to_the_baseline_and_the_best(
     simulation = Simulation(plan, seed, workers, trouble=0.0)
     simulation.run()
     runs = distinct(simulation.attempts)
-    explored = [run for run in runs if run.role == EXPLORE]
+    explored = [run for run in runs if run.role == Role.EXPLORE]
     middle = baseline(explored)
     assert middle is not None
     best = [run.arm for run in ranked(explored) if run.arm != middle.arm]
     worthy = {middle.arm, *best[: plan.replicates.top]}
-    seeds = Counter(run.arm for run in runs if run.role == REPLICATE)
+    seeds = Counter(run.arm for run in runs if run.role == Role.REPLICATE)
     assert set(seeds) <= worthy
     assert all(count < plan.replicates.seeds for count in seeds.values())
     if len(seeds) == len(worthy):
@@ -300,7 +299,7 @@ def test_a_grid_trains_each_architecture_once_and_then_seeds(here: Path) -> None
     work(search)
     runs = distinct(read_attempts(search.study))
     assert [run.state for run in runs] == ["COMPLETE"] * 5
-    assert Counter(run.role for run in runs) == {EXPLORE: 3, REPLICATE: 2}
+    assert Counter(run.role for run in runs) == {Role.EXPLORE: 3, Role.REPLICATE: 2}
     assert set(records(here)) == {run.key for run in runs}
     for run in runs:
         record = records(here)[str(run.key)]
@@ -503,7 +502,9 @@ def test_study_json_tells_what_reports_need(here: Path) -> None:
     assert content["finished"] is True
     assert len(content["trials"]) == 6
     assert {t["key"] for t in content["trials"]} == set(records(here))
-    assert content["baseline"] in {t["arm"] for t in content["trials"] if t["role"] == REPLICATE}
+    assert content["baseline"] in {
+        t["arm"] for t in content["trials"] if t["role"] == Role.REPLICATE
+    }
     assert list(content["importance"]) == ["num_blocks"]
     assert content["config"]["recipe"]["precision"] in ("bf16", "fp32")
 

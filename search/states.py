@@ -1,0 +1,53 @@
+"""The states that trials, runs and studies can be in (docs/states.md).
+
+Files and storage hold the strings.
+"""
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Of a trial in the study's storage: Optuna's."""
+
+    WAITING = "WAITING"
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAIL = "FAIL"
+
+
+class Status(StrEnum):
+    """How a run or a trial ended. Records hold the first three."""
+
+    FINISHED = "finished"
+    """Final."""
+    DIVERGED = "diverged"
+    """Final: its numbers became infinite or none."""
+    FAILED = "failed"
+    """Memory or a crash: tried again when it is asked for again."""
+    PRUNED = "pruned"
+    """Stopped at a horizon: its checkpoint stays, and it goes on when it is asked for again."""
+    INTERRUPTED = "interrupted"
+    """The study was stopped: the next start goes on."""
+    DUPLICATE = "duplicate"
+    """The study has the run already, which came to no value."""
+
+
+class Role(StrEnum):
+    """What a trial of a search is for."""
+
+    EXPLORE = "explore"
+    """The first seed of an architecture."""
+    REPLICATE = "replicate"
+    """A further seed of one worth it."""
+
+
+class End(StrEnum):
+    """How one start of a study ended."""
+
+    DONE = "done"
+    INTERRUPTED = "interrupted"
+    FATAL = "fatal"
+    """No run can go on, as on a full disk."""
+    CRASHED = "crashed"
+    """Workers keep dying."""
