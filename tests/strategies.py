@@ -127,4 +127,6 @@ def partials(draw: st.DrawFn) -> dict[str, Any]:
         values["head_dim_scale"] = draw(st.sampled_from([0.5, 1, 2]))
     if draw(st.booleans()):
         values["ffn_ratio"] = draw(st.floats(1, 8))
+    for name, strategy in PARTS.items():
+        values |= {name: draw(strategy)} if draw(st.booleans()) else {}
     return values

@@ -12,8 +12,9 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from strategies import budgets
 
 from space.arch import Architecture, RopeScaling
-from space.axes import SPACES, Candidate, Space, describe_sharing, parse_sharing
+from space.axes import AXES, SPACES, Candidate, Space, describe_sharing, parse_sharing
 from space.budget import MAX_DEVIATION, Budget
+from space.parts import part_fields
 
 SHIPPED = sorted(path.stem for path in SPACES.glob("*.yaml"))
 SIZES = [("1m", 1024), ("2m", 4096), ("125m", 32000)]
@@ -295,3 +296,56 @@ def test_values_that_are_not_of_the_axes_are_refused() -> None:
         space.candidate({"num_blocks": 2})
     with pytest.raises(ValueError, match="tie_word_embeddings must be one of"):
         space.candidate({"num_blocks": 2, "tie_word_embeddings": "yes"})
+
+
+TWO_VALUES: dict[str, list[Any]] = {
+    "num_blocks": [3, 6],
+    "sharing": ["none", "immediate x2"],
+    "ffn_ratio": [2.0, 3.5],
+    "heads_per_kv": [1, 2],
+    "heads_per_kv_target": [1, 4],
+    "head_dim_scale": [1, 2],
+    "head_dim": [16, 32],
+    "hidden_act": ["silu", "gelu"],
+    "tie_word_embeddings": [True, False],
+    "rope_theta": [10000.0, 500000.0],
+    "rms_norm_eps": [1e-5, 1e-6],
+    "qk_norm": [False, True],
+    "attention_bias": [False, True],
+    "ffn_scaling": ["1..1", "0.5..1.5"],
+    "sliding_window": ["none", 16],
+}
+
+
+def test_every_axis_has_values_that_are_tried_here() -> None:
+    assert {*TWO_VALUES} == {*AXES, *part_fields()}
+
+
+@pytest.mark.parametrize("axis", TWO_VALUES)
+def test_no_axis_is_ignored(axis: str) -> None:
+    """Every depth has two architectures, which differ in identity and so by their run keys."""
+    depths = {} if axis == "num_blocks" else {"num_blocks": [4, 5]}
+    space = small({axis: TWO_VALUES[axis], **depths})
+    assert space.size == 2 * max(1, len(depths) * 2)
+    assert len({arch.identity for arch in space.enumerate()}) == space.size
+
+
+def test_values_of_a_part_are_kept_as_the_part_keeps_them() -> None:
+    space = small({"num_blocks": [4], "sliding_window": [16, "16,global every  2"]})
+    assert [c.params["sliding_window"] for c in space.candidates()] == ["16", "16, global every 2"]
+
+
+@pytest.mark.parametrize(
+    ("axes", "fixed", "said"),
+    [
+        ({"output_gate": [False, True]}, {}, "an axis must be one of .*sliding_window, but got"),
+        ({"sliding_window": [0, 16]}, {}, "sliding_window must be none, a number of positions"),
+        ({"num_blocks": [2]}, {"window": 16}, "fit takes fields of an architecture .* 'window'"),
+        ({"num_blocks": [2]}, {"parts": ["absent.py"]}, "part must be one of .* 'absent.py'"),
+    ],
+)
+def test_what_is_no_field_of_a_part_is_no_axis_and_not_fixed(
+    axes: dict[str, Any], fixed: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        small({"num_blocks": [4], **axes}, fixed=fixed)

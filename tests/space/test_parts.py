@@ -1,15 +1,22 @@
 """Parts of architectures: what they say of FFN widths, and how they are found and refused."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search.recipe import Recipe
+from search.record import FINISHED, Record, Run
+from search.runs import load_records, write_record
 from space.arch import Architecture
 from space.budget import MAX_DEVIATION, Budget, fit
 from space.cost import cost
-from space.model import Decoder
+from space.hf import export, load
+from space.model import Decoder, KVCache
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,
@@ -97,3 +104,126 @@ def test_what_computes_the_same_is_the_same_architecture() -> None:
 def test_what_is_no_field_or_value_of_a_part_is_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         tiny(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "spans"),
+    [
+        (3, "3", [3, 3, 3, 3]),
+        ("3", "3", [3, 3, 3, 3]),
+        ("3,  global every 2", "3, global every 2", [3, None, 3, None]),
+        ("3, global 3 0 3", "3, global 0 3", [None, 3, 3, None]),
+        ("none", "none", [None] * 4),
+    ],
+)
+def test_a_window_says_what_each_layer_sees(given: Any, kept: str, spans: list[Any]) -> None:
+    arch = tiny(sliding_window=given)
+    assert arch.value("sliding_window") == kept
+    assert list(arch.spans) == spans
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (0, "must be none, a number of positions"),
+        (True, "must be none, a number of positions"),
+        ("3, global", "must be none, a number of positions"),
+        ("3, global every 0", "must be none, a number of positions"),
+        ("3, global 4", "must name layers from 0 to 3, but got '3, global 4'"),
+    ],
+)
+def test_a_window_that_is_none_is_refused(given: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=f"sliding_window {said}"):
+        tiny(sliding_window=given)
+
+
+def test_the_layers_that_see_all_and_not_their_rule_make_the_identity() -> None:
+    listed, every = "3, global 1 3", "3, global every 2"
+    assert tiny(sliding_window=listed).identity == tiny(sliding_window=every).identity
+    assert tiny(sliding_window="3, global every 1").identity == tiny().identity
+    assert tiny(sliding_window="3").identity != tiny(sliding_window="4").identity
+
+
+def test_a_window_costs_the_pairs_within_it_and_its_tokens_of_cache() -> None:
+    """Of 8 tokens a window of 3 leaves 3·8 - 9/2 pairs, and all of them 32."""
+    full, windowed = (cost(tiny(sliding_window=w), 8, 1) for w in ("none", "3, global 0"))
+    pair = 4 * 32  # q·k and p·v over the width of all heads, a multiply-add being two
+    saved = 3 * pair * (32 - (3 * 8 - 4.5)) / 8
+    assert full.forward_flops_per_token - windowed.forward_flops_per_token == saved
+    token = 2 * 2 * 8  # a key and a value of two heads
+    assert full.kv_bytes_per_token == 4 * token
+    assert windowed.kv_bytes_per_token == token * (8 + 3 * 3) // 8
+    moved = full.decode_bytes_per_token - windowed.decode_bytes_per_token
+    assert moved == 3 * 5 * token
+    assert full.parameters == windowed.parameters
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_a_window_as_long_as_the_text_costs_as_much_as_none(window: int, length: int) -> None:
+    full, windowed = cost(tiny(), length), cost(tiny(sliding_window=window), length)
+    assert (windowed == full) == (window >= length)
+    assert windowed.forward_flops_per_token <= full.forward_flops_per_token
+
+
+def test_a_token_sees_its_window_and_no_more() -> None:
+    arch = tiny(sliding_window=3, num_blocks=1)
+    model = Decoder(arch).eval()
+    ids = torch.arange(9)[None]
+    before = model(ids)
+    for changed in range(9):
+        other = ids.clone()
+        other[0, changed] = 96
+        seen = (model(other) - before).abs().amax(-1)[0] > 1e-7
+        assert seen.nonzero().flatten().tolist() == list(range(changed, min(9, changed + 3)))
+
+
+def test_generation_holds_no_more_than_the_window() -> None:
+    model, cache = Decoder(tiny(sliding_window="3, global 0")).eval(), KVCache(4)
+    for token in torch.arange(9)[None].split(1, dim=1):
+        model(token, cache)
+    assert [k.shape[2] for k in cache.keys if k is not None] == [9, 3, 3, 3]
+    assert len(cache) == 9
+
+
+def test_frames_have_the_default_where_an_architecture_lacks_the_part(tmp_path: Path) -> None:
+    for arch in (tiny(), tiny(sliding_window=3)):
+        run = Run(architecture=arch, recipe=RECIPE, data_fingerprint="d")
+        write_record(tmp_path / run.key, Record(run=run, status=FINISHED))
+    frame = load_records(tmp_path)
+    assert frame.attrs["corrupt"] == []
+    assert sorted(frame.sliding_window) == ["3", "none"]
+    assert frame.arm.nunique() == 2
+    assert "ffn_scaling" not in frame
+
+
+RECIPE = Recipe(tokens=1000, precision="fp32")
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"sliding_window": 3}, "Mistral"),
+        ({"sliding_window": "3, global 2"}, "Ministral"),
+        ({"sliding_window": "3, global 2", "attention_bias": True}, "Qwen2"),
+        ({"sliding_window": 3, "qk_norm": True}, "Qwen3"),
+    ],
+)
+def test_windows_leave_as_a_model_that_transformers_has(
+    fields: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    arch = tiny(**fields)
+    folder = export(Decoder(arch), tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == [f"{kind}ForCausalLM"]
+    assert load(folder).arch.identity == arch.identity
+
+
+@pytest.mark.parametrize(
+    "fields", [{"ffn_scaling": "0.5..1.5"}, {"sliding_window": 3, "hidden_act": "gelu"}]
+)
+def test_what_transformers_lacks_is_refused_by_its_field(
+    fields: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"but none has {next(iter(fields))}="):
+        export(Decoder(tiny(**fields)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
