@@ -20,6 +20,7 @@ from search.train.placement import Placement
 from space.axes import SpaceConfig
 from space.budget import Budget
 from space.cli import require_name
+from space.doors import label
 
 KEEP = ("best", "all", "none")
 
@@ -155,7 +156,7 @@ class SearchConfig(StudyConfig):
         parts = [self.space.name, self.budget.replace(":", "_")]
         parts += [] if self.proxy == "default" else [self.proxy]
         parts += [] if self.data.source == "embedded" else [self.data.label]
-        parts += [] if self.pruner.name == "none" else [Path(self.pruner.name).stem]
+        parts += [] if self.pruner.name == "none" else [label(self.pruner.name)]
         if self.objectives not in ([], ["val_bpb"]):
             parts += [Measure(name).short for name in self.objectives]
         return "_".join(parts)

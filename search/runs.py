@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import yaml
 
 from search.record import PRUNED, Reading, Record, Run, architecture_id, run_from_dict
 from space.files import write_atomically
-from space.parts import part_fields
+from space.parts import DOOR, part_fields
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """Of these no other run would fare better."""
@@ -31,18 +32,26 @@ class CorruptRecord(ValueError):
     """A record that cannot be used. Caught where it is set aside."""
 
 
+class UnknownParts(CorruptRecord):
+    """A record of an architecture with parts that are not there, or have changed. It is sound."""
+
+
 def read_record(folder: Path) -> Record | None:
     """The record of a run folder, or None where there is none yet.
 
     Raises:
         CorruptRecord: the file is damaged, or belongs to another key than its folder says.
+        UnknownParts: its architecture cannot be made here.
     """
     path = folder / "record.json"
     try:
         values = json.loads(path.read_text())
+        _require_parts(path, values)
         record = Record.from_dict(values)
     except FileNotFoundError:
         return None
+    except UnknownParts:
+        raise
     except (ValueError, UnicodeDecodeError) as error:
         raise CorruptRecord(f"{path} must hold a run's record, but {error}") from None
     if values.get("key") != folder.name:
@@ -52,9 +61,12 @@ def read_record(folder: Path) -> Record | None:
 
 def usable_record(folder: Path) -> Record | None:
     """The record of a run folder; a damaged one is set aside as `record.json.corrupt`, named, and
-    not used."""
+    not used. One of parts that have changed since, as while a study runs, is named and stays."""
     try:
         return read_record(folder)
+    except UnknownParts as error:
+        _say_once(f"warning: {error}; the record stays as it is and is not used")
+        return None
     except CorruptRecord as error:
         with suppress(FileNotFoundError):  # another process has set it aside
             os.replace(folder / "record.json", folder / "record.json.corrupt")
@@ -63,6 +75,26 @@ def usable_record(folder: Path) -> Record | None:
                 "again"
             )
         return None
+
+
+def _require_parts(path: Path, values: Any) -> None:
+    """Raises: UnknownParts where parts of a record's architecture are not what they were."""
+    try:
+        named = values["architecture"].get("parts", {}).items()
+    except (TypeError, KeyError, AttributeError):
+        return  # no record, which is said elsewhere
+    for part, identity in named:
+        try:
+            changed = DOOR.identity(part) != identity
+        except ValueError as error:
+            raise UnknownParts(f"{path} needs the part {part}, but {error}") from None
+        if changed:
+            raise UnknownParts(f"{path} needs the part {part} as it was: its source has changed")
+
+
+@cache
+def _say_once(text: str) -> None:
+    print(text)
 
 
 def pruned_record(folder: Path, reason: str | None) -> Record | None:

@@ -139,6 +139,13 @@ class Door(Generic[T]):
         return f"; did you mean {near[0]}?" if near else ""
 
 
+def label(name: str) -> str:
+    """An implementation's name in names of files and studies: of a file, its stem; of a module,
+    all of its name, for `lab.fast` and `lab.slow` are two."""
+    stem = Path(name).stem if name.endswith(".py") else name
+    return re.sub(r"\W+", "_", stem)
+
+
 @contextmanager
 def taking_options(
     option: str, who: str, kinds: tuple[type[Exception], ...] = (TypeError,)

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from omegaconf import OmegaConf
@@ -11,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from search.data.corpora import CORPORA, Corpus, corpus_named
 from search.data.tokenizer import BYTES
-from space.doors import Door
+from space.doors import Door, label
 
 READING = ("path", "subset", "split", "revision", "text_key")
 """Options of a corpus that reads them; of another they are refused."""
@@ -74,8 +73,7 @@ class DataConfig:
     @property
     def label(self) -> str:
         """The source in names of files and studies: of a file, its stem."""
-        name = Path(self.source).stem if self.source.endswith(".py") else self.source
-        return re.sub(r"\W+", "_", name)
+        return label(self.source)
 
     def corpus(self) -> Corpus:
         """The corpus with its options.

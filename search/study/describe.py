@@ -1,6 +1,7 @@
 """`study.json`: what a study says of itself, which reports read."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
@@ -20,7 +21,8 @@ from space.files import write_atomically
 def entries(attempts: Sequence[Attempt], targets: Targets, runs: Path) -> list[dict[str, Any]]:
     """The trials of `study.json`: an entry for each distinct run, with what `targets` want of its
     record besides the loss."""
-    found = [_entry(run, attempts) for run in distinct(attempts)]
+    tries = Counter(a.key for a in attempts if not a.duplicate)
+    found = [_entry(run, tries[run.key]) for run in distinct(attempts)]
     return found if targets.plain else [_with_values(entry, targets, runs) for entry in found]
 
 
@@ -74,7 +76,7 @@ def pruning_facts(attempts: Sequence[Attempt], recipe: Recipe) -> dict[str, Any]
     }
 
 
-def _entry(run: Attempt, attempts: Sequence[Attempt]) -> dict[str, Any]:
+def _entry(run: Attempt, tries: int) -> dict[str, Any]:
     tokens = max(run.readings) if run.state == State.PRUNED else None
     return {
         "number": run.number,
@@ -89,7 +91,7 @@ def _entry(run: Attempt, attempts: Sequence[Attempt]) -> dict[str, Any]:
         "pruned_at": tokens,
         "reason": run.reason,
         "reused": run.reused,
-        "attempts": sum(a.key == run.key and not a.duplicate for a in attempts),
+        "attempts": tries,
     }
 
 

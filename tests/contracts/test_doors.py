@@ -11,7 +11,7 @@ import pytest
 
 import space.doors
 from space.cli import by_name, doors_of
-from space.doors import Door, members
+from space.doors import Door, label, members
 
 FILE = """
 class Shelf:
@@ -129,6 +129,11 @@ def test_the_identity_of_a_module_is_that_of_the_code_that_runs(
     (tmp_path / "shop" / "edited.py").write_text(FILE.format(limit=8))
     assert not door.load("shop.edited").hold(6)
     assert door.identity("shop.edited") == identity
+
+
+def test_implementations_have_folders_and_studies_of_their_own() -> None:
+    names = ["wandb", "../my own.py", "lab.fast", "lab.slow"]
+    assert [label(name) for name in names] == ["wandb", "my_own", "lab_fast", "lab_slow"]
 
 
 @pytest.mark.parametrize(

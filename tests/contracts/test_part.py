@@ -24,7 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ablations.files import TableFile
 from search.recipe import Recipe
-from search.record import architecture_id
+from search.record import FINISHED, Record, Run, architecture_id
+from search.runs import usable_record, write_record
 from search.train.engines.autograd import AutogradEngine
 from search.train.engines.kernels import KernelEngine
 from search.train.engines.weights import Weights
@@ -416,6 +417,27 @@ def test_an_architecture_names_the_part_of_a_file_and_no_other(
     Path("gate.py").unlink()
     with pytest.raises(ValueError, match=r"part must be one of .*, but got 'gate.py'"):
         Architecture.from_dict(known)
+
+
+def test_a_record_stays_when_a_part_of_its_architecture_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when the file is edited while its study runs, whose parent reads what has ended."""
+    monkeypatch.chdir(tmp_path)
+    Path("gate.py").write_text(GATE)
+    arch = with_part("gate.py", {}, {"output_gate": True})
+    recipe = Recipe(tokens=1000, precision="fp32")
+    run = Run(architecture=arch, recipe=recipe, data_fingerprint="none")
+    record = Record(run=run, status=FINISHED)
+    write_record(tmp_path / run.key, record)
+    assert usable_record(tmp_path / run.key) == record
+    Path("gate.py").write_text(GATE.replace("sigmoid()", "tanh()"))
+    assert usable_record(tmp_path / run.key) is None
+    assert "needs the part gate.py as it was" in capsys.readouterr().out
+    Path("gate.py").unlink()
+    assert usable_record(tmp_path / run.key) is None
+    Path("gate.py").write_text(GATE)
+    assert usable_record(tmp_path / run.key) == record
 
 
 TABLE = """

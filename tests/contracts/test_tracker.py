@@ -117,6 +117,19 @@ def test_trouble_of_a_tracker_is_said_once_and_does_no_harm(
     assert said.count("\n") == 1
 
 
+def test_trackers_of_one_package_do_not_share_the_list_of_what_was_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "walls").mkdir()
+    for name in ("north", "south"):
+        source = "from search.show.trackers.none import TRACKER"
+        (tmp_path / "walls" / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    configs = [TrackerConfig(name=f"walls.{name}") for name in ("north", "south")]
+    north, south = (open_tracker(config, "study", tmp_path) for config in configs)
+    assert north.shown != south.shown
+
+
 def test_a_full_disk_is_the_studys_trouble_too(tmp_path: Path) -> None:
     mirror = Mirror(Broken(OSError(errno.ENOSPC, "full")), tmp_path / "shown.txt")
     with pytest.raises(OSError, match="full"):

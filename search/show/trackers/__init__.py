@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 from search.record import Record, architecture_id
 from search.runs import disk_error, pruned_record, read_metrics, usable_record
 from search.states import State
-from space.doors import Door, taking_options
+from space.doors import Door, label, taking_options
 
 if TYPE_CHECKING:
     from search.study.plan import Attempt
@@ -140,7 +140,7 @@ def open_tracker(config: TrackerConfig, study: str, folder: Path, scored: bool =
     kind = cast(type[Tracker], TRACKERS.load(config.name))
     with taking_options("tracker.options", f"tracker={config.name}"):
         tracker = kind(config, study, folder, **config.options)
-    return Mirror(tracker, folder / Path(config.name).stem / "mirrored.txt", scored)
+    return Mirror(tracker, folder / label(config.name) / "mirrored.txt", scored)
 
 
 def _ended(folder: Path, attempt: "Attempt") -> Record | None:

@@ -7,6 +7,7 @@ import sqlite3
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,10 +21,12 @@ from omegaconf import OmegaConf
 from study_fixtures import open_search, records, work
 
 from search.evaluate.scores import Scorer
+from search.objectives import Targets
 from search.record import architecture_id
 from search.runs import CorruptRecord, usable_record
 from search.states import Role
 from search.study import session
+from search.study.describe import entries
 from search.study.ending import describe, tidy
 from search.study.exploration import Exploration, Option, Replicates, SearchWork
 from search.study.locks import require_writable
@@ -47,6 +50,25 @@ from search.study.storage import (
 from space.axes import Space
 from space.cli import CONF
 from space.model import Decoder
+
+
+class Counted(list[Attempt]):
+    """Attempts that count how often one is looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[Attempt]:
+        for attempt in super().__iter__():
+            Counted.looks += 1
+            yield attempt
+
+
+def test_describing_a_study_looks_at_each_trial_a_few_times(tmp_path: Path) -> None:
+    """It is described after every run."""
+    runs = [Attempt(number=i, state="COMPLETE", params={}, key=f"{i}") for i in range(100)]
+    assert len(entries(Counted(runs), Targets.of(["val_loss"]), tmp_path)) == 100
+    assert Counted.looks < 10 * len(runs)
+
 
 # --- The plan, as a pure function -------------------------------------------------------------
 
