@@ -69,6 +69,7 @@ class StudyConfig(ABC):
     """Whether to leave a report at the end."""
 
     def __post_init__(self) -> None:
+        self.recipe.require_code()
         _choose("keep", self.keep, KEEP)
         require_at_least(1, workers=self.workers)
         require_at_least(0, seed=self.seed)

@@ -178,6 +178,12 @@ class Recipe:
         steps = branches[-1].start + sum(branch.steps for branch in branches)
         return steps * self.tokens_per_step
 
+    def require_code(self) -> None:
+        """Raises: ValueError where what it names is not there, or is pinned (`mine.py@…`, as a
+        `run.yaml` has it) and has changed. A record's recipe is read without."""
+        for door in DOORS:
+            door.load(getattr(self, door.name), f"recipe.{door.name}")
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON and YAML have it. Of the fields that were added since the first version, those at
         their default are left out."""

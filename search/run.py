@@ -39,6 +39,7 @@ class RunConfig:
     runs: str = "runs"
 
     def __post_init__(self) -> None:
+        self.recipe.require_code()
         for name in ("seed", "init_seed"):
             value = getattr(self, name)
             if value is not None and value < 0:

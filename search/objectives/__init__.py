@@ -142,7 +142,15 @@ class Limit:
         return cls(Measure(found[1]), found[2] == "<=", bound)
 
     def __str__(self) -> str:
-        return f"{self.measure.short}{'<=' if self.at_most else '>='}{self.bound:.12g}"
+        return self._written(self.measure.short)
+
+    @property
+    def identity(self) -> str:
+        """As settings hold it: another source is another limit."""
+        return self._written(OBJECTIVES.identity(self.measure.name))
+
+    def _written(self, name: str) -> str:
+        return f"{name}{'<=' if self.at_most else '>='}{self.bound:.12g}"
 
     def excess(self, value: float) -> float:
         """By how much a value is beyond the bound; it is kept at 0 and below."""
@@ -225,7 +233,7 @@ class Targets:
         if [measure.name for measure in self.objectives] != [usual]:
             found["objectives"] = [OBJECTIVES.identity(m.name) for m in self.objectives]
         if self.limits:
-            found["constraints"] = [str(limit) for limit in self.limits]
+            found["constraints"] = [limit.identity for limit in self.limits]
         return found
 
     def facts(self) -> dict[str, Any]:

@@ -126,6 +126,19 @@ def test_the_default_leaves_no_trace_in_settings_and_study_json() -> None:
     }
 
 
+def test_a_limit_of_another_source_is_another_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = "from search.objectives.kv_bytes import OBJECTIVE\n"
+    Path("memory.py").write_text(source)
+    before = Targets.of(["val_bpb"], [], ["memory.py<=2048"]).settings("val_bpb")
+    Path("memory.py").write_text(f"{source}# changed\n")
+    after = Targets.of(["val_bpb"], [], ["memory.py<=2048"]).settings("val_bpb")
+    assert before != after
+    assert before["constraints"][0].startswith("memory@")
+
+
 def test_dominance_knows_directions() -> None:
     assert dominated([2.0, 1.0], [1.0, 1.0], ["minimize", "maximize"])
     assert not dominated([1.0, 1.0], [1.0, 1.0], ["minimize", "maximize"])

@@ -35,6 +35,7 @@ def complain(
         (["recipe.lrr=3"], ["lrr", "Recipe"]),
         (["+recipe.weight_decy=0"], ["recipe.weight_decy", "did you mean recipe.weight_decay"]),
         (["recipe.lr=fast"], ["recipe.lr", "fast"]),
+        (["recipe.optimizer=adamw@000000000000"], ["adamw.py must be as it was", "ask for adamw"]),
         (["recipe.lr=-1"], ["lr must be positive", "-1"]),
         (["sampler=tpee"], ["sampler", "tpee", "grid", "tpe"]),
         (["proxy=day"], ["proxy", "day", "smoke"]),
