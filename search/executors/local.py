@@ -25,6 +25,8 @@ class Child:
 
     process: "subprocess.Popen[bytes]"
     path: Path
+    start: int
+    """Length of its log before it: earlier workers have written there."""
 
     @property
     def name(self) -> str:
@@ -48,7 +50,8 @@ class Child:
         code = self.process.returncode
         if code < 0:
             return f"its worker was killed by {signal.Signals(-code).name}"
-        lines = self.path.read_text(errors="replace").strip().splitlines()
+        own = self.path.read_bytes()[self.start :].decode(errors="replace")
+        lines = own.strip().splitlines()
         return lines[-1].strip() if lines else f"its worker ended with exit code {code}"
 
 
@@ -69,6 +72,7 @@ class Local:
         path = job.folder / "workers" / f"{HOST}-{number}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab") as errors:
+            start = errors.tell()
             process = subprocess.Popen(
                 self.command(),
                 stdin=subprocess.PIPE,
@@ -82,7 +86,7 @@ class Local:
         with suppress(BrokenPipeError):  # it died at once; the listener hears of it
             process.stdin.write(pickle.dumps((number, job)))
             process.stdin.flush()
-        return Child(process, path)
+        return Child(process, path, start)
 
     def close(self) -> None: ...
 

@@ -406,3 +406,13 @@ def _load(storage: Any) -> Any:
     import optuna
 
     return optuna.load_study(study_name="tiny", storage=storage)
+
+
+def test_the_last_words_of_a_worker_are_its_own(tmp_path: Path) -> None:
+    """Its log goes on after those of earlier starts."""
+    log = tmp_path / "worker.log"
+    log.write_text("ValueError: of last week\n")
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    process.wait()
+    child = workers.Child(process, log, log.stat().st_size)
+    assert child.last_words() == "its worker ended with exit code 3"
