@@ -12,10 +12,10 @@ from typing import Any
 from search.config import Evaluation
 from search.data.cache import prepare
 from search.data.config import DataConfig
-from search.data.packed import require_tokens
+from search.data.packed import Data, require_tokens
 from search.evaluate.scores import Scorer, require_answers
 from search.recipe import Recipe
-from search.record import FINISHED, Run
+from search.record import FINISHED, Record, Run
 from search.study.locks import run_lock
 from search.train.loop import train
 from search.train.placement import Placement, rank, settle, settle_precision, what_is_lost
@@ -50,40 +50,60 @@ class RunConfig:
 def main(config: RunConfig) -> None:
     """Train the run, or go on with it, and print its last reading."""
     with one_line_errors():
-        require_answers(config.evaluate)
-        arch = Architecture.from_dict(config.architecture)
-        most = config.data.vocab_size  # a tokenizer trained on little text may have less
-        if config.data.tokenizer is None and arch.vocab_size > most:
-            _require_vocabulary(arch, most)
-        data = prepare(config.data)
-        require_answers(config.evaluate, data)
-        _require_vocabulary(arch, data.vocab_size)
-        recipe = settle_precision(config.recipe, config.placement)
-        require_tokens(data, recipe.seq_len, recipe.batch_size)
-        run = Run(
-            architecture=arch,
-            recipe=recipe,
-            data_fingerprint=data.fingerprint,
-            seed=config.seed,
-            init_seed=config.init_seed,
-        )
-        lost = what_is_lost(settle(config.placement, run), [arch])
-    if lost and rank() == 0:
-        print(lost)
+        run, data = prepare_run(config)
+    with one_line_errors((OSError,)):
+        record = train_alone(run, data, config)
     folder = Path(config.runs) / run.key
-    with (
-        one_line_errors((OSError,)),
-        run_lock(Path(config.runs), run.key) if rank() == 0 else nullcontext(),
-    ):
-        record = train(run, data, folder, placement=config.placement, progress=_print_some)
-        if rank() == 0:
-            with one_line_errors((ValueError,)):
-                record = Scorer(config.evaluate, data.folder).score(record, folder)
     if rank() == 0:
         last = record.readings[-1].numbers() if record.readings else {}
         print(f"{record.status}: {record.reason or _told(last)}\nrecord: {folder}")
     if record.status != FINISHED:
         raise SystemExit(1)
+
+
+def prepare_run(config: RunConfig) -> tuple[Run, Data]:
+    """The run of a configuration, with its data; what is wrong ends it before anything is trained.
+
+    Raises:
+        ValueError: something in the configuration does not fit.
+    """
+    require_answers(config.evaluate)
+    arch = Architecture.from_dict(config.architecture)
+    most = config.data.vocab_size  # a tokenizer trained on little text may have less
+    if config.data.tokenizer is None and arch.vocab_size > most:
+        _require_vocabulary(arch, most)
+    data = prepare(config.data)
+    require_answers(config.evaluate, data)
+    _require_vocabulary(arch, data.vocab_size)
+    recipe = settle_precision(config.recipe, config.placement)
+    require_tokens(data, recipe.seq_len, recipe.batch_size)
+    run = Run(
+        architecture=arch,
+        recipe=recipe,
+        data_fingerprint=data.fingerprint,
+        seed=config.seed,
+        init_seed=config.init_seed,
+    )
+    lost = what_is_lost(settle(config.placement, run), [arch])
+    if lost and rank() == 0:
+        print(lost)
+    return run, data
+
+
+def train_alone(run: Run, data: Data, config: RunConfig) -> Record:
+    """The run's record, once it is trained and has answered what it is asked.
+
+    Raises:
+        OSError: the disk is full or cannot be written; the last checkpoint stays.
+    """
+    runs = Path(config.runs)
+    with run_lock(runs, run.key) if rank() == 0 else nullcontext():
+        folder = runs / run.key
+        record = train(run, data, folder, placement=config.placement, progress=_print_some)
+        if rank() == 0:
+            with one_line_errors((ValueError,)):
+                record = Scorer(config.evaluate, data.folder).score(record, folder)
+    return record
 
 
 def _told(numbers: dict[str, Any]) -> str:

@@ -7,12 +7,12 @@ they suggest is moved to the nearest architecture that the space has: nothing is
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import pairwise, product
 from math import log
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from space.arch import KEYED, Architecture, Shape, read_mapping
 from space.budget import (
@@ -25,8 +25,12 @@ from space.budget import (
     solve,
     with_shape,
 )
+from space.cost import cost
 from space.parts import DOOR, part_fields, value_of
 from space.sharing import PATTERNS, SCOPES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPACES = Path(__file__).parent.parent / "conf" / "space"
 DEPTH = "num_blocks"
@@ -291,6 +295,25 @@ class Space:
     def candidates(self) -> list[Candidate]:
         """`enumerate()` with the values of the axes, from which `architecture` gives it back."""
         return self._candidates
+
+    def frame(self) -> "pd.DataFrame":
+        """A row for each architecture: the values of the axes, its sizes and its cost, and how far
+        it lies off the budget, as a share."""
+        import pandas as pd  # not needed to count candidates
+
+        rows = []
+        for candidate in self.candidates():
+            arch = candidate.architecture
+            sizes = {name: getattr(arch, name) for name in ("num_hidden_layers", *SIZES)}
+            off = {"budget_deviation": self.budget.deviation(arch)}
+            rows.append({**candidate.params, **sizes, **asdict(cost(arch)), **off})
+        return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        shown = ["num_hidden_layers", *SIZES, "parameters", "budget_deviation"]
+        frame = self.frame()
+        columns = dict.fromkeys([*self.axes, *(name for name in shown if name in frame)])
+        return f"<p>space {self.name}, {self.budget}</p>{frame[[*columns]].to_html(index=False)}"
 
     def suggest(self, trial: Trial) -> Architecture:
         """The architecture of the space nearest to what the trial's sampler draws."""

@@ -85,6 +85,23 @@ def verb(
     return decorate
 
 
+def configuration(name: str, schema: type[T], given: Sequence[str]) -> T:
+    """What `main` of the verb `name` would get for these overrides: for notebooks and scripts.
+
+    Raises:
+        ValueError: what the command would refuse, in its words.
+    """
+    try:
+        with hydra.initialize_config_dir(CONF, version_base="1.3"):
+            config = hydra.compose(name, by_name(given, doors_of(schema)))
+        _require_known_and_given(config, schema)
+        values = OmegaConf.to_object(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(describe(error)) from None
+    assert isinstance(values, schema), f"conf/{name}.yaml must begin with its schema"
+    return values
+
+
 def doors_of(schema: type[Any]) -> dict[str, Door[Any]]:
     """The fields of a schema that are filled through a door, which their class names in `door`."""
     kinds = ((name, getattr(kind, "door", None)) for name, kind in get_type_hints(schema).items())

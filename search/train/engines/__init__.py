@@ -4,7 +4,7 @@ Both engines work on `Weights`, add gradients up in float32 and multiply in the 
 There are two forward passes in this project, and this is the seam between them. The one to read is
 `space/model.py`, which `AutogradEngine` runs. The other is `KernelEngine`, which writes the same
 forward pass and its backward pass out over kernels, because that is faster on CPUs
-(docs/decisions/073-two-forward-passes.md). `tests/search/train/engines/test_engines.py` holds the
+(docs/decisions/075-two-forward-passes.md). `tests/search/train/engines/test_engines.py` holds the
 two to each other: the same loss and gradients to rounding, on any architecture that kernels serve.
 """
 

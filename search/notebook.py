@@ -1,0 +1,121 @@
+"""The verbs that train, for notebooks and scripts. `docs/python.md` shows them at work.
+
+Options are the command line's, as strings: `run_study("budget=4m", "n_trials=12")`. What the
+command refuses raises ValueError with the same words.
+"""
+
+import base64
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from search.__main__ import check, open_search
+from search.config import SearchConfig
+from search.record import Record
+from search.run import RunConfig, prepare_run, train_alone
+from search.runs import load_records
+from search.states import End
+from search.study.ending import conclude
+from space.arch import Architecture
+from space.cli import configuration
+
+
+def train_run(architecture: Architecture | str, *options: str) -> Record:
+    """The record of one architecture, trained as `python -m search.run` does, or of the run that is
+    there already. `architecture` is one, or a name of `conf/architecture/`.
+
+    Raises:
+        ValueError: something in the options does not fit.
+    """
+    name = architecture if isinstance(architecture, str) else "mobilellm_125m"  # replaced below
+    config = configuration("run", RunConfig, [f"architecture={name}", *options])
+    if isinstance(architecture, Architecture):
+        config = replace(config, architecture=architecture.to_dict())
+    return train_alone(*prepare_run(config), config)
+
+
+def run_study(*options: str) -> "StudyResult":
+    """The study of `python -m search` with these options, gone on with until it is done.
+
+    Raises:
+        ValueError: something in the options does not fit.
+        KeyboardInterrupt: it was stopped; the same call goes on.
+        RuntimeError: workers kept dying, or no run can be written.
+    """
+    config = configuration("search", SearchConfig, options)
+    check(config)
+    session = open_search(config)
+    try:
+        outlook = session.estimate()
+        print(outlook, flush=True)
+        ending = session.train(outlook)
+        conclude(session, ending)
+    finally:
+        session.lock.release()
+    if ending.kind == End.INTERRUPTED:
+        raise KeyboardInterrupt
+    if ending.kind != End.DONE:
+        raise RuntimeError(f"{ending.reason}; see {session.job.folder / 'workers'}")
+    return StudyResult(folder=config.folder, runs=Path(config.runs))
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study has left in its folder, `outputs/<study>`. A notebook shows its picture and a
+    row for each architecture."""
+
+    folder: Path
+    runs: Path
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """`study.json`."""
+        facts: dict[str, Any] = json.loads((self.folder / "study.json").read_text())
+        return facts
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """A row for each finished run at its last reading, with the columns of `load_records`;
+        `arm` is the architecture in words, and `role` says whether the run explored or is a further
+        seed."""
+        roles = {trial["key"]: trial["role"] for trial in self.facts["trials"]}
+        frame = load_records(self.runs)
+        frame = frame[frame.key.isin(roles) & (frame.status == "finished")]
+        frame = frame.sort_values("tokens").groupby("key", as_index=False).last()
+        return frame.assign(arm=self._names(frame), role=frame.key.map(roles))
+
+    @property
+    def baseline(self) -> str | None:
+        """The arm of middle depth that others are compared with."""
+        arms = {trial["key"]: trial["arm"] for trial in self.facts["trials"]}
+        found = self.frame[self.frame.key.map(arms) == self.facts["baseline"]]
+        return None if found.empty else str(found.arm.iloc[0])
+
+    @property
+    def page(self) -> Path:
+        """The report."""
+        return self.folder / "report.html"
+
+    @property
+    def figure(self) -> Path:
+        """The picture of it: the metric against depth."""
+        return self.folder / "depth_vs_width.png"
+
+    def _names(self, frame: pd.DataFrame) -> "pd.Series[str]":
+        """Layers and width of each run; with the architecture's id where that leaves two alike."""
+        names = frame.num_hidden_layers.astype(str) + " layers × " + frame.hidden_size.astype(str)
+        alike = frame.groupby(names).arm.transform("nunique") > 1
+        return names.where(~alike, names + " (" + frame.arm + ")")
+
+    def _repr_html_(self) -> str:
+        metric = self.facts["metric"]
+        table = self.frame.groupby("arm")[metric].agg(["count", "mean", "std"]).sort_values("mean")
+        html = f"<p>study {self.folder.name}, {metric}</p>{table.to_html()}"
+        if self.figure.is_file():
+            picture = base64.b64encode(self.figure.read_bytes()).decode()
+            html += f'<img alt="{metric} against depth" src="data:image/png;base64,{picture}">'
+        return html

@@ -1,0 +1,85 @@
+"""What notebooks use: the example of docs/python.md is run as it stands."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_fixtures import TINY, write_text
+
+from search import StudyResult, run_study, train_run
+from space.arch import Architecture
+from space.axes import Space
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "python.md").read_text()
+EXAMPLE = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[0]
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Of a tiny study in the current folder, by one worker in this process."""
+    monkeypatch.chdir(tmp_path)
+    return [*TINY, f"data.path={write_text(tmp_path)}", "executor=inline"]
+
+
+def test_a_space_lists_its_ladder() -> None:
+    space = Space.from_yaml("depth_width", budget="1m", vocab_size=1024)
+    frame = space.frame()
+    assert len(frame) == space.size
+    assert (frame.budget_deviation.abs() <= 0.0015).all()
+    assert list(frame.hidden_size) == [arch.hidden_size for arch in space.enumerate()]
+    assert f"<td>{frame.hidden_size[0]}</td>" in space._repr_html_()
+
+
+def test_a_study_is_run_continued_and_shown(options: list[str]) -> None:
+    first = run_study(*options, "n_trials=2", "replicates.seeds=1")
+    assert first.facts["finished"]
+    assert len(first.frame) == 2
+    again = run_study(*options, "n_trials=4", "replicates.seeds=1", "report=true")
+    assert len(again.frame) == 4
+    assert set(first.frame.key) < set(again.frame.key)
+    assert again.baseline in set(again.frame.arm)
+    assert again.page.is_file()
+    shown = again._repr_html_()
+    assert all(arm in shown for arm in again.frame.arm)
+    assert "data:image/png;base64," in shown
+
+
+def test_one_run_is_trained_once(options: list[str]) -> None:
+    arch = Space.from_yaml("depth_width", budget="100k", vocab_size=300).enumerate()[0]
+    own = [x for x in options if x.startswith(("data", "proxy", "recipe", "placement"))]
+    record = train_run(arch, *own)
+    assert record.status == "finished"
+    assert record.run.architecture == arch
+    assert train_run(arch, *own).started == record.started
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda given: run_study(*given, "n_trails=3"), "Key 'n_trails' not in"),
+        (lambda given: run_study(*given, "sampler=absent.py"), "absent.py"),
+        (lambda given: run_study(*given, "budget=10"), "must lie within"),
+        (lambda given: train_run("mobilellm_124m"), "mobilellm_124m"),
+    ],
+)
+def test_wrong_options_are_refused_in_the_words_of_the_command(
+    options: list[str], call: Any, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        call(options)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_documentation_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(EXAMPLE, "docs/python.md", "exec"), names)
+    assert isinstance(names["study"], StudyResult)
+    assert isinstance(names["record"].run.architecture, Architecture)
+    assert set(names["effects"].verdict) >= {"baseline"}
+    assert names["study"].page.is_file()
+    assert "report.html" in capsys.readouterr().out
