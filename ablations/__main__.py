@@ -71,7 +71,7 @@ def main(config: AblationConfig) -> None:
         make_report([f"table={config.table}", f"outputs={config.outputs}"])
         return
     names = tables_of_one_proxy() if config.table == "all" else [str(config.table)]
-    if len(names) > 1:  # what one of them cannot be told is known before the first is trained
+    if len(names) > 1:  # an option that one table does not take is refused before any training
         with one_line_errors():
             for name in names:
                 check(replace(config, table=name))
@@ -94,8 +94,8 @@ def make(config: AblationConfig) -> None:
 
 def with_overrides(name: str, config: AblationConfig) -> AblationConfig:
     """The configuration with what the table's file overrides and the command line does not."""
-    told = HydraConfig.get().overrides.task
-    given = [*(text for text in told if option_of(text) != "table"), f"table={name}"]
+    overrides = HydraConfig.get().overrides.task
+    given = [*(text for text in overrides if option_of(text) != "table"), f"table={name}"]
     if not (own := usual(given)):
         return config
     made = OmegaConf.to_object(compose("ablations", [*own, *given]))

@@ -65,7 +65,7 @@ class TableWork:
 
     @cached_property
     def wanted(self) -> dict[str, Cell]:
-        """Those of `cells` that shall be trained as yet, by key of the run."""
+        """The `cells` to train so far, by key of the run."""
         keys = [place["key"] for place in [*self.tries, *self.places()]]
         return {key: self.cells[key] for key in keys if key != UNDECIDED}
 
@@ -75,7 +75,7 @@ class TableWork:
         return range(self.first_seed, self.first_seed + self.table.seeds)
 
     def places(self) -> Iterator[dict[str, Any]]:
-        """Every place of the table as yet: panel, arm, seed, and the key of the run in it."""
+        """Every place of the table so far: panel, arm, seed, and the key of its run."""
         for place in self._all_places:
             if self.limits is None or place["seed"] - self.first_seed < self.limits.get(
                 (place["panel"], place["arm"]), 0

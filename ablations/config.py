@@ -1,4 +1,4 @@
-"""What `python -m ablations` can be told. The values are in `conf/ablations.yaml`."""
+"""The options of `python -m ablations`. The values are in `conf/ablations.yaml`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `table=help` prints: every table with its cost on this machine, and every kind of table."""
+"""The text of `table=help`: every table with its cost on this machine, and every kind of table."""
 
 from collections.abc import Callable
 from dataclasses import replace

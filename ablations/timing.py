@@ -115,9 +115,9 @@ class Timing:
         whole = {name: value for name, value in self.content.items() if name != "runs"}
         entries = self.content.get("runs", {}).values() or [{}]
         # Of older files one origin is that of all runs.
-        told = list(dict.fromkeys(_origin({**whole, **entry}) for entry in entries))
-        of = "a timing of" if len(told) == 1 else "timings of"
-        return f"Tokens at equal training time follow from {of} {', '.join(told)}."
+        origins = list(dict.fromkeys(_origin({**whole, **entry}) for entry in entries))
+        of = "a timing of" if len(origins) == 1 else "timings of"
+        return f"Tokens at equal training time follow from {of} {', '.join(origins)}."
 
 
 def _origin(said: Mapping[str, Any]) -> str:

@@ -158,7 +158,7 @@ def described(pairs: Sequence[Pair]) -> str:
     ]
     rows.append(["mean", *losses(mean(ours), mean(plain), arithmetic(pairs))])
     words = (
-        f"{recipe.tokens:,} tokens a run; {recipe.precision} against float32. Between seeds the "
+        f"{recipe.tokens:,} tokens per run; {recipe.precision} against float32. Between seeds the "
         f"reference's final losses have a standard deviation of {stdev(plain):.4f}, and its curves "
         f"lie {noise(pairs):.4f} apart.\n\n"
     )

@@ -1,12 +1,13 @@
-"""`python -m benchmarks.proxy`: how fast proxies train, beside other ways to train them.
+"""`python -m benchmarks.proxy`: how fast proxies train, compared with other training loops.
 
-Tokens a second of the training loop for a thin-deep, a middle and a wide shape of about 5.5 million
-parameters and for MobileLLM-125M, and the share of the machine's own bf16 matrix-product peak that
-their useful FLOPs (`cost(...).train_flops_per_token`) make. Beside it the same shapes, batch and
-optimiser in other hands (`benchmarks.peers`). Each has a process of its own. Our loop meets them
-one by one, so that two models at most are in memory; the two and the matrix products take turns of
-about a second, round by round, in an order that changes (`benchmarks.turns`). Figures are medians
-over the rounds, with the lowest and the highest; ratios are medians of each round's own.
+Tokens per second of the training loop for a thin-deep, a middle and a wide shape of about 5.5
+million parameters and for MobileLLM-125M, and the share of the machine's own bf16 matrix-product
+peak that their useful FLOPs (`cost(...).train_flops_per_token`) make, compared with the same
+shapes, batch and optimiser in other training loops (`benchmarks.peers`). Each has its own process.
+Our loop is compared with one at a time, so that at most two models are in memory; both and the
+matrix products take turns of about a second, round by round, in a changing order
+(`benchmarks.turns`). Figures are medians over the rounds, with the lowest and the highest; ratios
+are medians of the ratio per round.
 """
 
 import os
@@ -54,7 +55,7 @@ PUBLISHED = {
     "L40S": 362e12,
     "RTX 4090": 165e12,
 }
-"""Dense bf16 FLOPs a second of cards by a part of their name, from NVIDIA's data sheets."""
+"""Dense bf16 FLOPs per second of cards by a part of their name, from NVIDIA's data sheets."""
 
 OURS, COMPILED = "isoparam", "isoparam by autograd, compiled"
 PLAIN, AUTOCAST = "transformers, float32", "transformers, bf16"
@@ -64,14 +65,14 @@ ENGINES = (OURS, COMPILED, LEAN, LITGPT, AUTOCAST, PLAIN)
 
 @dataclass(frozen=True)
 class Result:
-    """What the rounds of one shape gave."""
+    """Results of the rounds of one shape."""
 
     run: Run
     placement: Placement
     peaks: list[float] = field(default_factory=list)
-    """FLOPs a second of the best matrix product, a value a round."""
+    """FLOPs per second of the best matrix product, one value per round."""
     rates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """Tokens a second by engine, a value a round; ours has the rounds with all others."""
+    """Tokens per second by engine, one value per round; ours has the rounds with all others."""
     ratios: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """How many times an engine is slower than our loop in the same round."""
     memory: dict[str, int] = field(default_factory=dict)
@@ -79,13 +80,13 @@ class Result:
 
     @property
     def flops(self) -> list[float]:
-        """FLOPs a second of our loop, a value a round."""
+        """FLOPs per second of our loop, one value per round."""
         per_token = cost(self.run.architecture, self.run.recipe.seq_len).train_flops_per_token
         return [rate * per_token for rate in self.rates[OURS]]
 
     @property
     def shares(self) -> list[float]:
-        """Of the peak, a value a round."""
+        """Shares of the peak, one value per round."""
         return [flops / peak for flops, peak in zip(self.flops, self.peaks, strict=True)]
 
 
@@ -231,7 +232,7 @@ def products(size: int, device: str) -> Step:
 def floor_bytes(run: Run, placement: Placement) -> int:
     """What training a shape must hold at once, in bytes.
 
-    - Weights, gradients and AdamW's two moments in float32: 16 bytes a parameter.
+    - Weights, gradients and AdamW's two moments in float32: 16 bytes per parameter.
     - Of each token in a micro-batch and each layer what the backward pass needs of the forward one
       and cannot have back by a cheap elementwise operation, in the precision of the products: the
       input of both norms (2·D), q, k and v ((N + 2·K)·H), attention's result (N·H), and what the
@@ -263,7 +264,7 @@ def described(results: dict[str, Result]) -> str:
         + (["of the published peak"] if first.placement.device == "cuda" else []),
         [speed_row(name, result) for name, result in results.items()],
     )
-    text += "\nTokens a second, and how many times our loop is faster:\n\n"
+    text += "\nTokens per second, and how many times our loop is faster:\n\n"
     text += table(
         ["", *results],
         [[name, *(compared(result, name) for result in results.values())] for name in first.rates],
@@ -312,7 +313,7 @@ def compared(result: Result, engine: str) -> str:
 
 
 def picture(results: dict[str, Result]) -> "Figure":
-    """Bars: tokens a second by engine, a panel a shape."""
+    """Bars: tokens per second by engine, one panel per shape."""
     from matplotlib.figure import Figure
 
     with style():
@@ -331,7 +332,7 @@ def picture(results: dict[str, Result]) -> "Figure":
                 words = "" if n == OURS else f" {median(result.ratios[n]):.1f}×"
                 panel.text(max(result.rates[n]), place, words, va="center", fontsize=7)
             panel.set_title(f"{name}\n{median(result.shares):.0%} of the peak", fontsize=8)
-            panel.set_xlabel("tokens a second")
+            panel.set_xlabel("tokens per second")
             panel.margins(x=0.2)
     return figure
 

@@ -53,7 +53,7 @@ REPLAYS = 50
 RUNS = 20
 """Tokens that a replay may spend, in runs to the end."""
 BUDGETS = (5, 10)
-"""Tokens after which the choice is scored besides, likewise."""
+"""Tokens, in runs to the end, after which the choice is scored as well."""
 PRUNED = ("random", "tpe")
 """Samplers that pruners are tried with."""
 USUAL = [name for name in PRUNERS.names() if name != "wilcoxon"]
@@ -198,18 +198,18 @@ class Replay:
         return replace(trace, seconds=time.perf_counter() - began)
 
     def attempt(self, trial: optuna.Trial) -> tuple[Attempt, float]:
-        """What became of a trial, told to the study; and what it cost, in runs to the end."""
+        """The outcome of a trial, reported to the study; and its cost, in runs to the end."""
         space = self.tabular.space
         space.suggest(trial)
         arm = self.tabular.arm(space.candidate(trial.params).params)
         if (twin := self.runs.get(arm)) is not None:
-            self.study.tell(trial, **told(twin))
+            self.study.tell(trial, **outcome(twin))
             return replace(twin, number=trial.number, duplicate=True), 0.0
         state, value, cost = self.trained(trial, arm)
         run = Attempt(
             number=trial.number, state=state, params=trial.params, key=arm, arm=arm, value=value
         )
-        self.study.tell(trial, **told(run))
+        self.study.tell(trial, **outcome(run))
         self.runs[arm] = run
         return run, cost
 
@@ -257,7 +257,7 @@ class Outcome:
     """By how much its choice lay above the best after each of `BUDGETS` and at the end, as a
     share."""
     curve: list[float]
-    """Likewise after 1, 2, … runs."""
+    """The same after 1, 2, … runs."""
     proposal_s: float
     """Seconds that its sampler and pruner took for each of its runs."""
 
@@ -395,8 +395,8 @@ def compared(values: Values, others: Values) -> tuple[float, Values]:
 
 
 def summary(found: dict[Strategy, list[Outcome]], limit: int) -> pd.DataFrame:
-    """A row a strategy: `strategy never median mean mean_low mean_high`, `random random_low
-    random_high` and `grid …`, the mean over that of random search and of the grid, `seconds` a
+    """One row per strategy: `strategy never median mean mean_low mean_high`, `random random_low
+    random_high` and `grid …`, the mean over that of random search and of the grid, `seconds` per
     proposal, and `excess_10 excess_10_low …`, means after so many runs.
 
     Intervals are 95% bootstrap intervals over the numbers of replays, for the table's seeds.
@@ -437,12 +437,12 @@ def described(tabular: Tabular, found: dict[Strategy, list[Outcome]], chosen: Na
     words = (
         f"{own}\n\n"
         f"{size} architectures of {tabular.space.budget} (space {tabular.space.name}), "
-        f"{len(seeds)} seeds, {tokens:,} tokens a run, trained {tabular.origin['date']}. Two runs "
-        f"of an architecture differ with a standard deviation of {sd:.2%} of bits per byte; by "
-        f"the seeds that do not choose, {good} of them lie within {GOAL:.1%} of the best. Trying "
-        f"all and taking the best on the seed that chooses costs {whole}.\n\n"
+        f"{len(seeds)} seeds, {tokens:,} tokens per run, trained {tabular.origin['date']}. Two "
+        f"runs of an architecture differ with a standard deviation of {sd:.2%} of bits per byte; "
+        f"by the seeds that do not choose, {good} of them lie within {GOAL:.1%} of the best. "
+        f"Trying all and taking the best on the seed that chooses costs {whole}.\n\n"
         f"Tokens spent until the choice is within {GOAL:.1%} of the best, in runs to the end, "
-        f"{chosen.replays} replays a seed (a third of that for gp, which takes long, and one for "
+        f"{chosen.replays} replays per seed (a third of that for gp, which takes long, and one for "
         f"the grid, which does the same every time and begins with the longest runs). Replays end "
         f"at {chosen.limit}; the mean counts those that never got there as {chosen.limit}, which "
         f"makes ratios to a grid that never did upper bounds. Brackets: 95% bootstrap intervals "
@@ -544,8 +544,8 @@ def rounded(value: float, digits: int) -> float | None:
     return None if value == inf else round(value, digits)
 
 
-def told(run: Attempt) -> dict[str, Any]:
-    """What the study is told of a run."""
+def outcome(run: Attempt) -> dict[str, Any]:
+    """The arguments of `study.tell` for a run."""
     if run.state == "PRUNED":
         return {"state": TrialState.PRUNED}
     return {"values": run.value}

@@ -1,7 +1,7 @@
 """`python -m benchmarks.scaling`: whether speed holds over sizes and lengths.
 
-Useful FLOPs a second of the training loop, tokens a second × `train_flops_per_token`, from half a
-million parameters to 125 million and from 128 to 2048 positions, and their share of the machine's
+Useful FLOPs per second of the training loop, tokens per second × `train_flops_per_token`, from half
+a million parameters to 125 million and from 128 to 2048 positions, and their share of the machine's
 bf16 matrix-product peak of the same round. Depth and vocabulary grow with the size, as they do in
 practice; a step has 4096 tokens, of which MobileLLM-125M's has 2048.
 """
@@ -56,7 +56,7 @@ class Point:
 
     run: Run
     rates: list[float] = field(default_factory=list)
-    """Tokens a second, a value a round."""
+    """Tokens per second, one value per round."""
     shares: list[float] = field(default_factory=list)
     """Of the round's peak."""
 

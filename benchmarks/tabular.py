@@ -60,7 +60,7 @@ COLUMNS = {
     "parameters": "distinct weights",
     "train_flops_per_token": "useful ones, forward and back",
 }
-"""What the columns of the table mean; one row a reading."""
+"""What the columns of the table mean; one row per reading."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def gather(study: Path, runs: Path) -> Tabular:
 
 
 def rows_of(record: Record, params: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row a reading, given the values of the axes of each arm."""
+    """One row per reading, given the values of the axes of each arm."""
     arch, arm = record.run.architecture, architecture_id(record.run.architecture)
     fixed = {
         "arm": arm,

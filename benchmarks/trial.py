@@ -7,7 +7,7 @@ parameters, nine layers, several seeds, one worker with all cores.
   evaluation, plus what the first steps took longer than later ones. Storage, plan, model, files
   and the record are in it. A worker's first trial, from ask to tell, stands apart.
 - *Data* is the time that making batches takes, *evaluation* that of scoring, each of a whole run.
-- *Two workers*: tokens a second of two processes with a thread each, at once, over one of them
+- *Two workers*: tokens per second of two processes with a thread each, at once, over one of them
   alone, in turns. Beside it the same of two processes that multiply matrices and share nothing:
   what the machine gives to anyone.
 """
@@ -131,13 +131,13 @@ def data_share(run: Run, data: Data) -> float:
 
 
 def two_workers(run: Run, rounds: int) -> list[float]:
-    """Tokens a second of two workers with a thread each, over those of one: a value a round."""
+    """Tokens per second of two one-thread workers, over those of one; one value per round."""
     placement = settle(Placement(threads=1), run)
     return two_over_one(rounds, engine, "isoparam", run, placement)
 
 
 def two_over_one(rounds: int, make: Callable[..., Step], *arguments: object) -> list[float]:
-    """The speed of two processes at once over that of one alone: a value a round."""
+    """The speed of two processes at once over that of one alone; one value per round."""
     gains = []
     with (
         Contender(make, *arguments, threads=1) as one,

@@ -22,7 +22,7 @@ WARM_UP = 2
 
 
 class Contender:
-    """A process that makes a step and takes it when told.
+    """A process that builds a training step and takes it on request.
 
     `make` and its arguments are pickled; as a context it ends the process.
     """

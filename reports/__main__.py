@@ -1,6 +1,6 @@
 """`python -m reports study=NAME`: rebuild a study's page, figures and tables from its records.
 
-`page=laws 'study=[A,B,C]'`: what studies of several budgets say together.
+`page=laws 'study=[A,B,C]'`: a law over studies of several budgets.
 
 The same records give the same bytes. Nothing here needs torch, so a report can be rebuilt on any
 machine that the records were copied to.
@@ -23,7 +23,7 @@ from space.cli import one_line_errors, require_name, verb
 from space.files import write_atomically
 
 LAWS = "laws"
-"""The page that several studies make."""
+"""The page of several studies."""
 
 
 @dataclass
@@ -61,7 +61,7 @@ class ReportsConfig:
 
 @verb("reports", ReportsConfig)
 def main(config: ReportsConfig) -> None:
-    """Read a study, weigh its evidence, write what one looks at."""
+    """Read a study, weigh its evidence, write its pages, tables and figures."""
     if config.table is not None:
         _remake_table(config, config.table)
         return

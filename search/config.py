@@ -1,4 +1,4 @@
-"""What a verb that trains can be told. The values are in `conf/search.yaml`, `conf/ablations.yaml`
+"""The options of a verb that trains. The values are in `conf/search.yaml`, `conf/ablations.yaml`
 and their groups."""
 
 from abc import ABC, abstractmethod
@@ -45,7 +45,7 @@ class Evaluation:
 
 @dataclass(kw_only=True)
 class StudyConfig(ABC):
-    """What every study can be told, whatever it asks."""
+    """The options of every study."""
 
     data: DataConfig
     recipe: Recipe
@@ -107,7 +107,7 @@ class SearchConfig(StudyConfig):
     pruner: PrunerConfig = field(default_factory=PrunerConfig)
     objectives: list[str] = field(default_factory=list)
     """What is optimised, the first of them by name or file what runs are ranked by. Default:
-    `val_bpb`, or `val_loss` where the data does not say how many bytes a token stands for."""
+    `val_bpb`, or `val_loss` where the data does not state its bytes per token."""
     columns: list[str] = field(default_factory=list)
     """Objectives that are shown besides: `decode_bytes`."""
     constraints: list[str] = field(default_factory=list)

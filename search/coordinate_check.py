@@ -218,13 +218,13 @@ def silent_axes(
 
 
 def verdict(drifting: Sequence[Row], rows: Sequence[Row], tolerance: float) -> str:
-    """In a line."""
+    """The result in one line."""
     if not drifting:
         steepest = max((r for r in rows if r.judged), key=lambda r: abs(r.slope))
         return f"all slopes within ±{tolerance:g}; the steepest is {_named(steepest)}"
     worst = sorted(drifting, key=lambda r: -abs(r.slope))
-    told = ", ".join(map(_named, worst[:3])) + (", …" if len(worst) > 3 else "")
-    return f"{len(worst)} slopes out of ±{tolerance:g}: {told}"
+    named = ", ".join(map(_named, worst[:3])) + (", …" if len(worst) > 3 else "")
+    return f"{len(worst)} slopes outside ±{tolerance:g}: {named}"
 
 
 def _named(row: Row) -> str:
@@ -401,14 +401,14 @@ def rms(tensors: Sequence[Tensor]) -> float:
 
 
 def markdown(config: CoordinateCheckConfig, found: dict[str, list[Row]]) -> str:
-    """A table a parametrisation: slopes, and the sizes that they rest on."""
+    """One table per parametrisation: slopes, and the sizes that they are fitted to."""
     recipe, times = config.recipe, [f"{m}×" for m in config.multiples]
     lines = [
         f"Base shape {recipe.base_num_hidden_layers} layers × {recipe.base_hidden_size}; "
         f"{config.steps} steps of {recipe.tokens_per_step} tokens, warming up to {recipe.lr:g} "
         f"over {recipe.warmup_fraction * recipe.steps:.0f} steps; {config.seeds} seeds. "
         f"Slopes of log RMS against log multiple, ± standard error; "
-        f"**bold** where out of ±{config.tolerance:g}.",
+        f"**bold** where outside ±{config.tolerance:g}.",
     ]
     for name, rows in found.items():
         lines += [
@@ -432,7 +432,7 @@ def _line(row: Row, tolerance: float) -> str:
 
 
 def draw(config: CoordinateCheckConfig, found: dict[str, list[Row]], path: Path) -> None:
-    """Changes against multiples: a row a parametrisation, a column an axis."""
+    """Changes against multiples: one row per parametrisation, one column per axis."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -234,7 +234,7 @@ def standard_error(values: Sequence[float], groups: Sequence[str]) -> float:
 
 
 def table(rows: Sequence[Difference]) -> str:
-    """A row a metric of a task."""
+    """One row per task and metric."""
     head = ["task", "metric", "n", "groups", "baseline", "candidate", "difference"]
     head += ["95% interval", "adjusted p", "detectable", "verdict"]
     cells = [

@@ -105,7 +105,7 @@ class Reading:
     val_loss: float
     """Nats per token."""
     val_bpb: float | None
-    """Bits per byte; None where the data does not say how many bytes a token stands for."""
+    """Bits per byte; None where the data does not state its bytes per token."""
     scores: tuple[Score, ...] = ()
     """Of the zero-shot tasks that were asked for. They are measured from the weights, and no part
     of the run's key."""

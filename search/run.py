@@ -56,7 +56,7 @@ def main(config: RunConfig) -> None:
     folder = Path(config.runs) / run.key
     if rank() == 0:
         last = record.readings[-1].numbers() if record.readings else {}
-        print(f"{record.status}: {record.reason or _told(last)}\nrecord: {folder}")
+        print(f"{record.status}: {record.reason or _listed(last)}\nrecord: {folder}")
     if record.status != FINISHED:
         raise SystemExit(1)
 
@@ -106,7 +106,7 @@ def train_alone(run: Run, data: Data, config: RunConfig) -> Record:
     return record
 
 
-def _told(numbers: dict[str, Any]) -> str:
+def _listed(numbers: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in numbers.items())
 
 
@@ -119,7 +119,7 @@ def _require_vocabulary(arch: Architecture, vocab_size: int) -> None:
 
 
 def _print_some(event: dict[str, Any]) -> None:
-    """Twenty lines a run."""
+    """Print about twenty lines per run."""
     if rank() == 0 and event["step"] % max(1, event["of"] // 20) == 0:
         loss, speed = event["train_loss"], event["tokens_per_s"]
         print(f"step {event['step']}/{event['of']}: loss {loss:.3f}, {speed:,.0f} tokens/s")

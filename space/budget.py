@@ -393,7 +393,7 @@ def _without_ratios(partial: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _closed_form(partial: Mapping[str, Any]) -> ClosedForm:
-    """Of an architecture as narrow as can be, which checks what hangs on no size sought."""
+    """Of the narrowest architecture, which checks what does not depend on the size sought."""
     values = {k: v for k, v in _without_ratios(partial).items() if k not in SIZES}
     if isinstance(values.get("parts"), list):
         values["parts"] = tuple(values["parts"])

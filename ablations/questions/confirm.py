@@ -1,7 +1,7 @@
 """A search's best candidates and its baseline, run again over fresh seeds.
 
-Whoever is chosen for looking best looks better than it is (the winner's curse): only seeds that
-chose nothing can say by how much.
+The value of a candidate selected as the best is biased (the winner's curse). Only seeds that took
+no part in the selection give an unbiased estimate.
 """
 
 import json

@@ -80,13 +80,13 @@ def panels(
     budgets: Sequence[str],
     space: SpaceConfig | None = None,
 ) -> list[dict[str, Any]]:
-    """The panels of a file's `trust`, as its `proxy` would list them: one a budget, from the
-    smallest on, whose arms are architectures of the space.
+    """The panels of a file's `trust`, as its `proxy` would list them: one per budget, from
+    the smallest on, whose arms are architectures of the space.
 
     The smallest budget's own grid is taken, thinned evenly to so many `arms`. On the others an arm
-    is the architecture with the same values of the axes: whoever chooses 9 layers at a million
-    parameters takes 9 layers along, and the rung in the same place of another ladder would be
-    another choice. Values that another budget does not have are left out.
+    is the architecture with the same values of the axes: a choice of 9 layers at a million
+    parameters means 9 layers at every budget, and not the rung in the same place of another
+    ladder. Values that another budget does not have are left out.
 
     `lengths` are multiples of the recipe's tokens, ascending; the last is the longest, and the
     others are read by branches. The warmup stays as many tokens as in the recipe, so that the

@@ -61,7 +61,7 @@ class Choice:
     """Where the search for an arm's rate stands."""
 
     rates: tuple[float, ...]
-    """Those to try as yet, ascending."""
+    """Those to try so far, ascending."""
     chosen: float | None = None
     """None while some of them have yet to be tried."""
     edge: bool = False

@@ -1,4 +1,4 @@
-"""How often `compare` errs, and how often it finds what is there: simulation in its own model."""
+"""False verdicts and power of `compare`, by simulation in its own model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ PATTERNS = {
     "half of the arms 4 times": (1.0, 4.0, 0.5),
     "baseline and one arm 4 times": (4.0, 4.0, 0.0),
 }
-"""Spread of the baseline, of the loud arms, and the share of arms that are loud (0: one)."""
+"""Standard deviation of the baseline and of the noisy arms, and the share of these (0: one)."""
 
 Array = NDArray[np.float64]
 
@@ -68,7 +68,7 @@ class Rate:
 
     @property
     def upper(self) -> float:
-        """The upper 95% bound, one-sided (likewise)."""
+        """The one-sided upper 95% bound (also Clopper and Pearson)."""
         test = binomtest(self.count, self.tables, alternative="less")
         return float(test.proportion_ci(0.95, "exact").high)
 
@@ -135,9 +135,9 @@ def unequal(
             scales = _scales(arms, baseline, other, share)
             rule = sequential_aa_test(one, arms, scales=scales, tables=tables, rng=1)
             rows.append((arms, SEEDS_AUTO, name, np.nan, rule))
-    told = [(*row, rate.rate, *rate.interval, rate.upper, rate.tables) for *row, rate in rows]
+    counted = [(*row, rate.rate, *rate.interval, rate.upper, rate.tables) for *row, rate in rows]
     names = ["arms", "seeds", "spread", "pooled", "rule", "low", "high", "upper", "tables"]
-    return pd.DataFrame(told, columns=names)
+    return pd.DataFrame(counted, columns=names)
 
 
 def power(tables: int = TABLES, designs: Sequence[tuple[int, int]] = DESIGNS) -> pd.DataFrame:
@@ -184,8 +184,8 @@ def ways(designs: Sequence[tuple[int, int]] = DESIGNS) -> pd.DataFrame:
 
 
 def _scales(arms: int, baseline: float, other: float, share: float) -> list[float]:
-    loud = max(1, round(share * arms))
-    return [baseline, *[other] * loud, *[1.0] * (arms - 1 - loud)]
+    noisy = max(1, round(share * arms))
+    return [baseline, *[other] * noisy, *[1.0] * (arms - 1 - noisy)]
 
 
 def _draw(
@@ -200,7 +200,7 @@ def _draw(
 
 
 def _verdicts(values: Array, alpha: float, pooled: bool = False) -> NDArray[np.bool_]:
-    """(T, A - 1) which arms of tables (T, A, S) are told apart from the first."""
+    """(T, A - 1) which arms of tables (T, A, S) differ significantly from the first."""
     diff, half = half_widths(values, alpha, pooled=pooled)
-    told: NDArray[np.bool_] = np.abs(diff) > half
-    return told
+    resolved: NDArray[np.bool_] = np.abs(diff) > half
+    return resolved

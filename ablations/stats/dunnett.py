@@ -20,10 +20,11 @@ Array = NDArray[np.float64]
 Tail = Callable[[float], float]
 """The probability that the largest of some t statistics is beyond a value, if all effects are 0."""
 
-LOUDEST = 30.0
-"""Ratio of variances beyond which the critical value of two spreads is taken to stay: it falls."""
+LARGEST_RATIO = 30.0
+"""Ratio of variances from which the critical value of two spreads is held constant (it falls, so
+this is conservative)."""
 DIGITS = 12
-"""To which numbers are told apart."""
+"""Significant digits to which numbers are compared."""
 LEGENDRE = leggauss(72)
 
 
@@ -149,7 +150,7 @@ def _criticals_by_ratio(
 ) -> tuple[Array, Array]:
     """Shares of what is shared in a variance, and the critical value at each."""
     two = TwoSpreads(_remade(own, shared, contrasts), df_arms, df_shared, two_sided)
-    parts = np.linspace(0, LOUDEST / (1 + LOUDEST), 17)
+    parts = np.linspace(0, LARGEST_RATIO / (1 + LARGEST_RATIO), 17)
     return parts, np.array([two.critical(part / (1 - part), alpha) for part in parts])
 
 

@@ -1,33 +1,33 @@
-"""Which differences between arms are real.
+"""Which differences between arms are significant.
 
 Arms share their seeds, and a seed fixes the order of the data. So the model is a randomised block,
 
     value[arm, seed] = effect of the arm + effect of the seed + error,
 
-with one spread of the errors, pooled over all arms: with three seeds an arm's own spread has two
-degrees of freedom and resolves nothing, where the pooled one of ten arms has eighteen. Cells may be
-missing; the effects are then least squares ones.
+with one standard deviation of the errors ("spread"), pooled over all arms. From three seeds, the
+spread of a single arm has two degrees of freedom and resolves almost nothing; the pooled spread of
+ten arms has eighteen. If cells are missing, the effects are least-squares estimates.
 
-With ten arms and three seeds one paired t per arm, Bonferroni over ten, needs t = 14.1 and finds a
-difference of 10.4 standard deviations of a difference four times in five; the pooled model needs
-2.98 and finds 2.24, and what follows finds 3.4.
+Example: ten arms and three seeds. A paired t test per arm with Bonferroni's correction over ten
+needs t = 14.1; the difference that it finds with 80% power is 10.4 standard deviations of a
+difference. The pooled model needs 2.98 and finds 2.24; the rule below finds 3.4.
 
-Arms may spread unequally, and few seeds cannot show that they do not: a test first, and another
-treatment if it rejects, errs where the test is blind. So every difference must hold by three
-spreads at once, and its interval is the widest of the three:
+Arms may have unequal spreads, and few seeds cannot rule that out: to test for it first, and to
+change the method if the test rejects, fails where the test has no power. So every difference must
+be significant with three estimates of the spread, and its interval is the widest of the three:
 
 - *pooled*: one spread for all arms, Dunnett's critical value;
-- *baseline*: one for the baseline and one for all others, for a loud baseline moves every
-  difference the same way. The critical value is that of a multivariate t with the correlations that
+- *baseline*: one for the baseline and one for all others, because a noisy baseline shifts all
+  differences together. The critical value is that of a multivariate t with the correlations that
   the two spreads give and Satterthwaite's degrees of freedom;
-- *own*: the baseline's and the arm's own, Welch's t at half of the level, since of many arms that
-  are loud the pooled spread knows.
+- *own*: the baseline's and the arm's own, Welch's t at half of the level. It is not corrected for
+  the number of arms: if many arms are noisy, the pooled spread is large as well.
 
 `spread_p` tests each arm's spread (F test of its residual variance against that of all others,
-exact in this model whatever cells are missing); it is told and switches nothing. With two arms all
-three are the paired t. `pooled=True` takes equal spread for granted.
+exact in this model with any missing cells). It is reported and changes no verdict. With two arms
+all three are the paired t test. `pooled=True` assumes equal spreads.
 
-`python -m ablations table=power` shows how often this errs and what it costs in power.
+`python -m ablations table=power` shows the rate of false verdicts and the power.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ from scipy.stats import f, t
 
 from ablations.stats.dunnett import (
     DIGITS,
-    LOUDEST,
+    LARGEST_RATIO,
     Array,
     Contrasts,
     TwoSpreads,
@@ -152,7 +152,7 @@ class Best:
     best: str
     """The arm with the best effect; of equal ones the first by name."""
     level: tuple[str, ...]
-    """The arms that are not told apart from the best, from the best on, itself included."""
+    """The best arm and those not significantly different from it, best first."""
     intervals: pd.DataFrame
     """One row per arm, from the best on: `arm n mean`, `diff` to the best of the *other* arms, its
     simultaneous interval `ci_low ci_high` (always with 0 in it or at one end), `may_be_best`."""
@@ -211,8 +211,8 @@ def indistinguishable(
 def resolved_pairs(
     frame: pd.DataFrame, metric: str = "val_bpb", *, level: float = LEVEL
 ) -> pd.DataFrame:
-    """Which pairs of arms are told apart, arms × arms: -1 where the row's arm has the smaller
-    value, 1 where it has the larger one, 0 where the pair is unresolved.
+    """Which pairs of arms differ significantly, arms × arms: -1 where the row's arm has the
+    smaller value, 1 where it has the larger one, 0 where the pair is unresolved.
 
     Each arm in turn is the baseline of `compare`, at a level that holds for all of these families
     together (Bonferroni over one fewer than the arms, which have every pair between them), and a
@@ -231,8 +231,8 @@ def resolved_pairs(
         half = _half_widths(fit, arms, each, pooled=False, two_sided=True)
         apart = np.subtract.outer(fit.effects[arms], fit.effects[arms])
         with np.errstate(invalid="ignore"):
-            told = np.abs(apart) > np.maximum(half, half.T)  # itself: NaN, which is not
-        signs[np.ix_(arms, arms)] = np.where(told, np.sign(apart), 0)
+            differ = np.abs(apart) > np.maximum(half, half.T)  # itself: NaN, which is not
+        signs[np.ix_(arms, arms)] = np.where(differ, np.sign(apart), 0)
     return pd.DataFrame(signs, cells.index, cells.index)
 
 
@@ -241,8 +241,8 @@ def arm_means(
 ) -> pd.DataFrame:
     """Per arm, in the order of first rows: `arm n mean sd ci_low ci_high`, for plotting.
 
-    The interval uses the pooled spread and says how far the mean would move if the arm were run
-    again on these seeds. It is for this arm alone, not simultaneous. `frame`, the other columns and
+    The interval uses the pooled spread and says how far the mean would move if the arm were rerun
+    with these seeds. It is for this arm alone, not simultaneous. `frame`, the other columns and
     the errors are those of `compare`; intervals are NaN where no degree of freedom is left.
     """
     cells = _cells(frame, metric)
@@ -253,7 +253,7 @@ def arm_means(
 
 
 def residuals(frame: pd.DataFrame, metric: str = "val_bpb") -> pd.DataFrame:
-    """What the model leaves of each run, arms × seeds, NaN where there is none. Errors are those of
+    """The residual of each run under the model, arms × seeds, NaN without one. Errors are those of
     `compare`."""
     cells = _cells(frame, metric)
     return pd.DataFrame(_fit(cells).residuals, cells.index, cells.columns)
@@ -264,15 +264,15 @@ class Spread:
     """Standard deviations of a randomised block, in units of the metric."""
 
     seed: float
-    """Of what a seed adds to all arms."""
+    """Of a seed's common effect on all arms."""
     residual: float
 
 
 def spreads(frame: pd.DataFrame, metric: str = "val_bpb") -> Spread:
-    """What the runs of a frame, as for `compare`, say about the two spreads (by moments).
+    """Both standard deviations, estimated by moments from the runs of a frame as for `compare`.
 
     Raises:
-        ValueError: as for `compare`, and when fewer than two seeds leave no spread to fit.
+        ValueError: as for `compare`, and with fewer than two seeds in common.
     """
     fit = _fit(cells := _cells(frame, metric))
     if not fit.df:
@@ -283,8 +283,8 @@ def spreads(frame: pd.DataFrame, metric: str = "val_bpb") -> Spread:
 
 
 def linked_effects(frame: pd.DataFrame, metric: str = "val_bpb") -> "pd.Series[float]":
-    """What each arm adds at equal seeds, by arm; only their differences mean something. Of arms
-    that no chain of common seeds links the largest group is told, and none without a result.
+    """The effect of each arm at equal seeds, by arm; only their differences are meaningful. If no
+    chain of common seeds links all arms, those of the largest linked group; none without a result.
     Errors are those of `compare`."""
     cells = _cells(frame, metric).dropna(how="all")
     if cells.empty:
@@ -295,10 +295,10 @@ def linked_effects(frame: pd.DataFrame, metric: str = "val_bpb") -> "pd.Series[f
 
 
 def equal_spread(frame: pd.DataFrame, metric: str = "val_bpb") -> float:
-    """p of the hypothesis that all arms spread equally about the model.
+    """p of the hypothesis that all arms have the same spread about the model.
 
-    NaN where fewer than three arms have three runs: residuals of two arms mirror each other. One
-    number for the whole table; what `compare` treats, it finds arm by arm.
+    NaN if fewer than three arms have three runs: residuals of two arms mirror each other. This is
+    one number for the whole table; `compare` estimates spreads per arm.
 
     The statistic is that of Brown and Forsythe, JASA 69:364 (1974), for the residuals. These are
     correlated, so its F distribution does not hold (with three seeds it never rejects): p is the
@@ -336,7 +336,7 @@ class _Fit:
     effects: Array
     """(A,) in units of the metric; their differences mean something within a group."""
     covariance: Array
-    """(A, A) of the effects if sigma were 1; likewise."""
+    """(A, A) of the effects if sigma were 1; also within a group."""
     group: NDArray[np.int32]
     """(A,) the same number for arms that share seeds, or are linked by arms that do."""
     residuals: Array
@@ -561,16 +561,18 @@ def _ways_of(
     found, df_base, df_own = _spreads(residuals), design.df[arm], design.df[others]
     # The part of each contrast's variance that is the arm's own, and the rest: the baseline's.
     mine, shared = (against.own * against.scale) ** 2, (1 - against.own**2) * against.scale**2
-    loud, quiet = found.own[..., arm], found.rest[..., arm]
-    ratio = np.divide(loud, quiet, out=np.ones_like(loud), where=quiet > 0).clip(max=LOUDEST)
+    own_variance, rest_variance = found.own[..., arm], found.rest[..., arm]
+    ratio = np.divide(
+        own_variance, rest_variance, out=np.ones_like(own_variance), where=rest_variance > 0
+    ).clip(max=LARGEST_RATIO)
     two = TwoSpreads(against, design.total - df_base, df_base, two_sided)
     baseline = _Way(
         "baseline",
-        np.sqrt(loud[..., None] * shared + quiet[..., None] * mine),
+        np.sqrt(own_variance[..., None] * shared + rest_variance[..., None] * mine),
         lambda alpha: two.criticals(ratio, alpha),
         lambda value: adjusted(value, two.tail(float(ratio)), two.df(float(ratio))),
     )
-    each = np.stack([found.own[..., others] * mine, loud[..., None] * shared])
+    each = np.stack([found.own[..., others] * mine, own_variance[..., None] * shared])
     both, lowest = each.sum(0), np.minimum(df_own, df_base)
     with np.errstate(invalid="ignore", divide="ignore"):
         welch = both**2 / (each[0] ** 2 / df_own + each[1] ** 2 / df_base)

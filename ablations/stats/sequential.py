@@ -18,7 +18,7 @@ from ablations.stats.effects import compare
 AUTO = "auto"
 """As a number of seeds: as many as these looks ask for."""
 LOOKS = (4, 6, 10)
-"""Seeds an arm has when it is looked at."""
+"""Numbers of seeds per arm at which the arms are compared."""
 ALPHAS = (0.000788, 0.007356, 0.047548)
 """The level that each look compares at: together they spend 5%."""
 

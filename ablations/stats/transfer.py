@@ -1,12 +1,11 @@
-"""Loss against learning rate: the best rate of each shape, and what a common rate costs it.
+"""Loss against learning rate: the best rate of each shape, and the cost of a common rate.
 
-The common rate of a parametrisation is the one whose largest cost, over its shapes, is smallest.
+The common rate of a parametrisation is the one whose largest cost over its shapes is smallest.
 
-The cost of the common rate to a shape is what its loss lies above that of the shape's best rate, as
-a share of the latter. Its interval is the largest of what the simultaneous intervals of all rates
-with several seeds against the common one (`ablations.stats.effects.compare`) allow, so that it
-holds whichever of them is best. The cost itself leans upwards, since the best rate is chosen by the
-same runs.
+The cost of the common rate for a shape is the relative increase of its loss over that at the
+shape's best rate. Its interval is the union of the simultaneous intervals of all rates with several
+seeds against the common one (`ablations.stats.effects.compare`), so that it holds for any of them
+as the best. The cost itself is biased upwards, since the same runs select the best rate.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,9 +17,9 @@ import pandas as pd
 from ablations.stats.effects import compare, indistinguishable, linked_effects
 
 WANTED_COST = 0.002
-"""Share of bits per byte that a common rate may cost any shape."""
+"""Largest accepted cost of a common rate for any shape, as a share of bits per byte."""
 WANTED_STEPS = 1
-"""Rates that a shape's best may lie from the common one."""
+"""Largest accepted distance of a shape's best rate from the common one, in rates of the grid."""
 HOLDS, FAILS, UNRESOLVED = "holds", "fails", "unresolved"
 
 
@@ -33,10 +32,10 @@ def rate_name(rate: float) -> str:
 
 
 def wanted(frame: pd.DataFrame, seeds: int) -> dict[tuple[str, str], int]:
-    """How many seeds each arm shall have as yet, by panel and arm.
+    """How many seeds each arm needs so far, by panel and arm.
 
-    `frame` has a row a cell: `panel arm parametrisation shape rate seed value done`. What a rule
-    asks next waits for the first seed of all its arms; seeds once given are kept.
+    `frame` has one row per cell: `panel arm parametrisation shape rate seed value done`. A
+    parametrisation gets further seeds after the first seed of all its arms; given seeds are kept.
     """
     first = frame.seed == frame.seed.min()
     limits: dict[tuple[str, str], int] = {}
@@ -90,10 +89,10 @@ def lowest(curve: "pd.Series[float]") -> float:
 
 
 def costs(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row a shape and parametrisation, for a frame as for `wanted`:
+    """One row per shape and parametrisation, for a frame as for `wanted`:
 
     - `parametrisation shape`, and `common`, the rate common to the parametrisation's shapes
-    - `best`: the shape's best rate, `level` the rates that are not told apart from it
+    - `best`: the shape's best rate, `level` the rates not significantly worse
     - `steps`: how many rates `best` lies from `common`, up or down; `level_steps`: so for `level`
     - `cost cost_low cost_high`: of the common rate, as a share; NaN where it has no result
     - `n`: seeds of the common rate
@@ -146,17 +145,17 @@ def _interval(cells: pd.DataFrame, common: float) -> tuple[float, float, tuple[f
 
 
 def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a parametrisation, for the rows of `costs`: `parametrisation common`, `steps`, the
+    """One row per parametrisation, for the rows of `costs`: `parametrisation common`, `steps`, the
     largest, `cost cost_low cost_high`, of each the largest over the shapes, and of what is wanted
     `near`, whether all best rates lie within one step of the common one, and `cheap`, whether that
     costs every shape at most 0.2%: `holds`, `fails` or `unresolved`.
 
     Any rate level with a shape's best may be its best, of those with several seeds: `near` holds
     where all of these lie within a step, and fails where none of a shape's does."""
-    told = []
+    found = []
     for parametrisation, rule in rows.groupby("parametrisation", sort=False):
         lost = rule.common.isna().any()
-        told.append(
+        found.append(
             {
                 "parametrisation": parametrisation,
                 "common": rule.common.iloc[0],
@@ -168,7 +167,7 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
                 "cheap": FAILS if lost else _cheap(rule),
             }
         )
-    return pd.DataFrame(told)
+    return pd.DataFrame(found)
 
 
 def _near_enough(rule: pd.DataFrame) -> str:

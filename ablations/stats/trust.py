@@ -1,34 +1,33 @@
-"""How far a proxy can be trusted: do its orders of architectures hold at the target?
+"""How far a proxy can be trusted: does it order architectures as the target does?
 
-Arms × seeds are read at several budgets and numbers of tokens. Each of these is a proxy; the
-largest budget at its most tokens is the target. What is asked is what a study does: it chooses by
-one seed at the proxy, and is right or wrong about the target.
+Arms × seeds are evaluated at several budgets and numbers of tokens. Each of these is a proxy; the
+largest budget with most tokens is the target. The measure follows a study: it chooses by one seed
+at the proxy, and the choice is right or wrong at the target.
 
 *Decision accuracy* is the share of pairs of arms that the proxy orders as the target does
 (DataDecide, arXiv:2504.11393, section 3.3). One seed chooses, the others judge, and each seed is
-the chooser once: a run's readings share data order and initial weights, so that a run which judged
-itself would be flattered. Only pairs count that the judging seeds resolve at the target
-(`ablations.stats.effects.resolved_pairs`); the chooser has no part in that either. *Kendall's tau*
+the chooser once: the readings of a run share data order and initial weights, so a run that judged
+itself would look too good. Only pairs count that the judging seeds resolve at the target
+(`ablations.stats.effects.resolved_pairs`), again without the chooser. *Kendall's tau*
 (tau-b) is between the chooser's values and the means of the others, over all arms.
 
-The *noise ceiling* is the target itself as the proxy: what one seed's luck leaves of the best
-proxy there can be.
+The *noise ceiling* is the accuracy of the target itself as the proxy: with one seed, no proxy can
+be expected to do better.
 
 *Intervals* resample arms and seeds, each with replacement and independently (the pigeonhole
 bootstrap of Owen, Annals of Applied Statistics 1:386, 2007): arms, since the figure is quoted for
-architectures of the same kind that were not in the grid, and pairs share arms, so that pairs must
-not be resampled as if they were independent; choosing seeds, since a study draws one. Verdicts at
-the target are kept as they are: a resampled seed would stand twice among the judges and pass for
-evidence. The variance found is made an interval by way of the number of independent decisions that
-would have it (Jeffreys' interval, Brown, Cai and DasGupta, Statistical Science 16:101, 2001), at
-most the number of pairs. Percentiles of the resamples are a point where no decision was wrong: with
-nine arms, four seeds and a true accuracy of 99% they cover it in 55% of simulated grids, at 95% in
-86%, this interval in 95 to 100%.
+similar architectures outside the grid, and since pairs share arms and are not independent; choosing
+seeds, since a study draws one. Verdicts at the target are not resampled: a seed drawn twice among
+the judges would count as independent evidence. The variance is converted to an interval by the
+number of independent decisions that would have it (Jeffreys' interval, Brown, Cai and DasGupta,
+Statistical Science 16:101, 2001), at most the number of pairs. Percentiles of the resamples would
+be a single point if no decision was wrong: with nine arms, four seeds and a true accuracy of 99%
+they cover it in 55% of simulated grids, at 95% in 86%; this interval covers it in 95 to 100%.
 
-*Predictors* cost nothing: counts of the architecture. A tie is half right, so that their tau is
-tau-a. Each is taken in the direction that orders more of all pairs as the target does, which
-flatters it: what is clever must beat it even so. (Let the other pairs choose, and what orders half
-of them right is always taken the wrong way round.)
+*Predictors* need no training: counts of the architecture. A tie is half right, so their tau is
+tau-a. Each is used in the direction that orders more of all pairs as the target does. That is too
+optimistic, so a proxy that beats it is better all the more. (If the other pairs chose the
+direction, a predictor that orders half of them right would always be used the wrong way round.)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +48,7 @@ from space.cost import cost
 Array = NDArray[np.float64]
 
 WANTED = (0.8, 0.9, 0.95)
-"""Decision accuracies for which the shortest sufficient proxy is told."""
+"""Decision accuracies for which the shortest sufficient proxy is reported."""
 RESAMPLES = 2000
 FEWEST_SEEDS = 3
 """One chooses, and a spread takes two that judge."""
@@ -121,8 +120,8 @@ def _resolved(values: pd.DataFrame) -> Array:
     frame = values.melt(ignore_index=False, var_name="seed").reset_index(names="arm").dropna()
     found = pd.DataFrame(0, values.index, values.index)
     if frame.arm.nunique() > 1:
-        told = resolved_pairs(frame, "value")
-        found.loc[told.index, told.index] = told
+        resolved = resolved_pairs(frame, "value")
+        found.loc[resolved.index, resolved.index] = resolved
     return found.to_numpy(dtype=float)
 
 
@@ -203,7 +202,7 @@ class Scale:
     architectures: Mapping[str, Architecture]
     """By arm; the same arms at every scale."""
     readings: pd.DataFrame
-    """`arm seed tokens value`, a row a reading of a finished run."""
+    """`arm seed tokens value`, one row per reading of a finished run."""
     seq_len: int
 
     @property
@@ -240,8 +239,8 @@ PROXY, CEILING, PREDICTOR = "proxy", "ceiling", "predictor"
 
 
 def measure(scales: Sequence[Scale]) -> pd.DataFrame:
-    """How each proxy orders the target, the longest readings of the last scale. A row a proxy, from
-    the cheapest scale and the shortest horizon on, then the noise ceiling, then predictors:
+    """How each proxy orders the target, the longest readings of the last scale. One row per proxy,
+    from the cheapest scale and the shortest horizon on, then the noise ceiling, then predictors:
 
     - `kind`: `proxy`, `ceiling` or `predictor`; `name`; `scale` and `tokens` of what is trained
     - `saved`: share of the target's training FLOPs that it does not take, as a run of its own
@@ -295,18 +294,18 @@ def _proxies(scales: Sequence[Scale], target: Target, longest: int) -> Iterator[
 
 def _row(target: Target, values: Array) -> dict[str, float]:
     choices = target.choices(values)
-    return _told(accuracy(target, choices), tau(target, values, choices))
+    return _measured(accuracy(target, choices), tau(target, values, choices))
 
 
-def _told(right: Share, ordered: Share) -> dict[str, float]:
+def _measured(right: Share, ordered: Share) -> dict[str, float]:
     found = {"accuracy": right.value, "low": right.low, "high": right.high, "pairs": right.n}
     return found | {"tau": ordered.value, "tau_low": ordered.low, "tau_high": ordered.high}
 
 
 def _predicted(target: Target, name: str, counted: Array) -> dict[str, Any]:
-    told = {"kind": PREDICTOR, "name": name, "saved": 1.0}
+    row = {"kind": PREDICTOR, "name": name, "saved": 1.0}
     if np.ptp(counted) <= CONSTANT * np.abs(counted).mean():
-        return told | {"direction": "constant"}
+        return row | {"direction": "constant"}
     less = np.broadcast_to(np.sign(np.subtract.outer(counted, counted)), target.order.shape)
     alike = _share(less, target.order)
     choices, direction = less, "less is better"
@@ -314,14 +313,15 @@ def _predicted(target: Target, name: str, counted: Array) -> dict[str, Any]:
         choices, direction = -less, "more is better"
         alike = _share(choices, target.order)
     ordered = Share(2 * alike.value - 1, 2 * alike.low - 1, 2 * alike.high - 1, alike.n)
-    return {**told, **_told(accuracy(target, choices), ordered), "direction": direction}
+    return {**row, **_measured(accuracy(target, choices), ordered), "direction": direction}
 
 
 def sufficient(rows: pd.DataFrame) -> pd.DataFrame:
-    """What suffices, for the rows of `measure`: a row a wanted accuracy and scale, `wanted scale`,
-    the fewest `tokens` from which on every reading of that scale reaches it (NaN: none does), what
-    they have `saved`, and `sure`, whether their whole intervals lie above it too."""
-    told = []
+    """What suffices, for the rows of `measure`: one row per wanted accuracy and scale:
+    `wanted scale`, the fewest `tokens` from which on every reading of that scale reaches it (NaN:
+    none does), the training FLOPs `saved`, and `sure`, whether their whole intervals lie above it,
+    too."""
+    found = []
     proxies = rows[rows.kind == PROXY]
     for wanted in WANTED:
         for scale, mine in proxies.groupby("scale", sort=False):
@@ -332,5 +332,5 @@ def sufficient(rows: pd.DataFrame) -> pd.DataFrame:
                 at = longest_first[reached].iloc[-1]
                 sure = bool((longest_first[reached].low >= wanted).all())
                 row |= {"tokens": int(at.tokens), "saved": float(at.saved), "sure": sure}
-            told.append(row)
-    return pd.DataFrame(told).reindex(columns=["wanted", "scale", "tokens", "saved", "sure"])
+            found.append(row)
+    return pd.DataFrame(found).reindex(columns=["wanted", "scale", "tokens", "saved", "sure"])

@@ -38,7 +38,7 @@ class Study:
     facts: dict[str, Any]
     """`study.json`."""
     trials: pd.DataFrame
-    """One row a trial, by number: what `study.json` says of it, its architecture, cost and last
+    """One row per trial, by number: what `study.json` says of it, its architecture, cost and last
     reading (NaN where it has none), and `status`: finished, diverged, failed, pruned, running,
     waiting or missing. Where a pruner stopped runs, `pruned_at` are the tokens after which it did,
     and `pruned_value` is what it saw there."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 SERIES = ("#3f77bd", "#d9752f", "#2f9a78", "#b9505f", "#8563b5", "#87873c")
-"""Colours of the series, told apart by most colour-blind eyes. The page's style sheet has them as
+"""Colours of the series, distinct for most colour-blind readers. The page's style sheet has them as
 `--series-1` and so on, and lighter ones for the dark."""
 RAMP = ("#3565b0", "#3a8fb7", "#35a08c", "#7fa548", "#cf9f35", "#d9752f", "#b2404f")
 """From shallow to deep."""
@@ -189,7 +189,7 @@ def widths_by_depth(arms: pd.DataFrame) -> dict[int, int]:
 
 
 def learning_curves(study: Study, column: str) -> Json | None:
-    """`column` against tokens, a thin line a run, coloured by depth; None where no run has any."""
+    """`column` against tokens, one thin line per run, coloured by depth; None if no run has any."""
     trials = study.trials.drop_duplicates("key")
     trials = trials[trials.key.isin(list(study.curves))]
     colors = depth_colors(study)

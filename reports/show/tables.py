@@ -16,7 +16,7 @@ MINUS, NONE = "\u2212", "\u2013"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what is read, and what it is sorted by."""
+    """One cell: its text, and its sort key."""
 
     text: str
     order: str
@@ -55,7 +55,7 @@ def megas(value: Any) -> str:
 
 
 def probability(value: Any) -> str:
-    """Three decimals, of which none is claimed below a thousandth."""
+    """Three decimals; `<0.001` below that."""
     return decimals(3)(value) if value >= 0.001 else "<0.001"
 
 
@@ -68,11 +68,11 @@ def span(low: Any, high: Any, text: Callable[[Any], str]) -> str:
 
 
 def intervals(low: "pd.Series[Any]", high: "pd.Series[Any]", text: Callable[[Any], str]) -> Any:
-    """The column of such spans; None where there is none."""
-    told = [
+    """The column of such spans; None for a missing interval."""
+    spans = [
         span(*ends, text) if is_number(ends[0]) else None for ends in zip(low, high, strict=True)
     ]
-    return pd.Series(told, low.index, dtype=object)
+    return pd.Series(spans, low.index, dtype=object)
 
 
 def csv_text(frame: pd.DataFrame) -> str:
@@ -89,7 +89,7 @@ def rate(value: Any) -> str:
 def printed_rows(
     frame: pd.DataFrame, columns: Sequence[Column], hints: dict[str, str] | None = None
 ) -> tuple[list[Column], list[list[Cell]]]:
-    """The columns in which some row has something, and the cells of every row."""
+    """The columns that are not empty, and the cells of every row."""
     shown = [
         column for column in columns if column.name in frame and frame[column.name].notna().any()
     ]

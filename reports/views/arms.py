@@ -38,27 +38,29 @@ if TYPE_CHECKING:
 COLUMNS = (
     Column("arm", "arm", str, "what is compared", numeric=False),
     Column("num_hidden_layers", "layers", whole, "layers executed"),
-    Column("parameters", "parameters", whole, "distinct weights, a shared or tied one once"),
+    Column(
+        "parameters", "parameters", whole, "distinct weights; shared and tied ones counted once"
+    ),
     Column("off_budget", "off budget", percent(2, sign=True), "deviation from the budget"),
     Column("forward_flops_per_token", "FLOPs/token", megas, "one forward pass"),
-    Column("kv_bytes_per_token", "KV B/token", whole, "bytes of key-value cache a token"),
+    Column("kv_bytes_per_token", "KV B/token", whole, "bytes of key-value cache per token"),
     Column(
         "decode_bytes_per_token",
         "decode B/token",
         megas,
-        "bytes moved to decode one token, adjacent repeats of a block once",
+        "bytes read to decode one token, adjacent repeats of a block counted once",
     ),
     Column("tokens", "tokens", whole, "tokens each run is trained on"),
-    Column("lr", "rate", rate, "the best learning rate, on seeds that are not reported"),
-    Column("of", "n", str, "seeds with a result, and of how many where some are missing", False),
+    Column("lr", "rate", rate, "the best learning rate, found with seeds that are not reported"),
+    Column("of", "n", str, "seeds with a result, and of how many if some are missing", False),
     Column("mean", "mean", decimals(4), "of the metric over these seeds; lower is better"),
     Column("sd", "sd", decimals(4), "the arm's own standard deviation over seeds"),
-    Column("diff", "difference", signed(4), "to the baseline at equal seeds; negative is better"),
+    Column("diff", "difference", signed(4), "from the baseline at equal seeds; negative is better"),
     Column(
         "interval",
         "95% interval",
         str,
-        "of the difference; all of a panel hold together, over all looks",
+        "of the difference, simultaneous over a panel and over all looks",
         False,
     ),
     Column("p_adjusted", "adj. p", probability, "adjusted for all comparisons of the panel"),
@@ -66,37 +68,43 @@ COLUMNS = (
         "mdd",
         "MDD",
         decimals(4),
-        "minimum detectable difference: a true one as large gets a verdict with 80% power",
+        "minimum detectable difference: one of this size is resolved with 80% power",
     ),
-    Column("verdict", "verdict", str, "unresolved where the interval contains zero", False),
+    Column("verdict", "verdict", str, "unresolved if the interval contains zero", False),
     Column(
         "flag",
         "flag",
         str,
-        f"{EDGE}: the best learning rate was the lowest or highest tried, and a better one may lie "
-        f"beyond; {CARRIED}: the parametrisation carries no rate from the base shape to this one "
-        "(sp to none, mup to no other depth, completep to no fewer layers). Either way a "
-        "difference may be one of tuning",
+        f"{EDGE}: the best learning rate was the lowest or highest tried, so a better one may lie "
+        f"beyond; {CARRIED}: the parametrisation does not transfer the learning rate from the base "
+        "shape to this one (sp to none, mup to no other depth, completep to no fewer layers). In "
+        "both cases a difference may be due to tuning",
         False,
     ),
-    Column("look", "look", whole, "seeds of the look at which verdict and numbers were reached"),
+    Column("look", "look", whole, "seeds of the look at which the verdict was reached"),
     Column(
         "spread",
         "spread",
         str,
-        "whose makes the interval as wide as it is, of three that the difference must hold by: "
-        "pooled over all arms; the baseline's beside all others'; the baseline's and the arm's own",
+        "which of three estimates of the standard deviation makes the interval widest: pooled over "
+        "all arms; one for the baseline and one for all others; the baseline's and the arm's own",
         False,
     ),
     Column(
         "spread_p",
         "p of spread",
         probability,
-        "that the arm spreads no more than the others, F test",
+        "of a standard deviation no larger than the others', F test",
     ),
-    Column("outliers", "outliers", str, "seeds far from the model, flagged and kept", False),
+    Column("outliers", "outliers", str, "seeds with large residuals, flagged and kept", False),
     Column("published", "published", decimals(1), "the source's average; higher is better"),
-    Column("direction", "direction", str, "whether ours and the published one agree", False),
+    Column(
+        "direction",
+        "direction",
+        str,
+        "whether our difference and the published one agree in sign",
+        False,
+    ),
 )
 MEASURED = (
     "of",
@@ -117,7 +125,7 @@ COLORS = {"better": "#2f9a78", "worse": "#b9505f", "unresolved": "#63666b", "bas
 
 
 def table_rows(panel: Panel) -> tuple[list[Column], list[list[Cell]]]:
-    """The columns that hold anything, and the cells; each names the runs that it rests on."""
+    """The columns that are not empty, and the cells, each with the keys of its runs."""
     frame = panel.rows.assign(interval=intervals(panel.rows.ci_low, panel.rows.ci_high, signed(4)))
     base = frame.loc[frame.arm == panel.baseline, "runs"].iloc[0]
     frame["own"] = "runs " + frame.runs
@@ -132,12 +140,12 @@ def table_rows(panel: Panel) -> tuple[list[Column], list[list[Cell]]]:
 
 
 SHAPE = COLUMNS[:3] + COLUMNS[4:7]
-"""What an arm is, whatever it is trained on."""
+"""Properties of an arm that do not depend on its training."""
 
 
 def side_by_side(report: Report) -> tuple[list[Column], list[list[Cell]]] | None:
-    """One row an arm and all panels beside each other, where they compare the same arms: tokens,
-    and mean with difference and verdict."""
+    """One row per arm with all panels side by side, if they compare the same arms: tokens, and mean
+    with difference and verdict. None otherwise."""
     first, *others = report.panels
     shape = [column.name for column in SHAPE]
     if not others or any(not p.rows[shape].equals(first.rows[shape]) for p in others):
@@ -145,18 +153,18 @@ def side_by_side(report: Report) -> tuple[list[Column], list[list[Cell]]] | None
     frame, columns = first.rows[shape].copy(), list(SHAPE)
     hints: dict[str, str] = {}
     for number, panel in enumerate(report.panels):
-        rows, tokens, told = panel.rows, f"tokens {number}", f"told {number}"
+        rows, tokens, result = panel.rows, f"tokens {number}", f"result {number}"
         frame[tokens] = rows.tokens
-        frame[told] = [_told(row) for row in rows.to_dict("records")]
-        frame["runs " + told] = "runs " + rows.runs
-        hints |= {tokens: "runs " + told, told: "runs " + told}
+        frame[result] = [_result(row) for row in rows.to_dict("records")]
+        frame["runs " + result] = "runs " + rows.runs
+        hints |= {tokens: "runs " + result, result: "runs " + result}
         columns.append(Column(tokens, "tokens", whole, f"each run is trained on: {panel.name}"))
-        hint = f"mean of the metric, and difference to {panel.baseline} with its verdict"
-        columns.append(Column(told, panel.name, str, hint, numeric=False))
+        hint = f"mean of the metric, and difference from {panel.baseline} with its verdict"
+        columns.append(Column(result, panel.name, str, hint, numeric=False))
     return printed_rows(frame, columns, hints)
 
 
-def _told(row: dict[Any, Any]) -> str | None:
+def _result(row: dict[Any, Any]) -> str | None:
     if row["mean"] != row["mean"]:
         return None
     mean = decimals(4)(row["mean"])
@@ -204,7 +212,7 @@ def _title(panel: Panel) -> str:
 
 def _anecdote(panel: Panel) -> str:
     alone = panel.rows.asked.max() == 1
-    return " One seed an arm leaves no interval, and so no verdict." if alone else ""
+    return " With one seed per arm there are no intervals and no verdicts." if alone else ""
 
 
 def latex(report: Report) -> str:
@@ -217,12 +225,12 @@ def latex(report: Report) -> str:
         caption = f"{report.caption}{name} Against {panel.baseline}.{_anecdote(panel)}"
         missing = [f"% no result: {text}" for text in panel.missing]
         lines += latex_float(caption, latex_table(*table_rows(panel)), missing)
-    told = [
+    notes = [
         f"\\textbf{{{escape(column.heading)}}}: {escape(column.hint)}."
         for column in shown_columns(report)
     ]
     note = [escape(report.note)] if report.note else []
-    lines += ["{\\footnotesize\\noindent", *note, *told, "\\par}", ""]
+    lines += ["{\\footnotesize\\noindent", *note, *notes, "\\par}", ""]
     return "\n".join(lines)
 
 
@@ -241,7 +249,7 @@ def csv(report: Report) -> str:
 
 
 def html(report: Report) -> str:
-    """One page that needs nothing but itself."""
+    """One self-contained page."""
     picture = base64.b64encode(forest(report, "svg")).decode()
     return fill(
         "table.html.j2",
@@ -259,12 +267,12 @@ def html(report: Report) -> str:
 def summary(report: Report) -> str:
     """What was resolved, in a sentence."""
     verdicts = pd.concat([panel.rows.verdict for panel in report.panels])
-    told = (verdicts.isin(["better", "worse"])).sum()
+    resolved = (verdicts.isin(["better", "worse"])).sum()
     compared = (verdicts != "baseline").sum()
     lost = sum(len(panel.missing) for panel in report.panels)
-    text = f"{told} of {compared} differences to the baseline are resolved"
+    text = f"{resolved} of {compared} differences from the baseline are resolved"
     if any(map(_anecdote, report.panels)):
-        text += ", for which one seed an arm is too few"
+        text += ", because one seed per arm is too few"
     diverged = int((report.cells.status == DIVERGED).sum())
     gaps = f"; {lost} cells have no result, {diverged} of them diverged" if lost else ""
     return f"{report.name}: {text}{gaps}."
@@ -285,7 +293,7 @@ def _forest(report: Report) -> "Figure":
     for axes, panel in zip(grid[:, 0], report.panels, strict=True):
         _draw(axes, panel)
     unit = Measure(report.metric).unit
-    grid[-1, 0].set_xlabel(f"Difference to the baseline in {unit}; left is better")
+    grid[-1, 0].set_xlabel(f"Difference from the baseline in {unit}; left is better")
     return figure
 
 

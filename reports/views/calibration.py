@@ -1,4 +1,4 @@
-"""Equal arms: what they say of the model's assumptions, beside simulation with their spreads."""
+"""Equal arms: checks of the model's assumptions, and simulations with their standard deviations."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,16 +29,21 @@ from reports.weigh.table import Panel, Report
 from search.objectives import Measure
 from space.tables import Column
 
-LOUD = 0.05
-"""Chance that a table of equally spread arms is told to have a loud one (Bonferroni)."""
+NOISY = 0.05
+"""Chance that a table of equally noisy arms is said to have a noisier one (Bonferroni)."""
 DESIGN = (
     Column("arms", "arms", whole, "the baseline among them"),
     Column("seeds", "seeds", str, "of each arm", numeric=False),
 )
 FALSE = (
     *DESIGN,
-    Column("spread", "spread", str, "which arms spread more than the others", numeric=False),
-    Column("pooled", "pooled", percent(1), "tables with a false verdict, equal spread assumed"),
+    Column("spread", "spread", str, "which arms have a larger standard deviation", numeric=False),
+    Column(
+        "pooled",
+        "pooled",
+        percent(1),
+        "tables with a false verdict if equal standard deviations are assumed",
+    ),
     Column("rule", "rule", percent(1), "tables with a false verdict by the rule in use"),
     Column("interval", "95% interval", str, "of the rule's rate", numeric=False),
     Column("upper", "upper bound", percent(1), "one-sided 95% bound of the rule's rate"),
@@ -47,27 +52,28 @@ FALSE = (
 CHECKS = (
     Column("check", "check", str, "of the real runs", numeric=False),
     Column("value", "value", str, "what was found", numeric=False),
-    Column("p", "p", probability, "of what was found, if the assumption holds"),
+    Column("p", "p", probability, "of the value, if the assumption holds"),
     Column("expected", "expected", str, "if the assumption holds", numeric=False),
 )
 
 
 def aa_files(report: Report, tables: int = TABLES) -> dict[str, bytes]:
-    """What a table of equal arms leaves besides: simulation with the spreads of its runs, and
-    whether these bear out the model. Without enough runs only a line that says so."""
+    """The further files of a table of equal arms: simulations with the standard deviations of its
+    runs, and checks of the model on the runs. With too few runs only a line that says so."""
     (panel,) = report.panels
     frame = report.cells.rename(columns={report.metric: "value"})
     try:
         spread = spreads(frame, "value")
     except ValueError as error:
-        return {"calibration.md": f"Nothing to calibrate with yet: {error}\n".encode()}
+        return {"calibration.md": f"Not calibrated yet: {error}\n".encode()}
     arms, seeds = frame.arm.nunique(), frame.seed.nunique()
     false = with_interval(_false(spread, arms, seeds, tables))
     checks = pd.DataFrame(real_checks(panel, frame))
     text = (
-        f"{report.caption}\n\nSpreads fitted to the runs: {spread.residual:.5f} "
-        f"{Measure(report.metric).unit} of a run's error, {spread.seed:.5f} of what a seed adds to "
-        f"all arms.\n\n**False verdicts of equal arms, simulated**\n\n{printed(FALSE, false)}\n"
+        f"{report.caption}\n\nStandard deviations fitted to the runs: "
+        f"{spread.residual:.5f} {Measure(report.metric).unit} of a run's error, "
+        f"{spread.seed:.5f} of a seed's common effect on all arms.\n\n"
+        f"**False verdicts of equal arms, simulated**\n\n{printed(FALSE, false)}\n"
         f"**The real runs**\n\n{printed(CHECKS, checks)}\n{explained((*FALSE, *CHECKS))}"
     )
     fits = pd.DataFrame([asdict(spread) | {"arms": arms, "seeds": seeds}])
@@ -80,12 +86,12 @@ def aa_files(report: Report, tables: int = TABLES) -> dict[str, bytes]:
 
 
 def real_checks(panel: Panel, frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The assumptions, each with what the runs say of it.
+    """The assumptions of the model, each tested on the runs.
 
-    Shapiro and Wilk's test takes residuals for independent, which those of a table are only nearly.
+    Shapiro and Wilk's test assumes independent residuals; those of a table are only nearly so.
     """
     rows = compare(frame, panel.baseline, "value")
-    told = int(rows.verdict.isin(["better", "worse"]).sum())
+    resolved = int(rows.verdict.isin(["better", "worse"]).sum())
     left = residuals(frame, "value").to_numpy().ravel()
     left = left[left == left]
     normal = stats.shapiro(left)
@@ -93,11 +99,11 @@ def real_checks(panel: Panel, frame: pd.DataFrame) -> list[dict[str, Any]]:
         f"{arm} seed {seeds}" for arm, seeds in zip(rows.arm, rows.outliers, strict=True) if seeds
     )
     tests = rows.spread_p.notna().sum()
-    loud = ", ".join(rows.arm[rows.spread_p * tests < LOUD])
+    noisy = ", ".join(rows.arm[rows.spread_p * tests < NOISY])
     return [
         {
             "check": "verdicts",
-            "value": f"{told} of {len(rows) - 1}",
+            "value": f"{resolved} of {len(rows) - 1}",
             "p": float(rows.p_adjusted.min()),
             "expected": "none",
         },
@@ -108,8 +114,8 @@ def real_checks(panel: Panel, frame: pd.DataFrame) -> list[dict[str, Any]]:
             "expected": "p above 0.05",
         },
         {
-            "check": "arms spread equally",
-            "value": f"loud: {loud}" if loud else "no loud arm",
+            "check": "equal standard deviations",
+            "value": f"noisier: {noisy}" if noisy else "no noisier arm",
             "p": equal_spread(frame, "value"),
             "expected": "p above 0.05",
         },
@@ -156,7 +162,7 @@ def csv_bytes(rows: pd.DataFrame) -> bytes:
 
 
 class Calibration:
-    """The view of equal arms: the arms', then what they say of the model."""
+    """The view of equal arms: the arms', then the checks of the model."""
 
     def show(self, report: Report) -> Shown:
         common = arms.VIEW.show(report)

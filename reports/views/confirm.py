@@ -1,4 +1,4 @@
-"""What a search's best candidates came to over fresh seeds, as its own page quotes it."""
+"""Results of a search's best candidates over fresh seeds, as its own page quotes them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ __all__ = ["VIEW", "Confirmation", "confirmed", "order"]
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What a search's best candidates came to over fresh seeds."""
+    """Results of a search's best candidates over fresh seeds."""
 
     words: str
     table: tuple[list[Column], list[list[Cell]]] | None
@@ -26,9 +26,9 @@ class Confirmation:
 
 
 def confirmed(study: str, outputs: Path, runs: str | None) -> Confirmation | None:
-    """The confirmation of a search (`table=confirm`), None where nothing of one has finished.
+    """The confirmation of a search (`table=confirm`), None if none of its runs has finished.
 
-    One that cannot be read is a line and no error: the search's own report does not rest on it.
+    One that cannot be read is a line and no error: the search's own report does not depend on it.
     """
     name = f"confirm_{study}"
     if not (outputs / "tables" / name / "study.json").is_file():
@@ -36,7 +36,7 @@ def confirmed(study: str, outputs: Path, runs: str | None) -> Confirmation | Non
     try:
         report = table.read_table(name, outputs, runs)
     except ValueError as error:
-        return Confirmation(f"What confirms this search cannot be read: {error}.", None)
+        return Confirmation(f"The confirmation of this search cannot be read: {error}.", None)
     if not (report.cells.status == FINISHED).any():
         return None
     return Confirmation(order(report), table_rows(report.panels[0]))
@@ -46,14 +46,14 @@ def order(report: Report) -> str:
     """The confirmed order, best first, each with its difference to the baseline and verdict."""
     rows = pd.concat([panel.rows for panel in report.panels]).dropna(subset="mean")
     base = rows.verdict == "baseline"
-    told = rows["diff"].map(signed(4), na_action="ignore").astype(object)
-    told = told.fillna("no seed in common")
-    told = told.mask(base, rows["mean"].map(decimals(4)))
-    rows = rows.assign(told=told, diff=rows["diff"].mask(base, 0.0)).sort_values(["diff", "arm"])
-    words = [f"{row['arm']} ({row['told']}, {row['verdict']})" for row in rows.to_dict("records")]
+    shown = rows["diff"].map(signed(4), na_action="ignore").astype(object)
+    shown = shown.fillna("no seed in common")
+    shown = shown.mask(base, rows["mean"].map(decimals(4)))
+    rows = rows.assign(shown=shown, diff=rows["diff"].mask(base, 0.0)).sort_values(["diff", "arm"])
+    words = [f"{row['arm']} ({row['shown']}, {row['verdict']})" for row in rows.to_dict("records")]
     common, asked = _seeds_in_common(report), int(rows.asked.min())
     of, seeds = "" if common == asked else f"{common} of ", count(asked, "fresh seed")
-    opening = f"Confirmed over {of}{seeds}" if common else f"None of {seeds} has them all"
+    opening = f"Confirmed over {of}{seeds}" if common else f"None of {seeds} has a result of all"
     return f"{opening}, best first: {'; '.join(words)}."
 
 

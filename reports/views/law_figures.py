@@ -1,4 +1,4 @@
-"""The figures of a law: valleys over depth, best depth over parameters, what is left over."""
+"""The figures of a law: valleys over depth, best depth over parameters, residuals."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ def bottom(valley: Valley) -> tuple[list[float], list[float]]:
 
 
 def means(valley: Valley) -> tuple[list[float], list[float]]:
-    """The mean of each depth over its seeds, what these add to all depths taken out."""
+    """The mean of each depth over its seeds, without each seed's common effect on all depths."""
     by_depth = valley.cells.groupby("depth").adjusted.mean()
     return by_depth.index.tolist(), by_depth.tolist()
 
@@ -175,7 +175,7 @@ def _growth(law: Law) -> Json:
         tint = {"fill": "tonexty", "fillcolor": "rgba(128,128,128,0.18)"}
         data.append(_trace(budgets, high, "lines", **around, **tint))
         line = {"color": "var(--soft)", "width": 1.4, "dash": "dot"}
-        name = "foretold, with 95% interval"
+        name = "predicted, with 95% interval"
         data.append(_trace(budgets, best, "lines", line=line, name=name, hoverinfo="skip"))
     found = list(best_depths(law))
     data.append(
@@ -247,7 +247,7 @@ def _residuals(law: Law) -> Json:
                 hovertemplate=f"{name}, %{{text}}<br>%{{y:+.4f}}<extra></extra>",
             )
         )
-    y = {"title": {"text": "Found less the law", "standoff": 14}, "zeroline": True}
+    y = {"title": {"text": "Measured minus law", "standoff": 14}, "zeroline": True}
     return {"data": data, "layout": _layout(_depth_axis(law.valleys), y)}
 
 
@@ -257,7 +257,7 @@ def _by_budget(law: Law) -> list[tuple[float, pd.DataFrame]]:
 
 
 def _aside(number: int, law: Law) -> float:
-    """Moves each budget's marks a little, so that none hides another."""
+    """Factor that moves each budget's marks a little, so that none hides another."""
     return float(1.03 ** (number - (len(law.valleys) - 1) / 2))
 
 
@@ -309,7 +309,7 @@ def _print_growth(law: Law) -> "Figure":
     if law.growth is not None:
         budgets, best, low, high = band(law)
         axes.fill_between(budgets, low, high, color="#e4e5e7", lw=0)
-        axes.plot(budgets, best, ":", color=SOFT, lw=1.3, label="foretold, with 95% interval")
+        axes.plot(budgets, best, ":", color=SOFT, lw=1.3, label="predicted, with 95% interval")
     for number, (valley, best_depth, lower, upper) in enumerate(best_depths(law)):
         bars = [[best_depth - lower], [upper - best_depth]]
         label = None if number else "best depth, with 95% interval"
@@ -329,7 +329,7 @@ def _print_growth(law: Law) -> "Figure":
 
 
 def _print_residuals(law: Law) -> "Figure":
-    figure, axes = _axes(law, "Found less the law")
+    figure, axes = _axes(law, "Measured minus law")
     _print_depth_axis(axes, law.valleys)
     axes.axhline(0, color=SOFT, lw=0.8, zorder=0)
     for number, (budget, rows) in enumerate(_by_budget(law)):

@@ -1,4 +1,4 @@
-"""A law in sentences: how the best depth grows, what that is worth, and what cannot be said."""
+"""A law in sentences: how the best depth grows, how certain that is, and what is not known."""
 
 import shlex
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from space.words import count, join, magnitude
 
 
 def headline(law: Law) -> str:
-    """How the best depth grows, in a sentence that stands alone."""
+    """How the best depth grows, in one sentence."""
     line = law.growth
     if line is None:
         inside = sum(v.status == INSIDE for v in law.valleys)
         return (
-            f"How the best depth grows cannot be told: {inside} of {len(law.valleys)} budgets have "
-            "one inside the depths tried."
+            f"How the best depth grows is not known: {inside} of {len(law.valleys)} budgets have "
+            "their optimum inside the depths tried."
         )
     first, last = min(line.budgets), max(line.budgets)
     low, high = line.interval
@@ -36,27 +36,27 @@ def headline(law: Law) -> str:
 
 
 def hedges(law: Law) -> list[str]:
-    """What the answer is worth: the largest budget held out, the extrapolation, what was left
-    out."""
+    """How certain the answer is: the prediction of the held-out largest budget, the extrapolation,
+    and the budgets left out."""
     return [held_out_in_words(law), *_extrapolated(law), *_left_out(law)]
 
 
 def held_out_in_words(law: Law) -> str:
-    """Whether the smaller budgets foretell the largest."""
+    """Whether the smaller budgets predict the best depth of the largest, held out."""
     held = law.held_out
     if held is None:
         return (
-            "The largest budget could not be held out: it takes a best depth there, and one inside "
-            "the depths tried at two smaller budgets."
+            "The largest budget could not be held out: that needs an optimum there, and one inside "
+            "the depths tried at two smaller budgets or more."
         )
     place = "lies inside" if held.inside else "lies outside"
     if held.inside and held.found[0] < held.found[1]:
         place = "may lie inside"
     return (
-        f"Foretold from the smaller budgets, the best depth at {magnitude(held.budget)} is "
+        f"Predicted from the smaller budgets, the best depth at {magnitude(held.budget)} is "
         f"{held.predicted:.1f} ({depths(*held.interval, 1)}, a factor of {held.width:.1f} wide); "
-        f"found is {best_in_words(law.valleys[-1])} ({interval_in_words(law.valleys[-1])}), which "
-        f"{place}."
+        f"measured is {best_in_words(law.valleys[-1])} "
+        f"({interval_in_words(law.valleys[-1])}), which {place}."
     )
 
 
@@ -74,7 +74,7 @@ def _extrapolated(law: Law) -> list[str]:
     factors = join([f"{row['times']:.3g}" for row in rows])
     return [
         f"Extrapolated by a factor of {factors} in {law.counted}: {'; '.join(said)}. MobileLLM was "
-        "trained on far more tokens a parameter."
+        "trained on far more tokens per parameter."
     ]
 
 
@@ -87,11 +87,11 @@ def _left_out(law: Law) -> list[str]:
     if not out:
         return []
     at = join([f"{magnitude(v.budget)} ({best_in_words(v)})" for v in out])
-    return [f"Without a best depth inside the depths tried, and so no part of the growth: {at}."]
+    return [f"No optimum inside the depths tried, so not part of the fitted growth: {at}."]
 
 
 def best_in_words(valley: Valley) -> str:
-    """The best depth; a bound where it lies at the edge of the depths tried."""
+    """The best depth; a bound if it lies at the edge of the depths tried."""
     if valley.status == INSIDE:
         return f"{valley.best:.1f}"
     if valley.status == EDGE:
@@ -116,7 +116,7 @@ def interval_in_words(valley: Valley) -> str | None:
 
 
 def at_least_one(depth: float, digits: int) -> str:
-    """There is no model of less than a layer."""
+    """A depth, below one layer as `<1`: a model has at least one."""
     return "<1" if depth < 1 else decimals(digits)(depth)
 
 
@@ -131,58 +131,60 @@ def spanned(low: float, high: float, digits: int) -> str:
 
 
 def unknown(law: Law) -> list[str]:
-    """What these runs cannot tell."""
+    """What these runs cannot answer."""
     q, budgets = law.quality, [valley.budget for valley in law.valleys]
     factor = f"{max(budgets) / min(budgets):.3g}"
-    told = [
-        f"The exponent of tokens by themselves: tokens per parameter are fixed at {law.ratio:.2f}, "
-        "so that the exponent is that of size and tokens together, and of steps, which grow alike.",
-        "Depth apart from width: on one budget a deeper shape is a thinner one.",
-        "How well each budget is tuned: one base rate and one batch serve all. Were a lower rate "
-        "better for the longer runs, that would stand in the exponent.",
+    unknowns = [
+        f"The exponent of tokens alone: tokens per parameter are fixed at {law.ratio:.2f}, so the "
+        "exponent is that of size, tokens and steps, which grow in proportion.",
+        "Depth independent of width: at one budget a deeper shape is a thinner one.",
+        "How well each budget is tuned: all use one base learning rate and one batch size. If "
+        "longer runs needed a lower rate, the exponent would include that.",
     ]
     if uneven := [magnitude(v.budget) for v in law.valleys if v.seeds[0] < v.seeds[1]]:
-        told.append(
+        unknowns.append(
             f"Selection: at {join(uneven)} some depths have more seeds than others. The seed that "
-            "chose them flatters them a little, and it is part of the fit."
+            "selected them is slightly biased in their favour, and it is part of the fit."
         )
     if stopped := [
         f"{count(n, 'run')} at {magnitude(v.budget)}"
         for study, v in zip(law.studies, law.valleys, strict=True)
         if (n := int((study.trials.status == "pruned").sum()))
     ]:
-        told.append(
-            f"Depths that a pruner stopped: {join(stopped)} are no part of the fit, and readings "
-            "at shorter horizons chose what is."
+        unknowns.append(
+            f"Depths that a pruner stopped: {join(stopped)} are not part of the fit; readings at "
+            "shorter horizons selected the runs that are."
         )
     if not q.floor_fitted:
-        told.append(
-            f"E, a loss that no size removes: it takes {FEWEST_FOR_FLOOR} budgets; held at 0."
+        unknowns.append(
+            f"E, the irreducible loss: fitting it needs {FEWEST_FOR_FLOOR} budgets; fixed at 0."
         )
     elif not q.floor_known:
-        told.append(
-            f"E, a loss that no size removes: budgets that span a factor of {factor} leave it "
-            f"anywhere from {spanned(*q.interval('floor'), 2)}, and the exponent with it, which is "
-            f"{decimals(3)(q.without_floor)} where E is held at 0."
+        unknowns.append(
+            f"E, the irreducible loss: budgets that span a factor of {factor} determine it only as "
+            f"{spanned(*q.interval('floor'), 2)}. The exponent depends on it: it is "
+            f"{decimals(3)(q.without_floor)} with E fixed at 0."
         )
-    return told
+    return unknowns
 
 
 def on_embeddings(law: Law) -> str:
-    """Which parameters are the variable, and what embeddings take."""
+    """Which parameters are counted, and the share of embeddings."""
     ranges = [share_range(study) for study in law.studies]
     at = join([f"{r} at {magnitude(v.budget)}" for r, v in zip(ranges, law.valleys, strict=True)])
     vocabularies = {int(v) for study in law.studies for v in study.finished.vocab_size}
     words = join([f"{v:,}" for v in sorted(vocabularies)])
     tilt = ""
     if law.kind != "parameters":
-        tilt = " Shallow, wide shapes have more parameters in all than deep ones of their budget."
+        tilt = (
+            " Shallow, wide shapes have more parameters in total than deep ones of the same budget."
+        )
         means = [float(embedding_shares(study).mean()) for study in law.studies]
         if max(means) - min(means) > SHARE_TOLERANCE:
             tilt += (
-                " That favours shallow shapes most where the share is largest, and some of what "
-                "the best depth does over budgets may be due to it: a vocabulary that grows as the "
-                "square root of the budget keeps the shares level."
+                " That favours shallow shapes most where the share is largest, so part of the "
+                "change of the best depth with the budget may be due to it. A vocabulary that "
+                "grows as the square root of the budget keeps the shares equal."
             )
     return (
         f"N counts {law.counted}. With a vocabulary of {words}, embeddings are {at} of all "
@@ -204,10 +206,10 @@ def how_it_was_made(law: Law) -> list[tuple[str, str]]:
     return [
         ("Studies", "; ".join(f"{s.name}: {command(s.facts)}" for s in law.studies)),
         ("Variable", on_embeddings(law)),
-        ("Tokens", f"{law.ratio:.2f} for each of these parameters, the same at all budgets."),
+        ("Tokens", f"{law.ratio:.2f} per counted parameter, at all budgets."),
         (
             "Recipe",
-            f"{recipe_in_words(runs[0].run.recipe)}. At other budgets alike but for tokens.",
+            f"{recipe_in_words(runs[0].run.recipe)}. The same at other budgets except for tokens.",
         ),
         ("Data", str(runs[0].data.get("name"))),
         ("Commits", join(sorted({str(record.commit) for record in runs}))),

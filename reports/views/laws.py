@@ -51,21 +51,32 @@ BUDGETS = (
     Column("best", "best depth", str, "at the bottom of the fitted valley", numeric=False),
     Column("interval", "95% interval", str, "of the best depth", numeric=False),
     Column("at_best", "at the bottom", decimals(4), "fitted value of the metric there"),
-    Column("curvature", "curvature", decimals(4), "what one e-fold of depth away from it costs"),
+    Column(
+        "curvature",
+        "curvature",
+        decimals(4),
+        "increase of the metric one e-fold of depth away from it",
+    ),
     Column("tried", "depths tried", str, "layers executed", numeric=False),
     Column("runs", "runs", whole, "finished ones"),
-    Column("seeds", "seeds", str, "of a depth, fewest to most", numeric=False),
+    Column("seeds", "seeds", str, "per depth, fewest to most", numeric=False),
     Column("tokens", "tokens", whole, "of each run"),
     Column("ratio", "tokens/parameter", decimals(2), "of the parameters that the law counts"),
-    Column("shares", "embeddings’ share", str, "of all parameters, over the depths", numeric=False),
+    Column(
+        "shares",
+        "embeddings’ share",
+        str,
+        "of all parameters, range over the depths",
+        numeric=False,
+    ),
 )
-FORETOLD = (
+PREDICTED = (
     Column("name", "model", str, numeric=False),
     Column("size", "size", magnitude, "of the parameters that the law counts"),
     Column("reach", "beyond the largest budget", str, "extrapolation by this factor", False),
-    Column("depth", "best depth, foretold", lambda depth: at_least_one(depth, 1)),
+    Column("depth", "predicted best depth", lambda depth: at_least_one(depth, 1)),
     Column("interval", "95% interval", str, numeric=False),
-    Column("layers", "its layers", whole, "what its authors settled on"),
+    Column("layers", "its layers", whole, "as published"),
 )
 PARAMETERS = (
     Column("name", "parameter", str, numeric=False),
@@ -76,7 +87,7 @@ PARAMETERS = (
 
 
 def budget_rows(law: Law) -> pd.DataFrame:
-    """A row a budget."""
+    """One row per budget."""
     rows = []
     for study, v in zip(law.studies, law.valleys, strict=True):
         few, many = v.seeds
@@ -110,17 +121,17 @@ def parameter_rows(law: Law) -> pd.DataFrame:
     """A row for each parameter of the law of quality and of the growth of best depth."""
     q, at = law.quality, magnitude(law.quality.middle)
     unit = Measure(law.studies[0].metric).unit
-    known = "" if q.floor_known else "not identified: " if q.floor_fitted else "held at 0: "
-    told = {
-        "floor": ("E", f"{known}{unit} that no size removes"),
+    known = "" if q.floor_known else "not identified: " if q.floor_fitted else "fixed at 0: "
+    meanings = {
+        "floor": ("E", f"{known}irreducible {unit}"),
         "level": ("E + A", f"{unit} of the best depth at N0 = {at}"),
-        "exponent": ("α", "how fast the rest falls with N, tokens growing alike"),
-        "curvature": ("c", f"{unit} that one e-fold of depth away from the best costs"),
-        "log_depth": ("best depth at N0", "the joint fit's"),
+        "exponent": ("α", "exponent of the rest in N, tokens growing in proportion"),
+        "curvature": ("c", f"increase in {unit} one e-fold of depth away from the best"),
+        "log_depth": ("best depth at N0", "from the joint fit"),
         "depth_exponent": ("growth of best depth, joint", "d log best depth / d log N"),
     }
     rows: list[dict[str, Any]] = []
-    for name, (symbol, meaning) in told.items():
+    for name, (symbol, meaning) in meanings.items():
         value, (low, high) = q.parameters[name], q.interval(name)
         if name == "log_depth":
             value, low, high = math.exp(value), math.exp(low), math.exp(high)
@@ -129,7 +140,9 @@ def parameter_rows(law: Law) -> pd.DataFrame:
         rows.append({"name": symbol, "value": value, "interval": ends, "told": meaning})
     if (line := law.growth) is not None:
         by = (
-            f"; widened by {line.widened:.1f}, as the points lie off it" if line.widened > 1 else ""
+            f"; interval widened {line.widened:.1f} times, for the scatter of the points around it"
+            if line.widened > 1
+            else ""
         )
         meaning = f"the line through the budgets' best depths{by}"
         ends = spanned(*line.interval, 4)
@@ -158,20 +171,20 @@ def parts(law: Law) -> list[Part]:
     """The tables: title, columns, cells."""
     described = (
         ("Best depth at each budget", BUDGETS, budget_rows(law)),
-        ("Beside larger models", FORETOLD, predicted_rows(law)),
+        ("Compared with larger published models", PREDICTED, predicted_rows(law)),
         (f"{law.studies[0].metric_title} = {FORMULA}", PARAMETERS, parameter_rows(law)),
     )
     return [(title, *printed_rows(rows, columns)) for title, columns, rows in described]
 
 
 def markdown(law: Law) -> str:
-    """All that is said and tabled, in GitHub's Markdown."""
+    """All sentences and tables in GitHub's Markdown."""
     tables = "".join(
         f"**{title}**\n\n{markdown_table(columns, rows)}\n" for title, columns, rows in parts(law)
     )
     said = " ".join([headline(law), *hedges(law)])
     items = "".join(f"- {text}\n" for text in unknown(law))
-    return f"{said}\n\n{on_embeddings(law)}\n\n{tables}What these runs cannot tell:\n\n{items}"
+    return f"{said}\n\n{on_embeddings(law)}\n\n{tables}What these runs cannot answer:\n\n{items}"
 
 
 def latex(law: Law) -> str:
@@ -193,8 +206,8 @@ def runs_csv(law: Law) -> str:
 
 
 def records(law: Law) -> bytes:
-    """All that the page is made of, as a `.tar.xz` to publish: unpacked elsewhere,
-    `python -m reports page=laws` makes the same page of it. Without the storage's URL."""
+    """All records behind the page, as a `.tar.xz` to publish: from its unpacked files
+    `python -m reports page=laws` makes the same page. Without the storage's URL."""
     files: dict[str, Any] = {}
     for study in law.studies:
         facts = {**study.facts, "runs": "runs"}

@@ -1,4 +1,4 @@
-"""How often planted effects are found and equal arms get a verdict, by simulation alone."""
+"""How often planted effects are found and equal arms get a false verdict, by simulation alone."""
 
 import pandas as pd
 
@@ -12,18 +12,23 @@ from space.tables import Column
 POWER = (
     *DESIGN,
     Column("effect", "effect", decimals(1), "planted in one arm, in standard deviations of a run"),
-    Column("computed", "computed power", percent(1), "what the MDD rests on"),
-    Column("pooled", "found, pooled", percent(1), "simulated, equal spread taken for granted"),
-    Column("found", "found", percent(1), "simulated, by the rule in use"),
+    Column("computed", "computed power", percent(1), "the MDD is derived from it"),
+    Column("pooled", "found, pooled", percent(1), "simulated, equal standard deviations assumed"),
+    Column("found", "found", percent(1), "simulated, with the rule in use"),
     Column("interval", "95% interval", str, "of the rate found", numeric=False),
     Column("mdd", "MDD", decimals(2), "effect with a computed power of 80%, in the same unit"),
 )
 WAYS = (
     *DESIGN,
     Column("paired_t", "paired t needs", decimals(1), "one paired t per arm, Bonferroni over them"),
-    Column("paired", "it finds", decimals(1), "the difference that this finds four times in five"),
-    Column("pooled", "pooled finds", decimals(1), "one spread for all arms, Dunnett"),
-    Column("rule", "rule finds", decimals(1), "the rule in use: all three spreads"),
+    Column("paired", "it finds", decimals(1), "difference that it finds with 80% power"),
+    Column("pooled", "pooled finds", decimals(1), "one standard deviation for all arms, Dunnett"),
+    Column(
+        "rule",
+        "rule finds",
+        decimals(1),
+        "the rule in use: all three estimates of the standard deviation",
+    ),
 )
 
 
@@ -33,18 +38,19 @@ def power_files(tables: int = TABLES) -> dict[str, bytes]:
     false, needed = unequal(tables), ways()
     worst = false.iloc[int(false.rule.argmax())]
     text = (
-        "Simulated with normal errors. The spreads of errors and seeds change no rate.\n\n"
-        "**What a verdict takes**, in standard deviations of a difference between two runs of a "
-        f"seed\n\n{printed(WAYS, needed)}\n"
-        "**Planted effects and how often they are found**, where one arm differs and all spread "
-        f"equally\n\n{printed(POWER, found)}\n"
+        "Simulated with normal errors. The standard deviations of errors and seeds change no "
+        "rate.\n\n**What a verdict requires**, in standard deviations of a difference between two "
+        f"runs of a seed\n\n{printed(WAYS, needed)}\n"
+        "**Planted effects and how often they are found**, where one arm differs and all have "
+        f"the same standard deviation\n\n{printed(POWER, found)}\n"
         f"{explained((*WAYS, *POWER))}\n"
-        "**Tables with a false verdict, of arms that are equal but for their spread**, by arms × "
-        f"seeds (looks at {SEEDS_AUTO}: `seeds=auto`), of {tables:,} each; in brackets with equal "
-        "spread taken for granted\n\n"
+        "**Tables with a false verdict, of arms that differ only in their standard deviation**, "
+        f"by arms × seeds (looks at {SEEDS_AUTO}: `seeds=auto`), of {tables:,} each; in brackets "
+        "with equal standard deviations assumed\n\n"
         f"{_by_design(false)}\n"
         f"The worst is {percent(1)(worst.rule)}, with an upper 95% bound of "
-        f"{percent(1)(worst.upper)}; with equal spread the highest upper bound is "
+        f"{percent(1)(worst.upper)}; with equal standard deviations the highest upper "
+        f"bound is "
         f"{percent(1)(false.upper[false.spread == 'equal'].max())}.\n"
     )
     frames = {"table.csv": found, "unequal.csv": false, "ways.csv": needed}
@@ -52,7 +58,7 @@ def power_files(tables: int = TABLES) -> dict[str, bytes]:
 
 
 def _by_design(false: pd.DataFrame) -> str:
-    """A row a pattern of spreads, a column a design."""
+    """One row per pattern of standard deviations, one column per design."""
     designs = false.arms.astype(str) + " × " + false.seeds
     rates = [
         percent(1)(rule) + (f" ({percent(1)(pooled)})" if pooled == pooled else "")

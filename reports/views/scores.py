@@ -27,7 +27,7 @@ from space.tables import Column
 
 @dataclass(frozen=True)
 class Measure:
-    """What a task is read by."""
+    """A measure of a task."""
 
     metric: str
     name: str
@@ -50,7 +50,7 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Section:
-    """A table with what is said above it."""
+    """A table with its title and note."""
 
     title: str
     note: str
@@ -59,8 +59,7 @@ class Section:
 
 
 def sections(frames: Mapping[str, pd.DataFrame]) -> list[Section]:
-    """What there is to show of `gather`'s frames, by the name of their comparison: the tasks, then
-    the arms by each measure."""
+    """The tables of `gather`'s frames, per comparison: the tasks, then the arms by each measure."""
     shown = []
     for name, frame in frames.items():
         if frame.empty:
@@ -75,15 +74,15 @@ def sections(frames: Mapping[str, pd.DataFrame]) -> list[Section]:
 def verdict(found: pd.DataFrame) -> str:
     """Which tasks can rank arms of this size, in a sentence."""
     if found.p_adjusted.isna().all():
-        return "Which tasks can rank these arms is not known: it takes two seeds of two arms."
+        return "Which tasks can rank these arms is not known: that needs two seeds of two arms."
     by = {
         str(task): [_name(m) for m in rows.measure]
         for task, rows in found[found.ranks].groupby("task", sort=False)
     }
-    told = ", ".join(f"{task} (by {' and '.join(names)})" for task, names in by.items())
+    able = ", ".join(f"{task} (by {' and '.join(names)})" for task, names in by.items())
     rest = [str(task) for task in found.task.unique() if task not in by]
-    others = f" Not seen to, with these seeds: {', '.join(rest)}." if rest else ""
-    return f"At this size these tasks can rank the arms: {told or 'none'}.{others}"
+    others = f" Not shown with these seeds: {', '.join(rest)}." if rest else ""
+    return f"At this size these tasks can rank the arms: {able or 'none'}.{others}"
 
 
 def _name(metric: str) -> str:
@@ -91,7 +90,7 @@ def _name(metric: str) -> str:
 
 
 def _tasks(frame: pd.DataFrame, found: pd.DataFrame) -> Section:
-    """A row a task: what was scored, and its signal to noise by each measure."""
+    """One row per task: what was scored, and its signal to noise by each measure."""
     shown = [m for m in MEASURES if (found.measure == m.metric).any()]
     columns = [
         Column("task", "task", str, numeric=False),
@@ -103,7 +102,7 @@ def _tasks(frame: pd.DataFrame, found: pd.DataFrame) -> Section:
         columns.append(
             Column(f"{m.metric}_ratio", "S/N", decimals(1), "signal to noise over seeds")
         )
-    hint = f"measures by which the arms differ, p below {LEVEL} for all tasks and measures together"
+    hint = f"measures by which the arms differ, p below {LEVEL} adjusted for all tasks and measures"
     columns.append(Column("ranks", "ranks by", str, hint, numeric=False))
     rows = []
     for task, of_task in frame.groupby("task", sort=False):
@@ -123,21 +122,21 @@ def _tasks(frame: pd.DataFrame, found: pd.DataFrame) -> Section:
         rows.append(cells)
     note = (
         f"{verdict(found)} Signal to noise (S/N) is the largest difference between two arms over "
-        "the standard deviation between seeds (after arXiv:2508.13144); a task ranks where the F "
-        "test of the arms says so."
+        "the standard deviation between seeds (after arXiv:2508.13144); a task can rank if the F "
+        "test of the arms is significant."
     )
     return Section("Zero-shot tasks", note, columns, rows)
 
 
 def _arms(frame: pd.DataFrame, measure: Measure) -> Section:
-    """A row an arm, a column a task: mean and standard deviation over seeds."""
+    """One row per arm, one column per task: mean and standard deviation over seeds."""
     values = frame[frame.metric == measure.metric]
     tasks = list(values.task.unique())
     columns = [
         Column("arm", "arm", str, numeric=False),
         Column("runs", "n", whole, "seeds"),
         *(Column(task, task, measure.text, measure.hint) for task in tasks),
-        Column("average", "average", measure.text, "of the tasks, each counting once"),
+        Column("average", "average", measure.text, "of the tasks, unweighted"),
     ]
     rows = []
     for arm, of_arm in values.groupby("arm", sort=False):
@@ -168,7 +167,7 @@ def _number(
 
 
 def files(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
-    """`scores.md`, `scores.tex` and `scores.csv`; nothing where no run was asked."""
+    """`scores.md`, `scores.tex` and `scores.csv`; nothing if no run was scored."""
     shown = sections(frames)
     if not shown:
         return {}

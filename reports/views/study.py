@@ -1,4 +1,4 @@
-"""`report.html`: one page that needs nothing but itself."""
+"""`report.html`: one self-contained page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ STATES = ("finished", "diverged", "failed", "missing", "pruned", "running", "wai
 
 @dataclass(frozen=True)
 class Findings:
-    """What is said of a study in more than one place, worked out once."""
+    """Results of a study that several outputs use, computed once."""
 
     evidence: Evidence
     confirmed: confirm.Confirmation | None
@@ -78,7 +78,7 @@ def html(study: Study, found: Findings) -> str:
 
 
 def page_figures(study: Study, evidence: Evidence) -> dict[str, figures.Json]:
-    """The figures there is something to draw in, by the id of their place on the page."""
+    """The figures that have data, by the id of their place on the page."""
     drawn: dict[str, figures.Json | None] = {
         "depth": figures.depth_vs_width(study, evidence) if len(evidence.arms) else None,
         "train": figures.learning_curves(study, "train_loss"),
@@ -95,21 +95,21 @@ def outcomes(study: Study) -> str:
 
 
 def importance(study: Study) -> list[tuple[str, float]]:
-    """Axes of the space by the share of the metric's variation laid to them, largest first."""
+    """Axes of the space by their share of the metric's variance, largest first."""
     shares = study.facts.get("importance") or {}
     if len(shares) < 2:
-        return []  # all the variation is laid to an only axis, whatever it does
+        return []  # a single axis always gets all of the variance
     return sorted(shares.items(), key=lambda item: (-item[1], item[0]))
 
 
 def unhappy(study: Study) -> list[tuple[str, str, str]]:
-    """(trial, what happened, why) of every trial that left no result although it was run."""
+    """(trial, what happened, why) of every trial that was run and has no result."""
     rows = study.trials[study.trials.status.isin(["diverged", "failed", "pruned"])]
-    told = [
+    reasons = [
         (f"trial {row['number']}", str(row["status"]), str(row["reason"] or "no reason recorded"))
         for row in rows.to_dict("records")
     ]
-    return told + [(f"run {key}", "missing", reason) for key, reason in study.missing]
+    return reasons + [(f"run {key}", "missing", reason) for key, reason in study.missing]
 
 
 def how_it_was_run(study: Study) -> Facts:
@@ -160,7 +160,7 @@ def _compact(value: Any) -> str:
 def _trials(study: Study) -> str:
     facts = study.facts
     asked = facts.get("n_trials")
-    text = f"{outcomes(study)}, of {asked} asked for" if asked else outcomes(study)
+    text = f"{outcomes(study)}, of {asked} requested" if asked else outcomes(study)
     text += f"; sampler {facts['sampler']}" if facts.get("sampler") else ""
     text += f", {count(facts['workers'], 'worker')}" if facts.get("workers") else ""
     if (pruner := facts.get("pruner", "none")) != "none":
@@ -171,7 +171,7 @@ def _trials(study: Study) -> str:
     reused = sum(bool(trial.get("reused")) for trial in facts["trials"])
     text += f"; {count(reused, 'run')} reused from earlier studies" if reused else ""
     aside = study.finished_elsewhere
-    return text + (f"; {count(aside, 'run')} of another length in no comparison" if aside else "")
+    return text + (f"; {count(aside, 'run')} of another length not compared" if aside else "")
 
 
 def _seeds(study: Study) -> str:
@@ -209,7 +209,7 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 def _time(study: Study) -> str:
     wall = study.facts.get("wall_s")
-    parts = [f"{exact_duration(float(wall))} on the wall"] if wall else []
+    parts = [f"{exact_duration(float(wall))} wall time"] if wall else []
     if study.records:
         training = sum(record.train_s for record in study.records.values())
         parts.append(f"{exact_duration(training)} of training summed over runs")
@@ -219,7 +219,7 @@ def _time(study: Study) -> str:
 
 
 def _agreed(texts: Sequence[str]) -> str | None:
-    """What all the runs say, or each of the things they say with how many say it."""
+    """The text of all runs if it is the same, else each text with its number of runs."""
     different = {text: texts.count(text) for text in sorted(set(texts)) if text}
     if len(different) < 2:
         return next(iter(different), None)

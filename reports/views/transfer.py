@@ -1,4 +1,4 @@
-"""Loss against learning rate: the best rate of each shape, and what a common rate costs it."""
+"""Loss against learning rate: the best rate of each shape, and its loss at a common rate."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -34,23 +34,30 @@ def steps(value: Any) -> str:
 
 RULES = (
     Column("parametrisation", "parametrisation", str, numeric=False),
-    Column("common", "common rate", rate, "whose largest cost over the shapes is smallest"),
-    Column("steps", "farthest best", whole, "rates that a shape's best lies from it, at most"),
+    Column("common", "common rate", rate, "the one with the smallest largest cost over the shapes"),
+    Column(
+        "steps",
+        "farthest best",
+        whole,
+        "largest distance of a shape's best rate from it, in rates of the grid",
+    ),
     Column("cost", "largest cost", percent(2), "of the common rate, over the shapes"),
-    Column("interval", "95% interval", str, "each end the largest over the shapes", numeric=False),
+    Column(
+        "interval", "95% interval", str, "each bound the largest over the shapes", numeric=False
+    ),
     Column(
         "near",
         "within a step",
         str,
-        "holds where all rates that may be a shape's best lie so near the common one, fails where "
-        "none of a shape's does",
+        "holds if all rates that may be a shape's best lie within a step of the common one, fails "
+        "if none of some shape does",
         numeric=False,
     ),
     Column(
         "cheap",
         f"costs ≤ {WANTED_COST:.1%}",
         str,
-        "holds where all intervals end below it, fails where one begins above it",
+        "holds if all intervals end below it, fails if one begins above it",
         numeric=False,
     ),
 )
@@ -58,9 +65,11 @@ SHAPES = (
     Column("parametrisation", "parametrisation", str, numeric=False),
     Column("shape", "shape", str, numeric=False),
     Column("best", "best rate", rate, "of those tried"),
-    Column("levels", "level with it", str, "rates not told apart from the best", numeric=False),
+    Column(
+        "levels", "equivalent", str, "rates not significantly worse than the best", numeric=False
+    ),
     Column("steps", "from common", steps, "rates up or down"),
-    Column("cost", "cost", percent(2), "of the common rate, beside the best one's loss"),
+    Column("cost", "cost", percent(2), "of the common rate, relative to the best rate's loss"),
     Column("interval", "95% interval", str, "of the cost", numeric=False),
     Column("n", "n", whole, "seeds of the common rate"),
     Column("flag", "flag", str, "edge: a better rate may lie beyond those tried", numeric=False),
@@ -68,7 +77,7 @@ SHAPES = (
 
 
 def transfer_files(report: Report) -> dict[str, bytes]:
-    """What such a table leaves besides, by name."""
+    """The further files of such a table, by name."""
     frame = read_rates(report)
     rows = costs(frame)
     return {
@@ -92,7 +101,7 @@ def read_rates(report: Report) -> pd.DataFrame:
 
 
 def markdown(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> str:
-    """What is wanted and whether it holds, shape by shape, and the curves."""
+    """The wanted properties and whether they hold, per shape, and the curves."""
     rules = _with_interval(verdicts(rows))
     shapes = _with_interval(rows).assign(
         levels=pd.Series(
@@ -101,11 +110,11 @@ def markdown(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> str:
         ),
         flag=pd.Series(["edge" if edge is True else None for edge in rows.edge], dtype=object),
     )
-    told = "".join(f"- **{c.heading}**: {c.hint}\n" for c in (*RULES, *SHAPES) if c.hint)
+    notes = "".join(f"- **{c.heading}**: {c.hint}\n" for c in (*RULES, *SHAPES) if c.hint)
     return (
         f"{report.caption}\n\n{markdown_table(*printed_rows(rules, RULES))}\n"
         f"{markdown_table(*printed_rows(shapes, SHAPES))}\n"
-        f"Means, with the number of seeds where it is not one:\n\n{_curves(frame)}\n{told}"
+        f"Means, with the number of seeds where it is not one:\n\n{_curves(frame)}\n{notes}"
     )
 
 
@@ -131,7 +140,7 @@ def _curves(frame: pd.DataFrame) -> str:
 
 
 def picture(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> bytes:
-    """A panel a parametrisation: each shape's loss against its rate, and the common rate."""
+    """One panel per parametrisation: each shape's loss against its rate, and the common rate."""
     return drawn(lambda: _figure(report, frame, rows), "png", dpi=110)
 
 
@@ -160,15 +169,15 @@ def _figure(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> "Figure"
 
 
 def summary(report: Report) -> str:
-    """What was found, a line a parametrisation."""
-    told = verdicts(costs(read_rates(report)))
+    """The result, one line per parametrisation."""
+    rows = verdicts(costs(read_rates(report)))
     return "\n".join(
-        f"{row['parametrisation']}: at the common rate {rate(row['common'])} the dearest shape "
-        f"costs {percent(2)(row['cost'])}; best rates within a step of it: {row['near']}; "
+        f"{row['parametrisation']}: at the common rate {rate(row['common'])} the most expensive "
+        f"shape costs {percent(2)(row['cost'])}; best rates within a step of it: {row['near']}; "
         f"costs at most {WANTED_COST:.1%}: {row['cheap']}"
         if row["common"] == row["common"]
         else f"{row['parametrisation']}: no rate has a result for all shapes"
-        for row in told.to_dict("records")
+        for row in rows.to_dict("records")
     )
 
 

@@ -37,12 +37,12 @@ TRIAL_COLUMNS = (
     Column("ffn_ratio", "FFN ratio", decimals(2), "intermediate_size / hidden_size"),
     Column("sharing", "sharing", str, "pattern × repeats", numeric=False),
     Column("tied", "embeddings", str, "tied or untied", numeric=False),
-    Column("parameters", "parameters", whole, "distinct weights, a tied matrix once"),
+    Column("parameters", "parameters", whole, "distinct weights; a tied matrix counted once"),
     Column("budget_deviation", "off budget", percent(2, sign=True), "deviation from the budget"),
     Column("embedding_share", "embeddings’ share", percent(1), "share of all parameters"),
     Column("forward_flops_per_token", "FLOPs/token", megas, "one forward pass"),
-    Column("kv_bytes_per_token", "KV B/token", whole, "bytes of key-value cache a token"),
-    Column("decode_bytes_per_token", "moved/token", megas, "bytes moved to decode one token"),
+    Column("kv_bytes_per_token", "KV B/token", whole, "bytes of key-value cache per token"),
+    Column("decode_bytes_per_token", "decode B/token", megas, "bytes read to decode one token"),
     Column("tokens", "tokens", whole, "tokens trained on"),
     Column("train_s", "seconds", decimals(1), "seconds of training"),
     Column("tokens_per_s", "tokens/s", whole),
@@ -54,25 +54,25 @@ ARM_COLUMNS = (
     Column("depth", "layers", whole, "layers executed"),
     Column("width", "width", whole, "hidden_size"),
     Column("series", "other axes", str, numeric=False),
-    Column("tried", "runs", whole, "finished runs, the exploring one among them"),
-    Column("n", "n", whole, "seeds that enter mean and interval"),
-    Column("value", "mean", decimals(4), "of the n seeds; of the runs where n is empty"),
+    Column("tried", "runs", whole, "finished runs, including the exploring one"),
+    Column("n", "n", whole, "seeds used for mean and interval"),
+    Column("value", "mean", decimals(4), "over the n seeds; over the runs if n is empty"),
     Column("sd", "sd", decimals(4), "standard deviation over the n seeds"),
-    Column("diff", "difference", signed(4), "to the baseline; negative is better"),
+    Column("diff", "difference", signed(4), "from the baseline; negative is better"),
     Column("interval", "95% interval", str, "simultaneous over all differences", numeric=False),
-    Column("p_adjusted", "adj. p", probability, "adjusted for all the differences"),
+    Column("p_adjusted", "adj. p", probability, "adjusted for all differences"),
     Column(
         "mdd",
         "MDD",
         decimals(4),
-        "a true difference as large gets a verdict with 80% power",
+        "minimum detectable difference: one of this size is resolved with 80% power",
     ),
     Column("verdict", "verdict", str, numeric=False),
 )
 
 
 def trial_rows(study: Study) -> tuple[list[Column], list[list[Cell]]]:
-    """The page's table of trials: columns that hold anything, and a row a trial."""
+    """The page's table of trials: the columns that are not empty, and one row per trial."""
     frame = study.trials.copy()
     known = frame["num_hidden_layers"].notna() if "num_hidden_layers" in frame else None
     if known is not None and known.any():

@@ -40,7 +40,12 @@ if TYPE_CHECKING:
 ROWS = (
     Column("scale", "budget", str, numeric=False),
     Column("name", "chosen by", str, "what orders the arms, from one seed", numeric=False),
-    Column("saved", "saved", percent(0), "of the target's training FLOPs, as a run of its own"),
+    Column(
+        "saved",
+        "saved",
+        percent(0),
+        "of the target's training FLOPs, when trained as a run of its own",
+    ),
     Column(
         "accuracy",
         "decision accuracy",
@@ -55,35 +60,35 @@ ROWS = (
         "of the accuracy, for architectures and seeds like these: both are resampled",
         numeric=False,
     ),
-    Column("pairs", "pairs", decimals(1), "resolved, in the mean over the choosing seeds"),
+    Column("pairs", "pairs", decimals(1), "resolved, mean over the choosing seeds"),
     Column("tau", "tau", decimals(2), "Kendall's, over all pairs, resolved or not"),
     Column("tau_interval", "95% interval of tau", str, numeric=False),
     Column(
         "direction",
         "direction",
         str,
-        "of a count, the better one with hindsight, which flatters it, and in brackets what the "
-        "other has; constant: the same for all arms by construction, so that it decides nothing",
+        "of a count: the better of the two, chosen with hindsight and so too optimistic, and in "
+        "brackets the accuracy of the other; constant: the same for all arms by construction",
         numeric=False,
     ),
 )
 SUFFICIENT = (
     Column("wanted", "wanted", percent(0), "decision accuracy"),
     Column("scale", "budget", str, numeric=False),
-    Column("tokens", "tokens", whole, "fewest from which on all readings reach it"),
+    Column("tokens", "tokens", whole, "fewest from which all longer readings reach it, too"),
     Column("saved", "saved", percent(0), "of the target's training FLOPs"),
-    Column("sure", "sure", str, "whether the intervals lie above it, too", numeric=False),
+    Column("sure", "sure", str, "whether the whole intervals lie above it", numeric=False),
 )
 
 
 def trust_files(report: Report) -> tuple[dict[str, bytes], str]:
-    """What such a table leaves besides, by name, and the summary of it; before it can be judged, a
-    line that says why."""
+    """The further files of such a table, by name, and its summary; a line with the reason if it
+    cannot be computed yet."""
     try:
         rows = measured(report)
     except ValueError as error:
-        told = f"nothing to judge yet: {error}"
-        return {"trust.md": f"{told}\n".encode()}, told
+        reason = f"no result yet: {error}"
+        return {"trust.md": f"{reason}\n".encode()}, reason
     texts = {
         "trust.md": markdown(report, rows),
         "trust.tex": latex(report, rows),
@@ -99,7 +104,7 @@ def measured(report: Report) -> pd.DataFrame:
     """The rows of `ablations.stats.trust.measure`.
 
     Raises:
-        ValueError: too few runs as yet, or runs that do not belong together.
+        ValueError: too few runs so far, or runs that do not belong together.
     """
     return measure(list(_scales(report)))
 
@@ -151,11 +156,11 @@ def shown(rows: pd.DataFrame) -> tuple[list[Column], list[list[Cell]]]:
 
 
 def _directions(rows: pd.DataFrame) -> "pd.Series[Any]":
-    told = [
+    words = [
         f"{direction} ({percent(1)(1 - right)})" if math.isfinite(right) else direction
         for direction, right in zip(rows.direction, rows.accuracy, strict=True)
     ]
-    return pd.Series(told, rows.index, dtype=object).where(rows.direction.notna())
+    return pd.Series(words, rows.index, dtype=object).where(rows.direction.notna())
 
 
 def shown_sufficient(rows: pd.DataFrame) -> tuple[list[Column], list[list[Cell]]]:
@@ -168,24 +173,24 @@ def shown_sufficient(rows: pd.DataFrame) -> tuple[list[Column], list[list[Cell]]
     )
     columns, cells = printed_rows(frame, SUFFICIENT)
     place = [column.name for column in columns].index("tokens") if known.any() else None
-    for told, row in zip(known, cells, strict=True):
-        if not told and place is not None:
+    for found, row in zip(known, cells, strict=True):
+        if not found and place is not None:
             row[place] = replace(row[place], text="none tried")
     return columns, cells
 
 
 def grid_words(report: Report, rows: pd.DataFrame) -> str:
-    """What was measured on how much."""
+    """The size of the grid: arms, seeds, the target and its resolved pairs."""
     target = rows[rows.kind == CEILING].iloc[0]
     arms, seeds = report.cells.arm.nunique(), report.cells.seed.nunique()
     where = f" of {target.scale}" if target.scale else ""
     pairs = arms * (arms - 1) // 2
     text = (
         f"{arms} arms × {seeds} seeds. The target: {target.tokens:,.0f} tokens{where}; with one "
-        f"seed left out it resolves {target.pairs:.1f} of {pairs} pairs in the mean."
+        f"seed left out it resolves {target.pairs:.1f} of {pairs} pairs on average."
     )
     lost = int((report.cells.status != FINISHED).sum())
-    return text + (f" {lost} cells have no result and enter nothing." if lost else "")
+    return text + (f" {lost} cells have no result and are left out." if lost else "")
 
 
 def markdown(report: Report, rows: pd.DataFrame) -> str:
@@ -213,12 +218,12 @@ def latex(report: Report, rows: pd.DataFrame) -> str:
     lines = ["% needs \\usepackage{booktabs,graphicx}"]
     for caption, tabular in tables:
         lines += latex_float(caption, tabular)
-    told = [f"\\textbf{{{escape(c.heading)}}}: {escape(c.hint)}." for c in ROWS if c.hint]
-    return "\n".join([*lines, "{\\footnotesize\\noindent", *told, "\\par}", ""])
+    notes = [f"\\textbf{{{escape(c.heading)}}}: {escape(c.hint)}." for c in ROWS if c.hint]
+    return "\n".join([*lines, "{\\footnotesize\\noindent", *notes, "\\par}", ""])
 
 
 def html(report: Report, rows: pd.DataFrame) -> str:
-    """One page that needs nothing but itself."""
+    """One self-contained page."""
     enough = sufficient(rows).tokens.notna().any()
     return fill(
         "trust.html.j2",
@@ -282,17 +287,17 @@ def _figure(rows: pd.DataFrame) -> "Figure":
 
 
 def summary(rows: pd.DataFrame) -> str:
-    """What was found, a line for each accuracy wanted."""
+    """The result, one line per wanted accuracy."""
     ceiling = rows[rows.kind == CEILING].iloc[0]
     if not math.isfinite(ceiling.accuracy):
         return (
-            f"no pair of arms is resolved at {ceiling.tokens:,.0f} tokens, so no accuracy can be "
-            f"told; Kendall's tau has a ceiling of {decimals(2)(ceiling.tau)}; add seeds"
+            f"no pair of arms is resolved at {ceiling.tokens:,.0f} tokens, so there is no decision "
+            f"accuracy; Kendall's tau has a ceiling of {decimals(2)(ceiling.tau)}; add seeds"
         )
     lines = [f"noise ceiling: {accuracy_in_words(ceiling)}"]
     for wanted, found in sufficient(rows).groupby("wanted"):
-        told = [_suffices(row) for row in found.dropna(subset="tokens").to_dict("records")]
-        lines.append(f"{wanted:.0%}: {'; '.join(told) or 'no reading reaches it'}")
+        enough = [_suffices(row) for row in found.dropna(subset="tokens").to_dict("records")]
+        lines.append(f"{wanted:.0%}: {'; '.join(enough) or 'no reading reaches it'}")
     return "\n".join(lines)
 
 
@@ -311,9 +316,9 @@ class Trust:
     """The view of a grid: the arms', then how its proxies order them."""
 
     def show(self, report: Report) -> Shown:
-        common, (files, told) = arms.VIEW.show(report), trust_files(report)
+        common, (files, text) = arms.VIEW.show(report), trust_files(report)
         page = "trust.html" if "trust.html" in files else "trust.md"
-        lines = [told, f"trust: {report.folder / page}"]
+        lines = [text, f"trust: {report.folder / page}"]
         return Shown(common.files | files, [*lines, *common.lines])
 
 

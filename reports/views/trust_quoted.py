@@ -1,4 +1,4 @@
-"""What a study's page says of its own proxy, by the tables of trust in the same outputs."""
+"""How far a study's proxy can be trusted, by the tables of trust in the same outputs."""
 
 import json
 import math
@@ -19,17 +19,17 @@ from search.record import FINISHED, Run
 from search.runs import read_record
 
 LEFT_OUT = ("tokens", "horizons", "warmup_fraction", "evaluations")
-"""What two recipes may differ in and be one proxy: the warmup is compared in steps, and how often
-a run is looked at changes nothing of it."""
+"""Fields in which two recipes of one proxy may differ: the warmup is compared in steps, and the
+number of evaluations does not change the run."""
 
 
 def of_study(study: Study) -> str:
-    """How far the study's proxy can be trusted, by the tables of trust in the same outputs; or that
-    none measured it, and the command that would."""
-    told = [text for table in _tables(study) if (text := _quoted(study, table)) is not None]
-    if told:
-        return " ".join(told)
-    return f"Not measured for this proxy; `{command(study)}` would."
+    """How far the study's proxy can be trusted, by the tables of trust in the same outputs; or the
+    command that would measure it."""
+    quoted = [text for table in _tables(study) if (text := _quoted(study, table)) is not None]
+    if quoted:
+        return " ".join(quoted)
+    return f"Not measured for this proxy; measure it with `{command(study)}`."
 
 
 def _tables(study: Study) -> Iterator[Report]:
@@ -73,8 +73,8 @@ def _quoted(study: Study, report: Report) -> str | None:
     source = f"({arms} arms × {seeds} seeds; {report.name})"
     if row.kind == CEILING:
         return (
-            f"Nothing longer than its own {tokens:,} tokens was measured; by one seed it agrees "
-            f"with itself in {_decided(row)} {source}."
+            f"Nothing longer than its own {tokens:,} tokens was measured; one seed agrees with the "
+            f"others in {_decided(row)} {source}."
         )
     return (
         f"One seed at {tokens:,} tokens orders architectures as others at "
@@ -86,8 +86,8 @@ def _quoted(study: Study, report: Report) -> str | None:
 def _decided(row: Any, short: bool = False) -> str:
     if not math.isfinite(row.accuracy):
         low, high = decimals(2)(row.tau_low), decimals(2)(row.tau_high)
-        return f"no resolved pair, for there is none (Kendall's tau {row.tau:.2f}, {low} to {high})"
-    return accuracy_in_words(row) + ("" if short else " of the pairs that these resolve")
+        return f"no pair, as none is resolved (Kendall's tau {row.tau:.2f}, {low} to {high})"
+    return accuracy_in_words(row) + ("" if short else " of the pairs that they resolve")
 
 
 def _typical(study: Study) -> Run | None:
@@ -129,7 +129,7 @@ def _essence(recipe: Recipe) -> dict[str, Any]:
 
 
 PASSED_ON = ("space", "budget", "proxy", "recipe", "data", "runs", "outputs", "placement")
-"""What a search and a table of trust are told alike."""
+"""Options that a search and a table of trust have in common."""
 
 
 def command(study: Study) -> str:
@@ -141,6 +141,6 @@ def command(study: Study) -> str:
     if changed and not any(text.startswith("space=") for text in own):
         own.insert(0, f"space={study.facts['space']['name']}")
     if any(text.startswith("tokens_per_parameter=") for text in given) and (run := _typical(study)):
-        own.append(f"recipe.tokens={run.recipe.tokens}")  # a table of trust is told tokens alone
+        own.append(f"recipe.tokens={run.recipe.tokens}")  # a table of trust takes tokens only
     called = [f"called=proxy_horizon_{study.name}"] if own else []
     return shlex.join(["python", "-m", "ablations", "table=proxy_horizon", *own, *called])

@@ -1,8 +1,8 @@
-"""What a study's runs allow one to say: which seeds count, which arms are told apart.
+"""What the runs of a study support: which seeds count, and which arms differ significantly.
 
-The exploring seed chose which architectures got further seeds. Those it flattered are chosen more
-often, so its numbers are biased towards the chosen ones (the winner's curse). Where at least two
-fresh seeds exist, only they enter means, intervals and the answer.
+The exploring seed selected the architectures that got further seeds. Selection favours those that
+were lucky with it, so its values are biased in their favour (the winner's curse). If there are at
+least two fresh seeds, only these are used for means, intervals and the answer.
 """
 
 import re
@@ -40,14 +40,14 @@ class Evidence:
     else of the seeds tried), `replicated`, `n mean sd ci_low ci_high` of the replicated,
     `diff diff_low diff_high p_adjusted mdd verdict` of those compared with the baseline."""
     baseline: str | None
-    """The arm that differences are taken to; None where there is none, or it has too few seeds."""
+    """The arm that the others are compared with; None without one, or if it has too few seeds."""
     best: str | None
     """The replicated arm with the best effect, if at least two are replicated."""
     spread_p: float
-    """p of equal spread in all arms, which the intervals of means take for granted; NaN: cannot be
-    said."""
+    """p of equal standard deviations of all arms, which the intervals of means assume; NaN: not
+    known."""
     level: tuple[str, ...]
-    """The arms that are not told apart from the best, from the best on, itself included."""
+    """The best arm and those not significantly different from it, best first."""
     lower_is_better: bool = True
     """Of the metric."""
 
@@ -129,8 +129,8 @@ def _describe_arms(done: pd.DataFrame, metric: str) -> pd.DataFrame:
 def _varying(done: pd.DataFrame) -> list[str]:
     """The columns, beside depth and width, in which the architectures of a study differ by choice.
 
-    Those are the axes of the space, for heads and the like follow the width without anyone's
-    choice. Sharing and tying are read off the architecture where they are no axis.
+    Those are the axes of the space, since heads and the like follow from the width. Sharing
+    and tying are read from the architecture if they are not axes.
     """
     axes = [name for name in map(str, done) if name.startswith("axis.")]
     axes = [name for name in axes if name != "axis.num_blocks"]
@@ -195,7 +195,7 @@ def answer(study: Study, evidence: Evidence) -> list[str]:
 
 
 def _nothing_meets(study: Study) -> list[str]:
-    """Which architecture comes nearest to keeping to the constraints, and by how much not."""
+    """The architecture nearest to meeting the constraints, and by how much it misses them."""
     excesses = {
         trial["number"]: trial.get("excesses") or {}
         for trial in study.facts["trials"]
@@ -222,19 +222,18 @@ def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
     best, n = evidence.arm(evidence.best), len(evidence.seeds)
     mean = f"{best['mean']:.3f} {study.unit}"
     where = f"At {budget_words(study)}, best is {best.label} ({mean})"
-    others = [name for name in evidence.level if name != evidence.best]
-    if not others:
-        rest = evidence.cells.arm.nunique() - 1
-        sentences = [f"{where}, told apart from {count(rest, 'other architecture')} by {n} seeds."]
+    level = [evidence.arm(name) for name in evidence.level]
+    if len(level) == 1:
+        others = count(evidence.cells.arm.nunique() - 1, "other architecture")
+        sentences = [f"{where}, significantly better than {others} over {n} seeds."]
     else:
-        level = [evidence.arm(name) for name in [evidence.best, *others]]
-        told, order = not_told_apart(level, evidence.arms)
-        sentences = [f"{where}; {told} by {n} seeds.", order]
+        comparison, order = within_noise(level, evidence.arms)
+        sentences = [f"{where}; {comparison} over {n} seeds.", order]
     once = int((~evidence.arms.replicated).sum())
     if once:
         were = "was" if once == 1 else "were"
         sentences.append(
-            f"{count(once, 'further architecture')} {were} tried too few times to be compared."
+            f"{count(once, 'further architecture')} {were} run with too few seeds to be compared."
         )
     return sentences
 
@@ -246,27 +245,36 @@ def _anecdote(study: Study, evidence: Evidence) -> list[str]:
     if len(arms) == 1:
         return [
             f"At {budget_words(study)}, {lowest.label} has {value}, "
-            "and nothing else was tried to compare it with."
+            "and no other architecture was run to compare it with."
         ]
-    once = "one seed each is an anecdote"
-    but = once if arms.tried.max() == 1 else "no two of them share two seeds: an anecdote"
+    once = "with one seed each this may be noise"
+    but = once if arms.tried.max() == 1 else "no two of them share two seeds"
     extreme = "lowest" if study.lower_is_better else "highest"
     return [
-        f"At {budget_words(study)}, {lowest.label} came out {extreme} of {len(arms)} "
+        f"At {budget_words(study)}, {lowest.label} is {extreme} of {len(arms)} "
         f"architectures, with {value}, but {but}.",
         "The order is unresolved.",
     ]
 
 
-def not_told_apart(level: Sequence[pd.Series], arms: pd.DataFrame) -> tuple[str, str]:
-    """What is not told apart from the best, the first of `level`; and what stays unresolved."""
+def within_noise(level: Sequence[pd.Series], arms: pd.DataFrame) -> tuple[str, str]:
+    """The arms that do not differ significantly from the best, the first of `level`; and which
+    order is unresolved."""
     if not arms.depth.duplicated().any():
         depths = span([row.depth for row in level], arms.depth)
-        return f"depths {depths} are not told apart", "The order among these is unresolved."
+        return (
+            f"depths {depths} are not significantly different",
+            "The order among these is unresolved.",
+        )
     others = [row.label for row in level[1:]]
     are = "is" if len(others) == 1 else "are"
-    told = f"{count(len(others), 'other architecture')} {are} not told apart from it"
-    return told, f"Level with it: {'; '.join(others)}. The order among these is unresolved."
+    comparison = (
+        f"{count(len(others), 'other architecture')} {are} not significantly different from it"
+    )
+    return (
+        comparison,
+        f"Not significantly different: {'; '.join(others)}. The order among these is unresolved.",
+    )
 
 
 def span(depths: Iterable[int], known: Iterable[int]) -> str:
@@ -286,15 +294,16 @@ def on_selection(evidence: Evidence) -> str:
     if evidence.set_aside:
         exploring = join([str(seed) for seed in evidence.set_aside])
         return (
-            f"The exploring runs (seed {exploring}) chose the architectures that got further "
-            "seeds, and flatter what they chose. Means, intervals and the answer use only "
+            f"The exploring runs (seed {exploring}) selected the architectures that got further "
+            "seeds, and are biased in favour of these. Means, intervals and the answer use only "
             f"{used}, which the compared architectures share."
         )
     if bool(evidence.arms.replicated.all()):
-        return f"Every architecture was run with {used}, so no seed chose among them."
+        return f"Every architecture was run with {used}, so no seed selected among them."
     return (
-        f"Means, intervals and the answer use {used}. One of them chose which architectures got "
-        "further seeds and flatters them (there are not yet two fresh ones): read with caution."
+        f"Means, intervals and the answer use {used}. One of them selected the architectures that "
+        "got further seeds and is biased in their favour (there are not yet two fresh seeds): "
+        "read with caution."
     )
 
 

@@ -256,7 +256,7 @@ def growth(valleys: Sequence[Valley]) -> Growth | None:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The largest budget's best depth, as the others foretell it and as it was found."""
+    """The largest budget's best depth, predicted from the others and measured."""
 
     budget: float
     predicted: float

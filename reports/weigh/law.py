@@ -208,7 +208,7 @@ def _also(study: str, where: str) -> str:
 
 
 def _settings(study: Study, record: Record) -> dict[str, Any]:
-    """What must be the same in all runs that have it, by the name it is told by."""
+    """What must be the same in all runs that have it, by its name in messages."""
     architecture = record.run.architecture
     recipe = {f"recipe.{name}": value for name, value in asdict(record.run.recipe).items()}
     del recipe["recipe.tokens"]

@@ -23,15 +23,15 @@ Array = NDArray[np.float64]
 LEVEL = 0.05
 """Chance that any task of equal arms is said to rank them, by any measure (Holm)."""
 METRICS = ("bpb", "margin", "acc", "exact_match")
-"""What a task is read by."""
+"""Measures of a task."""
 
 
 def gather(runs: Iterable[tuple[str, int, Record | None]]) -> pd.DataFrame:
-    """The scores of (arm, seed, record): `arm seed key task split source limit n metric value`, a
-    row a metric.
+    """The scores of (arm, seed, record): `arm seed key task split source limit n metric value`, one
+    row per metric.
 
-    Of a task that was asked in several ways, the most frequent counts: only equal documents
-    compare.
+    If a task was scored in several ways, the most frequent one counts: only the same documents
+    can be compared.
     """
     rows = [
         {

@@ -38,7 +38,7 @@ class Panel:
     source: str | None
     baseline: str
     rows: pd.DataFrame
-    """One row an arm, the names of `COLUMNS` and `runs`, the keys of its runs."""
+    """One row per arm, the names of `COLUMNS` and `runs`, the keys of its runs."""
     missing: tuple[str, ...]
     """Each cell that has no result, and why."""
 
@@ -53,7 +53,7 @@ class Report:
     metric: str
     panels: tuple[Panel, ...]
     cells: pd.DataFrame
-    """`panel arm seed key status reason` and the metric, one row a cell."""
+    """`panel arm seed key status reason` and the metric, one row per cell."""
     note: str = ""
     """How arms came to their learning rates, and what that cost."""
     question: str = ARMS

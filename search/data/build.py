@@ -174,14 +174,14 @@ def _write_tokens(
 ) -> None:
     """Pack documents one after another."""
     dtype = _dtype(vocab_size)
-    written, told = 0, time.monotonic()
+    written, reported = 0, time.monotonic()
     with path.open("wb") as file:
         for tokens in documents:
             file.write(tokens.astype(dtype).tobytes())
             written += len(tokens)
-            if time.monotonic() - told > 2:
+            if time.monotonic() - reported > 2:
                 progress(f"data: packing the {split} split, {written / 1e6:.1f} M tokens")
-                told = time.monotonic()
+                reported = time.monotonic()
     if not written:
         raise ValueError(f"the {split} split must hold tokens, but is empty; give more documents")
     progress(f"data: packed the {split} split, {written / 1e6:.2f} M tokens")

@@ -1,4 +1,4 @@
-"""The cache of prepared data: what is there is opened in an instant, what is not is built once.
+"""The cache of prepared data: existing entries are opened at once, missing ones built once.
 
 `prepare` reads documents, holds some out for validation, trains a byte-level BPE on the others (or
 takes a tokenizer file), packs both splits into memory-mapped files and leaves them in the cache,

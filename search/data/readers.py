@@ -199,7 +199,7 @@ def _read_parquet(path: Path, key: str) -> Iterator[str]:
 
 def _read_bin(path: Path, end_token: int | None) -> Iterator[tuple[str, Tokens]]:
     if path.stat().st_size % 2:
-        raise ValueError("must hold two bytes a token, but has an odd size; is it whole?")
+        raise ValueError("must hold two bytes per token, but has an odd size; is it complete?")
     if not path.stat().st_size:
         return
     tokens = np.memmap(path, dtype="<u2", mode="r")

@@ -77,13 +77,14 @@ def held_out(config: EvaluateConfig) -> list[str]:
 
 
 def table(scores: list[TaskScore]) -> str:
-    """A row a task: which split was scored, how many documents, each mean with its standard error;
-    then the mean over tasks, each counting once, of the metrics that all of them have."""
+    """One row per task: the split, the number of documents, each mean with its standard error; then
+    the unweighted mean over tasks of the metrics that all of them have."""
     metrics = list(dict.fromkeys(m for s in scores for m in s.values))
     rows = [["task", "split", "n", *metrics, "seconds"]]
     for s in scores:
         cells = [
-            _told(s.values[m], s.errors.get(m, math.nan)) if m in s.values else "" for m in metrics
+            _with_error(s.values[m], s.errors.get(m, math.nan)) if m in s.values else ""
+            for m in metrics
         ]
         rows.append([s.task, f"{s.split} ({s.source})", str(s.n), *cells, f"{s.seconds:.1f}"])
     if len(scores) > 1:
@@ -98,10 +99,10 @@ def _average(scores: list[TaskScore], metric: str) -> str:
         return ""
     mean = sum(s.values[metric] for s in scores) / len(scores)
     errors = [s.errors.get(metric, math.nan) for s in scores]  # of documents of their own
-    return _told(mean, math.hypot(*errors) / len(scores))
+    return _with_error(mean, math.hypot(*errors) / len(scores))
 
 
-def _told(mean: float, error: float) -> str:
+def _with_error(mean: float, error: float) -> str:
     return f"{mean:.4f}" + ("" if math.isnan(error) else f" ± {error:.4f}")
 
 

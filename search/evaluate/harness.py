@@ -108,11 +108,11 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]
         if max(lengths) > 1:
             cache.select(owners)
             hidden = torch.cat((hidden, self.model.hidden(targets[:, :-1], cache)), dim=1)
-        told = (
+        real = (
             torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         )  # (B, T), without padding
-        told = told.to(self.place)
-        logits, wanted = self.model.lm_head(hidden[told]).float(), targets[told]
+        real = real.to(self.place)
+        logits, wanted = self.model.lm_head(hidden[real]).float(), targets[real]
         nll = F.cross_entropy(logits, wanted, reduction="none")
         greedy = logits.argmax(-1) == wanted
         parts = zip(torch.split(nll, lengths), torch.split(greedy, lengths), strict=True)

@@ -8,7 +8,7 @@ class ValBpb(Objective):
     title, unit = "Validation bits per byte", "bits per byte"
 
     def value(self, record: Record) -> float | None:
-        """None where the data does not say how many bytes a token stands for."""
+        """None where the data does not state its bytes per token."""
         return record.readings[-1].val_bpb
 
 

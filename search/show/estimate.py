@@ -1,4 +1,4 @@
-"""What a study will take, said before anything is trained."""
+"""The estimated cost of a study, printed before training."""
 
 import json
 import time
@@ -16,13 +16,13 @@ from space.words import amount, duration
 RECENT = 40
 """Records looked at."""
 UTILISATION = 0.25
-"""Share of a matrix product's rate that training is taken to reach where nothing was measured."""
+"""Assumed share of a matrix product's rate that training reaches, if no run was measured."""
 WEIGHT_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left of a study."""
+    """The cost of a study's remaining runs."""
 
     runs: int
     tokens: float
@@ -32,7 +32,7 @@ class Estimate:
     """Where the speed comes from."""
     disk_bytes: float
     lost: str | None = None
-    """Why this machine trains more slowly than it could."""
+    """Why this machine trains more slowly than it could; None if it does not."""
 
     def __str__(self) -> str:
         return (
@@ -51,8 +51,8 @@ def estimate(
     kept: int,
     pausing: int = 0,
 ) -> Estimate:
-    """What the runs that are not done will take on this machine, if none is pruned; `kept` leave
-    their weights, and `pausing` may leave a checkpoint."""
+    """The cost of the remaining runs on this machine, if none is pruned; `kept` of them keep their
+    weights, and `pausing` may keep a checkpoint."""
     left = max(0, work.total - done)
     flops = work.flops * left / work.total
     rate, basis = speed(work, placement, runs)
@@ -71,7 +71,7 @@ def estimate(
 
 
 def speed(work: Work, placement: Placement, runs: Path) -> tuple[float, str]:
-    """Training FLOPs a second of one worker, and where that comes from."""
+    """Training FLOPs per second of one worker, and the source of the figure."""
     measured = recorded_speeds(work, placement, runs)
     if measured:
         return median(measured), f"by {len(measured)} runs recorded on such a machine"
@@ -81,7 +81,7 @@ def speed(work: Work, placement: Placement, runs: Path) -> tuple[float, str]:
 
 
 def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]:
-    """Training FLOPs a second of the last records with this device, threads and precision."""
+    """Training FLOPs per second of the last records with this device, threads and precision."""
     from search.train.provenance import device_name
 
     paths = sorted(runs.glob("*/record.json"), key=lambda path: -path.stat().st_mtime)
@@ -102,7 +102,7 @@ def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]
 
 
 def matrix_product_speed(placement: Placement, precision: str) -> float:
-    """FLOPs a second of a product of two square matrices, as measured in a fifth of a second."""
+    """FLOPs per second of a product of two square matrices, measured for a fifth of a second."""
     import torch
 
     side = 4096 if placement.device == "cuda" else 512

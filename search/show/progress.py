@@ -93,8 +93,8 @@ class Tally:
         return ", ".join(parts)
 
 
-def told(run: Run) -> Event:
-    """What events say of a run."""
+def identity(run: Run) -> Event:
+    """The fields of events that identify a run."""
     return {
         "key": run.key,
         "layers": run.architecture.num_layers,
@@ -122,7 +122,7 @@ def ended(
         "value": value,
         "reused": reused,
         "seconds": seconds,
-        **told(run),
+        **identity(run),
     }
 
 

@@ -1,4 +1,4 @@
-"""How a start of a study ends: described in `study.json`, tidied, reported, and its exit code."""
+"""The end of a study's process: `study.json`, cleanup, report and exit code."""
 
 import shlex
 import subprocess
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def conclude(session: "Session[Any]", ending: Ending) -> None:
-    """Describe, tidy and report; on a full disk as far as it goes."""
+    """Describe, tidy and report; on a full disk as far as possible."""
     done = ending.kind == End.DONE
     try:
         content = describe(session, finished=done)
@@ -33,7 +33,7 @@ def conclude(session: "Session[Any]", ending: Ending) -> None:
 
 
 def describe(session: "Session[Any]", finished: bool) -> dict[str, Any]:
-    """Write `study.json` and mirror what ended; what was written."""
+    """Write `study.json`, mirror the ended runs, and return what was written."""
     attempts = session.attempts()
     content = {
         **_common_facts(session, finished),
@@ -47,8 +47,8 @@ def describe(session: "Session[Any]", finished: bool) -> dict[str, Any]:
 
 
 def tidy(session: "Session[Any]", arms: int = 1) -> None:
-    """Delete weights that this study wrote and need not be kept: see `keep`. Until it is done, any
-    of the best `arms` may turn out to be the best, and what has yet to be asked stays."""
+    """Delete weights that this study wrote and does not keep: see `keep`. Until it is done, any of
+    the best `arms` may become the best, and weights that are not scored yet stay."""
     if session.config.keep == "all":
         return
     attempts, keep_best = session.attempts(), session.config.keep == "best"
@@ -63,7 +63,7 @@ def tidy(session: "Session[Any]", arms: int = 1) -> None:
 
 
 def report(session: "Session[Any]", content: dict[str, Any]) -> None:
-    """Leave the pages, figures and tables, made by a process of their own; show them in W&B."""
+    """Make pages, figures and tables in a process of their own; show them in W&B."""
     for page in session.subject.pages if session.config.report else ():
         make_report([*page, f"outputs={session.config.outputs}"])
     plot = session.job.folder / session.subject.plot
@@ -71,7 +71,7 @@ def report(session: "Session[Any]", content: dict[str, Any]) -> None:
 
 
 def make_report(arguments: Sequence[str]) -> None:
-    """Run `python -m reports`; what goes wrong there is said and does no harm here."""
+    """Run `python -m reports`; an error there is printed and ends nothing here."""
     command = [sys.executable, "-m", "reports", *arguments]
     made = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     if made.returncode:
@@ -80,21 +80,21 @@ def make_report(arguments: Sequence[str]) -> None:
 
 
 def finish(session: "Session[Any]", ending: Ending) -> None:
-    """Say how it ended, and end the program where it went wrong."""
+    """Print how the study ended; exit with its code if it went wrong."""
     done, total = session.count_done(), session.work.total
     if ending.kind == End.FATAL:
         fail(
-            f"{ending.reason}; the study stopped with its {done} finished runs kept; put it right "
-            "and start the same command again"
+            f"{ending.reason}; the study stopped and keeps its {done} finished runs; fix this "
+            "and run the same command again"
         )
     if ending.kind == End.CRASHED:
         print(f"error: {ending.reason}; see {session.job.folder / 'workers'}", file=sys.stderr)
         raise SystemExit(1)
     if ending.kind == End.INTERRUPTED:
-        print(f"stopped with {done} of {total} runs; the same command goes on")
+        print(f"stopped with {done} of {total} runs; the same command continues")
         raise SystemExit(130)
     if failed := sum(run.state == State.FAIL and not run.done for run in session.runs()):
-        print(f"{done} of {total} runs; {failed} failed, and the same command tries them again")
+        print(f"{done} of {total} runs; {failed} failed, and the same command retries them")
 
 
 def _common_facts(session: "Session[Any]", finished: bool) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Option:
     arm: str
     layers: int
     flops: float
-    """Training FLOPs a token."""
+    """Training FLOPs per token."""
 
 
 @dataclass(frozen=True, kw_only=True)

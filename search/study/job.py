@@ -13,7 +13,7 @@ from search.train.placement import Placement
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """All that a worker process is told."""
+    """Everything that a worker process gets."""
 
     study: str
     storage: str

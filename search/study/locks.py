@@ -10,7 +10,7 @@ HOST = socket.gethostname()
 
 
 def run_lock(runs: Path, key: str) -> filelock.FileLock:
-    """Held by whoever works in a run's folder."""
+    """The lock of a run's folder, held while a process works in it."""
     (runs / key).mkdir(parents=True, exist_ok=True)
     return filelock.FileLock(runs / key / ".lock")
 

@@ -62,7 +62,7 @@ class Attempt:
     """How it ended. None for a FAIL means that its worker was lost."""
     reason: str | None = None
     duplicate: bool = False
-    """Told at once, because the study has this run already."""
+    """Ended at once, because the study has this run already."""
     reused: bool = False
     """Its record was there before."""
 

@@ -129,7 +129,7 @@ class Pool:
             words = f"{self._deaths} workers died in a row, the last with: {reason}"
             self._trouble = self._trouble or Ending(End.CRASHED, words)
             self._stop()
-        elif self._trouble is None:  # its death could be told
+        elif self._trouble is None:  # its death could be recorded
             self._start(number)
 
     def _give_up(self, worker: int, number: int, reason: str) -> None:

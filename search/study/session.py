@@ -323,7 +323,7 @@ def _wall_s(folder: Path) -> float:
 
 
 def usual_objective(data: Data) -> str:
-    """`val_bpb`, or `val_loss` where the data does not say how many bytes a token stands for."""
+    """`val_bpb`, or `val_loss` where the data does not state its bytes per token."""
     return "val_loss" if data.token_bytes is None else "val_bpb"
 
 

@@ -177,7 +177,7 @@ def lose(
             lost.set_user_attr("status", status)
         study.tell(trial.number, state=TrialState.FAIL)
     except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-        return  # it was told just before the end, or another machine was quicker
+        return  # it ended just before, or another machine was quicker
 
 
 def running(study: optuna.Study, worker: str) -> list[FrozenTrial]:

@@ -27,7 +27,7 @@ from search.evaluate.scores import Scorer
 from search.executors import Event
 from search.record import Reading, Record, Run, architecture_id
 from search.runs import disk_error, usable_record
-from search.show.progress import ended, told
+from search.show.progress import ended, identity
 from search.states import Role, State, Status
 from search.study.job import Job
 from search.study.locks import HOST, run_lock
@@ -170,7 +170,7 @@ class Worker:
             return self._answer(trial, twin)
         self._claim(trial, cell, run)
         self.planning.release()
-        self.emit({"event": "start", "number": trial.number, **told(run)})
+        self.emit({"event": "start", "number": trial.number, **identity(run)})
         try:
             record, reused = self._train(run, trial)
         except Pruned as pruned:

@@ -39,7 +39,7 @@ from space.model import Attention, Decoder
 
 Progress = Callable[[dict[str, Any]], None]
 Listener = Callable[[Reading], None]
-Told = TypeVar("Told")
+Event = TypeVar("Event")
 Tokens = np.ndarray[Any, np.dtype[np.int64]]
 
 CURVE_POINTS = 200
@@ -220,9 +220,9 @@ class Training:
                 self._checkpoint(metrics)
                 checkpointed = time.monotonic()
 
-    def _call(self, callback: Callable[[Told], None], told: Told, metrics: TextIO) -> None:
+    def _call(self, callback: Callable[[Event], None], event: Event, metrics: TextIO) -> None:
         try:
-            callback(told)
+            callback(event)
         except Exception as error:
             self.called_back = error
             self._checkpoint(metrics)
@@ -425,7 +425,7 @@ def _forget_other_shapes(run: Run) -> None:
         _compiled = shape
 
 
-def _ignore(told: Any) -> None: ...
+def _ignore(event: Any) -> None: ...
 
 
 @contextmanager

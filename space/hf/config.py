@@ -64,7 +64,7 @@ def config_of(arch: Architecture) -> dict[str, Any]:
         "tie_word_embeddings": arch.tie_word_embeddings,
         "rms_norm_eps": arch.rms_norm_eps,
         "rope_theta": arch.rope_theta,  # as transformers before version 5 reads it
-        "rope_scaling": scaling or None,  # likewise
+        "rope_scaling": scaling or None,  # read by these versions, too
         "rope_parameters": {"rope_type": "default", "rope_theta": arch.rope_theta} | scaling,
         "max_position_embeddings": arch.max_position_embeddings,
         "attention_bias": arch.attention_bias,

@@ -97,7 +97,7 @@ def test_an_outlier_and_a_loud_arm_are_told() -> None:
     values[4, 2] += 0.2
     checks = {row["check"]: row for row in real_checks(*_one(aa_report(values)))}
     assert checks["outliers"]["value"] == "a04 seed 2"
-    assert checks["arms spread equally"]["value"] == "loud: a04"
+    assert checks["equal standard deviations"]["value"] == "noisier: a04"
     assert checks["errors are normal"]["p"] < 0.001
 
 

@@ -73,7 +73,7 @@ def told(study: StudyFolder, runs: Path | None = None) -> Confirmation:
         ((range(3), range(3), range(2, 5)), "Confirmed over 1 of 5 fresh seeds, best first: "),
         (
             (range(0), range(2), range(2)),
-            "None of 5 fresh seeds has them all, best first: a (no seed in ",
+            "None of 5 fresh seeds has a result of all, best first: a (no seed in ",
         ),
     ],
     ids=["nested", "not nested", "no baseline"],
@@ -122,7 +122,7 @@ def test_a_damaged_confirmation_is_a_line_of_the_page(tmp_path: Path) -> None:
     for damaged in (text[:-9], text.replace('"schedule"', '"of_another_version"')):
         path.write_text(damaged)
         page = render(read_study(study.name, tmp_path / "outputs"))["report.html"].decode()
-        assert "What confirms this search cannot be read: " in page
+        assert "The confirmation of this search cannot be read: " in page
         assert "start the same table again" in page
 
 
@@ -171,6 +171,6 @@ def test_a_confirmation_that_lacks_anything_is_one_line(
     edit(facts)
     path.write_text(json.dumps(facts))
     unread = told(study)
-    wanted = f"What confirms this search cannot be read: {path} must describe"
+    wanted = f"The confirmation of this search cannot be read: {path} must describe"
     assert unread.words.startswith(wanted)
     assert unread.table is None

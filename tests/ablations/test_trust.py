@@ -410,7 +410,7 @@ def test_a_table_without_enough_runs_says_so(tmp_path: Path) -> None:
     report = tables.read_table("proxy_horizon", tmp_path / "outputs", None)
     files, summary = trust_files(report)
     assert list(files) == ["trust.md"]
-    assert "nothing to judge yet: some run must have ended" in summary
+    assert "no result yet: some run must have ended" in summary
     assert folder.is_dir()
 
 
@@ -449,8 +449,8 @@ def test_a_study_of_another_proxy_says_that_none_was_measured_and_how_to(tmp_pat
     write_table(tmp_path, table(recipe=replace(RECIPE, lr=0.002)), valley)
     told = of_study(study(tmp_path, command=command))
     assert told == (
-        "Not measured for this proxy; `python -m ablations table=proxy_horizon budget=1m "
-        "proxy=hour recipe.lr=0.002 called=proxy_horizon_depth_1m` would."
+        "Not measured for this proxy; measure it with `python -m ablations table=proxy_horizon "
+        "budget=1m proxy=hour recipe.lr=0.002 called=proxy_horizon_depth_1m`."
     )
     page = render(study(tmp_path, command=command))["report.html"].decode()
     assert "<code>python -m ablations table=proxy_horizon budget=1m" in page

@@ -317,7 +317,7 @@ def test_the_page_finds_the_law_behind_its_records(tmp_path: Path) -> None:
     assert "which lies inside" in text
     assert "extrapolation, 26.6 ×" in text, "106M of MobileLLM-125M are no embeddings"
     assert "tokens per parameter are fixed at 0.80" in text
-    assert "E, a loss that no size removes" in text
+    assert "E, the irreducible loss" in text
     assert re.search(r"embeddings are \d+% to \d+% at 500k", text)
     rows = pd.read_csv(pd.io.common.BytesIO(files["runs.csv"]))
     assert len(rows) == 4 * 3 * len(DEPTHS)
@@ -377,7 +377,7 @@ def test_an_edge_is_said_and_drawn_as_one(tmp_path: Path) -> None:
     assert found.growth is None
     files = laws.render(found)
     text = files["table.md"].decode()
-    assert "How the best depth grows cannot be told: 0 of 4" in text
+    assert "How the best depth grows is not known: 0 of 4" in text
     assert "≤ 2" in text
     assert "triangle-down" in files["report.html"].decode()
 
@@ -517,7 +517,7 @@ def test_runs_that_a_pruner_stopped_are_no_part_of_a_law_and_named(tmp_path: Pat
 
 
 def test_shares_of_embeddings_that_fall_with_the_budget_are_flagged(tmp_path: Path) -> None:
-    flag = "keeps the shares level"
+    flag = "keeps the shares equal"
     for name, vocabulary in (("law_500k", 512), ("law_4m", 1448)):
         law_study(tmp_path, name, vocab_size=vocabulary, depths=(2, 3, 5, 8), seeds=1)
     level = read_law(["law_500k", "law_4m"], tmp_path / "outputs")

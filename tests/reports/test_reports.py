@@ -123,7 +123,7 @@ def test_depths_that_seeds_do_not_tell_apart_are_called_unresolved(tmp_path: Pat
             noise = 0.01 * ((depth * (seed + 1)) % 3)
             study.add(architecture, seed=seed, bpb=1.7 + offset + noise)
     text = said(read(study))
-    assert "depths 2 to 4 are not told apart by 3 seeds" in text
+    assert "depths 2 to 4 are not significantly different over 3 seeds" in text
     assert "unresolved" in text
 
 
@@ -134,7 +134,7 @@ def test_a_clear_winner_is_said_to_be_told_apart(tmp_path: Path) -> None:
         for seed in (0, 1, 2):
             study.add(architecture, seed=seed, bpb=level + 1e-4 * seed * depth)
     assert "4 layers × 128 wide" in said(read(study))
-    assert "told apart from 2 other architectures by 3 seeds" in said(read(study))
+    assert "significantly better than 2 other architectures over 3 seeds" in said(read(study))
     assert "unresolved" not in said(read(study))
 
 
@@ -143,7 +143,7 @@ def test_one_seed_each_is_called_an_anecdote(tmp_path: Path) -> None:
     for architecture in ladder():
         study.add(architecture)
     text = said(read(study))
-    assert "one seed each is an anecdote" in text
+    assert "with one seed each this may be noise" in text
     assert "unresolved" in text
 
 

@@ -226,7 +226,7 @@ def test_the_command_leaves_picture_table_and_exit_code(
     assert "**sp**" in table
     code, out, _ = end(capsys, monkeypatch, "recipe.parametrisation=sp")
     assert code == 1
-    assert "slopes out of ±0.1" in out
+    assert "slopes outside ±0.1" in out
     code, out, _ = end(capsys, monkeypatch, "tolerance=5")
     assert code == 1
     assert "the check shows nothing" in out

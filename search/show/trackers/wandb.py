@@ -80,8 +80,8 @@ class WandbTracker(Tracker):
         best_of = max if content["direction"] == "maximize" else min
         best = {f"best_{metric}": best_of(values)} if values else {}
         pruned = {k: content[k] for k in ("pruned", "saved_tokens") if content.get("pruned")}
-        told = {"runs": len(values), "wall_s": content["wall_s"], **best, **pruned}
-        run.summary.update(told)
+        totals = {"runs": len(values), "wall_s": content["wall_s"], **best, **pruned}
+        run.summary.update(totals)
         run.finish()
 
     def _open(self, part: str, **facts: Any) -> Any:

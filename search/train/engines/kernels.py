@@ -116,7 +116,7 @@ class KernelEngine:
         self.refresh()
 
     def nll(self, inputs: Tensor, targets: Tensor, scale: float | None = None) -> Tensor:
-        """See `Engine`. Gradients are added up in the order of the threads, whoever ends first."""
+        """See `Engine`. Gradients are added up in the order of the threads, not of their end."""
         nll = torch.empty(inputs.shape)
         parts = list(micro_batches(len(inputs), self.placement.micro_batch))
 
@@ -295,7 +295,7 @@ class KernelPass:
         return norm.backward(dn, x, self._rstd(i, rows), dx, out)
 
     def _heads(self, layer: Layer, R: int, T: int) -> tuple[Any, ...]:
-        """What both attention kernels are told of the heads."""
+        """The arguments of both attention kernels about the heads."""
         a = self.arch
         if self.rotary is None or len(self.rotary[0]) < T:
             half = a.head_size // 2

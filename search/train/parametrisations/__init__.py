@@ -22,8 +22,8 @@ FINAL_GAIN, GAIN, BIAS = "final gain", "gain", "bias"
 
 EMBEDDING, MATRIX, VECTOR = "embedding", "matrix", "vector"
 KINDS = {TABLE: EMBEDDING, OUTPUT: EMBEDDING, INPUT: MATRIX, BRANCH: MATRIX}
-"""Of roles: matrices with a row a token, matrices inside layers, and gains and biases otherwise. A
-matrix optimiser takes the parameters of kind `MATRIX` and leaves the others to AdamW."""
+"""Of roles: matrices with one row per token, matrices inside layers, and vectors (gains and biases)
+otherwise. A matrix optimiser takes parameters of kind `MATRIX` and leaves the others to AdamW."""
 
 WIDTH, DEPTH = "width", "depth"
 """What a parametrisation may follow."""

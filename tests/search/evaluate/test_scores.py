@@ -91,7 +91,7 @@ def test_the_report_says_which_tasks_can_rank(tmp_path: Path) -> None:
     scored_study(tmp_path)
     files = render(read_study("depth_1m", tmp_path / "outputs"))
     text = files["scores.md"].decode()
-    assert "can rank the arms: telling (by bits per byte). Not seen to" in text
+    assert "can rank the arms: telling (by bits per byte). Not shown" in text
     assert "2 layers" in text
     assert "arXiv:2508.13144" in text
     assert b"Zero-shot accuracy" in files["report.html"]
@@ -104,7 +104,7 @@ def test_the_report_says_which_tasks_can_rank(tmp_path: Path) -> None:
 def test_one_seed_ranks_nothing_and_no_score_no_table(tmp_path: Path) -> None:
     scored_study(tmp_path, seeds=1)
     files = render(read_study("depth_1m", tmp_path / "outputs"))
-    assert b"it takes two seeds of two arms" in files["scores.md"]
+    assert b"that needs two seeds of two arms" in files["scores.md"]
     other = StudyFolder(tmp_path / "other")
     other.add(ladder((2,))[0])
     other.write()
