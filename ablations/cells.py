@@ -100,7 +100,7 @@ class TableWork:
         return {**place, "key": self._run(arm.at(choice.chosen), seed).key, "lr": choice.chosen}
 
     def choice(self, panel: Panel, arm: Arm) -> Choice | None:
-        """Where the search for an arm's learning rate stands; None where there is none."""
+        """The state of the search for an arm's learning rate; None without one."""
         if self.search.name == "none":
             return None
         known = self.choices.get((panel.name, arm.name))

@@ -23,7 +23,7 @@ def help_text(config_of: Callable[[str], AblationConfig]) -> str:
 
 
 def kinds() -> str:
-    """What a table of each kind takes and leaves."""
+    """Input and output of each kind of table."""
     lines = ["Kinds of table (a file has the key, or question: NAME or mine.py):"]
     for name, question in QUESTIONS.all():
         how = f"table={name}" if question.standalone else question.asks

@@ -190,7 +190,7 @@ def _task(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[Effect]:
 
 
 def _difference(effect: Effect, comparisons: int) -> Difference:
-    """The effect, judged as one of so many."""
+    """The effect, corrected for that number of comparisons."""
     from scipy.stats import t
 
     diff, error, df = effect.diff, effect.error, effect.df

@@ -47,7 +47,7 @@ class Recipe:
     optimizer: str = "adamw"
     """A file of `search/train/optimizers/`, or one of your own: docs/doors/optimizer.md."""
     beta1: float = 0.9
-    """AdamW's two, whatever takes the matrices inside layers."""
+    """AdamW's two, also if another optimizer takes the matrices inside layers."""
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1

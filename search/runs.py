@@ -37,7 +37,7 @@ class UnknownParts(CorruptRecord):
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record of a run folder, or None where there is none yet.
+    """The record of a run folder, or None without one.
 
     Raises:
         CorruptRecord: the file is damaged, or belongs to another key than its folder says.

@@ -181,7 +181,7 @@ class Architecture:
 
     @property
     def norms_per_layer(self) -> bool:
-        """Whether every layer has norms of its own, whatever else it shares."""
+        """Whether every layer has its own norms, even if it shares other weights."""
         return self.norms == "layer" or self.sharing_scope != "block"
 
     @property

@@ -58,7 +58,7 @@ class SpaceConfig:
     """Name of each free value: a list of values; `2..40`, every whole number between; or, for
     `num_blocks`, `2..40 in 10 rungs`, so many well-proportioned depths between."""
     fixed: dict[str, Any] = field(default_factory=dict)
-    """What all architectures of the space share: whatever `space.budget.fit` understands."""
+    """What all architectures of the space share: arguments of `space.budget.fit`."""
     ffn_tolerance: float = FFN_TOLERANCE
     """Factor of its target within which the FFN ratio stays; where it cannot, nothing fits."""
 

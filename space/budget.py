@@ -31,7 +31,7 @@ GROUPING_TOLERANCE = 2.5
 """`heads_per_kv_target` is met by a divisor of the heads within this factor, or the width is not
 used: eleven heads have no grouping near three."""
 NEIGHBOURS = 8
-"""Widths looked at on each side of the ideal one."""
+"""Widths tried on each side of the ideal one."""
 
 HEAD_DIM_RANGE = (8, 128)
 RATIOS = ("ffn_ratio", "heads_per_kv", "heads_per_kv_target", "head_dim_scale")

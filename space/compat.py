@@ -36,7 +36,7 @@ def yaml_loader() -> type[Any]:
 
 
 def child_nodes(node: "DictConfig") -> "Iterator[tuple[str, DictConfig]]":
-    """The mappings in a mapping by their names, none where it is null or missing itself. The
+    """The mappings in a mapping by their names, none if it is null or missing. The
     public ways resolve interpolations and raise for what is missing."""
     from omegaconf import DictConfig
 
@@ -47,7 +47,7 @@ def child_nodes(node: "DictConfig") -> "Iterator[tuple[str, DictConfig]]":
 
 
 def names_of(node: "DictConfig") -> list[str]:
-    """The names in a mapping, none where it is null or missing itself."""
+    """The names in a mapping, none if it is null or missing."""
     return [] if node._is_none() or node._is_missing() else [str(name) for name in node]
 
 

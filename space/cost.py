@@ -165,7 +165,7 @@ def cost(arch: Architecture, seq_len: int = 2048, dtype_bytes: int = 2) -> Cost:
 
 
 def _kept(arch: Architecture, seq_len: int) -> list[int]:
-    """Tokens in each layer's cache after so many."""
+    """Tokens in each layer's cache after a sequence of that length."""
     return [min(span or seq_len, seq_len) for span in arch.spans]
 
 

@@ -43,7 +43,7 @@ class Precision:
     cache: float
     """A key or a value."""
     ties: bool = True
-    """Whether a tied matrix is stored once: quantisation gives the output a copy of its own."""
+    """Whether a tied matrix is stored once: quantisation stores a second copy for the output."""
 
 
 PRECISIONS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file by `content`, whatever happens while it is written.
+    """Replace a file by `content`, atomically.
 
     Raises:
         OSError: it cannot be written; what was there stays.

@@ -1,4 +1,4 @@
-"""A model that is kept in a layout of its own, such as a run's."""
+"""A model stored in its own layout, such as a run's."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

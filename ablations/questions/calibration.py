@@ -1,4 +1,4 @@
-"""How often do equal arms get a verdict? One shape many times, apart in its initial weights."""
+"""How often do equal arms get a verdict? One shape many times, with different initial weights."""
 
 from ablations.questions import Asked
 from ablations.questions.arms import FILES, Arms, are_equal
@@ -8,7 +8,7 @@ from ablations.table import Table
 class Calibration(Arms):
     """A table whose arms are equal: any verdict is a false one."""
 
-    asks = "Do equal arms get verdicts, and do their runs bear out the model?"
+    asks = "Do equal arms get false verdicts, and do their runs agree with the model?"
     takes = "one panel of arms that differ in init_shift alone"
     leaves = (
         *FILES,

@@ -120,7 +120,7 @@ def _arm(runs: Path, key: str) -> Arm:
 
 
 def _named_apart(arms: list[Arm]) -> list[Arm]:
-    """Arms with names of their own: those of one size get their place."""
+    """Arms with unique names: those of one size get their place added."""
     names = [arm.name for arm in arms]
     return [
         replace(arm, name=f"{arm.name} ({place})") if arm.name in names[:place] else arm

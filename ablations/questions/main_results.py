@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class MainResults(Untrained):
     """Models that are scored here, beside what was published."""
 
-    asks = "MobileLLM's zero-shot tables, and ours beside; models=[…]; nothing is trained."
+    asks = "MobileLLM's zero-shot tables, compared with ours; models=[…]; nothing is trained."
     takes = "models, evaluate"
     leaves = tuple(f"table.{form}" for form in ("md", "tex", "csv", "html"))
     view = "main_results"

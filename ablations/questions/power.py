@@ -1,4 +1,4 @@
-"""How often are planted effects found, and do equal arms get verdicts? By simulation alone."""
+"""How often are planted effects found, and do equal arms get false verdicts? By simulation."""
 
 from ablations.questions import Asked, Question
 from ablations.table import Table

@@ -26,7 +26,7 @@ KEYS = ("space", "lengths", "arms", "budgets")
 class Trust(Question):
     """Arms are a grid whose readings are proxies of the longest."""
 
-    asks = "Do the orders of a proxy hold at length and at size?"
+    asks = "Does a proxy order architectures as longer runs and larger budgets do?"
     takes = (
         "trust: space and lengths, and perhaps arms and budgets; seeds as a number, three or more; "
         "budget, budgets, space"

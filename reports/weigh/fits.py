@@ -23,13 +23,13 @@ Generator = np.random.Generator
 DRAWS = 2000
 """For valleys and growth, where a draw is a product of matrices."""
 REFITS = 300
-"""For the law of quality, where a draw is a fit of its own."""
+"""Draws for the law of quality, each of which is a separate fit."""
 HUBER = 1.345
-"""Residuals beyond so many standard deviations count linearly: 95% efficiency if all is normal."""
+"""Residuals beyond this many standard deviations count linearly: 95% efficiency if normal."""
 FEWEST_DEPTHS = 4
 """A quadratic takes three."""
 FEWEST_FOR_FLOOR = 4
-"""Budgets that the law of quality needs before a loss that no size removes can be fitted."""
+"""Budgets that the law of quality needs before the irreducible loss can be fitted."""
 INSIDE, EDGE, NONE = "inside", "edge", "none"
 
 Interval = tuple[float, float]
@@ -230,7 +230,7 @@ quadratic says nothing, and one draw without a bottom would say all."""
 
 
 def growth(valleys: Sequence[Valley]) -> Growth | None:
-    """How the best depth grows; None with fewer than two budgets that have one inside.
+    """How the best depth grows; None with fewer than two budgets with an optimum inside.
 
     Each counts by the spread of its draws.
     """

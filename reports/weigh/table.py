@@ -100,7 +100,7 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
 
 
 def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
-    """The table of a `study.json`; what that lacks raises whatever asked for it."""
+    """The table of a `study.json`; a missing entry raises the error of its reader."""
     table, places, metric = content["table"], content["places"], content["metric"]
     caption, described = table["caption"], table["panels"]
     if not described:

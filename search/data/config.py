@@ -36,7 +36,7 @@ class DataConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Other options of the corpus."""
     max_bytes: int | None = None
-    """Stop reading after so many bytes of text."""
+    """Bytes of text after which reading stops."""
     vocab_size: int = 4096
     """Size of the tokenizer to train, end token included; a tokenizer file brings its own. For
     token ids without a tokenizer: of the one that they were made with."""

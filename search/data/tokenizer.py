@@ -14,7 +14,7 @@ from space.end_tokens import END_TOKENS, end_token_of
 BYTES = 256
 
 TOKENIZER_TRAINING_BYTES = 256 << 20
-"""The tokenizer sees at most the first so many bytes of the training split: more text changes few
+"""Bytes of the training split that the tokenizer is trained on, at most: more text changes few
 merges."""
 ENCODING_BATCH_BYTES = 4 << 20
 

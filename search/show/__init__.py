@@ -1,1 +1,1 @@
-"""What is seen of a study while it runs: progress, estimates, W&B."""
+"""Output of a running study: progress, estimates, trackers."""

@@ -1,4 +1,4 @@
-"""What one sees while a study runs: bars on a terminal, plain lines elsewhere."""
+"""Progress of a running study: bars on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ from space.words import amount, duration
 
 @dataclass
 class Tally:
-    """What has been done, from the workers' events."""
+    """What is done so far, from the workers' events."""
 
     total: int
     metric: str
@@ -138,7 +138,7 @@ class View:
     def __exit__(self, *exception: object) -> None: ...
 
     def show(self, worker: int, event: Event) -> None:
-        """Show what is new. `worker` is -1 for events of the parent."""
+        """Show an event. `worker` is -1 for events of the parent."""
         self.tally.count(worker, event)
         if (line := self._line(event)) is not None:
             self.say(line)

@@ -106,7 +106,7 @@ class Pool:
         self._tell(number, event)
 
     def _tell(self, number: int, event: Event) -> None:
-        """Pass an event on; where the listener cannot write, no worker can."""
+        """Pass an event on; if the listener cannot write, no worker can."""
         try:
             self.listener(number, event)
         except OSError as error:
@@ -114,7 +114,7 @@ class Pool:
             self._stop()
 
     def _bury(self, number: int, worker: Handle) -> None:
-        """Free what a dead worker held, and replace it unless it had a right to end."""
+        """Free what a dead worker held, and replace it unless it was to end."""
         worker.stop()
         stopping = bool(self.interrupts or self._trouble)
         reason = worker.last_words()

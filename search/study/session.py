@@ -99,7 +99,7 @@ class Subject(Generic[W]):
 
 @dataclass(frozen=True, kw_only=True)
 class Session(Generic[W]):
-    """One start of a study, with all that was checked before anything is trained."""
+    """One start of a study, with everything that is checked before training."""
 
     config: StudyConfig
     verb: str
@@ -200,7 +200,7 @@ class Session(Generic[W]):
         return there, [key for key in keys if key not in there]
 
     def estimate(self) -> "Outlook":
-        """What the rest of the study will take."""
+        """The cost of the rest of the study."""
         work, done = self.work, self.count_done()
         kept = {"all": work.total, "best": self.subject.kept_arms, "none": 0}[self.config.keep]
         return Outlook(
@@ -254,30 +254,30 @@ class Session(Generic[W]):
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """What a study is, and what the rest of it will take."""
+    """What a study is, and the cost of the rest of it."""
 
     title: str
     left: Estimate
     tasks: Sequence[str]
-    """Zero-shot, which each run is asked."""
+    """The zero-shot tasks on which each run is scored."""
     unscored: Sequence[str]
-    """Finished runs that have yet to be asked."""
+    """Finished runs that are not scored yet."""
     lost: Sequence[str]
-    """Those that cannot be, for their weights were not kept."""
+    """Those that cannot be scored, because their weights were not kept."""
 
     def __str__(self) -> str:
         lines = [self.title]
         lines += [str(self.left)] if self.left.runs else []
         if self.tasks:
             lines.append(
-                f"besides, each run is asked {', '.join(self.tasks)}"
-                + (f"; {n} finished ones have yet to be" if (n := len(self.unscored)) else "")
+                f"each run is also scored on {', '.join(self.tasks)}"
+                + (f"; {n} finished ones are not scored yet" if (n := len(self.unscored)) else "")
             )
         if self.lost:
             lines.append(
-                f"{len(self.lost)} finished runs cannot be asked, for their weights were not kept "
-                f"({self.lost[0]}{', …' if len(self.lost) > 1 else ''}); to keep them, train in "
-                "another runs folder with keep=all"
+                f"{len(self.lost)} finished runs cannot be scored, because their weights were not "
+                f"kept ({self.lost[0]}{', …' if len(self.lost) > 1 else ''}); to keep them, train "
+                "in another runs folder with keep=all"
             )
         return "\n".join(lines)
 

@@ -101,7 +101,7 @@ class Worker:
                 self.stopping.wait(POLL_S)
 
     def take_next(self) -> Step | Cell:
-        """Ask the plan and do what it says; one trial at most."""
+        """Do what the plan says next; one trial at most."""
         self.planning.acquire()
         try:
             fail_silent(self.study)
@@ -228,7 +228,7 @@ class Worker:
         return None
 
     def _answer(self, trial: Trial, twin: Attempt) -> tuple[float, ...]:
-        """Tell the sampler what it could have known; the plan then asks it again."""
+        """Report to the sampler what it could have known; the plan then asks it again."""
         trial.set_user_attr("duplicate", True)
         if twin.state == State.PRUNED:
             raise optuna.TrialPruned  # without readings, which would count twice

@@ -128,7 +128,7 @@ def cores() -> int:
 
 
 def _settle_engine(given: str, on_gpu: bool, run: Run) -> str:
-    """The engine by name; where kernels are asked for and cannot be had, a clear error."""
+    """The engine by name; an error if kernels are requested and not available."""
     if given == "autograd" or (given == "auto" and on_gpu):
         return "autograd"
     try:
@@ -183,7 +183,7 @@ def what_is_lost(placement: Placement, architectures: Iterable[Architecture] = (
     try:
         library()
     except Unavailable as reason:
-        return f"training goes by autograd, which is slower, because {reason}"
+        return f"training uses autograd, which is slower, because {reason}"
     return None
 
 

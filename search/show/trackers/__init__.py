@@ -152,7 +152,7 @@ def _ended(folder: Path, attempt: "Attempt") -> Record | None:
 
 
 def _state(record: Record) -> str:
-    """What of a run is to be shown: a failed one may be tried again, and scores may be added."""
+    """The state of a run that was shown: a failed one may be retried, and scores may be added."""
     scores = [score.task for reading in record.readings for score in reading.scores]
     return ":".join([record.run.key, record.status, *scores])
 
@@ -169,7 +169,7 @@ COLUMNS = (
 
 
 def configuration(attempt: "Attempt", record: Record) -> dict[str, Any]:
-    """What decided a run, as it is shown beside its curve."""
+    """The settings of a run, shown with its curve."""
     return {
         "key": record.run.key,
         "arm": architecture_id(record.run.architecture),

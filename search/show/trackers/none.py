@@ -1,4 +1,4 @@
-"""The report, `study.json` and the records are all there is."""
+"""No tracker: the report, `study.json` and the records are all there is."""
 
 from pathlib import Path
 

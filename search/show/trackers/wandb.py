@@ -103,7 +103,7 @@ class WandbTracker(Tracker):
         return wandb.init(mode="offline", settings=self._settings(), **common)
 
     def _settings(self) -> Any:
-        """Quiet, quick to give up, and nothing about this machine: the record has that."""
+        """W&B's settings: no output, short timeouts, no data on the machine (see the record)."""
         import wandb
 
         return wandb.Settings(
@@ -130,7 +130,7 @@ class WandbTracker(Tracker):
 
 
 def unreachable() -> str | None:
-    """Why W&B's server cannot be used, found within some seconds; None where it can."""
+    """Why W&B's server cannot be used, known within seconds; None if it can be used."""
     import wandb
 
     settings = wandb.setup().settings
@@ -149,7 +149,7 @@ def unreachable() -> str | None:
 
 
 def _ask_who(server: str, key: str) -> str | None:
-    """What is wrong when the server is asked whose key this is; None for a good answer."""
+    """The error when the server is asked for the owner of the key; None without one."""
     login = base64.b64encode(f"api:{key}".encode()).decode()
     request = urllib.request.Request(
         f"{server}/graphql",

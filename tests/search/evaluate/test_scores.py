@@ -155,7 +155,7 @@ def test_a_study_asks_its_runs_and_asks_again_without_training(
     assert all("scores" not in r["readings"][-1] for r in before.values())
     asking = ("evaluate=minimal_pairs", "evaluate.limit=8")
     said, events = start(*asking)
-    assert "asked agreement, word_order; 2 finished ones have yet to be" in said
+    assert "scored on agreement, word_order; 2 finished ones are not scored yet" in said
     assert events == ["ask"] * 4
     after = records(tmp_path)
     for key, record in after.items():
@@ -165,12 +165,12 @@ def test_a_study_asks_its_runs_and_asks_again_without_training(
         assert found["agreement"]["n"] == 8
         assert {"acc", "bpb", "margin"} <= set(found["agreement"]["values"])
     said, events = start(*asking)
-    assert "yet to be" not in said
+    assert "not scored yet" not in said
     assert events == []
     for path in (tmp_path / "runs").glob("*/weights.safetensors"):
         path.unlink()
     said, events = start("evaluate=minimal_pairs", "evaluate.limit=6")
-    assert "2 finished runs cannot be asked, for their weights were not kept" in said
+    assert "2 finished runs cannot be scored, because their weights were not kept" in said
     assert events == []
     assert records(tmp_path) == after
 
