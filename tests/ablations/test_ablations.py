@@ -507,7 +507,7 @@ def test_an_arm_that_joins_is_timed_in_proportion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ablations.timing.ROUND_S", 0.05)
-    data = prepare(DataConfig(name="text", path=str(write_text(tmp_path)), vocab_size=300))
+    data = prepare(DataConfig(source="text", path=str(write_text(tmp_path)), vocab_size=300))
     recipe = replace(RECIPE, tokens=1024, seq_len=32, batch_size=4, eval_tokens=512)
     placement = Placement(device="cpu", threads=1, compile="no")
     shapes = [fit({"num_blocks": n, "vocab_size": 300}, Budget.parse("100k")) for n in (2, 7)]

@@ -267,8 +267,8 @@ def test_what_is_no_event_is_shown_and_does_no_harm(here: Path) -> None:
     assert studied.kinds == ["idle", "print", "print", "done"]
     said = [event["text"] for _, event in studied.events if event["event"] == "print"]
     assert said == [
-        "worker 1: an event must be a mapping with its kind as `event`, but got 'hello'",
-        "worker 1: an event must be a mapping with its kind as `event`, but got {'step': 3}",
+        "worker 1: an event must be a mapping with a name as `event`, but got 'hello'",
+        "worker 1: an event must be a mapping with a name as `event`, but got {'step': 3}",
     ]
 
 
