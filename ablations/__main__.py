@@ -84,7 +84,7 @@ def make(config: AblationConfig) -> None:
     with one_line_errors():
         check(config)
         session = open_table(config)
-    outlook = session.estimate()
+        outlook = session.estimate()
     print(outlook, flush=True)
     ending = session.train(outlook) if config.train else Ending(End.DONE)
     with one_line_errors():

@@ -38,7 +38,7 @@ def main(config: SearchConfig) -> None:
         require_one_length(HydraConfig.get().overrides.task, config.tokens_per_parameter)
         check(config)
         session = open_search(config)
-    outlook = session.estimate()
+        outlook = session.estimate()
     print(outlook, flush=True)
     ending = session.train(outlook)
     with one_line_errors():

@@ -21,6 +21,7 @@ from search.train.loop import train
 from search.train.placement import Placement, rank, settle, settle_precision, what_is_lost
 from space.arch import Architecture
 from space.cli import one_line_errors, verb
+from space.doors import Changed
 
 
 @dataclass(kw_only=True)
@@ -51,7 +52,7 @@ def main(config: RunConfig) -> None:
     """Train the run, or go on with it, and print its last reading."""
     with one_line_errors():
         run, data = prepare_run(config)
-    with one_line_errors((OSError,)):
+    with one_line_errors((OSError, Changed)):
         record = train_alone(run, data, config)
     folder = Path(config.runs) / run.key
     if rank() == 0:
@@ -95,6 +96,7 @@ def train_alone(run: Run, data: Data, config: RunConfig) -> Record:
 
     Raises:
         OSError: the disk is full or cannot be written; the last checkpoint stays.
+        Changed: a source that the recipe names has; the last checkpoint stays.
     """
     runs = Path(config.runs)
     with run_lock(runs, run.key) if rank() == 0 else nullcontext():

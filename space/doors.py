@@ -29,6 +29,10 @@ from typing import Any, Generic, TypeVar, cast
 T = TypeVar("T")
 
 
+class Changed(ValueError):
+    """What was pinned is no longer what it was. Caught where a study ends: no run can go on."""
+
+
 @dataclass(frozen=True)
 class Door(Generic[T]):
     """One kind of thing that users may add."""
@@ -59,14 +63,22 @@ class Door(Generic[T]):
         """The implementation of this name, module or file.
 
         Raises:
-            ValueError: there is none, it lacks what the protocol asks for, or it is pinned and its
-                source has changed since. The message names the option that was given, by default
-                the door.
+            ValueError: there is none, or it lacks what the protocol asks for. The message names
+                the option that was given, by default the door.
+            Changed: it is pinned, and its source has changed since or is gone.
         """
         option = option or self.name
         if not isinstance(name, str):
             raise ValueError(f"{option} must be a name, but got {name!r}")
-        name, digest = _unpinned(name)
+        bare, digest = _unpinned(name)
+        try:
+            return self._load(bare, digest, option)
+        except ValueError as error:
+            if digest is None:
+                raise
+            raise Changed(str(error)) from error
+
+    def _load(self, name: str, digest: str | None, option: str) -> T:
         module = self._find(name)
         if module is None:
             raise ValueError(

@@ -42,6 +42,7 @@ from search.study.storage import (
 )
 from search.train.loop import Stop, train
 from space.compat import TELL_ERRORS, is_tell_refused, without_experimental_warnings
+from space.doors import Changed
 
 Emit = Callable[[Event], None]
 
@@ -180,7 +181,7 @@ class Worker:
             raise optuna.TrialPruned from None
         except Stop:
             self._end(trial, Status.INTERRUPTED, "the study was stopped")
-        except STORAGE_ERRORS:
+        except (*STORAGE_ERRORS, Changed):
             trial.set_user_attr("status", Status.INTERRUPTED)
             raise
         status, reason, values = self._measured(record, trial)
@@ -345,6 +346,9 @@ def work(
         if disk is None and "disk is full" not in f"{error} {error.__cause__}":  # as SQLite says it
             raise
         emit({"event": "fatal", "reason": str(disk or error)})
+        return
+    except Changed as error:
+        emit({"event": "fatal", "reason": str(error)})
         return
     emit({"event": "done"})
 

@@ -35,6 +35,7 @@ from search.train.optimizers import OPTIMIZERS
 from search.train.parametrise import initialise, lr_factor, parameter_groups
 from search.train.placement import Placement, rank, settle, world
 from search.train.provenance import commit, device_name, versions
+from space.doors import Changed
 from space.model import Attention, Decoder
 
 Progress = Callable[[dict[str, Any]], None]
@@ -73,6 +74,7 @@ def train(
 
     Raises:
         OSError: the disk is full or cannot be written; the last checkpoint stays.
+        Changed: the source of the optimiser or of the parametrisation has; the checkpoint stays.
     """
     if (existing := usable_record(folder)) is not None and existing.final:
         return existing
@@ -89,6 +91,8 @@ def train(
         record = replace(record, status=DIVERGED, reason=str(reason))
     except Exception as error:
         if training is not None and error is training.called_back:
+            raise
+        if isinstance(error, Changed):
             raise
         if (disk := disk_error(error)) is not None:
             raise disk from error

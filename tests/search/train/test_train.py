@@ -21,6 +21,7 @@ from search.runs import read_metrics, read_record
 from search.train.loop import Stop, Training, train
 from search.train.placement import Placement
 from space.arch import Architecture
+from space.doors import Changed
 
 ROOT = Path(__file__).parents[3]
 RECIPE = Recipe(
@@ -231,6 +232,25 @@ def test_a_crash_is_a_recorded_outcome_to_try_again(
     assert str(record.reason).startswith("out of memory")
     assert not record.final
     assert train(run_of(data), data, tmp_path, placement=HERE).status == "finished"
+
+
+def test_a_changed_optimiser_is_no_outcome_and_leaves_the_checkpoint(
+    data: Data, tmp_path: Path
+) -> None:
+    mine, folder = tmp_path / "mine.py", tmp_path / "run"
+    mine.write_text("from search.train.optimizers.adamw import OPTIMIZER\n")
+    run = run_of(data, optimizer=str(mine))
+
+    def stop(event: dict[str, Any]) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        train(run, data, folder, placement=HERE, progress=stop)
+    mine.write_text("")
+    with pytest.raises(Changed, match="must be as it was"):
+        train(run, data, folder, placement=HERE)
+    assert not (folder / "record.json").exists()
+    assert (folder / "checkpoint").is_dir()
 
 
 def test_trouble_of_a_callback_is_no_outcome_of_the_run(data: Data, tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""Users' own files that are edited, or raise, while a study runs."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.study.session import Session
+from search.study.storage import read_attempts
+from search.study.worker import work
+from tests.study_fixtures import open_search, records
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def events_of(search: Session, at_an_end: Callable[[], object] = int) -> list[dict[str, Any]]:
+    """What a worker reports; `at_an_end` is called at the end of each run."""
+    events: list[dict[str, Any]] = []
+
+    def emit(event: dict[str, Any]) -> None:
+        events.append(event)
+        if event["event"] == "end":
+            at_an_end()
+
+    work(search.job, 0, emit, threading.Event())
+    return events
+
+
+def fatal_of(events: list[dict[str, Any]]) -> str:
+    """The reason of a worker's last event, in one line."""
+    assert events[-1]["event"] == "fatal", events[-1]
+    assert "\n" not in events[-1]["reason"]
+    return str(events[-1]["reason"])
+
+
+def statuses(search: Session) -> list[str | None]:
+    return [attempt.status for attempt in read_attempts(search.study)]
+
+
+@pytest.mark.parametrize(
+    ("option", "source"),
+    [
+        ("optimizer", "from search.train.optimizers.adamw import OPTIMIZER\n"),
+        ("parametrisation", "from search.train.parametrisations.sp import PARAMETRISATION\n"),
+    ],
+)
+def test_an_edited_file_of_the_recipe_ends_the_study_and_no_run(
+    here: Path, option: str, source: str
+) -> None:
+    mine = here / "mine.py"
+    mine.write_text(source)
+    search = open_search(here, f"recipe.{option}=mine.py", "n_trials=3", "replicates.seeds=1")
+    events = events_of(search, lambda: mine.write_text(source + "# edited\n"))
+    assert f"{mine} must be as it was" in fatal_of(events)
+    assert statuses(search) == ["finished", "interrupted"]
+    assert [record["status"] for record in records(here).values()] == ["finished"]
+    mine.write_text(source)
+    assert events_of(search)[-1]["event"] == "done", "once restored it goes on"
+
+
+def test_a_file_that_is_gone_or_broken_ends_the_study_as_an_edited_one(here: Path) -> None:
+    mine = here / "mine.py"
+    for spoil in (mine.unlink, lambda: mine.write_text("not Python")):
+        mine.write_text("from search.train.optimizers.adamw import OPTIMIZER\n")
+        search = open_search(here, "recipe.optimizer=mine.py", "n_trials=1", "replicates.seeds=1")
+        search.lock.release()
+        spoil()
+        assert "mine.py" in fatal_of(events_of(search))
+        assert not records(here)
