@@ -31,6 +31,7 @@ INSTEAD = {
     r"flattered": "too optimistic",
     r"whoever": "who, or say it of the thing",
     r"hangs? on": "depends on",
+    r"for granted": "assumes, assumed",
     r"(tokens|seeds|steps|runs|bytes|layers|rows?|columns?|proposals|files?) an? "
     r"(second|parameter|step|depth|seed|arm|shape|budget|run|token|machine|cell|task|trial|"
     r"proxy|reading|metric|strategy|parametrisation|design|axis|pattern|wanted)": "per",

@@ -115,9 +115,9 @@ def sequential_aa_test(
 def unequal(
     tables: int = TABLES, designs: Sequence[tuple[int, int]] = UNEQUAL_DESIGNS
 ) -> pd.DataFrame:
-    """False verdicts where arms are equal but for their spread: `arms seeds spread pooled rule`.
+    """False verdicts of arms that differ only in their spread: `arms seeds spread pooled rule`.
 
-    `spread` is a name in `PATTERNS`; `pooled` is the rate with equal spread taken for granted,
+    `spread` is a name in `PATTERNS`; `pooled` is the rate if equal spread is assumed,
     `rule` that of `compare`, with its two-sided 95% bounds `low high` and its one-sided `upper`.
     `seeds` is a number, or the looks of `seeds=auto`.
     """
@@ -141,11 +141,11 @@ def unequal(
 
 
 def power(tables: int = TABLES, designs: Sequence[tuple[int, int]] = DESIGNS) -> pd.DataFrame:
-    """Planted effects and how often they are found, all arms spread equally.
+    """Planted effects and how often they are found, with equal spread of all arms.
 
     `arms seeds effect`, the effect of one arm in standard deviations of a run's error; `computed`,
-    the power that the minimum detectable difference rests on; `pooled`, how often it is found with
-    equal spread taken for granted; `found`, how often by `compare`, with its two-sided 95% bounds
+    the power from which the minimum detectable difference is derived; `pooled`, how often it is
+    found if equal spread is assumed; `found`, how often by `compare`, with its two-sided 95% bounds
     `low high`; `mdd`, the difference with a computed power of 80%.
     """
     rows = []

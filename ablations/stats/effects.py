@@ -171,15 +171,15 @@ def indistinguishable(
 ) -> Best:
     """The arms that may be the best: with 95% confidence, the truly best one is among them.
 
-    Multiple comparisons with the best, in the model and for the frame of `compare`. The promise is
-    to the best arm: of arms that are all equal, each is out in up to 5% of tables, and thus some
-    arm in up to 20% (six arms) or 27% (ten arms, three seeds). So being out says "another is at
-    least as good". An arm must be out by the three spreads of `compare`; `pooled=True` takes equal
-    spread for granted.
+    Multiple comparisons with the best, in the model and for the frame of `compare`. The confidence
+    holds for the best arm: of arms that are all equal, each is excluded in up to 5% of tables, and
+    so some arm in up to 20% (six arms) or 27% (ten arms, three seeds). Exclusion means "another is
+    at least as good". An arm must be excluded with all three spreads of `compare`; `pooled=True`
+    assumes equal spread.
 
     Without degrees of freedom for the spread every arm may be best. Arms outside the largest group
     that common seeds link cannot be compared and stay in, after the others; an arm without a run is
-    out.
+    excluded.
 
     Raises:
         ValueError: as for `compare`, and when no run has a finite metric.

@@ -207,10 +207,10 @@ def shown_columns(report: Report) -> list[Column]:
 
 def _title(panel: Panel) -> str:
     source = f" Published: {panel.source}." if panel.source else ""
-    return f"Against {panel.baseline}.{source}{_anecdote(panel)}"
+    return f"Against {panel.baseline}.{source}{_one_seed_only(panel)}"
 
 
-def _anecdote(panel: Panel) -> str:
+def _one_seed_only(panel: Panel) -> str:
     alone = panel.rows.asked.max() == 1
     return " With one seed per arm there are no intervals and no verdicts." if alone else ""
 
@@ -222,7 +222,7 @@ def latex(report: Report) -> str:
         lines += latex_float(report.caption, latex_table(*beside))
     for panel in report.panels:
         name = f" {panel.name}." if panel.name else ""
-        caption = f"{report.caption}{name} Against {panel.baseline}.{_anecdote(panel)}"
+        caption = f"{report.caption}{name} Against {panel.baseline}.{_one_seed_only(panel)}"
         missing = [f"% no result: {text}" for text in panel.missing]
         lines += latex_float(caption, latex_table(*table_rows(panel)), missing)
     notes = [
@@ -271,7 +271,7 @@ def summary(report: Report) -> str:
     compared = (verdicts != "baseline").sum()
     lost = sum(len(panel.missing) for panel in report.panels)
     text = f"{resolved} of {compared} differences from the baseline are resolved"
-    if any(map(_anecdote, report.panels)):
+    if any(map(_one_seed_only, report.panels)):
         text += ", because one seed per arm is too few"
     diverged = int((report.cells.status == DIVERGED).sum())
     gaps = f"; {lost} cells have no result, {diverged} of them diverged" if lost else ""

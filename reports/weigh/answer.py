@@ -177,7 +177,7 @@ def answer(study: Study, evidence: Evidence) -> list[str]:
     sentences = (
         _replicated_answer(study, evidence)
         if evidence.best is not None
-        else _anecdote(study, evidence)
+        else _unreplicated_answer(study, evidence)
     )
     if out := int(study.finished.arm.nunique() - study.eligible.arm.nunique()):
         sentences.append(
@@ -238,7 +238,7 @@ def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
     return sentences
 
 
-def _anecdote(study: Study, evidence: Evidence) -> list[str]:
+def _unreplicated_answer(study: Study, evidence: Evidence) -> list[str]:
     arms = evidence.arms
     lowest = arms.sort_values(["once", "arm"], ascending=[study.lower_is_better, True]).iloc[0]
     value = f"{lowest.once:.3f} {study.unit}"

@@ -452,8 +452,8 @@ def test_one_seed_is_said_to_give_no_verdict(tmp_path: Path) -> None:
         report = Report(Path(), "small", "", "val_bpb", (panel,), some)
         return [markdown(report), latex(report), summary(report)]
 
-    assert all("ne seed an arm" in text for text in forms(1))
-    assert not any("ne seed an arm" in text for text in forms(2))
+    assert all("ne seed per arm" in text for text in forms(1))
+    assert not any("ne seed per arm" in text for text in forms(2))
 
 
 @pytest.mark.slow
