@@ -13,7 +13,12 @@ from space.axes import Space
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "python.md").read_text()
-EXAMPLE = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[0]
+README = (ROOT / "README.md").read_text()
+
+
+def example(page: str) -> str:
+    """The first block of Python on a page."""
+    return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[0]
 
 
 @pytest.fixture
@@ -71,13 +76,17 @@ def test_wrong_options_are_refused_in_the_words_of_the_command(
         call(options)
 
 
+def test_the_readme_has_the_same_example() -> None:
+    assert example(README) == example(PAGE)
+
+
 @pytest.mark.slow
 def test_the_example_of_the_documentation_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(compile(EXAMPLE, "docs/python.md", "exec"), names)
+    exec(compile(example(README), "README.md", "exec"), names)
     assert isinstance(names["study"], StudyResult)
     assert isinstance(names["record"].run.architecture, Architecture)
     assert set(names["effects"].verdict) >= {"baseline"}
