@@ -158,6 +158,11 @@ def label(name: str) -> str:
     return re.sub(r"\W+", "_", stem)
 
 
+def bare(name: str) -> str:
+    """An implementation's name as it was given, without the digest that it may be pinned to."""
+    return _unpinned(name)[0]
+
+
 @contextmanager
 def taking_options(
     option: str, who: str, kinds: tuple[type[Exception], ...] = (TypeError,)

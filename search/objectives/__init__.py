@@ -7,13 +7,13 @@ Free of torch, since reports read titles and directions here.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 from search.record import FINISHED, Reading, Record, Run
-from space.doors import Door
+from space.doors import Door, bare
 
 DIRECTIONS = ("minimize", "maximize")
 
@@ -49,29 +49,35 @@ class CostObjective(Objective):
         return float(getattr(record.cost, self.field))
 
 
+_load = cache(OBJECTIVES.load)
+"""Once for each process and pinned name: all values of a study are of one source."""
+
+
 @dataclass(frozen=True)
 class Measure:
-    """An objective by the name that it was given: what is configured and handed to workers."""
+    """An objective by its name, pinned to its source: what is configured and handed to workers."""
 
     name: str
 
     def __post_init__(self) -> None:
-        objective = OBJECTIVES.load(self.name)
-        if objective.direction not in DIRECTIONS:
+        object.__setattr__(self, "name", OBJECTIVES.pinned(self.name))
+        if self.objective.direction not in DIRECTIONS:
             raise ValueError(
-                f"direction of objective {self.name} must be one of {', '.join(DIRECTIONS)}, but "
-                f"is {objective.direction!r}"
+                f"direction of objective {bare(self.name)} must be one of "
+                f"{', '.join(DIRECTIONS)}, but is {self.objective.direction!r}"
             )
 
     @property
     def short(self) -> str:
         """As `study.json`, tables and columns name it."""
-        stem = Path(self.name).stem if self.name.endswith(".py") else self.name
+        name = bare(self.name)
+        stem = Path(name).stem if name.endswith(".py") else name
         return stem.rpartition(".")[2]
 
     @property
     def objective(self) -> Objective:
-        return OBJECTIVES.load(self.name)
+        """Raises: Changed where this process has not loaded it before its source changed."""
+        return _load(self.name)
 
     @property
     def title(self) -> str:
@@ -178,13 +184,27 @@ class Targets:
         if not found.first.objective.needs_training:
             raise ValueError(
                 "objectives must begin with one that needs training, but got "
-                f"{found.first.name}, which is known beforehand; add val_bpb before it, or let "
-                "`python -m space` list costs"
+                f"{bare(found.first.name)}, which is known beforehand; add val_bpb before it, or "
+                "let `python -m space` list costs"
             )
         shorts = [measure.short for measure in found.objectives]
         if twice := [name for name in shorts if shorts.count(name) > 1]:
             raise ValueError(f"objectives must have different names, but got {twice[0]} twice")
+        found._require_different_names()
         return found
+
+    def _require_different_names(self) -> None:
+        for measure in self._all():
+            other = self.measures[measure.short]
+            if other != measure:
+                raise ValueError(
+                    "objectives, columns and constraints must have different names, but "
+                    f"{bare(measure.name)} and {bare(other.name)} are both {measure.short}; rename "
+                    "a file"
+                )
+
+    def _all(self) -> tuple[Measure, ...]:
+        return (*self.objectives, *self.columns, *(limit.measure for limit in self.limits))
 
     @property
     def first(self) -> Measure:
@@ -194,8 +214,7 @@ class Targets:
     @cached_property
     def measures(self) -> dict[str, Measure]:
         """All of them, by short name."""
-        limited = (limit.measure for limit in self.limits)
-        return {m.short: m for m in (*self.objectives, *self.columns, *limited)}
+        return {measure.short: measure for measure in self._all()}
 
     @property
     def plain(self) -> bool:

@@ -24,6 +24,7 @@ class Job:
     """Folder of the prepared data."""
     work: Work
     sampler: SamplerConfig
+    """This and the pruner pinned: all workers have them of one source."""
     pruner: PrunerConfig
     seed: int
     targets: Targets

@@ -51,6 +51,7 @@ from search.train.placement import (
 )
 
 W = TypeVar("W", bound=Work)
+C = TypeVar("C", SamplerConfig, PrunerConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +141,8 @@ class Session(Generic[W]):
             runs=Path(config.runs),
             data=data.folder,
             work=work,
-            sampler=subject.sampler,
-            pruner=subject.pruner,
+            sampler=_pinned(subject.sampler),
+            pruner=_pinned(subject.pruner),
             seed=config.seed,
             targets=subject.targets,
             placement=config.placement,
@@ -305,6 +306,11 @@ def lay_groundwork(config: StudyConfig, verb: str, naming: str) -> Groundwork:
         data=data,
         recipe=_settle(config, settled_precision(storage, config.name)),
     )
+
+
+def _pinned(config: C) -> C:
+    """The configuration by which workers that start later refuse an edited file."""
+    return replace(config, name=config.door.pinned(config.name))
 
 
 def _settle(config: StudyConfig, before: str | None) -> Recipe:

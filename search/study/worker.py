@@ -42,7 +42,7 @@ from search.study.storage import (
 )
 from search.train.loop import Stop, train
 from space.compat import TELL_ERRORS, is_tell_refused, without_experimental_warnings
-from space.doors import Changed
+from space.doors import Changed, bare
 
 Emit = Callable[[Event], None]
 
@@ -60,6 +60,10 @@ class Ended(Exception):
 
 class Pruned(Stop):
     """Raised in a run that the study's pruner stops; its checkpoint stays."""
+
+
+class Unusable(Exception):
+    """The study's objective or pruner raised, as it would in other runs. Caught by `work`."""
 
 
 class Worker:
@@ -81,6 +85,8 @@ class Worker:
             sampler=make_sampler(job.sampler, seed),
             pruner=make_pruner(job.pruner, job.work.typical.recipe),
         )
+        for measure in job.targets.measures.values():
+            _ = measure.objective  # loaded, and from here on the same
         self.standing = Standing(self.study)
         self.data = open_data(job.data)
         self.planning = filelock.FileLock(job.folder / ".plan.lock")
@@ -181,7 +187,7 @@ class Worker:
             raise optuna.TrialPruned from None
         except Stop:
             self._end(trial, Status.INTERRUPTED, "the study was stopped")
-        except (*STORAGE_ERRORS, Changed):
+        except (*STORAGE_ERRORS, Changed, Unusable):
             trial.set_user_attr("status", Status.INTERRUPTED)
             raise
         status, reason, values = self._measured(record, trial)
@@ -292,13 +298,29 @@ class Worker:
             further = trial.user_attrs.get("role") == Role.REPLICATE
             if further or len(self.job.targets.objectives) > 1:
                 return  # with several objectives there is no pruner, nor a value to report
-            if (value := first.at(run, reading)) is None:
+            try:
+                value = first.at(run, reading)
+            except ValueError as error:
+                raise Unusable(str(error)) from error
+            if value is None:
                 return
             trial.report(value, step=reading.tokens)
-            if self.standing.would_prune(trial):
+            if self._would_prune(trial):
                 raise Pruned(f"stopped after {reading.tokens:,} tokens at {value:.4f} {first.unit}")
 
         return judge
+
+    def _would_prune(self, trial: Trial) -> bool:
+        try:
+            return self.standing.would_prune(trial)
+        except STORAGE_ERRORS:
+            raise
+        except Exception as error:
+            said = (str(error).splitlines() or [""])[0]
+            raise Unusable(
+                f"pruner={bare(self.job.pruner.name)} could not judge trial {trial.number}: "
+                f"{type(error).__name__}: {said}"
+            ) from error
 
     def _hold(self, lock: filelock.BaseFileLock) -> Any:
         """The lock, once another study's worker has left the run."""
@@ -347,7 +369,7 @@ def work(
             raise
         emit({"event": "fatal", "reason": str(disk or error)})
         return
-    except Changed as error:
+    except (Changed, Unusable) as error:
         emit({"event": "fatal", "reason": str(error)})
         return
     emit({"event": "done"})

@@ -112,6 +112,16 @@ def test_wrong_objectives_are_refused_in_one_line(given: list[str], said: str) -
         Targets.of(given)
 
 
+def test_two_measures_of_one_name_are_refused(tmp_path: Path) -> None:
+    files = [tmp_path / folder / "speed.py" for folder in "ab"]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("from search.objectives.train_s import OBJECTIVE\n")
+    with pytest.raises(ValueError, match=r"must have different names, but .* are both speed"):
+        Targets.of(["val_bpb"], list(map(str, files)))
+    assert Targets.of(["val_bpb"], ["train_s", "train_s"], ["train_s<=1"]), "one thing, thrice"
+
+
 def test_the_default_leaves_no_trace_in_settings_and_study_json() -> None:
     for name in ("val_bpb", "val_loss"):
         plain = Targets.of([name])

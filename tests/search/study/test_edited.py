@@ -1,5 +1,8 @@
 """Users' own files that are edited, or raise, while a study runs."""
 
+import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +13,7 @@ import pytest
 from search.study.session import Session
 from search.study.storage import read_attempts
 from search.study.worker import work
-from tests.study_fixtures import open_search, records
+from tests.study_fixtures import environment, open_search, records
 
 
 @pytest.fixture
@@ -73,3 +76,100 @@ def test_a_file_that_is_gone_or_broken_ends_the_study_as_an_edited_one(here: Pat
         spoil()
         assert "mine.py" in fatal_of(events_of(search))
         assert not records(here)
+
+
+OBJECTIVE = """
+from search.objectives import Objective
+
+
+class Loss(Objective):
+    title, unit = "Loss", "nats"
+
+    def value(self, record):
+        return record.readings[-1].val_loss + {plus}
+
+
+OBJECTIVE = Loss()
+"""
+
+
+def test_a_study_has_its_objective_of_one_source(here: Path) -> None:
+    mine = here / "mine.py"
+    mine.write_text(OBJECTIVE.format(plus=100))
+    search = open_search(here, "objectives=[mine.py]", "n_trials=3", "replicates.seeds=1")
+    events_of(search, lambda: mine.write_text(OBJECTIVE.format(plus=900)))
+    assert [100 < a.value < 200 for a in read_attempts(search.study) if a.value] == [True] * 3
+    assert search.job.targets.first.short == "mine"
+
+
+IN_ANOTHER_PROCESS = """
+import pickle, sys, threading
+from search.study.worker import work
+work(pickle.load(sys.stdin.buffer), 0, lambda event: print(event["event"], event.get("reason")),
+     threading.Event())
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "source"),
+    [
+        ("objectives=[mine.py]", OBJECTIVE.format(plus=0)),
+        ("sampler.name=mine.py", "from search.study.samplers.random import SAMPLER\n"),
+        ("pruner.name=mine.py", "from search.study.pruners.none import PRUNER\n"),
+    ],
+)
+def test_a_worker_that_starts_after_an_edit_refuses_it(
+    here: Path, option: str, source: str
+) -> None:
+    mine = here / "mine.py"
+    mine.write_text(source)
+    search = open_search(here, option, "n_trials=1", "replicates.seeds=1")
+    mine.write_text(source + "# edited\n")
+    later = subprocess.run(
+        [sys.executable, "-c", IN_ANOTHER_PROCESS],
+        input=pickle.dumps(search.job),
+        env=environment(),
+        capture_output=True,
+    )
+    (line,) = later.stdout.decode().splitlines()
+    assert line.startswith(f"fatal {mine} must be as it was"), later.stderr.decode()
+    assert not records(here)
+
+
+AT_HORIZONS = ("recipe.tokens=5120", "recipe.horizons=[0.5]", "n_trials=2", "replicates.seeds=1")
+PRUNER = """
+from optuna.pruners import BasePruner
+
+from search.study.pruners import Pruner
+
+
+class Broken(BasePruner):
+    def prune(self, study, trial):
+        raise KeyError("no such trial")
+
+
+class Mine(Pruner):
+    def make(self, recipe):
+        return Broken()
+
+
+PRUNER = Mine()
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "source", "said"),
+    [
+        ("pruner.name=mine.py", PRUNER, "pruner=mine.py could not judge trial 0: KeyError"),
+        ("objectives=[mine.py]", OBJECTIVE.format(plus="none"), "mine could not be read from run"),
+    ],
+)
+def test_what_raises_while_runs_are_judged_ends_the_study(
+    here: Path, option: str, source: str, said: str
+) -> None:
+    (here / "mine.py").write_text(source)
+    search = open_search(here, option, *AT_HORIZONS)
+    assert said in fatal_of(events_of(search))
+    assert statuses(search) == ["interrupted"]
+    assert not records(here)
+    assert list((here / "runs").glob("*/checkpoint"))
