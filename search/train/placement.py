@@ -60,8 +60,9 @@ class Placement:
         What is given explicitly wins: a run that ran out of memory must be able to go on with a
         smaller micro-batch. It is then no longer bit-identical to one that was never stopped.
         """
-        open_ = {k: saved[k] for k, v in asdict(self).items() if v in (None, "auto")}
-        return replace(self, **open_)
+        left_open = [k for k, v in asdict(self).items() if v in (None, "auto")]
+        # A checkpoint from before a field was added lacks it.
+        return replace(self, **{k: saved[k] for k in left_open if k in saved})
 
 
 def settle(placement: Placement, run: Run) -> Placement:

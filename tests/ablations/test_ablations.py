@@ -502,6 +502,16 @@ def test_every_timing_is_told_with_its_own_origin(tmp_path: Path) -> None:
     )
 
 
+def test_a_timing_of_other_numerics_is_no_reference(tmp_path: Path) -> None:
+    path = tmp_path / "timing.json"
+    shape = fit({"num_blocks": 2, "vocab_size": 300}, Budget.parse("100k"))
+    timed = {"architecture": shape.to_dict(), "recipe": RECIPE.to_dict()}
+    path.write_text(json.dumps({"seconds_per_token": {"old": 1.0}, "runs": {"old": timed}}))
+    timing = Timing(path)
+    assert timing(shape, RECIPE) == cost(shape, RECIPE.seq_len).train_flops_per_token
+    assert len(timing.missing) == 1
+
+
 @pytest.mark.slow
 def test_an_arm_that_joins_is_timed_in_proportion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

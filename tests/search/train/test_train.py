@@ -190,6 +190,8 @@ def test_what_is_given_wins_over_what_a_checkpoint_pins() -> None:
     pinned = given.pinned_by({**saved, "checkpoint_s": 20.0})
     assert (pinned.micro_batch, pinned.threads, pinned.engine) == (4, 2, "autograd")
     assert pinned.checkpoint_s == 5
+    del saved["engine"]  # of a checkpoint from before there were engines
+    assert given.pinned_by(saved).engine == "auto"
 
 
 def test_a_damaged_checkpoint_is_set_aside(
