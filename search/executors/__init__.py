@@ -104,6 +104,10 @@ def read_event(line: bytes) -> Event:
     return event
 
 
+NEEDS = {"fatal": "reason", "print": "text", "ask": "task"}
+"""Of events of these kinds, the text without which they say nothing."""
+
+
 def require_event(event: object) -> Event:
     """The event.
 
@@ -113,5 +117,11 @@ def require_event(event: object) -> Event:
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
         raise ValueError(
             f"an event must be a mapping with a name as `event`, but got {event!r:.200}"
+        )
+    needed = NEEDS.get(event["event"])
+    if needed is not None and not isinstance(event.get(needed), str):
+        raise ValueError(
+            f"an event of kind {event['event']} must have text as `{needed}`, but got "
+            f"{event!r:.200}"
         )
     return event

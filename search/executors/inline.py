@@ -37,8 +37,15 @@ class Inside(threading.Thread):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a") as log:
                 traceback.print_exception(error, file=log)
-        finally:
-            self.deliver(None)
+
+    def start(self) -> None:
+        super().start()
+        threading.Thread(target=self._deliver_its_end, daemon=True).start()
+
+    def _deliver_its_end(self) -> None:
+        """In a thread of its own, which no `kill` interrupts."""
+        self.join()
+        self.deliver(None)
 
     def stop(self) -> None:
         self.stopping.set()

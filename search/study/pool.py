@@ -52,7 +52,11 @@ class Pool:
     """Workers that said that nothing is left to do."""
     _deaths: int = 0
     _trouble: Ending | None = None
-    _events: "queue.Queue[tuple[int, Event | None]]" = field(default_factory=queue.Queue)
+    _starts: dict[int, object] = field(default_factory=dict)
+    """Of each worker that has not ended, its latest start: of earlier ones nothing is taken."""
+    _events: "queue.SimpleQueue[tuple[int, object, Event | None]]" = field(
+        default_factory=queue.SimpleQueue  # whole also where `kill` interrupts who puts
+    )
 
     def run(self) -> Ending:
         """Work through the job. An interrupt stops it cleanly, a second one at once."""
@@ -70,8 +74,10 @@ class Pool:
         return Ending(End.INTERRUPTED) if self.interrupts else Ending(End.DONE)
 
     def _start(self, number: int) -> None:
+        start = self._starts[number] = object()
+
         def deliver(event: Event | None) -> None:
-            self._events.put((number, event))
+            self._events.put((number, start, event))
 
         self.workers[number] = self.executor.start(self.job, number, deliver)
 
@@ -81,10 +87,13 @@ class Pool:
             self._stop()
             self._tell(-1, {"event": "interrupt"})
         try:
-            number, event = self._events.get(timeout=0.5)
+            number, start, event = self._events.get(timeout=0.5)
         except queue.Empty:
             return
+        if self._starts.get(number) is not start:
+            return  # its end was delivered before
         if event is None:
+            del self._starts[number]
             self._bury(number, self.workers.pop(number))
         else:
             self._take(number, event)

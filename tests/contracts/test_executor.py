@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from contract_fixtures import failures_of
 from study_fixtures import ROOT, open_search, records, run, study_json, work
 
-from search.executors import EXECUTORS, Event, ExecutorConfig
+from search.executors import EXECUTORS, Event, ExecutorConfig, require_event
+from search.executors.inline import Inside
 from search.runs import read_metrics
 from search.study.plan import distinct
 from search.study.pool import MAX_DEATHS_IN_A_ROW, Ending, Pool
@@ -270,6 +272,40 @@ def test_what_is_no_event_is_shown_and_does_no_harm(here: Path) -> None:
         "worker 1: an event must be a mapping with a name as `event`, but got 'hello'",
         "worker 1: an event must be a mapping with a name as `event`, but got {'step': 3}",
     ]
+
+
+def test_an_event_of_a_kind_has_what_is_shown_of_it() -> None:
+    for event in ({"event": "fatal"}, {"event": "print", "text": 3}, {"event": "ask"}):
+        with pytest.raises(ValueError, match="must have text as"):
+            require_event(event)
+
+
+def test_a_worker_ends_once_however_often_its_end_is_delivered(here: Path) -> None:
+    twice = '{"event": "fatal"}, {"event": "done"}, None, None, {"event": "idle"}'
+    assert BABBLER.count('{"event": "done"}, None') == 1
+    (here / "babbler.py").write_text(BABBLER.replace('{"event": "done"}, None', twice))
+    studied = Studied("babbler.py", here)
+    assert studied.run() == Ending("done")
+    assert studied.kinds == ["idle", "print", "print", "print", "done"]
+
+
+def test_no_kill_keeps_the_end_of_an_inline_worker_from_its_pool(here: Path) -> None:
+    ending, killed, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def deliver(event: Event | None) -> None:
+        if event is None:
+            ending.set()
+            while not killed.wait(0.01):
+                pass
+            ended.set()
+
+    worker = Inside(Studied("inline", here).session.job, 0, deliver)
+    worker.stop()
+    worker.start()
+    assert ending.wait(60)
+    worker.kill()
+    killed.set()
+    assert ended.wait(5)
 
 
 BAD = """
