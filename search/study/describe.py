@@ -18,20 +18,27 @@ from search.study.plan import Attempt, baseline, distinct
 from space.files import write_atomically
 
 
-def entries(attempts: Sequence[Attempt], targets: Targets, runs: Path) -> list[dict[str, Any]]:
+def entries(
+    attempts: Sequence[Attempt], targets: Targets, runs: Path, known: dict[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
     """The trials of `study.json`: an entry for each distinct run, with what `targets` want of its
-    record besides the loss."""
+    record besides the loss. It is taken from `known`, by key, and added there where it is read."""
     tries = Counter(a.key for a in attempts if not a.duplicate)
     found = [_entry(run, tries[run.key]) for run in distinct(attempts)]
-    return found if targets.plain else [_with_values(entry, targets, runs) for entry in found]
+    return (
+        found
+        if targets.plain
+        else [entry | _values(entry, targets, runs, known) for entry in found]
+    )
 
 
-def _with_values(entry: dict[str, Any], targets: Targets, runs: Path) -> dict[str, Any]:
-    whole = entry["state"] == State.COMPLETE
-    record = usable_record(runs / entry["key"]) if whole else None
-    if record is None:
-        return entry | {"values": {}, "excesses": {}}
-    return entry | {"values": targets.row(record), "excesses": targets.excesses(record)}
+def _values(
+    entry: dict[str, Any], targets: Targets, runs: Path, known: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    key, whole = entry["key"], entry["state"] == State.COMPLETE
+    if whole and key not in known and (record := usable_record(runs / key)) is not None:
+        known[key] = {"values": targets.row(record), "excesses": targets.excesses(record)}
+    return known[key] if whole and key in known else {"values": {}, "excesses": {}}
 
 
 def exploration_facts(study: optuna.Study, attempts: Sequence[Attempt]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def conclude(session: "Session[Any]", ending: Ending) -> None:
     """Describe, tidy and report; on a full disk as far as possible."""
     done = ending.kind == End.DONE
+    session.known.clear()  # records may have been given scores since
     try:
         content = describe(session, finished=done)
         tidy(session, arms=1 if done else session.subject.kept_arms)
@@ -38,7 +39,7 @@ def describe(session: "Session[Any]", finished: bool) -> dict[str, Any]:
     content = {
         **_common_facts(session, finished),
         **session.subject.facts(session),
-        "trials": entries(attempts, session.job.targets, session.job.runs),
+        "trials": entries(attempts, session.job.targets, session.job.runs, session.known),
         "started": session.study.user_attrs.get("started"),
     }
     write_study(session.job.folder, content)

@@ -115,6 +115,8 @@ class Session(Generic[W]):
     started: float
     before_s: float
     """Wall time of earlier starts."""
+    known: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What `study.json` says of records that were read at this start, by key."""
 
     @classmethod
     def open(cls, ground: Groundwork, subject: Subject[W]) -> Self:

@@ -66,7 +66,7 @@ class Counted(list[Attempt]):
 def test_describing_a_study_looks_at_each_trial_a_few_times(tmp_path: Path) -> None:
     """It is described after every run."""
     runs = [Attempt(number=i, state="COMPLETE", params={}, key=f"{i}") for i in range(100)]
-    assert len(entries(Counted(runs), Targets.of(["val_loss"]), tmp_path)) == 100
+    assert len(entries(Counted(runs), Targets.of(["val_loss"]), tmp_path, {})) == 100
     assert Counted.looks < 10 * len(runs)
 
 
@@ -512,6 +512,16 @@ def test_a_run_that_another_machine_left_is_taken_over(here: Path) -> None:
     first, second = read_attempts(search.study)
     assert (first.state, second.state) == ("FAIL", "COMPLETE")
     assert first.key == second.key
+
+
+def test_each_record_is_read_once_while_a_study_runs(here: Path) -> None:
+    search = open_search(here, "columns=[kv_bytes]", "n_trials=2", "replicates.seeds=1")
+    work(search)
+    trials = describe(search, finished=False)["trials"]
+    assert all(trial["values"]["kv_bytes"] > 0 for trial in trials)
+    for path in (here / "runs").glob("*/record.json"):
+        path.unlink()
+    assert describe(search, finished=False)["trials"] == trials
 
 
 def test_study_json_tells_what_reports_need(here: Path) -> None:
