@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config, GoogleDocstring
 
@@ -94,6 +95,7 @@ def read_sections(
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Sphinx calls this."""
+    app.add_lexer("mermaid", TextLexer)  # drawn where the repository is shown, and text here
     app.connect("source-read", open_folders)
     app.connect("source-read", list_pages)
     app.connect("autodoc-process-docstring", read_sections)

@@ -175,7 +175,7 @@ def configuration(attempt: "Attempt", record: Record) -> dict[str, Any]:
         "arm": architecture_id(record.run.architecture),
         "seed": record.run.seed,
         "init_seed": record.run.init_seed,
-        "role": attempt.role,
+        "role": str(attempt.role),
         "axes": dict(attempt.params),
         "architecture": record.run.architecture.to_dict(),
         "recipe": record.run.recipe.to_dict(),
@@ -190,7 +190,7 @@ def summary(record: Record) -> dict[str, Any]:
     last = record.readings[-1].numbers() if record.readings else {}
     names = ("train_s", "eval_s", "branch_s", "tokens_per_s")
     times = {name: getattr(record, name) for name in names}
-    return {**last, **times, "status": record.status, "reason": record.reason}
+    return {**last, **times, "status": str(record.status), "reason": record.reason}
 
 
 def curve(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:

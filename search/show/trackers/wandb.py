@@ -52,7 +52,7 @@ class WandbTracker(Tracker):
             record.run.key,
             job_type="trial",
             name=f"trial {attempt.number}",
-            tags=[attempt.role, record.status],
+            tags=[str(attempt.role), str(record.status)],  # W&B shows enums by their names
             config=configuration(attempt, record),
         )
         for step, values in curve(folder):

@@ -121,8 +121,8 @@ def test_the_study_has_one_summary_run_with_its_table_and_plot(here: Path) -> No
     search = open_search(here, "tracker=wandb", "n_trials=2", "replicates.seeds=1", "report=true")
     work(search)
     for _ in range(2):  # as two starts would
-        content = describe(search, finished=True)
-        report(search, content)
+        said = describe(search, finished=True)
+        report(search, said)
     runs = shown(here)
     assert len(runs) == 3
     content = runs["tiny-summary"]
@@ -131,7 +131,7 @@ def test_the_study_has_one_summary_run_with_its_table_and_plot(here: Path) -> No
     assert row["depth_vs_width"]["_type"] == "table-file"
     assert row["depth_vs_width"]["nrows"] == 2
     assert row["depth_vs_width_plot"]["_type"] == "image-file"
-    values = [trial["value"] for trial in content["trials"]]
+    values = [trial["value"] for trial in said["trials"]]
     assert content["summary"]["best_val_bpb"] == min(values)
 
 
