@@ -109,7 +109,7 @@ def test_rows_without_a_rate_of_their_own_are_flagged_in_every_form(base: int) -
         text = form(report)
         assert flags(text) == (["not carried"] * 2 if flagged else []), form
         if form is not csv:
-            assert ("carries no rate" in text) is flagged
+            assert ("does not transfer the learning rate" in text) is flagged
 
 
 def test_rows_at_an_edge_are_flagged_in_every_form() -> None:

@@ -313,7 +313,7 @@ def test_a_full_disk_stops_the_study_with_its_finished_runs_kept(tmp_path: Path)
     assert "No space left on device" in line
     finished = [t for t in study_json(tmp_path)["trials"] if t["state"] == "COMPLETE"]
     assert finished
-    assert f"{len(finished)} finished runs kept" in line
+    assert f"keeps its {len(finished)} finished runs" in line
     for trial in finished:
         assert (tmp_path / "kept" / trial["key"] / "record.json").is_file()
 
