@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.read.study import Study, read_study
-from reports.show import figures
-from reports.views import laws, scores, trials, view_of
+from reports.views import depth_print, laws, scores, trials, view_of
 from reports.views.law_words import headline, hedges
 from reports.views.study import Findings, html
 from reports.weigh.answer import answer
@@ -121,7 +120,7 @@ def render(study: Study, found: Findings | None = None) -> dict[str, bytes]:
         **scores.files({"": of_study(study, evidence)}),
     }
     encoded = {name: text.encode() for name, text in texts.items()}
-    return encoded | figures.printed(study, evidence)
+    return encoded | depth_print.printed(study, evidence)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,7 @@ ALLOWED = {
     "reports": {"space", "search", "ablations", "reports"},
 }
 STATISTICS = {
-    "ablations.stats.dunnett",
-    "ablations.stats.effects",
-    "ablations.stats.sequential",
-    "ablations.stats.calibration",
-    "ablations.stats.transfer",
-    "ablations.stats.bracket",
-    "ablations.stats.trust",
+    f"ablations.stats.{path.stem}" for path in (ROOT / "ablations" / "stats").glob("[a-z]*.py")
 }
 QUESTION_NAMES = [path.stem for path in (ROOT / "ablations" / "questions").glob("[a-z]*.py")]
 QUESTIONS = {"ablations.questions", "ablations.table"}

@@ -10,17 +10,11 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
+from ablations.stats.block import LEVEL, Spread
+from ablations.stats.detectable import POWER, chance, detectable, typical_widths
 from ablations.stats.dunnett import noncentrality
-from ablations.stats.effects import (
-    LEVEL,
-    POWER,
-    Spread,
-    chance,
-    detectable,
-    half_widths,
-    typical_widths,
-)
 from ablations.stats.sequential import ALPHAS, LOOKS
+from ablations.stats.widths import half_widths
 
 TABLES = 10_000
 SEEDS_AUTO = ", ".join(map(str, LOOKS))

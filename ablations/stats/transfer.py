@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablations.stats.effects import compare, indistinguishable, linked_effects
+from ablations.stats.best import indistinguishable
+from ablations.stats.block import linked_effects
+from ablations.stats.effects import compare
 
 WANTED_COST = 0.002
 """Largest accepted cost of a common rate for any shape, as a share of bits per byte."""

@@ -40,7 +40,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import beta, kendalltau
 
-from ablations.stats.effects import LEVEL, resolved_pairs
+from ablations.stats.block import LEVEL
+from ablations.stats.effects import resolved_pairs
 from space.arch import Architecture
 from space.budget import MAX_DEVIATION
 from space.cost import cost

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
+from ablations.stats.block import Spread, residuals, spreads
 from ablations.stats.calibration import (
     SEEDS_AUTO,
     TABLES,
@@ -14,7 +15,8 @@ from ablations.stats.calibration import (
     aa_test,
     sequential_aa_test,
 )
-from ablations.stats.effects import Spread, compare, equal_spread, residuals, spreads
+from ablations.stats.effects import compare
+from ablations.stats.variances import equal_spread
 from reports.show.tables import (
     csv_text,
     intervals,

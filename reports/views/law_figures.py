@@ -8,8 +8,8 @@ import pandas as pd
 
 from reports.read.study import plain
 from reports.show.figures import SERIES, Json, print_files
-from reports.weigh.fits import INSIDE, Valley
 from reports.weigh.law import Law
+from reports.weigh.valley import INSIDE, Valley
 from space.words import magnitude
 
 if TYPE_CHECKING:

@@ -38,8 +38,8 @@ from reports.views.law_words import (
     spanned,
     unknown,
 )
-from reports.weigh.fits import INSIDE, NONE
 from reports.weigh.law import Law, tokens_per_parameter
+from reports.weigh.valley import INSIDE, NONE
 from search.objectives import Measure
 from space.tables import Column
 from space.words import magnitude

@@ -7,11 +7,13 @@ from typing import Any, Self
 from markupsafe import Markup
 
 from reports.read.study import Study, is_number
-from reports.show import figures
+from reports.show.figures import SERIES, Json, mixed
 from reports.show.html import in_script, marked, unbroken
 from reports.show.recipes import recipe_in_words
 from reports.show.tables import fill
 from reports.views import confirm, scores, trials, trust_quoted
+from reports.views.curves import curve_of, depth_colors, learning_curves
+from reports.views.depth_figure import depth_vs_width
 from reports.weigh.answer import Evidence, answer, budget_words, on_selection, weigh
 from reports.weigh.scores import of_study
 from search.record import Record
@@ -57,10 +59,10 @@ def html(study: Study, found: Findings) -> str:
         hedges=rest,
         selection=on_selection(evidence) if len(study.finished) else "",
         drawn=set(drawn),
-        series=figures.SERIES,
-        light_series=[figures.mixed(color, "#ffffff", 0.25) for color in figures.SERIES],
+        series=SERIES,
+        light_series=[mixed(color, "#ffffff", 0.25) for color in SERIES],
         shifted=drawn.get("depth", {}).get("layout", {}).get("showlegend"),
-        depth_colors=figures.depth_colors(study),
+        depth_colors=depth_colors(study),
         width_axis="xaxis2" in drawn.get("depth", {}).get("layout", {}),
         arm_columns=arm_columns,
         arm_rows=arm_rows,
@@ -77,12 +79,12 @@ def html(study: Study, found: Findings) -> str:
     )
 
 
-def page_figures(study: Study, evidence: Evidence) -> dict[str, figures.Json]:
+def page_figures(study: Study, evidence: Evidence) -> dict[str, Json]:
     """The figures that have data, by the id of their place on the page."""
-    drawn: dict[str, figures.Json | None] = {
-        "depth": figures.depth_vs_width(study, evidence) if len(evidence.arms) else None,
-        "train": figures.learning_curves(study, "train_loss"),
-        "validation": figures.learning_curves(study, figures.curve_of(study)),
+    drawn: dict[str, Json | None] = {
+        "depth": depth_vs_width(study, evidence) if len(evidence.arms) else None,
+        "train": learning_curves(study, "train_loss"),
+        "validation": learning_curves(study, curve_of(study)),
     }
     return {name: figure for name, figure in drawn.items() if figure is not None}
 

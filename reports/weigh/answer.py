@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablations.stats.effects import arm_means, compare, equal_spread, indistinguishable
+from ablations.stats.best import indistinguishable
+from ablations.stats.block import arm_means
+from ablations.stats.effects import compare
+from ablations.stats.variances import equal_spread
 from reports.read.study import Study
 from space.words import count, join, magnitude, plain
 

@@ -1,7 +1,7 @@
 """A law over several budgets, from the records of one study each: read, checked and fitted.
 
-`reports.weigh.fits` has the statistics. Within a law tokens per parameter are fixed and all else of
-the recipe is the same, so that budgets differ in size alone.
+`valley`, `growth` and `quality` beside it have the statistics. Within a law tokens per parameter
+are fixed and all else of the recipe is the same, so that budgets differ in size alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,17 +15,9 @@ import pandas as pd
 
 from reports.read.study import Study, read_study
 from reports.weigh.answer import KINDS
-from reports.weigh.fits import (
-    FEWEST_DEPTHS,
-    Growth,
-    HeldOut,
-    Quality,
-    Valley,
-    growth,
-    held_out,
-    quality,
-    valley,
-)
+from reports.weigh.growth import Growth, HeldOut, growth, held_out
+from reports.weigh.quality import Quality, quality
+from reports.weigh.valley import FEWEST_DEPTHS, Valley, valley
 from search.record import Record
 from space.arch import Architecture
 from space.cost import cost

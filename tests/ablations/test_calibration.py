@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
+from ablations.stats.block import Spread, spreads
 from ablations.stats.calibration import (
     Rate,
     _draw,
@@ -18,7 +19,6 @@ from ablations.stats.calibration import (
     unequal,
     ways,
 )
-from ablations.stats.effects import Spread, spreads
 from reports.views.calibration import aa_files, real_checks
 from reports.weigh.table import Panel, Report
 

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from ablations.stats.effects import _brown_forsythe, arm_means, equal_spread, half_widths
+from ablations.stats.best import indistinguishable as indistinguishable_by_three
+from ablations.stats.block import arm_means
 from ablations.stats.effects import compare as compare_by_three
-from ablations.stats.effects import indistinguishable as indistinguishable_by_three
+from ablations.stats.variances import brown_forsythe, equal_spread
+from ablations.stats.widths import half_widths
 
 compare = partial(compare_by_three, pooled=True)
 indistinguishable = partial(indistinguishable_by_three, pooled=True)
@@ -279,7 +281,7 @@ def test_the_statistic_of_spread_is_brown_and_forsythes() -> None:
     groups[1, 2] = groups[3, 0] = np.nan
     rows = [row[~np.isnan(row)] for row in groups]
     reference = stats.levene(*rows, center="median").statistic
-    assert _brown_forsythe(groups) * (18 - 5) / (5 - 1) == pytest.approx(reference)
+    assert brown_forsythe(groups) * (18 - 5) / (5 - 1) == pytest.approx(reference)
 
 
 def test_one_arm_that_spreads_much_more_is_noticed() -> None:

@@ -23,10 +23,13 @@ from study_fixtures import open_search, work
 
 from reports.__main__ import main
 from reports.views import law_words, laws
-from reports.weigh.fits import EDGE, INSIDE, NONE, Valley, growth, held_out, quality, robust, valley
-from reports.weigh.fits import _law as law_value
-from reports.weigh.fits import _slopes as law_slopes
+from reports.weigh.fits import robust
+from reports.weigh.growth import growth, held_out
 from reports.weigh.law import Law, read_law
+from reports.weigh.quality import law as law_value
+from reports.weigh.quality import quality
+from reports.weigh.quality import slopes as law_slopes
+from reports.weigh.valley import EDGE, INSIDE, NONE, Valley, valley
 from search.study.ending import describe
 from space.budget import Budget
 

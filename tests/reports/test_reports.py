@@ -19,7 +19,7 @@ from report_fixtures import RECIPE, StudyFolder, default_study, ladder
 
 from reports.__main__ import render
 from reports.read.study import Study, read_study
-from reports.show import figures
+from reports.views import curves, depth_figure
 from reports.views import study as page
 from reports.views import trials as tables
 from reports.weigh.answer import answer, comparable_cells, span, weigh
@@ -276,8 +276,10 @@ def test_other_axes_become_series_of_their_own(tmp_path: Path) -> None:
             study.add(architecture, params=params)
     done = read(study)
     evidence = weigh(done)
-    assert [name for name, _ in figures.series_groups(evidence.arms)] == ["tied", "untied"]
-    names = [t["name"] for t in figures.depth_vs_width(done, evidence)["data"] if t["showlegend"]]
+    assert [name for name, _ in depth_figure.series_groups(evidence.arms)] == ["tied", "untied"]
+    names = [
+        t["name"] for t in depth_figure.depth_vs_width(done, evidence)["data"] if t["showlegend"]
+    ]
     assert names == ["tied", "untied"]
     assert "other axes" in tables.markdown(done, evidence)
 
@@ -285,7 +287,7 @@ def test_other_axes_become_series_of_their_own(tmp_path: Path) -> None:
 def test_more_levels_than_colours_are_drawn_by_the_first_axes_alone() -> None:
     sharing, key_values = ("unshared", "cycle × 2"), (1, 2, 3, 4)
     arms = pd.DataFrame({"series": [f"{s} · kv {k}" for s in sharing for k in key_values]})
-    assert [n for n, _ in figures.series_groups(arms)] == ["cycle × 2", "unshared"]
+    assert [n for n, _ in depth_figure.series_groups(arms)] == ["cycle × 2", "unshared"]
 
 
 # The files.
@@ -399,9 +401,9 @@ def test_long_curves_are_shortened_and_the_page_stays_small(tmp_path: Path) -> N
     for architecture in ladder():
         study.add(architecture, points=1000)
     done = read(study)
-    curves = figures.learning_curves(done, "train_loss")
-    assert curves is not None
-    assert {len(trace["x"]) for trace in curves["data"]} == {200}
+    drawn = curves.learning_curves(done, "train_loss")
+    assert drawn is not None
+    assert {len(trace["x"]) for trace in drawn["data"]} == {200}
     assert len(page.html(done, page.Findings.of(done))) < 6e6
 
 

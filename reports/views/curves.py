@@ -1,0 +1,87 @@
+"""Learning curves of a study's runs, for its page."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from reports.read.study import Study, plain, shorten
+from reports.show.figures import Json, ramp, xy
+from search.objectives import Measure
+
+CURVES = ("val_bpb", "val_loss")
+"""What curves have of the validation slice."""
+
+
+def learning_curves(study: Study, column: str) -> Json | None:
+    """`column` against tokens, one thin line per run, coloured by depth; None if no run has any."""
+    trials = study.trials.drop_duplicates("key")
+    trials = trials[trials.key.isin(list(study.curves))]
+    colors = depth_colors(study)
+    data: list[Json] = []
+    for trial in trials.sort_values(["number"]).to_dict("records"):
+        points = list(shorten(study.curves[trial["key"]], column))
+        if not points:
+            continue
+        data.append(_curve(points, trial, colors[_depth(trial)]))
+    layout = {
+        "xaxis": {"title": {"text": "Tokens"}, "rangemode": "tozero"},
+        "yaxis": {
+            "title": {"text": _curve_title(column), "standoff": 14},
+            "range": _tight_range(data),
+        },
+        "showlegend": False,
+        "hovermode": "closest",
+    }
+    figure: Json = plain({"data": data, "layout": layout})
+    return figure if data else None
+
+
+def _curve(points: list[tuple[float, float]], trial: Mapping[Any, Any], color: str) -> Json:
+    tokens, values = zip(*points, strict=True)
+    depth = _depth(trial)
+    name = f"{depth} layers, seed {trial['seed']}" if depth else f"trial {trial['number']}"
+    mode = "lines+markers" if len(points) < 10 else "lines"
+    return xy([round(t) for t in tokens], [float(f"{v:.5g}") for v in values], mode=mode) | {
+        "line": {"color": color, "width": 1.1},
+        "marker": {"size": 4},
+        "hovertemplate": f"{name}<br>trial {trial['number']}, run {trial['key'][:8]}"
+        "<br>%{y:.4f} at %{x:.3s} tokens<extra></extra>",
+    }
+
+
+def curve_of(study: Study) -> str:
+    """The validation curve that goes with the study's metric."""
+    if study.metric in CURVES:
+        return study.metric
+    drawn = pd.concat(study.curves.values()) if study.curves else pd.DataFrame(columns=[*CURVES])
+    return "val_bpb" if drawn.val_bpb.notna().any() else "val_loss"
+
+
+def depth_colors(study: Study) -> dict[int, str]:
+    """The colour of each depth among the learning curves; 0 stands for depths not known yet."""
+    trials = study.trials[study.trials.key.isin(list(study.curves))]
+    depths = sorted({_depth(trial) for trial in trials.to_dict("records")})
+    return dict(zip(depths, ramp(len(depths)), strict=True))
+
+
+def _depth(trial: Mapping[Any, Any]) -> int:
+    """Layers of a trial; 0 where it has no record yet to tell."""
+    depth = trial.get("num_hidden_layers")
+    return 0 if depth is None or math.isnan(depth) else int(depth)
+
+
+def _curve_title(column: str) -> str:
+    known = column in CURVES
+    return Measure(column).title if known else "Training loss (nats per token)"
+
+
+def _tight_range(data: list[Json]) -> list[float] | None:
+    """The loss range without the first steps, which would press all the rest into one line."""
+    late = [v for t in data for v in t["y"][len(t["y"]) // 10 :] if math.isfinite(v)]
+    if len(late) < 2 or max(late) == min(late):
+        return None
+    top = float(pd.Series(late).quantile(0.995))
+    margin = 0.04 * (top - min(late))
+    return [round(min(late) - margin, 4), round(top + margin, 4)]
