@@ -33,7 +33,8 @@ from search.study.session import (
     usual_objective,
 )
 from search.train.placement import share_cores
-from space.cli import one_line_errors, option_of, verb
+from space.app import option_of, verb
+from space.cli import one_line_errors
 
 
 def usual(given: Sequence[str]) -> list[str]:

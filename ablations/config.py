@@ -9,7 +9,7 @@ from ablations.stats.bracket import LrSearch
 from ablations.stats.sequential import AUTO
 from search.config import StudyConfig, require_at_least
 from space.axes import SpaceConfig
-from space.cli import require_name
+from space.files import require_name
 
 SCALES = (PROXY, PAPER)
 

@@ -29,9 +29,9 @@ from search.record import Run
 from search.runs import read_metrics
 from search.train.loop import Training, train
 from search.train.placement import Placement, settle, settle_precision
+from space.app import CONF
 from space.arch import Architecture
 from space.budget import fit
-from space.cli import CONF
 
 REFERENCE = Placement(device="cpu", engine="autograd", compile="no")
 Curve = np.ndarray[tuple[int, ...], np.dtype[np.float64]]

@@ -41,7 +41,8 @@ from search.study.plan import Attempt, Cell, Step
 from search.study.pruners import PRUNERS, PrunerConfig, make_pruner
 from search.study.samplers import SAMPLERS, SamplerConfig, make_sampler, worker_seed
 from search.train.placement import Placement
-from space.cli import CONF, one_line_errors
+from space.app import CONF
+from space.cli import one_line_errors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -93,7 +93,7 @@ class Tabular:
             )
 
     @cached_property
-    def options(self) -> list[Option]:
+    def options(self) -> tuple[Option, ...]:
         """The architectures as a study plans them."""
         return options_of(self.space, self.recipe.seq_len)
 

@@ -18,8 +18,9 @@ from reports.weigh.answer import answer
 from reports.weigh.law import read_law
 from reports.weigh.scores import of_study
 from reports.weigh.table import read_table
-from space.cli import one_line_errors, require_name, verb
-from space.files import write_atomically
+from space.app import verb
+from space.cli import one_line_errors
+from space.files import require_name, write_atomically
 
 LAWS = "laws"
 """The page of several studies."""

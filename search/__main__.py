@@ -27,8 +27,9 @@ from search.study.session import (
     require_bytes,
     usual_objective,
 )
+from space.app import verb
 from space.axes import Space
-from space.cli import one_line_errors, verb
+from space.cli import one_line_errors
 
 
 @verb("search", SearchConfig)

@@ -19,8 +19,8 @@ from search.study.samplers import SAMPLERS, SamplerConfig
 from search.train.placement import Placement
 from space.axes import SpaceConfig
 from space.budget import Budget
-from space.cli import require_name
 from space.doors import label
+from space.files import require_name
 
 KEEP = ("best", "all", "none")
 

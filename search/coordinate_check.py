@@ -49,8 +49,9 @@ from search.train.loop import Training
 from search.train.parametrisations import DEPTH, PARAMETRISATIONS, WIDTH
 from search.train.parametrise import scales
 from search.train.placement import Placement
+from space.app import PRINT_STYLE, verb
 from space.arch import Architecture
-from space.cli import PRINT_STYLE, one_line_errors, verb
+from space.cli import one_line_errors
 from space.model import MLP, Attention, Decoder, rotate
 from space.sharing import PATTERNS
 

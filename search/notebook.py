@@ -20,8 +20,8 @@ from search.run import RunConfig, prepare_run, train_alone
 from search.runs import load_records
 from search.states import End
 from search.study.ending import conclude
+from space.app import configuration
 from space.arch import Architecture
-from space.cli import configuration
 
 
 def train_run(architecture: Architecture | str, *options: str) -> Record:

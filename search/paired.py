@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from space.cli import one_line_errors, verb
+from space.app import verb
+from space.cli import one_line_errors
 
 LEVEL = 0.95
 POWER = 0.8

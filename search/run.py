@@ -19,8 +19,9 @@ from search.record import FINISHED, Record, Run
 from search.study.locks import run_lock
 from search.train.loop import train
 from search.train.placement import Placement, rank, settle, settle_precision, what_is_lost
+from space.app import verb
 from space.arch import Architecture
-from space.cli import one_line_errors, verb
+from space.cli import one_line_errors
 from space.doors import Changed
 
 

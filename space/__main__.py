@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
 
+from space.app import verb
 from space.arch import Architecture
 from space.axes import Candidate, Space, SpaceConfig, describe_sharing
 from space.budget import ffn_multiple, ffn_target
-from space.cli import one_line_errors, verb
+from space.cli import one_line_errors
 from space.cost import cost, num_norms, parts
 from space.parts import part_fields
 from space.stored import Stored

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from hydra import compose, initialize_config_dir
@@ -18,11 +18,14 @@ from omegaconf import OmegaConf
 from search.__main__ import check
 from search.__main__ import open_search as open_session
 from search.record import Record, Score
+from search.study.job import converter
 from search.study.session import Session
 from search.study.worker import Worker
-from space.cli import CONF
+from space.app import CONF
 
 ROOT = Path(__file__).parent.parent
+
+T = TypeVar("T")
 
 TINY = (
     "budget=100k",
@@ -71,6 +74,12 @@ def open_search(folder: Path, *more: str) -> Session:
     values = OmegaConf.to_object(config)
     check(values)
     return open_session(values)
+
+
+def sent(value: T) -> T:
+    """A part of a job as a worker gets it."""
+    plain = json.loads(json.dumps(converter().unstructure(value)))
+    return converter().structure(plain, type(value))
 
 
 def work(search: Session, number: int = 0) -> list[dict[str, Any]]:

@@ -20,9 +20,9 @@ from ablations.config import AblationConfig
 from ablations.files import TableFile
 from search.config import SearchConfig
 from search.run import RunConfig
+from space.app import CONF
 from space.axes import Space
 from space.budget import MAX_DEVIATION
-from space.cli import CONF
 
 FILES = sorted((Path(CONF) / "experiment").glob("*.yaml"))
 SAME_AS = re.compile(r"^# The same as: python -m (search|ablations)\b(.*)$", re.MULTILINE)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from space.cli import PRINT_STYLE
+from space.app import PRINT_STYLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

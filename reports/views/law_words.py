@@ -10,7 +10,7 @@ from reports.show.tables import decimals, percent, span
 from reports.weigh.law import SHARE_TOLERANCE, Law, embedding_shares
 from reports.weigh.quality import FEWEST_FOR_FLOOR
 from reports.weigh.valley import EDGE, INSIDE, NONE, Valley
-from space.cli import option_of
+from space.app import option_of
 from space.words import count, join, magnitude
 
 

@@ -13,7 +13,8 @@ from search.evaluate.score import TaskScore, be_quiet, find_model, open_model, s
 from search.evaluate.tasks import build, chosen, source_of
 from search.models import is_run, run_data
 from search.paired import aligned
-from space.cli import one_line_errors, verb
+from space.app import verb
+from space.cli import one_line_errors
 from space.files import write_atomically
 
 

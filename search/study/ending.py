@@ -14,7 +14,8 @@ from search.study.describe import entries, write_study
 from search.study.plan import best_runs, distinct
 from search.study.pool import Ending
 from search.study.storage import without_password
-from space.cli import fail, option_of
+from space.app import option_of
+from space.cli import fail
 
 if TYPE_CHECKING:
     from search.study.session import Session

@@ -64,7 +64,7 @@ class Exploration:
     for further seeds, and the rest explores; when the space is used up, further seeds get more.
     """
 
-    options: Sequence[Option] = field(repr=False)
+    options: tuple[Option, ...] = field(repr=False)
     """All architectures of the space."""
     n_trials: int
     replicates: Replicates
@@ -230,9 +230,9 @@ class SearchWork:
         return self.run(middle.params, self.plan.first_seed)
 
 
-def options_of(space: Space, seq_len: int) -> list[Option]:
+def options_of(space: Space, seq_len: int) -> tuple[Option, ...]:
     """All architectures of a space, with what planning needs to know of them."""
-    return [
+    return tuple(
         Option(
             params=candidate.params,
             arm=architecture_id(candidate.architecture),
@@ -240,4 +240,4 @@ def options_of(space: Space, seq_len: int) -> list[Option]:
             flops=float(cost(candidate.architecture, seq_len).train_flops_per_token),
         )
         for candidate in space.candidates()
-    ]
+    )

@@ -1,14 +1,14 @@
 """One worker process: takes the study's next cell, trains it, tells the study, until none is left.
 
-`search.executors.local` starts it as `python -m search.study.worker`, hands it a pickled `Job` on
-standard input, and reads events from its standard output, a JSON object a line. When standard input
-closes, because the parent wants it or is dead, the worker writes a checkpoint and ends.
+`search.executors.local` starts it as `python -m search.study.worker`, hands it two lines of JSON on
+standard input, its number and the `Job`, and reads events from its standard output, a JSON object a
+line. When standard input closes, because the parent wants it or is dead, the worker writes a
+checkpoint and ends.
 """
 
 import io
 import json
 import os
-import pickle
 import sys
 import threading
 import time
@@ -407,7 +407,12 @@ def main() -> None:
         stopping.set()
 
     sys.stdout = Relay(emit)
-    number, job = pickle.load(sys.stdin.buffer)
+    number = int(sys.stdin.buffer.readline())
+    try:
+        job = Job.from_json(sys.stdin.buffer.readline())
+    except ValueError as error:
+        emit({"event": "fatal", "reason": str(error)})
+        return
     threading.Thread(target=watch_parent, daemon=True).start()
     work(job, number, emit, stopping)
 

@@ -19,8 +19,8 @@ from search.data.packed import Data
 from search.recipe import Recipe
 from search.record import Run
 from search.train.placement import Placement, settle
+from space.app import CONF
 from space.arch import Architecture
-from space.cli import CONF
 from space.model import Decoder
 
 SMALL: dict[str, Any] = {"tokens": 2048, "seq_len": 32, "batch_size": 4}

@@ -10,7 +10,7 @@ from typing import Protocol
 import pytest
 
 import space.doors
-from space.cli import by_name, doors_of
+from space.app import by_name, doors_of
 from space.doors import Door, label, members
 
 FILE = """

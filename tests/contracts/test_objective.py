@@ -1,7 +1,6 @@
 """What every objective must do. On your own: `--implementation mine.py`."""
 
 import json
-import pickle
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -11,7 +10,7 @@ import optuna
 import pandas as pd
 import pytest
 from contract_fixtures import failures_of
-from study_fixtures import open_search, records, run, study_json, work
+from study_fixtures import open_search, records, run, sent, study_json, work
 
 from reports.read.study import read_study
 from reports.weigh.answer import answer, weigh
@@ -77,7 +76,7 @@ def test_at_a_horizon_it_is_a_number_or_unknown(implementation: str) -> None:
 
 
 def test_workers_get_it_by_its_name(implementation: str) -> None:
-    measure = pickle.loads(pickle.dumps(Measure(implementation)))
+    measure = sent(Measure(implementation))
     assert measure.of(RECORD) == Measure(implementation).of(RECORD)
     assert measure.short.isidentifier(), "it names columns"
 

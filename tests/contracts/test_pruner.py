@@ -1,6 +1,5 @@
 """What every pruner must do. On your own: `--implementation mine.py`."""
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import optuna
 import pytest
 from contract_fixtures import failures_of
 from optuna.trial import TrialState
-from study_fixtures import run, study_json
+from study_fixtures import run, sent, study_json
 
 from search.recipe import Recipe
 from search.study.pruners import PRUNERS, PrunerConfig, make_pruner
@@ -78,7 +77,7 @@ def test_it_decides_by_the_storage_alone(implementation: str, tmp_path: Path) ->
 
 
 def test_its_configuration_is_handed_to_workers(implementation: str) -> None:
-    config = pickle.loads(pickle.dumps(PrunerConfig(name=implementation)))
+    config = sent(PrunerConfig(name=implementation))
     assert isinstance(make_pruner(config, RECIPE), optuna.pruners.BasePruner)
 
 

@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import pickle
 import random
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import pytest
 import yaml
 from contract_fixtures import failures_of
 from report_fixtures import default_study
-from study_fixtures import ROOT, environment, records
+from study_fixtures import ROOT, environment, records, sent
 from table_fixtures import RECIPE, TABLE, make
 
 from ablations.ask import ask
@@ -132,7 +130,7 @@ def test_a_restart_wants_the_same(work: TableWork) -> None:
     attempts = told(work)
     for ended in (0, 1, len(attempts) // 2, len(attempts) - 1):
         some = attempts[:ended]
-        again: TableWork = pickle.loads(pickle.dumps(replace(work)))
+        again = sent(work)
         assert work.next(some, 0) == again.next(some, 0)
         mixed = random.Random(ended).sample(some, len(some))
         assert set(again.after(mixed, 0).wanted) == set(work.after(some, 0).wanted)

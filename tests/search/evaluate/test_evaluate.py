@@ -21,8 +21,8 @@ from search.evaluate.__main__ import table
 from search.evaluate.harness import DecoderLM
 from search.evaluate.score import score
 from search.evaluate.tasks import TaskSpec, build, chosen
+from space.app import CONF
 from space.arch import Architecture
-from space.cli import CONF
 from space.hf import export, load, load_tokenizer
 from space.model import Decoder
 

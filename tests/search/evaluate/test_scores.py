@@ -22,7 +22,7 @@ from reports.weigh import scores
 from search.evaluate.tasks import group
 from search.record import Reading, Record
 from search.runs import load_records, read_record, write_record
-from space.cli import CONF
+from space.app import CONF
 
 
 def frame(effects: list[float], noise: float, seeds: int = 4, draw: int = 0) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import pickle
 import shutil
 import signal
 import subprocess
@@ -336,7 +335,7 @@ def test_of_a_workers_trouble_with_files_only_a_full_disk_is_the_studys(
 ) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", TROUBLED, str(number)],
-        input=pickle.dumps((0, None)),
+        input=f"0\n{open_search(here).job.to_json()}".encode(),
         env=environment(),
         capture_output=True,
     )

@@ -1,6 +1,6 @@
 """Users' own files that are edited, or raise, while a study runs."""
 
-import pickle
+import json
 import subprocess
 import sys
 import threading
@@ -102,14 +102,6 @@ def test_a_study_has_its_objective_of_one_source(here: Path) -> None:
     assert search.job.targets.first.short == "mine"
 
 
-IN_ANOTHER_PROCESS = """
-import pickle, sys, threading
-from search.study.worker import work
-work(pickle.load(sys.stdin.buffer), 0, lambda event: print(event["event"], event.get("reason")),
-     threading.Event())
-"""
-
-
 @pytest.mark.parametrize(
     ("option", "source"),
     [
@@ -126,13 +118,14 @@ def test_a_worker_that_starts_after_an_edit_refuses_it(
     search = open_search(here, option, "n_trials=1", "replicates.seeds=1")
     mine.write_text(source + "# edited\n")
     later = subprocess.run(
-        [sys.executable, "-c", IN_ANOTHER_PROCESS],
-        input=pickle.dumps(search.job),
+        [sys.executable, "-m", "search.study.worker"],
+        input=f"0\n{search.job.to_json()}".encode(),
         env=environment(),
         capture_output=True,
     )
-    (line,) = later.stdout.decode().splitlines()
-    assert line.startswith(f"fatal {mine} must be as it was"), later.stderr.decode()
+    (event,) = map(json.loads, later.stdout.splitlines())
+    assert event["event"] == "fatal", later.stderr.decode()
+    assert event["reason"].startswith(f"{mine} must be as it was")
     assert not records(here)
 
 

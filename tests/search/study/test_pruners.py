@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from process_fixtures import wait_for, workers_of
-from study_fixtures import open_search, plant, records, start, study_json, work
+from study_fixtures import open_search, plant, records, sent, start, study_json, work
 
 from benchmarks.samplers import pruner_of
 from reports.read.study import read_study
@@ -32,7 +31,7 @@ from search.study.plan import Attempt, baseline, distinct
 from search.study.pruners import PRUNERS, make_pruner
 from search.study.session import Session
 from search.study.storage import read_attempts
-from space.cli import CONF
+from space.app import CONF
 
 STEP = 4 * 32
 LENGTH = f"recipe.tokens={40 * STEP}"
@@ -194,7 +193,7 @@ def test_every_pruner_leads_a_study_to_its_end(here: Path, pruner: str) -> None:
     horizons = () if pruner == "wilcoxon" else (HORIZONS,)
     search = open_search(here, LENGTH, *horizons, f"pruner={pruner}", "n_trials=4", "study=null")
     assert search.config.name == f"depth_width_100k_smoke_text_{pruner}"
-    assert pickle.loads(pickle.dumps(search.job)).work == search.work, "as workers are told"
+    assert sent(search.job).work == search.work, "as workers get it"
     work(search)
     assert len(states(search)) == 4
     assert set(states(search)) <= {"COMPLETE", "PRUNED"}

@@ -47,8 +47,8 @@ from search.study.storage import (
     read_attempts,
     without_password,
 )
+from space.app import CONF
 from space.axes import Space
-from space.cli import CONF
 from space.model import Decoder
 
 

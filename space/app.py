@@ -1,0 +1,184 @@
+"""What the four verbs share: a Hydra app of `conf/<name>.yaml`, and what its overrides may be."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from space.cli import describe, fail, one_line_errors, reader_may_leave
+from space.compat import child_nodes, hydra_flags, names_of
+from space.doors import Door
+
+CONF = str(Path(__file__).parent.parent / "conf")
+PRINT_STYLE = str(Path(CONF) / "print.mplstyle")
+"""Of matplotlib, for figures in files."""
+
+T = TypeVar("T")
+
+
+def verb(
+    name: str, schema: type[T], usual: Callable[[Sequence[str]], Sequence[str]] = lambda _: ()
+) -> Callable[[Callable[[T], None]], Callable[[], None]]:
+    """Decorator: `main(config: schema)` becomes the Hydra app of `conf/<name>.yaml`.
+
+    `conf/quiet.yaml` keeps Hydra from making folders and logs of its own.
+
+    `usual` may add overrides to those of the command line, which it is given.
+
+    A field of the schema whose class names a `door`, such as `sampler`, takes any implementation
+    of that door: see `by_name`.
+
+    The schema is stored as `<name>_schema`, which the YAML lists first in its `defaults`; `main`
+    gets an instance of it.
+    """
+    ConfigStore.instance().store(name=f"{name}_schema", node=_thaw(OmegaConf.structured(schema)))
+
+    def decorate(main: Callable[[T], None]) -> Callable[[], None]:
+        @wraps(main)
+        def with_objects(config: DictConfig) -> None:
+            with one_line_errors():
+                _require_known_and_given(config, schema)
+                values = OmegaConf.to_object(config)
+                assert isinstance(values, schema), f"conf/{name}.yaml must begin with its schema"
+            with reader_may_leave():  # here too, since Hydra prints what it raises
+                main(values)
+
+        app = hydra.main(config_path=CONF, config_name=name, version_base="1.3")(with_objects)
+
+        @wraps(main)
+        def run() -> None:
+            opening = (sys.modules[main.__module__].__doc__ or "").partition("\n")[0]
+            OmegaConf.register_new_resolver("about", lambda: opening.replace("`", ""), replace=True)
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed there
+            try:
+                with one_line_errors():
+                    _require_one_start(sys.argv[1:])
+                    _require_known_flags(sys.argv[1:])
+                    sys.argv[1:] = by_name(sys.argv[1:], doors_of(schema))
+                    sys.argv[1:1] = usual(sys.argv[1:])
+                with one_line_errors((HydraException, OmegaConfBaseException)), reader_may_leave():
+                    app()
+            except KeyboardInterrupt:  # before or after training, during which it is no exception
+                print("stopped", file=sys.stderr)
+                raise SystemExit(130) from None
+
+        return run
+
+    return decorate
+
+
+def configuration(name: str, schema: type[T], given: Sequence[str]) -> T:
+    """What `main` of the verb `name` would get for these overrides: for notebooks and scripts.
+
+    Raises:
+        ValueError: what the command would refuse, in its words.
+    """
+    try:
+        with hydra.initialize_config_dir(CONF, version_base="1.3"):
+            config = hydra.compose(name, by_name(given, doors_of(schema)))
+        _require_known_and_given(config, schema)
+        values = OmegaConf.to_object(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(describe(error)) from None
+    assert isinstance(values, schema), f"conf/{name}.yaml must begin with its schema"
+    return values
+
+
+def doors_of(schema: type[Any]) -> dict[str, Door[Any]]:
+    """The fields of a schema that are filled through a door, which their class names in `door`."""
+    kinds = ((name, getattr(kind, "door", None)) for name, kind in get_type_hints(schema).items())
+    return {name: door for name, door in kinds if isinstance(door, Door)}
+
+
+def by_name(given: Sequence[str], doors: Mapping[str, Door[Any]]) -> list[str]:
+    """The overrides with `sampler.name=mine.py` in place of `sampler=mine.py`.
+
+    Hydra looks for `sampler=NAME` among the files of `conf/sampler/`, which users' own have none
+    in: their options stand on the command line, `'+sampler.options={pace: 3}'`.
+
+    Raises:
+        ValueError: a file or module that is none.
+    """
+    return [_by_name(text, doors) for text in given]
+
+
+def _by_name(text: str, doors: Mapping[str, Door[Any]]) -> str:
+    option, _, value = text.partition("=")
+    name = value.strip("'\"")
+    if option not in doors or not name or (Path(CONF) / option / f"{name}.yaml").is_file():
+        return text
+    if "." not in name and not doors[option].knows(name):
+        return text  # misspelt: Hydra lists the files
+    doors[option].load(name, option=option)
+    quoted = name.replace("'", "\\'")
+    return f"{option}.{doors[option].field}='{quoted}'"
+
+
+def _require_known_and_given(config: DictConfig, schema: type[Any]) -> None:
+    """Hydra lets `+` add what no one reads, and says of what is missing that it is mandatory."""
+    for name, at, known in _unknown(config, schema, ""):
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {at}{near[0]}" if near else f"known are {', '.join(sorted(known))}"
+        raise ValueError(f"{at}{name} must be an option of this command, but is none; {hint}")
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise ValueError(
+            f"{missing[0]} must be given, but is not; add {missing[0]}=… (--help lists choices)"
+        )
+
+
+def _unknown(
+    node: DictConfig, schema: type[Any] | None, at: str
+) -> Iterator[tuple[str, str, list[str]]]:
+    """Each name that is no field of its dataclass, where that is, and its fields."""
+    if is_dataclass(schema):
+        known = [field.name for field in fields(schema)]
+        yield from ((name, at, known) for name in names_of(node) if name not in known)
+    for name, child in child_nodes(node):
+        yield from _unknown(child, OmegaConf.get_type(child), f"{at}{name}.")
+
+
+def _require_one_start(given: Sequence[str]) -> None:
+    several = [x for x in given if x == "-m" or x.startswith(("--multi", "hydra.mode="))]
+    if several:
+        raise ValueError(
+            f"{several[0]} must be left out: a start has one configuration, but got several; start "
+            "the command once for each, or let a search or a table vary it"
+        )
+
+
+def _require_known_flags(given: Sequence[str]) -> None:
+    """Hydra's parser alone answers with its whole usage."""
+    parser = hydra_flags()
+    parser.error = lambda message: fail(  # type: ignore[method-assign]
+        f"flags must be Hydra's, but {message}; --hydra-help lists them"
+    )
+    _, unknown = parser.parse_known_args(given)
+    if unknown:
+        raise ValueError(
+            "flags must be Hydra's and stand before or after all options, but got "
+            f"{' '.join(unknown)}; --hydra-help lists them"
+        )
+
+
+def _thaw(node: DictConfig) -> DictConfig:
+    """The node, to be filled in by YAML and overrides: OmegaConf locks those of frozen
+    dataclasses."""
+    OmegaConf.set_readonly(node, None)
+    for _, child in child_nodes(node):
+        _thaw(child)
+    return node
+
+
+def option_of(override: str) -> str:
+    """What an override sets, adds or takes out."""
+    return override.partition("=")[0].strip().lstrip("+~")
