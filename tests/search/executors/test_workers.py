@@ -331,11 +331,12 @@ worker.main()
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "fatal"), [(errno.ENOSPC, True), (errno.EACCES, False)])
 def test_of_a_workers_trouble_with_files_only_a_full_disk_is_the_studys(
-    number: int, fatal: bool
+    here: Path, number: int, fatal: bool
 ) -> None:
+    job = open_search(here).job
     ended = subprocess.run(
         [sys.executable, "-c", TROUBLED, str(number)],
-        input=f"0\n{open_search(here).job.to_json()}".encode(),
+        input=f"0\n{job.to_json()}".encode(),
         env=environment(),
         capture_output=True,
     )
