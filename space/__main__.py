@@ -16,6 +16,7 @@ from space.axes import Candidate, Space, SpaceConfig, describe_sharing
 from space.budget import ffn_multiple, ffn_target
 from space.cli import one_line_errors
 from space.cost import cost, num_norms, parts
+from space.formats import export_as
 from space.parts import part_fields
 from space.stored import Stored
 from space.tables import Column, aligned
@@ -46,6 +47,9 @@ class Config:
     seq_len: int = 2048
     dtype_bytes: int = 2
     format: str = "table"
+    """Of what is printed; of an export one of `space.formats`, `hf` where none is given."""
+    precision: str | None = None
+    """Of an export's weights; None: the format's first."""
 
 
 @verb("space", Config)
@@ -69,12 +73,12 @@ def main(config: Config) -> None:
 
 
 def _export(source: str, config: Config) -> None:
-    from space.hf import export_model  # torch; the ladder does without it
-
     logging.disable(logging.INFO)  # the hub's library tells of the temporary folder
     if config.to is None:
         raise ValueError("to must name the folder that the export goes to; add to=FOLDER")
-    folder = export_model(_named(source, config), config.to, config.tokenizer)
+    format = "hf" if config.format == "table" else config.format  # what no one has set
+    model = _named(source, config)
+    folder = export_as(format, model, config.to, config.tokenizer, config.precision)
     print(f"exported: {folder}")
 
 

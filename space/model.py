@@ -266,16 +266,21 @@ class Decoder(nn.Module):
 
     def rotary(self, start: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine (T, H) of each position's angles, computed in float32."""
-        half = torch.arange(0, self.arch.head_size, 2, device=like.device, dtype=torch.float32)
+        frequency = self.frequencies(like.device)
+        position = torch.arange(start, start + length, device=like.device, dtype=torch.float32)
+        angle = torch.outer(position, frequency).repeat(1, 2)
+        return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+
+    def frequencies(self, device: torch.device | str = "cpu") -> Tensor:
+        """By how much a position turns each pair, in radians: (H / 2,)."""
+        half = torch.arange(0, self.arch.head_size, 2, device=device, dtype=torch.float32)
         frequency = self.arch.rope_theta ** (-half / self.arch.head_size)
         if (scaling := self.arch.rope_scaling) is not None:
             turns = frequency * scaling.original_max_position_embeddings / (2 * math.pi)
             low, high = scaling.low_freq_factor, scaling.high_freq_factor
             kept = ((turns - low) / (high - low)).clamp(0, 1)
             frequency = frequency * (kept + (1 - kept) / scaling.factor)
-        position = torch.arange(start, start + length, device=like.device, dtype=torch.float32)
-        angle = torch.outer(position, frequency).repeat(1, 2)
-        return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+        return frequency
 
 
 def token_nll(hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:

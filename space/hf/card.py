@@ -8,9 +8,20 @@ from typing import Any
 from space.arch import Architecture
 from space.cost import cost
 
+WRITTEN_OUT = (
+    "Layers that share a block are written out, each with weights of its own; the layer map is in "
+    "`config.json` under `isoparam`."
+)
 
-def model_card(arch: Architecture, record: Mapping[str, Any] | Any | None = None) -> str:
-    """What the folder's README says: the shape, its cost, and the run's record."""
+
+def model_card(
+    arch: Architecture,
+    record: Mapping[str, Any] | Any | None = None,
+    library: str = "transformers",
+    layers: str = WRITTEN_OUT,
+) -> str:
+    """What the folder's README says: the shape, its cost, how layers are kept, and the run's
+    record."""
     to_dict = getattr(record, "to_dict", None)
     values = to_dict() if to_dict else record
     counts = asdict(cost(arch))
@@ -33,7 +44,7 @@ def model_card(arch: Architecture, record: Mapping[str, Any] | Any | None = None
         shape[f"validation after {reading['tokens']:,} tokens"] = score
     lines = [
         "---",
-        "library_name: transformers",
+        f"library_name: {library}",
         "pipeline_tag: text-generation",
         "tags: [isoparam]",
         "---",
@@ -44,8 +55,7 @@ def model_card(arch: Architecture, record: Mapping[str, Any] | Any | None = None
         "| --- | --- |",
         *(f"| {name} | {value} |" for name, value in shape.items()),
         "",
-        "Layers that share a block are written out, each with weights of its own; the layer map is "
-        "in `config.json` under `isoparam`.",
+        layers,
         "",
     ]
     if values is not None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from space.arch import Architecture
 from space.hf.card import model_card
 from space.hf.config import config_of, read_config
 from space.hf.read import find, load
@@ -14,6 +15,8 @@ from space.hf.tokenizer import write_json, write_tokenizer
 from space.hf.weights import write_weights
 from space.model import Decoder
 from space.stored import Stored
+
+ORIGIN = "isoparam.json"
 
 
 def export(
@@ -38,8 +41,8 @@ def export(
     """
     config = config_of(model.arch)
     folder = Path(folder)
-    _require_replaceable(folder)
-    with _half_made(folder) as part:
+    require_replaceable(folder)
+    with half_made(folder) as part:
         ends = write_tokenizer(tokenizer, part, model.arch)
         write_json(part / "config.json", config | ends)
         write_json(part / "generation_config.json", ends | {"do_sample": False})
@@ -57,7 +60,7 @@ def export_model(
     Raises:
         ValueError: as `load` and `export` do, or there is no tokenizer.
     """
-    _require_replaceable(Path(folder))
+    require_replaceable(Path(folder))
     if isinstance(source, Stored):
         model = load(source)
         return export(model, folder, tokenizer or source.tokenizer(), source.record)
@@ -65,13 +68,21 @@ def export_model(
     return export(load(found), folder, tokenizer or found)
 
 
-def _require_replaceable(folder: Path) -> None:
+def write_origin(folder: Path, arch: Architecture, format: str, precision: str) -> None:
+    """What a folder without a `config.json` was made of: its architecture, and how weights are
+    kept."""
+    values = {"format": format, "precision": precision, "architecture": arch.to_dict()}
+    write_json(folder / ORIGIN, values)
+
+
+def require_replaceable(folder: Path) -> None:
     """Raises: ValueError where an export would replace something that is none."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise ValueError(f"the export must go to a folder, but {folder} is a file; name another")
-    if any(folder.iterdir()) and "isoparam" not in read_config(folder):
+    earlier = "isoparam" in read_config(folder) or (folder / ORIGIN).is_file()
+    if any(folder.iterdir()) and not earlier:
         raise ValueError(
             f"the export's folder must be new, empty or an earlier export, but {folder} holds "
             "something else; name another"
@@ -79,7 +90,7 @@ def _require_replaceable(folder: Path) -> None:
 
 
 @contextmanager
-def _half_made(folder: Path) -> Iterator[Path]:
+def half_made(folder: Path) -> Iterator[Path]:
     """A folder beside this one, which takes its place when all went well."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

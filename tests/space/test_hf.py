@@ -371,6 +371,11 @@ def test_a_sweeps_winner_leaves_by_one_command_and_generates_text(tmp_path: Path
     assert (
         json.loads(shown.stdout)["parameters"] == cost(architecture_of(tmp_path / "out")).parameters
     )
+    pytest.importorskip("gguf")
+    gguf = [*command[:-1], "to=phone", "format=gguf"]
+    left = subprocess.run(gguf, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert left.returncode == 0, left.stderr
+    assert sorted(p.name for p in (tmp_path / "phone").iterdir())[-1] == "model.gguf"
     wrong = subprocess.run(
         [sys.executable, "-m", "space", "export=nothing", "to=other"],
         cwd=tmp_path,

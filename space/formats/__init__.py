@@ -1,0 +1,123 @@
+"""Formats that a model leaves in: a file for each, and users' own (docs/doors/format.md).
+
+    python -m space export=RUN to=FOLDER                        for transformers
+    python -m space export=RUN to=FOLDER format=gguf precision=q4_0     for llama.cpp
+    python -m space export=RUN to=FOLDER format=executorch      for ExecuTorch
+
+A format refuses by name what it cannot hold, and what its package is installed by.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from space.arch import Architecture
+from space.doors import Door
+
+if TYPE_CHECKING:
+    from space.model import Decoder
+    from space.stored import Stored
+
+
+class Format(Protocol):
+    """A kind of file that a runtime loads."""
+
+    title: str
+    """Who loads it."""
+    precisions: tuple[str, ...]
+    """Names of `space.device.PRECISIONS` that weights may have; the first is the default."""
+    package: str = ""
+    """Which must be importable to write it."""
+    extra: str = ""
+    """Of `pip install 'isoparam[…]'`, which brings the package."""
+
+    def require(self, arch: Architecture, precision: str) -> None:
+        """Raise ValueError where it cannot hold the architecture; the message names what."""
+        ...
+
+    def write(
+        self,
+        model: "Decoder",
+        folder: Path,
+        tokenizer: Any = None,
+        record: Any = None,
+        precision: str = "",
+    ) -> Path:
+        """The folder, written as a whole or not at all. Arguments as of `space.hf.export`.
+
+        Raises:
+            ValueError: as `require` does, or for the folder or the tokenizer as `export` does.
+        """
+        ...
+
+
+FORMATS = Door("format", __name__, Format)  # type: ignore[type-abstract]
+
+
+def require(format: str, arch: Architecture, precision: str | None = None) -> str:
+    """The precision that will be written, by default the format's first.
+
+    Raises:
+        ValueError: no such format or precision, a package that is not installed, or an
+            architecture that the format cannot hold.
+    """
+    found = FORMATS.load(format)
+    require_installed(f"format={format}", found.package, found.extra)
+    precision = precision or found.precisions[0]
+    if precision not in found.precisions:
+        raise ValueError(
+            f"precision of format={format} must be one of {', '.join(found.precisions)}, but got "
+            f"{precision!r}"
+        )
+    found.require(arch, precision)
+    return precision
+
+
+def require_installed(what: str, package: str, extra: str) -> None:
+    """Raises: ValueError where a package is not installed, with the command that installs it."""
+    if package and find_spec(package) is None:
+        raise ValueError(
+            f"{what} must have the package {package}, but it is not installed; run "
+            f"`pip install 'isoparam[{extra}]'`, from a checkout `pip install -e '.[{extra}]' "
+            "-c constraints.txt`"
+        )
+
+
+def require_no_parts(arch: Architecture, what: str) -> None:
+    """Raises: ValueError where an architecture has more than a Llama; its fields are named."""
+    for part in arch.active:
+        if given := part.given(arch):
+            said = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise ValueError(
+                f"an architecture must have no {said} to be written as {what}, which does not know "
+                "it; leave it out, or use format=hf"
+            )
+
+
+def export_as(
+    format: str,
+    source: "str | Path | Stored",
+    folder: str | Path,
+    tokenizer: str | None = None,
+    precision: str | None = None,
+) -> Path:
+    """The export of any model that `space.hf.load` reads, with its own tokenizer where none is
+    given, and its record.
+
+    Raises:
+        ValueError: as `space.hf.load`, `require` and the format's `write` do.
+    """
+    from space.hf import architecture_of, find, load
+    from space.hf.write import require_replaceable
+    from space.stored import Stored
+
+    folder = Path(folder)
+    require_replaceable(folder)
+    precision = require(format, architecture_of(source), precision)
+    record = None
+    if isinstance(source, Stored):
+        tokenizer, record = tokenizer or str(source.tokenizer()), source.record
+    else:
+        source = find(source)
+        tokenizer = tokenizer or str(source)
+    return FORMATS.load(format).write(load(source), folder, tokenizer, record, precision)

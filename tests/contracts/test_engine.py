@@ -1,0 +1,117 @@
+"""What every engine must do. On your own: `--implementation mine.py`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from model_fixtures import randomise
+
+from search.engines import ENGINES, Asked, Engine, Session
+from space.arch import Architecture
+from space.formats import FORMATS
+from space.model import Decoder
+
+DOOR = ENGINES
+
+SHARED: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "num_blocks": 2,
+    "sharing": "cycle",
+    "repeats": 2,
+}
+PROMPT, NEXT = [5, 17, 33, 250, 8, 99, 3], [41, 7, 200]
+
+
+@pytest.fixture(scope="module")
+def model() -> Decoder:
+    made = Decoder(Architecture(**SHARED)).eval()
+    randomise(made)
+    return made
+
+
+@pytest.fixture
+def engine(implementation: str) -> Engine:
+    found = ENGINES.load(implementation)
+    for package in (found.package, FORMATS.load(found.format).package):
+        pytest.importorskip(package or "space")
+    return found
+
+
+@pytest.fixture
+def session(engine: Engine, model: Decoder, tmp_path: Path) -> Session:
+    return opened(engine, model, tmp_path)
+
+
+def opened(engine: Engine, model: Decoder, folder: Path, **fields: Any) -> Session:
+    format = FORMATS.load(engine.format)
+    written = format.write(model, folder / "out", None, None, format.precisions[0])
+    return engine.open(Asked(folder=written, architecture=model.arch, context=16, **fields))
+
+
+def wanted(model: Decoder, ids: list[int]) -> Any:
+    with torch.no_grad():
+        return model(torch.tensor([ids]))[0, -1].numpy()
+
+
+def apart(got: Any, expected: Any) -> float:
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+def test_it_computes_what_the_decoder_computes_token_by_token(
+    session: Session, model: Decoder
+) -> None:
+    session.prefill(PROMPT)
+    assert apart(session.logits(), wanted(model, PROMPT)) < 0.01
+    for i, token in enumerate(NEXT):
+        session.decode(token)
+        assert apart(session.logits(), wanted(model, PROMPT + NEXT[: i + 1])) < 0.01
+
+
+def test_a_prompt_begins_anew(session: Session, model: Decoder) -> None:
+    session.prefill(NEXT)
+    session.prefill(PROMPT)
+    assert apart(session.logits(), wanted(model, PROMPT)) < 0.01
+
+
+def test_loading_and_making_ready_take_time(session: Session) -> None:
+    assert session.load_ms > 0
+    assert session.init_ms > 0
+
+
+def test_sharing_one_copy_of_weights_changes_no_result(
+    engine: Engine, model: Decoder, tmp_path: Path
+) -> None:
+    if not engine.shares:
+        pytest.skip("it says that it cannot")
+    session = opened(engine, model, tmp_path, shared=True)
+    session.prefill(PROMPT)
+    assert apart(session.logits(), wanted(model, PROMPT)) < 0.01
+
+
+def test_a_damaged_file_is_refused_in_one_line(
+    engine: Engine, model: Decoder, tmp_path: Path
+) -> None:
+    opened(engine, model, tmp_path)
+    largest = max((tmp_path / "out").iterdir(), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"must be a model that .* loads, but") as error:
+        engine.open(Asked(folder=tmp_path / "out", architecture=model.arch, context=16))
+    assert "\n" not in str(error.value)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "doors" / "engine.md"
+
+
+def test_the_example_of_the_page_is_one(tmp_path: Path, model: Decoder) -> None:
+    source = PAGE.read_text().split("```python\n")[1].split("```")[0]
+    (tmp_path / "mine.py").write_text(source)
+    session = opened(ENGINES.load(str(tmp_path / "mine.py")), model, tmp_path)
+    session.prefill(PROMPT)
+    session.decode(NEXT[0])
+    assert apart(session.logits(), wanted(model, [*PROMPT, NEXT[0]])) < 1e-5
