@@ -3,7 +3,7 @@
 `make` is the whole of it, as `main` of a search is; only that every cell is known beforehand.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from ablations.ask import ask, require_vocabulary
+from ablations.ask import ask, require_vocabulary, targets_of
 from ablations.cells import TableWork
 from ablations.config import AblationConfig
 from ablations.facts import search_facts, table_facts
@@ -20,8 +20,8 @@ from ablations.help import help_text
 from ablations.questions import QUESTIONS, standalone
 from ablations.timing import FILE, Timing
 from search.data.packed import require_tokens
-from search.objectives import Targets
 from search.states import End
+from search.study.describe import values
 from search.study.ending import conclude, finish, make_report
 from search.study.pool import Ending
 from search.study.session import (
@@ -30,6 +30,7 @@ from search.study.session import (
     Subject,
     data_settings,
     lay_groundwork,
+    require_bytes,
     usual_objective,
 )
 from search.train.placement import share_cores
@@ -114,6 +115,7 @@ def check(config: AblationConfig) -> None:
     table = ask(config, config.recipe, config.data.vocab_size)
     if config.data.tokenizer is None and not standalone(str(config.table)):
         require_vocabulary(table, config.data.vocab_size)
+    targets_of(config, table, usual="val_bpb")
 
 
 def open_table(config: AblationConfig) -> Session[TableWork]:
@@ -127,11 +129,18 @@ def open_table(config: AblationConfig) -> Session[TableWork]:
     pages = [[f"table={config.table_name}"]]
     quoted_by = work.table.quoted_by
     pages += [] if quoted_by is None else [[f"study={quoted_by}"]]
+    usual = usual_objective(ground.data)
+    targets = targets_of(config, work.table, usual)
+    require_bytes(targets, ground.data)
+    work = replace(work, maximize=targets.first.maximize)
     subject = Subject(
         work=work,
         headline=headline(work),
-        settings=settings(config, work, ground),
-        targets=Targets.of([usual_objective(ground.data)]),
+        settings={
+            **settings(config, work, ground),
+            **replace(targets, limits=()).settings(usual),  # columns and constraints may change
+        },
+        targets=targets,
         facts=facts,
         pages=pages,
         plot="forest.png",
@@ -188,7 +197,14 @@ def facts(session: Session[TableWork]) -> dict[str, Any]:
     table = table_facts(work.resolved)
     if work.search.name != "none":
         table["lr_search"] = search_facts(work)
-    return {"table": table, "places": list(work.places())}
+    return {"table": table, "places": [place | measured(session, place) for place in work.places()]}
+
+
+def measured(session: Session[TableWork], place: Mapping[str, Any]) -> dict[str, Any]:
+    """What `study.json` says of the result in a place besides its loss: nothing where that is all
+    that is asked for."""
+    job = session.job
+    return {} if job.targets.plain else values(place["key"], job.targets, job.runs, session.known)
 
 
 if __name__ == "__main__":

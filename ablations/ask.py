@@ -8,7 +8,9 @@ from ablations.files import TableFile
 from ablations.questions import QUESTIONS, Asked, standalone
 from ablations.table import Table
 from ablations.timing import Timing
+from search.objectives import LOSSES, Targets
 from search.recipe import Recipe
+from space.doors import bare
 
 
 def ask(
@@ -48,6 +50,28 @@ def options_of(config: AblationConfig, timing: Timing | None) -> dict[str, Any]:
         "runs": Path(config.runs),
         "timing": timing,
     }
+
+
+def targets_of(config: AblationConfig, table: Table, usual: str) -> Targets:
+    """By what arms are compared, what is shown besides and what they are to keep to: as the command
+    line says, else the table.
+
+    Raises:
+        ValueError: one of these is none, or the question compares by the loss alone.
+    """
+    found = Targets.of(
+        config.objectives or table.objectives or [usual],
+        config.columns or table.columns,
+        config.constraints or table.constraints,
+    ).by_first()
+    if found.first.name not in LOSSES and (
+        "objectives" not in QUESTIONS.load(table.question).options
+    ):
+        raise ValueError(
+            f"objectives must begin with {' or '.join(LOSSES)} in table {table.name}, which asks "
+            f"{table.question}, but got {bare(found.first.name)}; show it with columns"
+        )
+    return found
 
 
 def require_vocabulary(table: Table, vocab_size: int) -> None:

@@ -36,6 +36,8 @@ class TableWork:
     """Seeds that each arm shall have by what has ended; None: all of them."""
     search: LrSearch = field(default_factory=LrSearch)
     """How arms come to their learning rates."""
+    maximize: bool = False
+    """Whether more is better, of what arms are compared by."""
     choices: Mapping[tuple[str, str], Choice] = field(default_factory=dict)
     """Where that stands, by panel and arm; as at the start where nothing is said."""
 
@@ -155,8 +157,9 @@ class TableWork:
             for place in work.tries:
                 known = found.setdefault((place["panel"], place["arm"]), {})
                 if place["key"] in ended:
-                    number = place["seed"] - self.choosing_seeds[0]
-                    known[place["lr"], number] = ended[place["key"]]
+                    number, value = place["seed"] - self.choosing_seeds[0], ended[place["key"]]
+                    worse = None if value is None else -value if self.maximize else value
+                    known[place["lr"], number] = worse
             choices = {
                 (panel.name, arm.name): choose(
                     self.search, arm.recipe.lr, found[panel.name, arm.name]

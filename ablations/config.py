@@ -8,6 +8,7 @@ from ablations.questions import PAPER, PROXY, standalone
 from ablations.stats.bracket import LrSearch
 from ablations.stats.sequential import AUTO
 from search.config import StudyConfig, require_at_least
+from search.objectives import Measure
 from space.axes import SpaceConfig
 from space.files import require_name
 
@@ -69,8 +70,15 @@ class AblationConfig(StudyConfig):
         """The table's folder under `outputs/tables`."""
         name = Path(str(self.table)).stem
         if self.called is None and self.study is not None and standalone(str(self.table)):
-            return f"{name}_{self.study}"
-        return self.called or self.study or name
+            return f"{name}_{self.study}{self._measured}"
+        return self.called or self.study or name + self._measured
+
+    @property
+    def _measured(self) -> str:
+        """What a table's name says of an objective that is not the default."""
+        if self.objectives[:1] in ([], ["val_bpb"]):
+            return ""
+        return f"_{Measure(self.objectives[0]).short}"
 
     @property
     def name(self) -> str:

@@ -1,7 +1,7 @@
 """A table's file of `conf/ablation/`, or of the user's own."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,6 +37,12 @@ class TableFile:
     """The kind of table: a name, a module or a file of the door of `ablations.questions`."""
     content: dict[str, Any] = field(default_factory=dict)
     """What the file holds under that question's key."""
+    objectives: list[str] = field(default_factory=list)
+    """The first is what arms are compared by, the others are columns."""
+    columns: list[str] = field(default_factory=list)
+    """Objectives that are shown besides."""
+    constraints: list[str] = field(default_factory=list)
+    """What arms are to keep to: `kv_bytes<=2048`."""
     overrides: list[str] = field(default_factory=list)
     """Of the command line, where that says nothing else: `proxy=default`."""
 
@@ -104,7 +110,12 @@ class TableFile:
             space=space,
             **options,
         )
-        return question.table(asked)
+        return replace(
+            question.table(asked),
+            objectives=tuple(self.objectives),
+            columns=tuple(self.columns),
+            constraints=tuple(self.constraints),
+        )
 
 
 def table_names() -> list[str]:
@@ -156,6 +167,8 @@ def _parts(
     yield "overrides", overrides, list
     for override in overrides:
         yield "an override", override, str
+    for name in ("objectives", "columns", "constraints"):
+        yield name, values.get(name, []), list
     if key:
         content = values.get(key, {})
         yield key, content, dict

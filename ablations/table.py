@@ -72,6 +72,13 @@ class Table:
     """Where the table must choose it; else the command line does."""
     quoted_by: str | None = None
     """The search whose page quotes it, and is made again with it."""
+    objectives: tuple[str, ...] = ()
+    """By name or file: the first is what arms are compared by, the others are shown. None: the
+    usual one. The command line may say otherwise, of the next two also."""
+    columns: tuple[str, ...] = ()
+    """Objectives that are shown besides."""
+    constraints: tuple[str, ...] = ()
+    """What arms are to keep to."""
 
     def panel(self, name: str) -> Panel:
         """The panel of this name.

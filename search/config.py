@@ -67,6 +67,14 @@ class StudyConfig(ABC):
     """Whose weights stay when the study is done: the `best` run's, `all` or `none`."""
     report: bool = True
     """Whether to leave a report at the end."""
+    objectives: list[str] = field(default_factory=list)
+    """By name or file: the first is what runs are ranked by and arms compared by; a search
+    optimises the others too, a table shows them. Default: `val_bpb`, or `val_loss` where the data
+    does not state its bytes per token."""
+    columns: list[str] = field(default_factory=list)
+    """Objectives that are shown besides: `decode_bytes`."""
+    constraints: list[str] = field(default_factory=list)
+    """What an architecture must keep to: `kv_bytes<=2048`."""
 
     def __post_init__(self) -> None:
         self.recipe.require_code()
@@ -105,13 +113,6 @@ class SearchConfig(StudyConfig):
     replicates: Replicates = field(default_factory=Replicates)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     pruner: PrunerConfig = field(default_factory=PrunerConfig)
-    objectives: list[str] = field(default_factory=list)
-    """What is optimised, the first of them by name or file what runs are ranked by. Default:
-    `val_bpb`, or `val_loss` where the data does not state its bytes per token."""
-    columns: list[str] = field(default_factory=list)
-    """Objectives that are shown besides: `decode_bytes`."""
-    constraints: list[str] = field(default_factory=list)
-    """What an architecture must keep to: `kv_bytes<=2048`."""
     study: str | None = None
     """Default: named after space, budget, and data, proxy and pruner where these are not the
     default."""

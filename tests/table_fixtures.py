@@ -1,13 +1,23 @@
 """`python -m ablations` on a small table, in a folder of its own."""
 
+import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from study_fixtures import TINY, environment, write_text
 
+from ablations.cells import TableWork
+from ablations.facts import table_facts
+from reports.weigh.table import Report, read_table
+from search.objectives import Targets
 from search.recipe import Recipe
+from search.record import FINISHED, Record, Run
+from search.runs import write_record
+from search.study.describe import values
+from search.study.plan import Attempt, Cell
 
 RECIPE = Recipe(tokens=100_000, precision="fp32")
 WITHOUT = ("space", "study")
@@ -49,3 +59,42 @@ def make(
         text=True,
         timeout=300,
     )
+
+
+def made(
+    work: TableWork, targets: Targets, record_of: Callable[[Run], Record], folder: Path
+) -> Report:
+    """The report of a table whose runs all ended so, from a `study.json` in `folder`."""
+    attempts: list[Attempt] = []
+    while isinstance(cell := work.next(attempts, 0), Cell):
+        run = work.run(cell.params, cell.seed)
+        record = record_of(run)
+        (folder / "runs" / run.key).mkdir(parents=True, exist_ok=True)
+        write_record(folder / "runs" / run.key, record)
+        attempts.append(
+            Attempt(
+                number=len(attempts),
+                state="COMPLETE",
+                params=cell.params,
+                key=run.key,
+                seed=cell.seed,
+                value=targets.first.of(record),
+                status=FINISHED,
+            )
+        )
+    after, runs = work.after(attempts, 0), folder / "runs"
+    said: dict[str, dict[str, Any]] = {}
+    content = {
+        "table": table_facts(after.resolved),
+        "places": [
+            place | ({} if targets.plain else values(place["key"], targets, runs, said))
+            for place in after.places()
+        ],
+        **targets.facts(),
+        "runs": str(runs),
+        "trials": [],
+    }
+    path = folder / "outputs" / "tables" / "made"
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "study.json").write_text(json.dumps(content))
+    return read_table("made", folder / "outputs", None)

@@ -109,7 +109,9 @@ class Question(Protocol):
     trains: bool = True
     """Whether there are cells to train; if not, `measure` is all that is done."""
     options: tuple[str, ...] = ()
-    """Those of `budgets` and `space` that it reads; others are refused."""
+    """Those of `budgets`, `space` and `objectives` that it reads; others are refused. With
+    `objectives` arms may be compared by any of them, else by the loss on validation text alone;
+    columns and constraints are shown in any table."""
     common_recipe: str = ""
     """Why no arm may search for a learning rate of its own; empty where it may."""
 

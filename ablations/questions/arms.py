@@ -21,9 +21,10 @@ class Arms(Question):
     """Arms against a baseline: differences at equal seeds, with simultaneous intervals."""
 
     asks = "Which arms differ from the baseline of their panel?"
-    takes = "panels of arms (proxy, paper), seeds as a number or auto, lr_search"
+    takes = "panels of arms (proxy, paper), seeds as a number or auto, lr_search, objectives"
     leaves = FILES
     view = "arms"
+    options = ("objectives",)
     example = """
 caption: Are two blocks better shared?
 budget: 100k

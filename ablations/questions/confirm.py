@@ -5,7 +5,7 @@ no part in the selection give an unbiased estimate.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Confirm(Arms):
     first seed that the search has not used."""
 
     asks = "The best candidates of a search and its baseline over fresh seeds; study=NAME."
-    takes = "study, top, seeds as a number or auto"
+    takes = "study, top, seeds as a number or auto, objectives (default: the search's)"
     view = "confirm"
     standalone = True
 
@@ -52,7 +52,7 @@ class Confirm(Arms):
             baseline=arms[0].name,
             arms=tuple(_named_apart(arms)),
         )
-        return Table(
+        table = Table(
             name=f"confirm_{study}",
             caption=f"The best candidates of {study} and its baseline over fresh seeds.",
             panels=(panel,),
@@ -61,6 +61,7 @@ class Confirm(Arms):
             quoted_by=study,
             **seeds_of(asked.seeds or SEEDS),
         )
+        return replace(table, **_targets(content))
 
 
 def _keys(content: dict[str, Any], top: int) -> list[str]:
@@ -96,6 +97,12 @@ def _require_recipe(arms: Sequence[Arm], recipe: Recipe, study: str) -> None:
                 f"the records of study {study} must have the recipe given here, but {arm.name} was "
                 "trained with another; give the study's own proxy and recipe"
             )
+
+
+def _targets(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The objectives, columns and constraints of a search."""
+    given = content.get("config", {})
+    return {name: tuple(given.get(name, ())) for name in ("objectives", "columns", "constraints")}
 
 
 FIELDS = ("number", "state", "params", "key", "arm", "seed", "role", "value")

@@ -1,5 +1,6 @@
 """Tables: their cells and formats, as HTML, Markdown, LaTeX and CSV."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,12 @@ def figures(digits: int) -> Callable[[Any], str]:
         return (f"{value:,.0f}" if whole else f"{value:,.{digits}g}").replace("-", MINUS)
 
     return text
+
+
+def places(values: "pd.Series[Any]") -> int:
+    """How many decimals give five digits of the largest of some values: four of 1.9677."""
+    largest = values.abs().max()
+    return max(0, 4 - math.floor(math.log10(largest))) if largest > 0 else 4
 
 
 def percent(digits: int, sign: bool = False) -> Callable[[Any], str]:

@@ -6,127 +6,36 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ablations.stats.bracket import CARRIED, EDGE
 from reports.show.figures import drawn
 from reports.show.tables import (
     Cell,
     csv_text,
-    decimals,
     escape,
     fill,
     intervals,
     latex_float,
     latex_table,
     markdown_table,
-    megas,
-    percent,
     printed_rows,
-    probability,
-    rate,
-    signed,
     whole,
 )
 from reports.views import Shown, scores
-from reports.weigh.table import Panel, Report
-from search.objectives import Measure
+from reports.views.arm_columns import COLUMNS, MEASURED, Digits, columns_of
+from reports.weigh.table import OTHER, Panel, Report
+from search.objectives import LOSSES
 from search.record import DIVERGED
 from space.tables import Column
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = (
-    Column("arm", "arm", str, "what is compared", numeric=False),
-    Column("num_hidden_layers", "layers", whole, "layers executed"),
-    Column(
-        "parameters", "parameters", whole, "distinct weights; shared and tied ones counted once"
-    ),
-    Column("off_budget", "off budget", percent(2, sign=True), "deviation from the budget"),
-    Column("forward_flops_per_token", "FLOPs/token", megas, "one forward pass"),
-    Column("kv_bytes_per_token", "KV B/token", whole, "bytes of key-value cache per token"),
-    Column(
-        "decode_bytes_per_token",
-        "decode B/token",
-        megas,
-        "bytes read to decode one token, adjacent repeats of a block counted once",
-    ),
-    Column("tokens", "tokens", whole, "tokens each run is trained on"),
-    Column("lr", "rate", rate, "the best learning rate, found with seeds that are not reported"),
-    Column("of", "n", str, "seeds with a result, and of how many if some are missing", False),
-    Column("mean", "mean", decimals(4), "of the metric over these seeds; lower is better"),
-    Column("sd", "sd", decimals(4), "the arm's own standard deviation over seeds"),
-    Column("diff", "difference", signed(4), "from the baseline at equal seeds; negative is better"),
-    Column(
-        "interval",
-        "95% interval",
-        str,
-        "of the difference, simultaneous over a panel and over all looks",
-        False,
-    ),
-    Column("p_adjusted", "adj. p", probability, "adjusted for all comparisons of the panel"),
-    Column(
-        "mdd",
-        "MDD",
-        decimals(4),
-        "minimum detectable difference: one of this size is resolved with 80% power",
-    ),
-    Column("verdict", "verdict", str, "unresolved if the interval contains zero", False),
-    Column(
-        "flag",
-        "flag",
-        str,
-        f"{EDGE}: the best learning rate was the lowest or highest tried, so a better one may lie "
-        f"beyond; {CARRIED}: the parametrisation does not transfer the learning rate from the base "
-        "shape to this one (sp to none, mup to no other depth, completep to no fewer layers). In "
-        "both cases a difference may be due to tuning",
-        False,
-    ),
-    Column("look", "look", whole, "seeds of the look at which the verdict was reached"),
-    Column(
-        "spread",
-        "spread",
-        str,
-        "which of three estimates of the standard deviation makes the interval widest: pooled over "
-        "all arms; one for the baseline and one for all others; the baseline's and the arm's own",
-        False,
-    ),
-    Column(
-        "spread_p",
-        "p of spread",
-        probability,
-        "of a standard deviation no larger than the others', F test",
-    ),
-    Column("outliers", "outliers", str, "seeds with large residuals, flagged and kept", False),
-    Column("published", "published", decimals(1), "the source's average; higher is better"),
-    Column(
-        "direction",
-        "direction",
-        str,
-        "whether our difference and the published one agree in sign",
-        False,
-    ),
-)
-MEASURED = (
-    "of",
-    "mean",
-    "sd",
-    "diff",
-    "interval",
-    "p_adjusted",
-    "mdd",
-    "verdict",
-    "look",
-    "spread",
-    "spread_p",
-    "outliers",
-    "direction",
-)
 COLORS = {"better": "#2f9a78", "worse": "#b9505f", "unresolved": "#63666b", "baseline": "#1c1d1f"}
 
 
 def table_rows(panel: Panel) -> tuple[list[Column], list[list[Cell]]]:
     """The columns that are not empty, and the cells, each with the keys of its runs."""
-    frame = panel.rows.assign(interval=intervals(panel.rows.ci_low, panel.rows.ci_high, signed(4)))
+    columns, signed = columns_of(panel), Digits.of(panel).difference
+    frame = panel.rows.assign(interval=intervals(panel.rows.ci_low, panel.rows.ci_high, signed))
     base = frame.loc[frame.arm == panel.baseline, "runs"].iloc[0]
     frame["own"] = "runs " + frame.runs
     frame["both"] = ("runs " + frame.runs + "; baseline " + base).where(
@@ -134,9 +43,9 @@ def table_rows(panel: Panel) -> tuple[list[Column], list[list[Cell]]]:
     )
     alone = ("of", "mean", "sd")
     hints = {
-        c.name: "both" if c.name in MEASURED and c.name not in alone else "own" for c in COLUMNS
+        c.name: "both" if c.name in MEASURED and c.name not in alone else "own" for c in columns
     }
-    return printed_rows(frame, COLUMNS, hints)
+    return printed_rows(frame, columns, hints)
 
 
 SHAPE = COLUMNS[:3] + COLUMNS[4:7]
@@ -155,7 +64,8 @@ def side_by_side(report: Report) -> tuple[list[Column], list[list[Cell]]] | None
     for number, panel in enumerate(report.panels):
         rows, tokens, result = panel.rows, f"tokens {number}", f"result {number}"
         frame[tokens] = rows.tokens
-        frame[result] = [_result(row) for row in rows.to_dict("records")]
+        digits = Digits.of(panel)
+        frame[result] = [_result(row, digits) for row in rows.to_dict("records")]
         frame["runs " + result] = "runs " + rows.runs
         hints |= {tokens: "runs " + result, result: "runs " + result}
         columns.append(Column(tokens, "tokens", whole, f"each run is trained on: {panel.name}"))
@@ -164,11 +74,11 @@ def side_by_side(report: Report) -> tuple[list[Column], list[list[Cell]]] | None
     return printed_rows(frame, columns, hints)
 
 
-def _result(row: dict[Any, Any]) -> str | None:
+def _result(row: dict[Any, Any], digits: Digits) -> str | None:
     if row["mean"] != row["mean"]:
         return None
-    mean = decimals(4)(row["mean"])
-    away = f"{signed(4)(row['diff'])}, " if row["diff"] == row["diff"] else ""
+    mean = digits.value(row["mean"])
+    away = f"{digits.difference(row['diff'])}, " if row["diff"] == row["diff"] else ""
     flag = f", {row['flag']}" if isinstance(row["flag"], str) else ""
     return f"{mean} ({away}{row['verdict']}{flag})"
 
@@ -179,7 +89,7 @@ def render(report: Report) -> dict[str, bytes]:
         "table.md": markdown(report),
         "table.tex": latex(report),
         "table.csv": csv(report),
-        "cells.csv": csv_text(report.cells),
+        "cells.csv": csv_text(_plain(report.cells)),
         "table.html": html(report),
     }
     texts |= scores.files(report.scores or {})
@@ -207,7 +117,15 @@ def shown_columns(report: Report) -> list[Column]:
 
 def _title(panel: Panel) -> str:
     source = f" Published: {panel.source}." if panel.source else ""
-    return f"Against {panel.baseline}.{source}{_one_seed_only(panel)}"
+    return f"{_against(panel)}{source}{_one_seed_only(panel)}"
+
+
+def _against(panel: Panel) -> str:
+    criteria = panel.criteria
+    if criteria.metric in LOSSES:
+        return f"Against {panel.baseline}."
+    better = "lower" if criteria.lower_is_better else "higher"
+    return f"Against {panel.baseline}, by {criteria.title} ({better} is better)."
 
 
 def _one_seed_only(panel: Panel) -> str:
@@ -222,7 +140,7 @@ def latex(report: Report) -> str:
         lines += latex_float(report.caption, latex_table(*beside))
     for panel in report.panels:
         name = f" {panel.name}." if panel.name else ""
-        caption = f"{report.caption}{name} Against {panel.baseline}.{_one_seed_only(panel)}"
+        caption = f"{report.caption}{name} {_against(panel)}{_one_seed_only(panel)}"
         missing = [f"% no result: {text}" for text in panel.missing]
         lines += latex_float(caption, latex_table(*table_rows(panel)), missing)
     notes = [
@@ -245,7 +163,13 @@ def csv(report: Report) -> str:
     whole_table = pd.concat(frames)
     first = ["panel", "arm", "baseline"]
     rest = [name for name in whole_table if name not in first]
-    return csv_text(whole_table[first + rest])
+    return csv_text(_plain(whole_table[first + rest]))
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Objectives under their own names, where no other column has these."""
+    names = {name: name.removeprefix(OTHER) for name in map(str, frame) if name.startswith(OTHER)}
+    return frame.rename(columns={name: own for name, own in names.items() if own not in frame})
 
 
 def html(report: Report) -> str:
@@ -292,8 +216,8 @@ def _forest(report: Report) -> "Figure":
     grid = figure.subplots(len(heights), squeeze=False, sharex=True, height_ratios=heights)
     for axes, panel in zip(grid[:, 0], report.panels, strict=True):
         _draw(axes, panel)
-    unit = Measure(report.metric).unit
-    grid[-1, 0].set_xlabel(f"Difference from the baseline in {unit}; left is better")
+    unit, side = report.criteria.unit, "left" if report.criteria.lower_is_better else "right"
+    grid[-1, 0].set_xlabel(f"Difference from the baseline in {unit}; {side} is better")
     return figure
 
 

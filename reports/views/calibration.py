@@ -28,7 +28,6 @@ from reports.show.tables import (
 )
 from reports.views import Shown, arms
 from reports.weigh.table import Panel, Report
-from search.objectives import Measure
 from space.tables import Column
 
 NOISY = 0.05
@@ -73,7 +72,7 @@ def aa_files(report: Report, tables: int = TABLES) -> dict[str, bytes]:
     checks = pd.DataFrame(real_checks(panel, frame))
     text = (
         f"{report.caption}\n\nStandard deviations fitted to the runs: "
-        f"{spread.residual:.5f} {Measure(report.metric).unit} of a run's error, "
+        f"{spread.residual:.5f} {report.criteria.unit} of a run's error, "
         f"{spread.seed:.5f} of a seed's common effect on all arms.\n\n"
         f"**False verdicts of equal arms, simulated**\n\n{printed(FALSE, false)}\n"
         f"**The real runs**\n\n{printed(CHECKS, checks)}\n{explained((*FALSE, *CHECKS))}"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports.show.tables import Cell, decimals, signed
+from reports.show.tables import Cell
+from reports.views.arm_columns import Digits
 from reports.views.arms import VIEW, table_rows
 from reports.weigh import table
 from reports.weigh.table import Report
@@ -46,10 +47,12 @@ def order(report: Report) -> str:
     """The confirmed order, best first, each with its difference to the baseline and verdict."""
     rows = pd.concat([panel.rows for panel in report.panels]).dropna(subset="mean")
     base = rows.verdict == "baseline"
-    shown = rows["diff"].map(signed(4), na_action="ignore").astype(object)
+    digits, lower = Digits.of(report.panels[0]), report.criteria.lower_is_better
+    shown = rows["diff"].map(digits.difference, na_action="ignore").astype(object)
     shown = shown.fillna("no seed in common")
-    shown = shown.mask(base, rows["mean"].map(decimals(4)))
-    rows = rows.assign(shown=shown, diff=rows["diff"].mask(base, 0.0)).sort_values(["diff", "arm"])
+    shown = shown.mask(base, rows["mean"].map(digits.value))
+    rows = rows.assign(shown=shown, diff=rows["diff"].mask(base, 0.0))
+    rows = rows.sort_values(["diff", "arm"], ascending=[lower, True])
     words = [f"{row['arm']} ({row['shown']}, {row['verdict']})" for row in rows.to_dict("records")]
     common, asked = _seeds_in_common(report), int(rows.asked.min())
     of, seeds = "" if common == asked else f"{common} of ", count(asked, "fresh seed")

@@ -20,7 +20,6 @@ from reports.show.tables import (
 )
 from reports.views import Shown, arms
 from reports.weigh.table import NOT_RUN, Report
-from search.objectives import Measure
 from space.tables import Column
 
 if TYPE_CHECKING:
@@ -162,7 +161,7 @@ def _figure(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> "Figure"
         axes.set(xscale="log", xlabel="learning rate of the base shape", title=rule)
         axes.set_xticks(rates, [rate(r) for r in rates])
         axes.minorticks_off()
-    grid[0].set_ylabel(f"validation {Measure(report.metric).unit}")
+    grid[0].set_ylabel(f"validation {report.criteria.unit}")
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure

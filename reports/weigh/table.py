@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -20,6 +20,7 @@ from ablations.stats.effects import compare
 from ablations.stats.sequential import verdicts
 from ablations.table import ARMS
 from reports.weigh import scores
+from search.objectives import measures_of
 from search.recipe import Recipe
 from search.record import FINISHED
 from search.runs import CorruptRecord, read_record
@@ -28,6 +29,47 @@ from space.budget import MAX_DEVIATION, Budget
 from space.cost import cost
 
 NOT_RUN = "not run"
+OTHER, EXCESS, FEASIBLE = "objective.", "beyond ", "feasible"
+"""Columns of further objectives, of by how much a run is beyond a limit, and of whether an arm
+keeps to all limits."""
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """By what arms are compared, and what is shown of them besides."""
+
+    metric: str
+    """The objective by which they are compared."""
+    measures: Mapping[str, Mapping[str, str]]
+    """`name title unit direction` of it and of the others, by name."""
+    limits: tuple[str, ...] = ()
+    """What arms were to keep to: `kv_bytes<=2048`."""
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """Those of a `study.json`."""
+        limits = tuple(map(str, content.get("constraints", ())))
+        return cls(str(content["metric"]), measures_of(content), limits)
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.measures[self.metric]["direction"] == "minimize"
+
+    @property
+    def title(self) -> str:
+        return self.measures[self.metric]["title"]
+
+    @property
+    def unit(self) -> str:
+        return self.measures[self.metric]["unit"]
+
+    @property
+    def others(self) -> dict[str, Mapping[str, str]]:
+        """The measures that are shown besides, by name; `parameters` every table has."""
+        return {n: m for n, m in self.measures.items() if n not in (self.metric, "parameters")}
+
+
+USUAL = Criteria.of({"metric": "val_bpb"})
 
 
 @dataclass(frozen=True)
@@ -41,6 +83,7 @@ class Panel:
     """One row per arm, the names of `COLUMNS` and `runs`, the keys of its runs."""
     missing: tuple[str, ...]
     """Each cell that has no result, and why."""
+    criteria: Criteria = USUAL
 
 
 @dataclass(frozen=True)
@@ -64,6 +107,7 @@ class Report:
     """What `study.json` says of it."""
     runs: Path = Path("runs")
     """The folder that their records are in."""
+    criteria: Criteria = USUAL
     scores: dict[str, pd.DataFrame] | None = None
     """Zero-shot scores by panel (`reports.weigh.scores.gather`); only of panels that have any."""
 
@@ -102,6 +146,7 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
 def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
     """The table of a `study.json`; a missing entry raises the error of its reader."""
     table, places, metric = content["table"], content["places"], content["metric"]
+    criteria = Criteria.of(content)
     caption, described = table["caption"], table["panels"]
     if not described:
         raise ValueError("no panels")
@@ -112,12 +157,13 @@ def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
         for arm in panel["arms"]
     ]
     where = Path(runs or content.get("runs") or "runs")
-    rows = [_cell(place, where, metric, reasons) for place in places]
+    rows = [_cell(place, where, criteria, reasons) for place in places]
     cells = pd.DataFrame(rows)
     equal_arms = all(thing == things[0] for thing in things)
     auto, search = table.get("auto", False), table.get("lr_search")
     panels = tuple(
-        weigh_panel(p, cells[cells.panel == p["name"]], metric, auto, table) for p in described
+        weigh_panel(p, cells[cells.panel == p["name"]], metric, auto, table, criteria)
+        for p in described
     )
     return Report(
         folder=folder,
@@ -129,6 +175,7 @@ def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
         cells=cells,
         table=table,
         runs=where,
+        criteria=criteria,
         scores=_scores(cells, where),
         question=table.get("question") or _question_of(table, equal_arms),
         equal_arms=equal_arms,
@@ -144,16 +191,25 @@ def _question_of(table: Mapping[str, Any], equal_arms: bool) -> str:
 
 
 def _cell(
-    place: dict[str, Any], runs: Path, metric: str, reasons: dict[str, str | None]
+    place: dict[str, Any], runs: Path, criteria: Criteria, reasons: dict[str, str | None]
 ) -> dict[str, Any]:
+    """A place with what its record says. What `study.json` has of values stands for it: the files
+    of objectives are not needed here."""
+    metric = criteria.metric
+    said, excesses = place.get("values"), place.get("excesses")
+    place = {name: value for name, value in place.items() if name not in ("values", "excesses")}
     blank = {metric: math.nan, "status": NOT_RUN, "reason": reasons.get(place["key"])}
+    for name in criteria.others:
+        place[f"{OTHER}{name}"] = (said or {}).get(name)
+    for limit in criteria.limits:
+        place[f"{EXCESS}{limit}"] = (excesses or {}).get(limit)
     try:
         record = read_record(runs / place["key"])
     except (CorruptRecord, OSError) as error:
         return {**place, **blank, "status": "missing", "reason": str(error)}
     if record is None:
         return {**place, **blank}
-    value = record.value(metric)
+    value = record.value(metric) if said is None else said.get(metric)
     ended = {"status": record.status, "reason": record.reason}
     usable = record.status == FINISHED and value is not None
     return {**place, **ended, metric: value if usable else math.nan}
@@ -214,25 +270,22 @@ def weigh_panel(
     metric: str,
     auto: bool,
     table: Mapping[str, Any] = MappingProxyType({}),
+    criteria: Criteria = USUAL,
 ) -> Panel:
     """The arms of a panel against its baseline; `content` and `table` as `study.json` has them."""
     arms = pd.DataFrame([_costs(arm, content["budget"]) for arm in content["arms"]])
-    if auto:
-        effects = verdicts(cells.assign(done=cells.status != NOT_RUN), content["baseline"], metric)
-    else:
-        effects = compare(cells, baseline=content["baseline"], metric=metric)
-    effects["spread"] = effects.spread.where(effects.spread != "")
-    effects["outliers"] = effects.outliers.where(effects.outliers != "")
+    baseline = content["baseline"]
+    effects = _effects(cells, baseline, metric, auto, criteria.lower_is_better)
     rows = arms.merge(_rates(content, table), on="arm").merge(effects, on="arm")
     asked = cells.groupby("arm").seed.count()
     rows["asked"] = rows.arm.map(asked)
     rows["of"] = [
         str(n) if n == m else f"{n} of {m}" for n, m in zip(rows.n, rows.asked, strict=True)
     ]
-    others = rows.arm != content["baseline"]
-    rows["diff"] = rows["diff"].where(others)
-    rows["direction"] = _directions(rows, content["baseline"])
+    rows["diff"] = rows["diff"].where(rows.arm != baseline)
+    rows["direction"] = _directions(rows, baseline)
     rows["runs"] = rows.arm.map(cells.groupby("arm").key.agg(" ".join))
+    rows = rows.assign(**_besides(rows.arm, cells, criteria))
     if rows.off_budget.abs().max() <= MAX_DEVIATION:
         rows["off_budget"] = None
     gone = cells[cells[metric].isna()]
@@ -240,7 +293,40 @@ def weigh_panel(
         f"{c['arm']}, seed {c['seed']}: {c['status']}{_why(c['reason'])}"
         for c in gone.to_dict("records")
     )
-    return Panel(content["name"], content.get("source"), content["baseline"], rows, missing)
+    return Panel(content["name"], content.get("source"), baseline, rows, missing, criteria)
+
+
+def _effects(
+    cells: pd.DataFrame, baseline: str, metric: str, auto: bool, lower_is_better: bool
+) -> pd.DataFrame:
+    """Differences and verdicts: of all seeds, or of the looks that `seeds=auto` had."""
+    if auto:
+        seen = cells.assign(done=cells.status != NOT_RUN)
+        effects = verdicts(seen, baseline, metric, lower_is_better=lower_is_better)
+    else:
+        effects = compare(cells, baseline, metric, lower_is_better=lower_is_better)
+    effects["spread"] = effects.spread.where(effects.spread != "")
+    effects["outliers"] = effects.outliers.where(effects.outliers != "")
+    return effects
+
+
+def _besides(
+    arms: "pd.Series[Any]", cells: pd.DataFrame, criteria: Criteria
+) -> dict[str, "pd.Series[Any]"]:
+    """Of each arm the mean of each further measure over its seeds, and whether it keeps to all
+    limits by these means."""
+    names = [f"{OTHER}{name}" for name in criteria.others]
+    limits = [f"{EXCESS}{limit}" for limit in criteria.limits]
+    if not names and not limits:
+        return {}
+    means = cells[[*names, *limits]].astype(float).groupby(cells.arm).mean()
+    found = {name: arms.map(means[name]) for name in names}
+    if limits:
+        beyond = arms.map(means[limits].max(axis=1, skipna=False))
+        found[FEASIBLE] = pd.Series(
+            [None if x != x else "no" if x > 0 else "yes" for x in beyond], arms.index, dtype=object
+        )
+    return found
 
 
 def _why(reason: Any) -> str:

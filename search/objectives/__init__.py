@@ -6,7 +6,7 @@ Free of torch, since reports read titles and directions here.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import isfinite
 from pathlib import Path
@@ -16,6 +16,8 @@ from search.record import FINISHED, Reading, Record, Run
 from space.doors import Door, bare
 
 DIRECTIONS = ("minimize", "maximize")
+LOSSES = ("val_bpb", "val_loss")
+"""Of validation text: what every reading has, at horizons too."""
 
 
 class Objective(Protocol):
@@ -193,6 +195,11 @@ class Targets:
         found._require_different_names()
         return found
 
+    def by_first(self) -> Self:
+        """The same with all objectives but the first as columns."""
+        first, *others = self.objectives
+        return replace(self, objectives=(first,), columns=(*others, *self.columns))
+
     def _require_different_names(self) -> None:
         for measure in self._all():
             other = self.measures[measure.short]
@@ -220,7 +227,7 @@ class Targets:
     def plain(self) -> bool:
         """Whether the loss on validation text alone is asked for, as in studies from before
         objectives."""
-        return list(self.measures) in (["val_bpb"], ["val_loss"]) and not self.limits
+        return list(self.measures) in ([name] for name in LOSSES) and not self.limits
 
     @property
     def directions(self) -> list[str]:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.objectives import Targets, dominated
 from search.recipe import Recipe
 from search.runs import usable_record
-from search.states import Role, State
+from search.states import Role, State, Status
 from search.study.plan import Attempt, baseline, distinct
 from space.files import write_atomically
 
@@ -25,20 +25,30 @@ def entries(
     record besides the loss. It is taken from `known`, by key, and added there where it is read."""
     tries = Counter(a.key for a in attempts if not a.duplicate)
     found = [_entry(run, tries[run.key]) for run in distinct(attempts)]
-    return (
-        found
-        if targets.plain
-        else [entry | _values(entry, targets, runs, known) for entry in found]
-    )
+    if targets.plain:
+        return found
+    nothing: dict[str, Any] = {"values": {}, "excesses": {}}
+    return [
+        entry
+        | (
+            values(entry["key"], targets, runs, known)
+            if entry["state"] == State.COMPLETE
+            else nothing
+        )
+        for entry in found
+    ]
 
 
-def _values(
-    entry: dict[str, Any], targets: Targets, runs: Path, known: dict[str, dict[str, Any]]
+def values(
+    key: str, targets: Targets, runs: Path, known: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    key, whole = entry["key"], entry["state"] == State.COMPLETE
-    if whole and key not in known and (record := usable_record(runs / key)) is not None:
+    """What is shown of a finished run, and by how much it is beyond each limit."""
+    if key not in known:
+        record = usable_record(runs / key)
+        if record is None or record.status != Status.FINISHED:
+            return {"values": {}, "excesses": {}}
         known[key] = {"values": targets.row(record), "excesses": targets.excesses(record)}
-    return known[key] if whole and key in known else {"values": {}, "excesses": {}}
+    return known[key]
 
 
 def exploration_facts(study: optuna.Study, attempts: Sequence[Attempt]) -> dict[str, Any]:

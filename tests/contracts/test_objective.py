@@ -11,8 +11,12 @@ import pandas as pd
 import pytest
 from contract_fixtures import failures_of
 from study_fixtures import open_search, records, run, sent, study_json, work
+from table_fixtures import RECIPE, TABLE, made
 
+from ablations.cells import TableWork
+from ablations.files import TableFile
 from reports.read.study import read_study
+from reports.views.arms import csv, html, latex, markdown
 from reports.weigh.answer import answer, weigh
 from search.models import WEIGHTS
 from search.objectives import DIRECTIONS, OBJECTIVES, Limit, Measure, Objective, Targets, dominated
@@ -79,6 +83,36 @@ def test_workers_get_it_by_its_name(implementation: str) -> None:
     measure = sent(Measure(implementation))
     assert measure.of(RECORD) == Measure(implementation).of(RECORD)
     assert measure.short.isidentifier(), "it names columns"
+
+
+def record_of(run: Run) -> Record:
+    """Of a deeper run larger losses and more seconds, by far more than seeds vary."""
+    size = run.architecture.num_layers + 0.01 * (run.seed % 3)
+    reading = Reading(tokens=run.recipe.tokens, val_loss=2 * size, val_bpb=size)
+    return Record(run=run, status=FINISHED, readings=(reading,), train_s=size, tokens_per_s=5e4)
+
+
+def test_a_table_compares_arms_by_it_and_shows_it(implementation: str, tmp_path: Path) -> None:
+    """What is known before training is shown alone."""
+    (tmp_path / "small.yaml").write_text(TABLE.replace("seeds: 2", "seeds: 3"))
+    table = TableFile.read(str(tmp_path / "small.yaml")).table("proxy", RECIPE, 300)
+    cells, measure = TableWork(table=table, data_fingerprint="a"), Measure(implementation)
+    if measure.objective.needs_training:
+        targets = Targets.of([implementation])
+        (panel,) = made(cells, targets, record_of, tmp_path / "first").panels
+        row = panel.rows.set_index("arm").loc["immediate"]
+        if row.verdict != "unresolved":
+            assert (row["diff"] > 0) == ((row.verdict == "better") == measure.maximize)
+        runs = [cells.run({"panel": "two blocks", "arm": "immediate"}, seed) for seed in range(3)]
+        values = [float(measure.of(record_of(run)) or 0.0) for run in runs]
+        assert row["mean"] == pytest.approx(sum(values) / 3)
+    first = "val_loss" if measure.short == "val_bpb" else "val_bpb"
+    report = made(cells, Targets.of([first], [implementation]), record_of, tmp_path / "shown")
+    (panel,) = report.panels
+    assert f"objective.{measure.short}" in panel.rows or measure.short == "parameters"
+    heading = measure.short.replace("_", " ")
+    for text in (markdown(report), latex(report), html(report), csv(report).replace("_", " ")):
+        assert heading in text
 
 
 # What studies make of objectives.

@@ -1,0 +1,156 @@
+"""The columns of a table of arms, in the words and digits of the objective that arms are compared
+by."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ablations.stats.bracket import CARRIED, EDGE
+from reports.show.tables import (
+    decimals,
+    figures,
+    megas,
+    percent,
+    places,
+    probability,
+    rate,
+    signed,
+    whole,
+)
+from reports.weigh.table import FEASIBLE, OTHER, Panel
+from search.objectives import LOSSES
+from space.tables import Column
+
+COLUMNS = (
+    Column("arm", "arm", str, "what is compared", numeric=False),
+    Column("num_hidden_layers", "layers", whole, "layers executed"),
+    Column(
+        "parameters", "parameters", whole, "distinct weights; shared and tied ones counted once"
+    ),
+    Column("off_budget", "off budget", percent(2, sign=True), "deviation from the budget"),
+    Column("forward_flops_per_token", "FLOPs/token", megas, "one forward pass"),
+    Column("kv_bytes_per_token", "KV B/token", whole, "bytes of key-value cache per token"),
+    Column(
+        "decode_bytes_per_token",
+        "decode B/token",
+        megas,
+        "bytes read to decode one token, adjacent repeats of a block counted once",
+    ),
+    Column("tokens", "tokens", whole, "tokens each run is trained on"),
+    Column("lr", "rate", rate, "the best learning rate, found with seeds that are not reported"),
+    Column("of", "n", str, "seeds with a result, and of how many if some are missing", False),
+    Column("mean", "mean", decimals(4), "of the metric over these seeds; lower is better"),
+    Column("sd", "sd", decimals(4), "the arm's own standard deviation over seeds"),
+    Column("diff", "difference", signed(4), "from the baseline at equal seeds; negative is better"),
+    Column(
+        "interval",
+        "95% interval",
+        str,
+        "of the difference, simultaneous over a panel and over all looks",
+        False,
+    ),
+    Column("p_adjusted", "adj. p", probability, "adjusted for all comparisons of the panel"),
+    Column(
+        "mdd",
+        "MDD",
+        decimals(4),
+        "minimum detectable difference: one of this size is resolved with 80% power",
+    ),
+    Column("verdict", "verdict", str, "unresolved if the interval contains zero", False),
+    Column(
+        "flag",
+        "flag",
+        str,
+        f"{EDGE}: the best learning rate was the lowest or highest tried, so a better one may lie "
+        f"beyond; {CARRIED}: the parametrisation does not transfer the learning rate from the base "
+        "shape to this one (sp to none, mup to no other depth, completep to no fewer layers). In "
+        "both cases a difference may be due to tuning",
+        False,
+    ),
+    Column("look", "look", whole, "seeds of the look at which the verdict was reached"),
+    Column(
+        "spread",
+        "spread",
+        str,
+        "which of three estimates of the standard deviation makes the interval widest: pooled over "
+        "all arms; one for the baseline and one for all others; the baseline's and the arm's own",
+        False,
+    ),
+    Column(
+        "spread_p",
+        "p of spread",
+        probability,
+        "of a standard deviation no larger than the others', F test",
+    ),
+    Column("outliers", "outliers", str, "seeds with large residuals, flagged and kept", False),
+    Column("published", "published", decimals(1), "the source's average; higher is better"),
+    Column(
+        "direction",
+        "direction",
+        str,
+        "whether our difference and the published one agree in sign",
+        False,
+    ),
+)
+MEASURED = (
+    "of",
+    "mean",
+    "sd",
+    "diff",
+    "interval",
+    "p_adjusted",
+    "mdd",
+    "verdict",
+    "look",
+    "spread",
+    "spread_p",
+    "outliers",
+    "direction",
+)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """How values of a panel's objective read, and their differences."""
+
+    value: Callable[[Any], str]
+    difference: Callable[[Any], str]
+
+    @classmethod
+    def of(cls, panel: Panel) -> "Digits":
+        """Four decimals of a loss; of another objective as many digits."""
+        loss = panel.criteria.metric in LOSSES
+        digits = 4 if loss else places(panel.rows["mean"])
+        return cls(decimals(digits), signed(digits))
+
+
+def columns_of(panel: Panel) -> list[Column]:
+    """`COLUMNS` as the panel's objective has them, and what is shown besides after the verdict."""
+    known = [_adapted(column, panel) for column in COLUMNS]
+    place = 1 + [column.name for column in known].index("verdict")
+    return [*known[:place], *_besides(panel), *known[place:]]
+
+
+def _besides(panel: Panel) -> Iterator[Column]:
+    """Other objectives, and whether arms keep to the limits."""
+    criteria = panel.criteria
+    for name, said in criteria.others.items():
+        hint = f"{said['title']}, mean over the seeds"
+        text = decimals(4) if name in LOSSES else figures(4)
+        yield Column(f"{OTHER}{name}", name.replace("_", " "), text, hint)
+    if criteria.limits:
+        hint = f"whether the means over the seeds keep to {' and '.join(criteria.limits)}"
+        yield Column(FEASIBLE, "feasible", str, hint, numeric=False)
+
+
+def _adapted(column: Column, panel: Panel) -> Column:
+    """A column in the words and digits of the panel's objective."""
+    criteria = panel.criteria
+    if criteria.metric in LOSSES:
+        return column
+    digits, hint = Digits.of(panel), column.hint
+    texts = dict.fromkeys(("mean", "sd", "mdd"), digits.value) | {"diff": digits.difference}
+    hint = hint.replace("of the metric", f"{criteria.title},")
+    if not criteria.lower_is_better and column.name in ("mean", "diff"):
+        hint = hint.replace("lower is", "higher is").replace("negative is", "positive is")
+    return replace(column, text=texts.get(column.name, column.text), hint=hint)
