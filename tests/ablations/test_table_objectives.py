@@ -27,7 +27,7 @@ from reports.weigh.table import Report
 from search.objectives import Targets
 from search.record import FINISHED, Reading, Record, Run
 from search.study.plan import Attempt, Cell
-from space.cli import CONF
+from space.app import CONF
 from space.cost import cost
 
 GAIN = '''
