@@ -5,7 +5,6 @@ done by workers, wherever the executor runs them: read on in `search.study.worke
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -89,6 +88,7 @@ def open_search(config: SearchConfig) -> Session[SearchWork]:
         first_seed=config.seed,
         maximize=targets.first.maximize,
     )
+    targets.require_possible([work.run(option.params, config.seed) for option in work.plan.options])
     subject = Subject(
         work=work,
         headline=headline(config, work),
@@ -132,7 +132,7 @@ def facts(config: SearchConfig, session: Session[SearchWork]) -> dict[str, Any]:
     work, attempts = session.subject.work, session.attempts()
     space = work.space
     return {
-        "budget": asdict(space.budget),
+        "budget": space.budget.to_dict(),
         "space": {**space.kind, "size": space.size},
         "sampler": config.sampler.name,
         "pruner": config.pruner.name,

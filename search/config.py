@@ -1,6 +1,7 @@
 """The options of a verb that trains. The values are in `conf/search.yaml`, `conf/ablations.yaml`
 and their groups."""
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -18,7 +19,7 @@ from search.study.pruners import PrunerConfig
 from search.study.samplers import SAMPLERS, SamplerConfig
 from search.train.placement import Placement
 from space.axes import SpaceConfig
-from space.budget import Budget
+from space.budget import OF_WEIGHTS, Budget
 from space.doors import label
 from space.files import require_name
 
@@ -104,7 +105,8 @@ class SearchConfig(StudyConfig):
 
     space: SpaceConfig
     budget: str = "1m"
-    """`1m`, `125m`, `1.5b` or `non_embedding_parameters:100m`."""
+    """`1m`, `125m`, `non_embedding_parameters:100m`, or one of bytes or of a device:
+    `weight_bytes:64mb@int4`, `kv_bytes:8mb@2048`, `decode_ms:16@iphone_13`."""
     tokens_per_parameter: float | None = None
     """Instead of `recipe.tokens`: so many for each parameter of the budget, of the kind that it
     counts, so that studies of several budgets make a law (`python -m reports page=laws`)."""
@@ -123,6 +125,11 @@ class SearchConfig(StudyConfig):
         budget = Budget.parse(self.budget)
         self.budget = budget.label  # however it was spelt: one study, of one name
         if (ratio := self.tokens_per_parameter) is not None:
+            if budget.kind not in OF_WEIGHTS:
+                raise ValueError(
+                    "tokens_per_parameter must go with a budget of parameters, but got "
+                    f"{budget.label}; set recipe.tokens instead"
+                )
             if not 0 < ratio < inf:
                 raise ValueError(f"tokens_per_parameter must be positive, but got {ratio}")
             self.recipe = replace(self.recipe, tokens=max(1, round(ratio * budget.value)))
@@ -155,18 +162,22 @@ class SearchConfig(StudyConfig):
         """`depth_width_1m`, `depth_width_1m_hour`."""
         if self.study is not None:
             return self.study
-        parts = [self.space.name, self.budget.replace(":", "_")]
+        parts = [self.space.name, _in_folders(self.budget)]
         parts += [] if self.proxy == "default" else [self.proxy]
         parts += [] if self.data.source == "embedded" else [self.data.label]
         parts += [] if self.pruner.name == "none" else [label(self.pruner.name)]
         if self.objectives not in ([], ["val_bpb"]):
-            parts += [Measure(name).short for name in self.objectives]
+            parts += [_in_folders(Measure(name).short) for name in self.objectives]
         return "_".join(parts)
 
     @property
     def folder(self) -> Path:
         """`outputs/<name>`."""
         return Path(self.outputs) / self.name
+
+
+def _in_folders(text: str) -> str:
+    return re.sub(r"[:/]", "_", text)
 
 
 def require_at_least(least: int, **options: int) -> None:

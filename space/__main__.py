@@ -6,9 +6,9 @@ import json
 import logging
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 from space.app import verb
 from space.arch import Architecture
@@ -16,16 +16,27 @@ from space.axes import Candidate, Space, SpaceConfig, describe_sharing
 from space.budget import ffn_multiple, ffn_target
 from space.cli import one_line_errors
 from space.cost import cost, num_norms, parts
+from space.device import Use
 from space.formats import export_as
 from space.parts import part_fields
 from space.stored import Stored
 from space.tables import Column, aligned
-from space.words import prefixed
+from space.words import count, prefixed
 
 FORMATS = ("table", "markdown", "csv", "json")
 
 Row = dict[str, Any]
 """One architecture: its fields, its cost and what follows from them, each under its own name."""
+
+
+@dataclass
+class DeviceConfig:
+    """Devices whose predictions are shown."""
+
+    given_as: ClassVar[str] = "names"
+    """`device=iphone_13` is `device.names=iphone_13`."""
+    names: Any = None
+    """One or a list of them: `iphone_13`, `[iphone_13, oneplus_12:8da4w]`."""
 
 
 @dataclass
@@ -46,6 +57,7 @@ class Config:
     vocab_size: int = 32000
     seq_len: int = 2048
     dtype_bytes: int = 2
+    device: DeviceConfig = field(default_factory=DeviceConfig)
     format: str = "table"
     """Of what is printed; of an export one of `space.formats`, `hf` where none is given."""
     precision: str | None = None
@@ -118,13 +130,54 @@ def show_ladder(space: Space, config: Config) -> str:
         return f"[{', '.join(map(_json, rows))}]" if config.format == "json" else _csv(rows)
     shared = any(row["sharing"] != "none" for row in rows)
     columns = [c for c in LADDER if c.name != "sharing_pattern" or shared]
+    columns += [Column(name, heading, _figures) for name, heading in _device_columns(config)]
     columns += [Column(name, name.replace("_", " ")) for name in defaults]
     title = (
         f"{space.size} architectures of {space.budget}, space {space.name}, "
         f"vocabulary {space.vocab_size:,}.\nFLOPs, KV bytes and bytes moved: a token, "
         f"at {config.seq_len:,} tokens of context and {config.dtype_bytes} bytes a weight."
     )
+    title += "".join(f"\n{_of_device(use)}" for use in _devices(config))
     return f"{title}\n\n{aligned(columns, rows, config.format)}"
+
+
+def _devices(config: Config) -> list[Use]:
+    """The devices that are asked for: `iphone_13`, `[iphone_13, oneplus_12:8da4w]`.
+
+    Raises:
+        ValueError: one is no device.
+    """
+    names = config.device.names
+    given = names if isinstance(names, list) else [names]
+    return [Use.parse(str(text), config.seq_len) for text in given if text is not None]
+
+
+def _predictions(arch: Architecture, config: Config) -> Row:
+    """What each device takes, by the names that objectives and budgets have for it."""
+    return {
+        f"{quantity}@{use.short}": use.predict(quantity, arch)
+        for use in _devices(config)
+        for quantity in use.quantities
+    }
+
+
+def _device_columns(config: Config) -> list[tuple[str, str]]:
+    """Name and heading of each column of `_predictions`; of several devices with their names."""
+    uses = _devices(config)
+    return [
+        (
+            f"{quantity}@{use.short}",
+            quantity.replace("_", " ") + (f" {use.short}" if len(uses) > 1 else ""),
+        )
+        for use in uses
+        for quantity in use.quantities
+    ]
+
+
+def _of_device(use: Use) -> str:
+    """Where the columns of a device come from."""
+    said = ", ".join(f"{quantity} at {use.precision_for(quantity)}" for quantity in use.quantities)
+    return f"Predicted for {use.device.name} at {count(use.length, 'token')}: {said}."
 
 
 def _defaults(space: Space) -> Row:
@@ -140,12 +193,13 @@ def show_architecture(arch: Architecture, config: Config) -> str:
     row = _row(arch, config)
     if config.format in ("csv", "json"):
         return _json(row) if config.format == "json" else _csv([row])
+    costs = [*_cost_rows(row), *_device_rows(row, config)]
     context = f"{config.seq_len:,} tokens of context, {config.dtype_bytes} bytes a weight"
     pieces = [
         aligned(SHAPE, [row], config.format),
         aligned(PARTS, _part_rows(arch), config.format),
         f"Cost at {context}:",
-        aligned(COST, _cost_rows(row), config.format),
+        aligned(COST, costs, config.format),
         draw_layers(arch),
     ]
     return "\n\n".join(pieces)
@@ -173,6 +227,7 @@ def _row(arch: Architecture, config: Config) -> Row:
     counts = cost(arch, config.seq_len, config.dtype_bytes)
     values = arch.to_dict() | asdict(counts)
     values["embedding_share"] = counts.embedding_share
+    values |= _predictions(arch, config)
     values["ffn_multiple"] = ffn_multiple(arch)
     values["ffn_drift"] = arch.ffn_ratio / ffn_target({"hidden_act": arch.hidden_act}) - 1
     return values
@@ -223,8 +278,23 @@ def _cost_rows(row: Row) -> list[Row]:
     return [{"cost": name, "value": row[name]} for name in names]
 
 
+def _device_rows(row: Row, config: Config) -> list[Row]:
+    return [
+        {"cost": f"{quantity}@{use.short}", "value": row[f"{quantity}@{use.short}"]}
+        for use in _devices(config)
+        for quantity in use.quantities
+    ]
+
+
 def _count(value: Any) -> str:
+    if isinstance(value, float):
+        return _figures(value)
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _figures(value: float) -> str:
+    """Four significant figures."""
+    return f"{value:,.4g}"
 
 
 def _percent(value: float) -> str:

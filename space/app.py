@@ -64,6 +64,7 @@ def verb(
                 with one_line_errors():
                     _require_one_start(sys.argv[1:])
                     _require_known_flags(sys.argv[1:])
+                    sys.argv[1:] = in_full(sys.argv[1:], schema)
                     sys.argv[1:] = by_name(sys.argv[1:], doors_of(schema))
                     sys.argv[1:1] = usual(sys.argv[1:])
                 with one_line_errors((HydraException, OmegaConfBaseException)), reader_may_leave():
@@ -85,7 +86,7 @@ def configuration(name: str, schema: type[T], given: Sequence[str]) -> T:
     """
     try:
         with hydra.initialize_config_dir(CONF, version_base="1.3"):
-            config = hydra.compose(name, by_name(given, doors_of(schema)))
+            config = hydra.compose(name, by_name(in_full(given, schema), doors_of(schema)))
         _require_known_and_given(config, schema)
         values = OmegaConf.to_object(config)
     except (HydraException, OmegaConfBaseException) as error:
@@ -98,6 +99,18 @@ def doors_of(schema: type[Any]) -> dict[str, Door[Any]]:
     """The fields of a schema that are filled through a door, which their class names in `door`."""
     kinds = ((name, getattr(kind, "door", None)) for name, kind in get_type_hints(schema).items())
     return {name: door for name, door in kinds if isinstance(door, Door)}
+
+
+def in_full(given: Sequence[str], schema: type[Any]) -> list[str]:
+    """The overrides with `device.names=iphone_13` in place of `device=iphone_13`, for fields whose
+    class says so by `given_as`: Hydra takes the short form for a file of `conf/device/`."""
+    kinds = get_type_hints(schema)
+    short = {name: kind.given_as for name, kind in kinds.items() if hasattr(kind, "given_as")}
+    return [
+        f"{option}.{short[option]}={value}" if option in short and said else text
+        for text in given
+        for option, said, value in [text.partition("=")]
+    ]
 
 
 def by_name(given: Sequence[str], doors: Mapping[str, Door[Any]]) -> list[str]:

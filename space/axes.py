@@ -278,8 +278,7 @@ class Space:
 
     def to_dict(self) -> dict[str, Any]:
         """All that decides which architectures the space has, in plain types."""
-        budget = {"kind": self.budget.kind, "value": self.budget.value}
-        values = {**self.kind, "budget": budget, "vocab_size": self.vocab_size}
+        values = {**self.kind, "budget": self.budget.to_dict(), "vocab_size": self.vocab_size}
         parts = {name: DOOR.identity(name) for name in self.fixed.get("parts") or ()}
         return values | ({"parts": parts} if parts else {})
 

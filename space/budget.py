@@ -5,7 +5,7 @@ nearest its target, and `intermediate_size` closes the budget; heads never move 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
 from itertools import pairwise
@@ -13,17 +13,26 @@ from math import ceil, floor, inf, isfinite, log, log2, sqrt
 from typing import Any, Self
 
 from space.arch import FIELDS, Architecture, Shape
-from space.cost import ClosedForm, Cost, cost
+from space.cost import ClosedForm, Cost
+from space.device import QUANTITIES, pinned, unpinned
+from space.meters import KINDS, Counted, Heads, Line, Meter, Weights, meter_of
 from space.parts import part_fields
 
-KINDS = ("parameters", "non_embedding_parameters")
 SUFFIXES = {"k": 10**3, "m": 10**6, "b": 10**9}
+BYTES = {
+    **{"kb": 10**3, "mb": 10**6, "gb": 10**9},
+    **{"kib": 2**10, "mib": 2**20, "gib": 2**30},
+}
+OF_BYTES = ("weight_bytes", "kv_bytes")
+OF_WEIGHTS = ("parameters", "non_embedding_parameters")
 
 ROUND_DEVIATION = 0.001
 """`intermediate_size` is a multiple of the largest power of two that comes this near the budget."""
 MAX_DEVIATION = 0.0015
 """Where none does, a multiple of 1 may come this near. One unit of FFN width is a coarse step below
 some million parameters, and a width at which it cannot come nearer is not on the budget."""
+ROUND_RATIO = 0.02
+"""Where the FFN width closes nothing, it is rounded so far from its target ratio at most."""
 LARGEST_MULTIPLE = 256
 FFN_TOLERANCE = 2.0
 """The FFN ratio that closes the budget stays within this factor of its target."""
@@ -48,62 +57,108 @@ SIZES = (
 
 @dataclass(frozen=True)
 class Budget:
-    """So many weights of a kind: all distinct ones, or those that are not embeddings."""
+    """So much of what `space.meters` can count: weights, their bytes, bytes of cache, or what a
+    device takes."""
 
     kind: str
-    value: int
+    value: float
+    """Whole, but for what a device takes."""
+    at: str | None = None
+    """Where it is counted: a precision, a length, or a device with these (`space.device.Use`),
+    whose file is pinned."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"budget must be of a kind {' or '.join(KINDS)}, not {self.kind!r}")
-        if self.value < 1:
-            raise ValueError(f"a budget must be at least 1, but got {self.value}")
+        if self.at is not None and self.kind in QUANTITIES:
+            object.__setattr__(self, "at", pinned(self.at))
+        _ = self.meter
+        if self.kind not in QUANTITIES and isinstance(self.value, float):
+            object.__setattr__(self, "value", round(self.value))  # of JSON, which has one number
+        if self.value <= 0 or (self.value < 1 and self.kind not in QUANTITIES):
+            least = "above 0" if self.kind in QUANTITIES else "at least 1"
+            raise ValueError(f"a budget must be {least}, but got {self.value}")
 
     @classmethod
     def parse(cls, text: "str | int | float | Budget", kind: str = "parameters") -> "Budget":
-        """The budget of `125m`, `1.5b`, `124635456` or `non_embedding_parameters:100m`.
+        """The budget of `125m`, `1.5b`, `124635456` or `non_embedding_parameters:100m`, of
+        `weight_bytes:64mb@int4`, `kv_bytes:8mb@2048` or `decode_ms:16@iphone_13`.
 
         Raises:
-            ValueError: no number, an unknown suffix or kind, or less than one weight.
+            ValueError: no number, an unknown suffix or kind, less than one weight or byte, or an
+                unknown precision or device.
         """
         if isinstance(text, Budget):
             return text
-        head, _, tail = str(text).strip().rpartition(":")
-        digits = tail.strip().lower().replace("_", "").replace(",", "")
-        factor = SUFFIXES.get(digits[-1:], 1)
-        try:
-            value = float(digits[:-1] if digits[-1:] in SUFFIXES else digits) * factor
-        except ValueError:
-            value = inf
+        before, _, at = str(text).strip().partition("@")
+        head, _, tail = before.rpartition(":")
+        kind = head or kind
+        value = _number(tail.strip().lower().replace("_", "").replace(",", ""), kind)
         if not isfinite(value):
-            raise ValueError(
-                "budget must be a number of parameters such as 125m, 1.5b or 2000000, "
-                f"but got {str(text)!r}"
-            )
-        return cls(head or kind, round(value))
+            such = {
+                "weight_bytes": "a number of bytes such as weight_bytes:64mb@int4",
+                "kv_bytes": "a number of bytes such as kv_bytes:2kb, or kv_bytes:4mb@2048",
+            }
+            such |= dict.fromkeys(QUANTITIES, f"a number such as {kind}:16@iphone_13")
+            usual = "a number of parameters such as 125m, 1.5b or 2000000"
+            raise ValueError(f"budget must be {such.get(kind, usual)}, but got {str(text)!r}")
+        return cls(kind, value if kind in QUANTITIES else round(value), at or None)
+
+    @property
+    def meter(self) -> Meter:
+        """What it counts."""
+        return meter_of(self.kind, self.at)
+
+    @property
+    def tolerance(self) -> float:
+        """How far an architecture may lie off the budget, as a share of it."""
+        return self.meter.tolerance or MAX_DEVIATION
 
     @property
     def label(self) -> str:
         """The one spelling of it that names and settings have, the shortest: `1m`, `1.5b`,
-        `1234567` or `non_embedding_parameters:100m`."""
-        texts = [str(self.value)]
-        for suffix, factor in SUFFIXES.items():
+        `1234567`, `non_embedding_parameters:100m` or `weight_bytes:64mb@int4`."""
+        suffixes = SUFFIXES if self.kind in OF_WEIGHTS else {}
+        suffixes = {name: BYTES[name] for name in BYTES if self.kind in OF_BYTES} or suffixes
+        texts = [f"{self.value:.12g}" if self.kind in QUANTITIES else str(self.value)]
+        for suffix, factor in suffixes.items():
             share = Decimal(self.value) / factor
             if share >= 1:
                 texts.append(f"{share.normalize():f}{suffix}")
         text = min(reversed(texts), key=len)
+        text += f"@{unpinned(self.at)}" if self.at else ""
         return text if self.kind == KINDS[0] else f"{self.kind}:{text}"
 
     def of(self, counts: Cost) -> int:
-        """What an architecture of this cost uses of this kind of budget."""
+        """What an architecture of this cost uses of a budget of weights."""
         return int(getattr(counts, self.kind))
+
+    def spent(self, arch: Architecture) -> float:
+        """What an architecture uses of it."""
+        return self.meter.spent(arch)
 
     def deviation(self, arch: Architecture) -> float:
         """How far an architecture lies over (positive) or under the budget, as a fraction of it."""
-        return self.of(cost(arch)) / self.value - 1
+        return self.spent(arch) / self.value - 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `Budget(**…)` takes it."""
+        values = {"kind": self.kind, "value": self.value}
+        return values | ({} if self.at is None else {"at": self.at})
 
     def __str__(self) -> str:
-        return f"{self.value:,} {self.kind.replace('_', ' ').replace('non ', 'non-')}"
+        value = f"{self.value:,.12g}" if self.kind in QUANTITIES else f"{self.value:,}"
+        return f"{value} {self.meter.unit}"
+
+
+def _number(digits: str, kind: str) -> float:
+    """The number that a budget of this kind is written as; infinite where it is none."""
+    suffixes = SUFFIXES if kind not in (*OF_BYTES, *QUANTITIES) else {}
+    suffixes = BYTES if kind in OF_BYTES else suffixes
+    found = [name for name in sorted(suffixes, key=len, reverse=True) if digits.endswith(name)]
+    factor = suffixes[found[0]] if found else 1
+    try:
+        return float(digits.removesuffix(found[0] if found else "")) * factor
+    except ValueError:
+        return inf
 
 
 def fit(
@@ -113,7 +168,8 @@ def fit(
     ffn_ratio: float | None = None,
     ffn_tolerance: float = FFN_TOLERANCE,
 ) -> Architecture:
-    """The architecture with the fields of `partial` that lies on the budget, to within 0.15%.
+    """The architecture with the fields of `partial` that lies on the budget, to within 0.15%; to
+    within 5% of one of cache, which whole key/value heads close, with an FFN of the target ratio.
 
     `partial` takes fields of `Architecture` by name, at least `vocab_size` and `num_blocks` (or
     `num_hidden_layers`, or `layer_map`), and these, which are kept while the width is sought:
@@ -163,10 +219,12 @@ def with_shape(partial: Mapping[str, Any], shape: Shape) -> Architecture:
 def default_head_dim(budget: Budget) -> int:
     """The largest power of two up to 64 · (budget / 100M)^¼, between 8 and 128.
 
-    16 from 0.4M on, 32 from 6.25M, 64 from 100M, which is what MobileLLM has from 125M to 1.5B.
+    16 from 0.4M on, 32 from 6.25M, 64 from 100M, which is what MobileLLM has from 125M to 1.5B. Of
+    other budgets than parameters, by about so many as use them up.
     """
     low, high = HEAD_DIM_RANGE
-    exponent = floor(log2(64 * (budget.value / 100e6) ** 0.25))
+    parameters = budget.meter.parameters(budget.value)
+    exponent = floor(log2(64 * (parameters / 100e6) ** 0.25))
     return min(max(int(2.0**exponent), low), high)
 
 
@@ -280,9 +338,10 @@ class _Problem:
 
     form: ClosedForm
     """The weights of any shape."""
-    budget: int
-    embeddings: bool
-    """Whether they are part of it."""
+    meter: Meter
+    counted: Counted
+    """What the budget counts, of any shape."""
+    budget: float
     heads: _Heads
     hidden_size: int | None
     intermediate_size: int | None
@@ -292,19 +351,29 @@ class _Problem:
     @classmethod
     def of(cls, partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float) -> Self:
         _check(partial, ffn_tolerance)
-        return cls(
-            form=_closed_form(partial),
+        form, meter = _closed_form(partial), budget.meter
+        found = cls(
+            form=form,
+            meter=meter,
+            counted=meter.of(form),
             budget=budget.value,
-            embeddings=budget.kind == "parameters",
             heads=_Heads.of(partial, budget),
             hidden_size=partial.get("hidden_size"),
             intermediate_size=partial.get("intermediate_size"),
             ffn_ratio=ffn_target(partial),
             ffn_tolerance=inf if partial.get("hidden_size") else ffn_tolerance,
         )
+        if meter.tolerance and found.heads.kv and not found.hidden_size:
+            raise ValueError(
+                f"num_key_value_heads must be left open on a budget of {meter.unit}, which they "
+                "close, or come with hidden_size"
+            )
+        return found
 
     def solve(self) -> Shape | None:
         """The first width that closes the budget, the ones nearest the target ratio first."""
+        if self.meter.tolerance:
+            return self._by_heads(self.meter.tolerance)
         ranked = []
         for width in self._widths():
             heads = self.heads.at(width)
@@ -316,18 +385,63 @@ class _Problem:
                 drift = abs(log(exact / width / self.ffn_ratio))
                 ranked.append((drift, width, heads, rest, slope))
         for _, width, heads, rest, slope in sorted(ranked):
-            ffn = self._close(width, rest, slope)
-            if ffn is not None:
-                return Shape(width, *heads, ffn)
+            shape = self._shape(width, heads, rest, slope)
+            if shape is not None:
+                return shape
         return None
 
-    def smallest(self) -> tuple[int, int]:
-        """Weights of the budget at the narrowest width and FFN: those of embeddings, and others."""
+    def _shape(
+        self, width: int, heads: tuple[int, int, int], rest: float, slope: float
+    ) -> Shape | None:
+        """The sizes at this width, if it can close the budget."""
+        ffn = self._close(width, rest, slope)
+        if ffn is None or isinstance(self.meter, Weights) or not self.form.parts:
+            return ffn and Shape(width, *heads, ffn)
+        # FFN widths that differ are rounded, which counts where some blocks are moved more often.
+        off = self._spent(Shape(width, *heads, ffn)) - (rest + slope * ffn)
+        ffn = self._close(width, rest + off, slope)
+        shape = ffn and Shape(width, *heads, ffn)
+        near = shape and self._deviation(self._spent(shape)) <= MAX_DEVIATION
+        return shape if near else None
+
+    def _spent(self, shape: Shape) -> float:
+        return self.meter.spent(replace(self.form.arch, **shape._asdict()))
+
+    def _by_heads(self, tolerance: float) -> Shape | None:
+        """Where the FFN width changes nothing: the heads that come nearest, of equal ones those
+        nearest their grouping, with an FFN of the target ratio."""
+        ranked = []
+        for width in self._widths():
+            if (heads := self.heads.at(width)) is None:
+                continue
+            off = self._deviation(self._line(width, heads)[0])
+            if off <= tolerance:
+                query, kv, _ = heads
+                group = self.heads.per_kv_target or self.heads.per_kv
+                ranked.append((off, abs(log(query / kv / group)), width, heads))
+        if not ranked:
+            return None
+        *_, width, heads = min(ranked)
+        return Shape(width, *heads, self.intermediate_size or self._near_ratio(width))
+
+    def _near_ratio(self, width: int) -> int:
+        """The FFN width of the target ratio, as a multiple of the largest power of two that keeps
+        it within 2%."""
+        exact, multiple = self.ffn_ratio * width, LARGEST_MULTIPLE
+        while multiple > 1 and abs(round(exact / multiple) * multiple / exact - 1) > ROUND_RATIO:
+            multiple //= 2
+        return max(1, round(exact / multiple)) * multiple
+
+    def smallest(self) -> tuple[float, float]:
+        """What the narrowest width and FFN use: the embeddings, where weights are counted, and the
+        rest."""
         width = self.hidden_size or self.heads.step
         head_dim = self.heads.head_dim or width // (self.heads.query or 1)
         query = self.heads.query or width // head_dim
-        embeddings = self.form.embeddings(width) if self.embeddings else 0
-        return embeddings, sum(self.form.line(width, query, self.heads.kv or 1, head_dim))
+        total = sum(self.counted.line(width, (query, self.heads.kv or 1, head_dim)))
+        counted = isinstance(self.meter, Weights) and self.meter.embeddings
+        embeddings = self.form.embeddings(width) if counted else 0
+        return embeddings, total - embeddings
 
     def _widths(self) -> Iterator[int]:
         """Multiples of the step about the width at which the FFN ratio would be its target."""
@@ -353,20 +467,20 @@ class _Problem:
         return 2 * left / (b + sqrt(b * b + 4 * a * left))
 
     def _about(self, width: float) -> float:
-        """Weights of the budget at this width and the target ratio, as a real number; biases and
+        """What is used at this width and the target ratio, as a real number; of weights, biases and
         norms of heads, which hardly count, are left out."""
         heads = self.heads.about(width)
         ffn = self.intermediate_size or self.ffn_ratio * width
         rest, slope = self._line(width, heads)
-        small = self.form.attention_blocks * self.form.attention(0, *heads)  # type: ignore[arg-type]
+        counted = isinstance(self.meter, Weights)
+        small = self.form.attention_blocks * self.form.attention(0, *heads) if counted else 0  # type: ignore[arg-type]
         return float(rest + slope * ffn - small)
 
-    def _line(self, width: Any, heads: tuple[Any, Any, Any]) -> tuple[Any, Any]:
-        """Weights of the budget without any FFN, and for each unit of its width."""
-        rest, slope = self.form.line(width, *heads)
-        return (rest + self.form.embeddings(width) if self.embeddings else rest), slope
+    def _line(self, width: float, heads: Heads) -> Line:
+        """What is used of the budget without any FFN, and for each unit of its width."""
+        return self.counted.line(width, heads)
 
-    def _close(self, width: int, rest: int, slope: int) -> int | None:
+    def _close(self, width: int, rest: float, slope: float) -> int | None:
         """The FFN width that comes nearest, a multiple of the largest power of two possible."""
         if self.intermediate_size is not None:
             near = self._deviation(rest + slope * self.intermediate_size) <= MAX_DEVIATION
@@ -381,7 +495,7 @@ class _Problem:
             multiple //= 2
         return None
 
-    def _deviation(self, count: int) -> float:
+    def _deviation(self, count: float) -> float:
         return abs(count - self.budget) / self.budget
 
     def _tolerates(self, ratio: float) -> bool:
@@ -453,10 +567,14 @@ def _explain(partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float) -
     problem = _Problem.of(partial, budget, ffn_tolerance)
     narrowest = problem.hidden_size or problem.heads.step
     embeddings, _ = problem.smallest()
-    if 2 * embeddings >= budget.value:
+    if embeddings and 2 * embeddings >= budget.value:
         reason = f"the embeddings alone are {embeddings:,} at width {narrowest}"
+    elif not isinstance(problem.meter, Weights) and sum(problem.smallest()) > budget.value:
+        reason = f"at width {narrowest} it uses {sum(problem.smallest()):,.4g} already"
     elif problem.hidden_size or problem.intermediate_size:
         reason = "no other size can close it"
+    elif problem.meter.tolerance:
+        reason = "no whole number of key/value heads comes nearer"
     else:
         reason = (
             f"the FFN ratio would leave {ffn_tolerance:g} times its target {problem.ffn_ratio:.2f}"
@@ -465,7 +583,7 @@ def _explain(partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float) -
     nearest = list(_alternatives(partial, budget, ffn_tolerance))
     advice = f"nearest that fit: {'; '.join(nearest)}" if nearest else "raise the budget"
     return (
-        f"an architecture must lie within {MAX_DEVIATION:.2%} of {budget}, but with {asked} "
+        f"an architecture must lie within {budget.tolerance:.2%} of {budget}, but with {asked} "
         f"none does ({reason}); {advice}"
     )
 
@@ -497,7 +615,7 @@ def _alternatives(
     embeddings, blocks = problem.smallest()
     depth = "num_blocks" if partial.get("num_blocks") else "num_hidden_layers"
     if partial.get(depth) and partial.get("layer_map") is None:
-        deepest = partial[depth] * max(0, budget.value - embeddings) // blocks + 1
+        deepest = int(partial[depth] * max(0, budget.value - embeddings) // blocks) + 1
         yield from first(depth, _fewer(min(partial[depth], deepest), 1000))
         yield from first(depth, _more(partial[depth], deepest))
     if "hidden_size" in partial:

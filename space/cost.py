@@ -3,12 +3,15 @@
 The counts equal the built model's and `transformers`' own (`tests/space/test_cost.py`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
 from space.arch import Architecture, Shape
 from space.parts import NOTHING, Extra
+
+WIDE = 2**20
+"""An FFN so wide that how its parts are rounded does not matter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +110,43 @@ class ClosedForm:
             stack = stack.plus(part.stack(self.arch, shape))
         return attention, ffn, stack
 
+    def ffn_shares(self) -> list[float]:
+        """Width of each FFN block in units of their mean, as it is where rounding does not
+        matter."""
+        if not self.parts:
+            return [1.0] * self.arch.num_ffn_blocks
+        widths = replace(self.arch, intermediate_size=WIDE).ffn_widths
+        return [width / WIDE for width in widths]
+
     def _more(self, shape: Shape) -> int:
         attention, ffn, stack = (extra.weights for extra in self.extras(shape))
         return self.attention_blocks * attention + self.arch.num_ffn_blocks * ffn + stack
+
+
+class Moves(NamedTuple):
+    """What decoding one token moves from memory: a half that the layer before has just used is
+    still at hand, and is not moved again."""
+
+    attention: int
+    """Attention halves."""
+    ffn: tuple[int, ...]
+    """The block of each FFN half."""
+    norms: int
+    """Norms of layers."""
+
+
+def moves(arch: Architecture) -> Moves:
+    """What decoding one token moves, layer by layer."""
+    before: tuple[int, int] = (-1, -1)
+    attention, norms = 0, 0
+    ffn: list[int] = []
+    for layer in arch.layers:
+        fresh = [here != there for here, there in zip(layer, before, strict=True)]
+        attention += fresh[0]
+        ffn += [layer[1]] if fresh[1] else []
+        norms += 2 if arch.norms_per_layer else sum(fresh)
+        before = layer
+    return Moves(attention, tuple(ffn), norms)
 
 
 def parts(arch: Architecture) -> Parts:
@@ -151,7 +188,7 @@ def cost(arch: Architecture, seq_len: int = 2048, dtype_bytes: int = 2) -> Cost:
     rest, slope = form.line(*arch.shape[:4])
     blocks = rest + slope * arch.intermediate_size
     forward = _forward_flops(arch, seq_len)
-    cache = 2 * arch.kv_heads * arch.head_size * dtype_bytes * sum(_kept(arch, seq_len))
+    cache = dtype_bytes * cached(arch, seq_len)
     return Cost(
         parameters=embeddings + blocks,
         embedding_parameters=embeddings,
@@ -164,7 +201,12 @@ def cost(arch: Architecture, seq_len: int = 2048, dtype_bytes: int = 2) -> Cost:
     )
 
 
-def _kept(arch: Architecture, seq_len: int) -> list[int]:
+def cached(arch: Architecture, seq_len: int) -> int:
+    """Keys and values, as single numbers, that are kept of a sequence of that length."""
+    return 2 * arch.kv_heads * arch.head_size * sum(kept(arch, seq_len))
+
+
+def kept(arch: Architecture, seq_len: int) -> list[int]:
     """Tokens in each layer's cache after a sequence of that length."""
     return [min(span or seq_len, seq_len) for span in arch.spans]
 
@@ -177,7 +219,7 @@ def _forward_flops(arch: Architecture, seq_len: int) -> int:
     matrices = arch.num_layers * (projections + attention + ffn) + stack
     sizes = _ffn_sizes(arch)
     matrices += sum(sizes[f] for _, f in arch.layers)
-    pairs = sum(2 * seen * seq_len - seen * seen for seen in _kept(arch, seq_len))  # twice as many
+    pairs = sum(2 * seen * seq_len - seen * seen for seen in kept(arch, seq_len))  # twice as many
     scores = 2 * arch.num_attention_heads * arch.head_size * pairs // seq_len  # q·k and p·v
     return 2 * matrices + scores + 2 * arch.vocab_size * arch.hidden_size
 
@@ -189,15 +231,10 @@ def _ffn_sizes(arch: Architecture) -> list[int]:
 
 
 def _weights_moved(arch: Architecture) -> int:
-    part, sizes = parts(arch), _ffn_sizes(arch)
-    moved = arch.vocab_size * arch.hidden_size  # the output matrix, tied or not
-    moved += arch.hidden_size + part.norm + part.stack  # one row of the embedding, the final norm
+    part, sizes, moved = parts(arch), _ffn_sizes(arch), moves(arch)
     rest = part.ffn - sum(sizes) // len(sizes)  # what parts add to each block
-    before: tuple[int, int] = (-1, -1)
-    for layer in arch.layers:
-        for half, size in enumerate((part.attention, sizes[layer[1]] + rest)):
-            again = layer[half] == before[half]
-            moved += 0 if again else size
-            moved += 0 if again and not arch.norms_per_layer else part.norm
-        before = layer
-    return moved
+    ffn = sum(sizes[block] + rest for block in moved.ffn)
+    layers = moved.attention * part.attention + ffn + moved.norms * part.norm
+    output = arch.vocab_size * arch.hidden_size  # tied or not
+    row = arch.hidden_size  # one of the embedding
+    return layers + output + row + part.norm + part.stack

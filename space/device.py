@@ -15,9 +15,11 @@ Which terms a device needs, and the measurements that they are fitted to, stand 
 Nothing here needs torch.
 """
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import mul
 from pathlib import Path
 from typing import Any, Self
@@ -25,11 +27,15 @@ from typing import Any, Self
 import numpy as np
 
 from space.arch import Architecture, number, read_mapping
-from space.cost import cost
+from space.cost import cached, cost
+from space.doors import Changed
+from space.words import count
 
 DEVICES = Path(__file__).parent.parent / "conf" / "device"
 MB = 1e6
 QUANTITIES = ("decode_ms", "prefill_ms", "load_ms", "init_ms", "peak_mb")
+LENGTH = 2048
+"""Tokens of context, or of the prompt, where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,23 @@ PRECISIONS = {
     "fp32": Precision(4, 4, 4),
     "fp16": Precision(2, 2, 2),
     "bf16": Precision(2, 2, 2),
+    "int8": Precision(1 + 2 / 32, 1 + 2 / 32, 2),  # 8 bits, a float16 scale for 32 weights
+    "int4": Precision(4 / 8 + 2 / 32, 4 / 8 + 2 / 32, 2),
     "8da4w": Precision(4 / 8 + 4 / 32, 1, 4, ties=False),  # 4 bits, a float32 scale for 32 weights
 }
-"""`8da4w` is ExecuTorch's: activations of 8 bits, weights of 4 in groups of 32, embeddings of 8."""
+"""`int8` and `int4` have all weights in blocks of 32 with one scale, as llama.cpp's Q8_0 and Q4_0;
+`8da4w` is ExecuTorch's: activations of 8 bits, weights of 4 in groups of 32, embeddings of 8."""
+
+
+def precision_of(name: str) -> Precision:
+    """The precision of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, but got {name!r}")
+    return PRECISIONS[name]
 
 
 @dataclass(frozen=True)
@@ -78,12 +98,10 @@ class Moved:
         Raises:
             ValueError: an unknown precision, or a length below one.
         """
-        if precision not in PRECISIONS:
-            known = ", ".join(PRECISIONS)
-            raise ValueError(f"precision must be one of {known}, but got {precision!r}")
-        size, counts, prompt = PRECISIONS[precision], cost(arch, context, 1), cost(arch, tokens, 1)
+        size = precision_of(precision)
+        counts, prompt = cost(arch, context, 1), cost(arch, tokens, 1)
         output = arch.vocab_size * arch.hidden_size
-        cache = context * counts.kv_bytes_per_token  # one byte each
+        cache = cached(arch, context)
         inside = counts.decode_bytes_per_token - cache - output
         stored = counts.embedding_parameters
         stored += output if arch.tie_word_embeddings and not size.ties else 0
@@ -179,12 +197,7 @@ class Device:
         Raises:
             ValueError: no such file, or one that does not describe a device.
         """
-        path = Path(name)
-        if path.suffix not in (".yaml", ".yml"):
-            path = DEVICES / f"{name}.yaml"
-        if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in DEVICES.glob("*.yaml")))
-            raise ValueError(f"device must be one of {known}, or a path, but got {str(name)!r}")
+        path = _file_of(name)
         values = read_mapping(path, "name, source, terms and measured")
         if set(values) != {"name", "source", "terms", "measured"}:
             raise ValueError(
@@ -226,6 +239,11 @@ class Device:
         """Resident memory with a cache for `context` tokens. Raises: as `decode_ms`."""
         return self._predict("peak_mb", arch, precision, context=context) * MB
 
+    def predict(self, quantity: str, arch: Architecture, precision: str, length: int) -> float:
+        """One of `QUANTITIES` at a context, or for a prompt, of `length` tokens. Raises: as
+        `decode_ms`."""
+        return self._predict(quantity, arch, precision, context=length, tokens=length)
+
     def held_out(self, quantity: str) -> list[HeldOut]:
         """Each measurement of a quantity beside its prediction from the others of its precision;
         none where the others are fewer than the terms."""
@@ -247,14 +265,26 @@ class Device:
         Raises:
             ValueError: the quantity was never measured at this precision.
         """
+        if (known := self._fits.get((quantity, precision))) is not None:
+            return known
         rows = self._rows(quantity, precision) if quantity in self.terms else []
         if not rows:
-            known = sorted({r.precision for q in self.terms for r in self._rows_of(q)})
+            there = sorted({r.precision for q in self.terms for r in self._rows_of(q)})
             raise ValueError(
                 f"{quantity} of {self.name} must have been measured at precision {precision}, but "
-                f"was not; it has measurements of {', '.join(self.terms)} at {', '.join(known)}"
+                f"was not; it has measurements of {', '.join(self.terms)} at {', '.join(there)}"
             )
-        return dict(zip(self.terms[quantity], self._fit(quantity, rows), strict=True))
+        fitted = dict(zip(self.terms[quantity], self._fit(quantity, rows), strict=True))
+        return self._fits.setdefault((quantity, precision), fitted)
+
+    def precisions(self, quantity: str) -> list[str]:
+        """Those that the quantity was measured at, in the order of the file."""
+        return list(dict.fromkeys(row.precision for row in self._rows_of(quantity)))
+
+    @cached_property
+    def _fits(self) -> dict[tuple[str, str], dict[str, float]]:
+        """What `coefficients` has found, by quantity and precision."""
+        return {}
 
     def _predict(
         self, quantity: str, arch: Architecture, precision: str, context: int = 1, tokens: int = 1
@@ -285,3 +315,144 @@ class Device:
 def _known(quantity: str, counts: Moved) -> float:
     """The part of a quantity that is arithmetic."""
     return counts.stored_mb + counts.cache_mb if quantity == "peak_mb" else 0.0
+
+
+@dataclass(frozen=True)
+class Use:
+    """A device and how it is used, as options name it: `iphone_13`, `oneplus_12:8da4w` or
+    `phones/mine.yaml:4096`."""
+
+    text: str
+    """As it was given."""
+    device: Device
+    length: int = LENGTH
+    """Tokens of context while decoding, at the peak of memory, or of the prompt."""
+    precision: str | None = None
+    """None: the first that the device's file has of what is asked for."""
+
+    @classmethod
+    def parse(cls, text: str, length: int = LENGTH) -> Self:
+        """The device of a text, with a number of tokens and a precision behind colons, in any
+        order. `length` is that of a text without one.
+
+        Raises:
+            ValueError: no such device or precision, or something twice.
+            Changed: the text is `pinned`, and the device's file has changed or is gone.
+        """
+        return _use(pinned(text), length)  # type: ignore[return-value]
+
+    @property
+    def short(self) -> str:
+        """As names of columns have it: of a device's file its stem, and what was said of it."""
+        return short(self.text)
+
+    @property
+    def quantities(self) -> list[str]:
+        """Those that the device has measurements of, at the precision if one is given."""
+        known = {q: self.device.precisions(q) for q in QUANTITIES if q in self.device.terms}
+        return [q for q, found in known.items() if found and self.precision in (None, *found)]
+
+    def precision_for(self, quantity: str) -> str:
+        """At which a quantity is predicted.
+
+        Raises:
+            ValueError: the device has no measurements of it.
+        """
+        if self.precision is not None:
+            self.device.coefficients(quantity, self.precision)
+            return self.precision
+        if not (known := self.device.precisions(quantity)):
+            raise ValueError(
+                f"{quantity} of {self.device.name} must have been measured, but was not; it has "
+                f"measurements of {', '.join(self.device.terms)}"
+            )
+        return known[0]
+
+    def predict(self, quantity: str, arch: Architecture) -> float:
+        """Milliseconds or MB, as `Device` has them. Raises: as `precision_for`."""
+        return self.device.predict(quantity, arch, self.precision_for(quantity), self.length)
+
+    def words(self, quantity: str) -> str:
+        """How it is used for this quantity: `iPhone 13 (fp16, 2,048 tokens)`."""
+        counted = quantity not in ("load_ms", "init_ms")
+        length = f", {count(self.length, 'token')}" if counted else ""
+        return f"{self.device.name} ({self.precision_for(quantity)}{length})"
+
+
+def options_of(text: str) -> tuple[str, int | None, str | None]:
+    """What stands before the first colon; a number of tokens and a precision behind it.
+
+    Raises:
+        ValueError: a length below one, an unknown precision, or either of them twice.
+    """
+    head, *rest = text.split(":")
+    lengths = [option for option in rest if option.isdigit()]
+    precisions = [option for option in rest if not option.isdigit()]
+    if len(lengths) > 1 or len(precisions) > 1 or "0" in lengths:
+        raise ValueError(
+            "behind a colon must stand a number of tokens from 1 on, a precision, or both, but got "
+            f"{text!r}"
+        )
+    for name in precisions:
+        precision_of(name)
+    return head, int(lengths[0]) if lengths else None, precisions[0] if precisions else None
+
+
+def pinned(text: str) -> str:
+    """A text of `Use` as what is kept has it: with a digest of the device's file, unless it is one
+    of the project's own. A pinned text stays as it is.
+
+    Raises:
+        ValueError: as `Use.parse` does.
+    """
+    if re.fullmatch(r".+@[0-9a-f]{12}", text):
+        return text
+    path = _file_of(options_of(text)[0])
+    return text if path.parent == DEVICES else f"{text}@{_digest(path)}"
+
+
+def unpinned(text: str) -> str:
+    """The text as it was given."""
+    return re.sub(r"@[0-9a-f]{12}$", "", text)
+
+
+def short(text: str) -> str:
+    """A text of `Use` as names of columns have it: of a device's file its stem."""
+    name, *rest = unpinned(text).split(":")
+    return ":".join([Path(name).stem if name.endswith((".yaml", ".yml")) else name, *rest])
+
+
+@lru_cache(maxsize=256)
+def _use(text: str, length: int) -> Use:
+    """Once for each process and pinned text: all values of a study are of one device."""
+    bare = unpinned(text)
+    name, given, precision = options_of(bare)
+    if text != bare:
+        try:
+            now = pinned(bare)
+        except ValueError as error:
+            raise Changed(str(error)) from error
+        if now != text:
+            raise Changed(f"device {name} must be as it was when it was asked for, but has changed")
+    use = Use(bare, Device.from_yaml(name), given or length, precision)
+    if not use.quantities:
+        known = {p: None for q in use.device.terms for p in use.device.precisions(q)}
+        raise ValueError(
+            f"{use.device.name} must have been measured at precision {precision}, but was not; it "
+            f"has measurements at {', '.join(known)}"
+        )
+    return use
+
+
+def _file_of(name: str | Path) -> Path:
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = DEVICES / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in DEVICES.glob("*.yaml")))
+        raise ValueError(f"device must be one of {known}, or a path, but got {str(name)!r}")
+    return path
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]

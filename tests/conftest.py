@@ -28,4 +28,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     door = getattr(metafunc.module, "DOOR", None)
     if door is not None and "implementation" in metafunc.fixturenames:
         given = metafunc.config.getoption("--implementation")
-        metafunc.parametrize("implementation", [given] if given else door.names())
+        named = getattr(metafunc.module, "named", lambda name: [name])
+        names = [each for name in ([given] if given else door.names()) for each in named(name)]
+        metafunc.parametrize("implementation", names)

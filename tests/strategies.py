@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from space.arch import ACTIVATIONS, NORM_OWNERS, Architecture
-from space.budget import KINDS, Budget
+from space.budget import OF_WEIGHTS, Budget
 from space.sharing import PATTERNS, SCOPES
 
 FREE_PATTERNS = sorted(set(PATTERNS) - {"all", "sandwich"})
@@ -100,10 +100,10 @@ def architectures(
 
 @st.composite
 def budgets(draw: st.DrawFn, smallest: float = 0.5e6, largest: float = 2e9) -> Budget:
-    """Budgets of either kind, all orders of magnitude alike."""
+    """Budgets of weights, of either kind, all orders of magnitude alike."""
     exponent = draw(st.floats(0, 1))
     value = smallest * (largest / smallest) ** exponent
-    return Budget(draw(st.sampled_from(KINDS)), round(value))
+    return Budget(draw(st.sampled_from(OF_WEIGHTS)), round(value))
 
 
 @st.composite

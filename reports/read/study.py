@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from search.objectives import measures_of
 from search.record import Record, Run, architecture_id, run_from_dict
 from search.runs import CorruptRecord, read_metrics, read_record
 from space.arch import Architecture
+from space.budget import Budget
 from space.cost import Cost, cost
+from space.meters import KINDS
 
 REQUIRED = ("study", "metric", "budget", "space", "trials")
 WITHOUT_RECORD = {
@@ -169,7 +171,7 @@ def _misfit(facts: Mapping[str, Any]) -> str | None:
     budget, trials = facts["budget"], facts["trials"]
     if not isinstance(budget, dict) or not budget.get("value"):
         return "its budget has no kind or value"
-    if budget.get("kind") not in {part.name for part in fields(Cost)}:
+    if budget.get("kind") not in KINDS:
         return f"its budget is of an unknown kind, {budget.get('kind')!r}"
     if not isinstance(facts["space"], dict):
         return "its space is not described"
@@ -229,7 +231,8 @@ def _row(
     if run is not None:
         row |= {"init_seed": run.init_seed}
         row |= _architecture_columns(run.architecture)
-        row |= _cost_columns(cost(run.architecture, run.recipe.seq_len), facts["budget"])
+        row |= _cost_columns(cost(run.architecture, run.recipe.seq_len))
+        row |= {"budget_deviation": deviation(run.architecture, facts["budget"])}
     if state == "PRUNED":  # what it may have come to since is no part of this study
         return row | {"pruned_at": trial.get("pruned_at"), "pruned_value": trial.get("value")}
     if record is None:
@@ -263,10 +266,17 @@ def _architecture_columns(architecture: Architecture) -> dict[str, Any]:
     return columns | {"ffn_ratio": architecture.ffn_ratio}
 
 
-def _cost_columns(counts: Cost, budget: Mapping[str, Any]) -> dict[str, Any]:
-    spent = getattr(counts, budget["kind"])
-    derived = {"embedding_share": counts.embedding_share}
-    return asdict(counts) | derived | {"budget_deviation": spent / budget["value"] - 1}
+def _cost_columns(counts: Cost) -> dict[str, Any]:
+    return asdict(counts) | {"embedding_share": counts.embedding_share}
+
+
+def deviation(architecture: Architecture, budget: Mapping[str, Any]) -> float | None:
+    """How far an architecture lies off the budget of a `study.json`, as a share; None where that is
+    of a device whose file is not here or has changed."""
+    try:
+        return Budget(**budget).deviation(architecture)
+    except ValueError:
+        return None
 
 
 def _last_reading(record: Record) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from ablations.stats.block import arm_means
 from ablations.stats.effects import compare
 from ablations.stats.variances import equal_spread
 from reports.read.study import Study
+from space.budget import Budget
+from space.device import unpinned
 from space.words import count, join, magnitude, plain
 
 FEWEST_SEEDS = 2
-KINDS = {"parameters": "parameters", "non_embedding_parameters": "non-embedding parameters"}
 AXES = {"heads_per_kv": "heads per KV head", "head_dim_scale": "× head dim"}
 SEPARATOR = " · "
 """Between the levels that name a series: no level has it in its own name."""
@@ -311,9 +312,13 @@ def on_selection(evidence: Evidence) -> str:
 
 
 def budget_words(study: Study) -> str:
-    """ "1.0M parameters"."""
+    """ "1.0M parameters", "16 ms of decode on iPhone 13 (fp16, 2048 tokens)"."""
     budget = study.facts["budget"]
-    return f"{magnitude(budget['value'])} {KINDS.get(budget['kind'], budget['kind'])}"
+    value = f"{budget['value']:.4g}" if "at" in budget else magnitude(budget["value"])
+    try:
+        return f"{value} {Budget(**budget).meter.unit}"
+    except ValueError:  # of a device whose file is not here
+        return f"{value} {budget['kind']}@{unpinned(budget['at'])}"
 
 
 def _of_how_many(study: Study) -> str:

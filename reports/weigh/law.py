@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 
 from reports.read.study import Study, read_study
-from reports.weigh.answer import KINDS
 from reports.weigh.growth import Growth, HeldOut, growth, held_out
 from reports.weigh.quality import Quality, quality
 from reports.weigh.valley import FEWEST_DEPTHS, Valley, valley
 from search.record import Record
 from space.arch import Architecture
+from space.budget import OF_WEIGHTS
 from space.cost import cost
+from space.meters import meter_of
 from space.words import join
 
 SEED = 20_402
@@ -53,7 +54,7 @@ class Law:
     @property
     def counted(self) -> str:
         """That in words."""
-        return KINDS[self.kind]
+        return meter_of(self.kind).unit
 
     @property
     def ratio(self) -> float:
@@ -120,6 +121,11 @@ def _cells(study: Study) -> pd.DataFrame:
 
 def _check(study: Study) -> None:
     """That a study can be one of a law's."""
+    if (kind := study.facts["budget"]["kind"]) not in OF_WEIGHTS:
+        raise ValueError(
+            f"study {study.name} must have a budget of {' or '.join(OF_WEIGHTS)} for a law, but "
+            f"has one of {kind}"
+        )
     busy = study.trials.status.isin(["running", "waiting"]).sum()
     if not study.facts.get("finished", True) or busy:
         raise ValueError(

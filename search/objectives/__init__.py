@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 from search.record import FINISHED, Reading, Record, Run
+from space import device
 from space.doors import Door, bare
+from space.meters import Meter, meter_of
 
 DIRECTIONS = ("minimize", "maximize")
 LOSSES = ("val_bpb", "val_loss")
@@ -51,8 +53,90 @@ class CostObjective(Objective):
         return float(getattr(record.cost, self.field))
 
 
-_load = cache(OBJECTIVES.load)
-"""Once for each process and pinned name: all values of a study are of one source."""
+class Placed(Protocol):
+    """What an objective has that takes something behind an `@`: `decode_ms@iphone_13`."""
+
+    example: str
+    """What may stand there."""
+
+    def at(self, where: str) -> Objective:
+        """The objective there. Raises: ValueError where that is none."""
+        ...
+
+
+class MeterObjective(Objective):
+    """One of the counts that a budget may be of, at a precision, a length or a device: see
+    `space.meters`."""
+
+    needs_training = False
+    kind: ClassVar[str]
+    example: ClassVar[str] = "iphone_13"
+    meter: Meter | None = None
+
+    def at(self, where: str) -> Objective:
+        placed = type(self)()
+        placed.meter = meter_of(self.kind, where)
+        return placed
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        """Of one that lacks a device, which is refused before it is asked for a value, its kind."""
+        return self.kind if self.meter is None else self.meter.title
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        unit = self.kind.rpartition("_")[2]
+        return {"mb": "MB"}.get(unit, unit)
+
+    def value(self, record: Record) -> float | None:
+        meter = self.meter or meter_of(self.kind)
+        return float(meter.spent(record.run.architecture))
+
+
+@dataclass(frozen=True)
+class Name:
+    """An objective's name taken apart: `mine.py@0123456789ab`, `decode_ms@iphone_13`."""
+
+    base: str
+    """Of the door, pinned or not."""
+    at: str | None
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        found = re.fullmatch(r"([^@]+(?:@[0-9a-f]{12})?)(?:@(.+))?", str(text))
+        return cls(found[1], found[2]) if found else cls(str(text), None)
+
+    @property
+    def is_device(self) -> bool:
+        return self.base in device.QUANTITIES
+
+    @property
+    def pinned(self) -> str:
+        at = self.at
+        if at is not None and self.is_device:
+            at = device.pinned(at)
+        base = OBJECTIVES.pinned(self.base)
+        return base if at is None else f"{base}@{at}"
+
+    def load(self) -> Objective:
+        """Raises: ValueError where there is no such objective, it takes nothing behind an `@`, or
+        it lacks a device; Changed where it is pinned to another source."""
+        found = OBJECTIVES.load(self.base)
+        if self.at is None:
+            _ = meter_of(self.base) if self.is_device else None
+            return found
+        if not hasattr(found, "at"):
+            raise ValueError(
+                f"objective {bare(self.base)} must have nothing behind @, but got {self.at!r}"
+            )
+        placed: Objective = found.at(self.at)
+        return placed
+
+
+@cache
+def _load(name: str) -> Objective:
+    """Once for each process and pinned name: all values of a study are of one source."""
+    return Name.of(name).load()
 
 
 @dataclass(frozen=True)
@@ -62,19 +146,29 @@ class Measure:
     name: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", OBJECTIVES.pinned(self.name))
-        if self.objective.direction not in DIRECTIONS:
+        object.__setattr__(self, "name", Name.of(self.name).pinned)
+        objective = self.objective
+        if objective.direction not in DIRECTIONS:
             raise ValueError(
                 f"direction of objective {bare(self.name)} must be one of "
-                f"{', '.join(DIRECTIONS)}, but is {self.objective.direction!r}"
+                f"{', '.join(DIRECTIONS)}, but is {objective.direction!r}"
             )
 
     @property
     def short(self) -> str:
         """As `study.json`, tables and columns name it."""
-        name = bare(self.name)
+        parsed = Name.of(self.name)
+        name = bare(parsed.base)
         stem = Path(name).stem if name.endswith(".py") else name
-        return stem.rpartition(".")[2]
+        own = stem.rpartition(".")[2]
+        return own if parsed.at is None else f"{own}@{device.short(parsed.at)}"
+
+    @property
+    def identity(self) -> str:
+        """As settings hold it: another source is another objective."""
+        parsed = Name.of(self.name)
+        own = OBJECTIVES.identity(parsed.base)
+        return own if parsed.at is None else f"{own}@{parsed.at}"
 
     @property
     def objective(self) -> Objective:
@@ -155,10 +249,21 @@ class Limit:
     @property
     def identity(self) -> str:
         """As settings hold it: another source is another limit."""
-        return self._written(OBJECTIVES.identity(self.measure.name))
+        return self._written(self.measure.identity)
 
     def _written(self, name: str) -> str:
         return f"{name}{'<=' if self.at_most else '>='}{self.bound:.12g}"
+
+    def shortfall(self, record: Record) -> float:
+        """How far a run is beyond the bound, as a share of it; 0 where it is kept.
+
+        Raises:
+            ValueError: that cannot be said.
+        """
+        value = self.measure.of(record)
+        if value is None:
+            raise ValueError(f"{self.measure.short} must be a number before training, but is None")
+        return max(0.0, self.excess(value)) / (abs(self.bound) or 1.0)
 
     def excess(self, value: float) -> float:
         """By how much a value is beyond the bound; it is kept at 0 and below."""
@@ -257,7 +362,7 @@ class Targets:
         """What must not change under a study's name; nothing where that is the usual objective."""
         found: dict[str, Any] = {}
         if [measure.name for measure in self.objectives] != [usual]:
-            found["objectives"] = [OBJECTIVES.identity(m.name) for m in self.objectives]
+            found["objectives"] = [m.identity for m in self.objectives]
         if self.limits:
             found["constraints"] = [limit.identity for limit in self.limits]
         return found
@@ -277,6 +382,28 @@ class Targets:
             ],
             "constraints": [str(limit) for limit in self.limits],
         }
+
+    def require_possible(self, runs: Sequence[Run]) -> None:
+        """That one of these runs, as far as it is known before training, keeps to all limits.
+
+        Raises:
+            ValueError: none does; the message names the nearest.
+        """
+        limits = [limit for limit in self.limits if not limit.measure.objective.needs_training]
+        if not limits or not runs:
+            return
+        untrained = [Record(run=run, status=FINISHED) for run in runs]
+        found = [[limit.shortfall(record) for limit in limits] for record in untrained]
+        if any(not any(each) for each in found):
+            return
+        nearest = min(range(len(runs)), key=lambda place: sum(found[place]))
+        arch, record = runs[nearest].architecture, untrained[nearest]
+        has = ", ".join(f"{x.measure.short} of {x.measure.of(record):,.4g}" for x in limits)
+        raise ValueError(
+            f"constraints must be met by an architecture of the space, but none of {len(runs)} "
+            f"meets {' and '.join(map(str, limits))}; nearest is {arch.num_layers} layers × "
+            f"{arch.hidden_size} wide with {has}"
+        )
 
     @staticmethod
     def _number(measure: Measure, record: Record) -> float:

@@ -1,16 +1,17 @@
 """What every objective must do. On your own: `--implementation mine.py`."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pandas as pd
 import pytest
 from contract_fixtures import failures_of
-from study_fixtures import open_search, records, run, sent, study_json, work
+from study_fixtures import environment, open_search, records, run, sent, study_json, work
 from table_fixtures import RECIPE, TABLE, made
 
 from ablations.cells import TableWork
@@ -28,8 +29,19 @@ from search.study.storage import read_attempts
 from space.arch import Architecture
 from space.budget import Budget, fit
 from space.cost import cost
+from space.device import QUANTITIES, Device
 
 DOOR = OBJECTIVES
+
+
+def named(name: str) -> list[str]:
+    """As configurations name it: one that takes something behind an @ with what it gives as its
+    example, and without where that is an objective too."""
+    example = (
+        getattr(OBJECTIVES.load(name), "example", None) if name in OBJECTIVES.names() else None
+    )
+    alone = [] if name in QUANTITIES else [name]
+    return alone + ([] if example is None else [f"{name}@{example}"])
 
 
 def run_of(layers: int = 3) -> Run:
@@ -46,7 +58,7 @@ RECORD = Record(run=run_of(), status=FINISHED, readings=READINGS, train_s=2.0, t
 
 
 def test_it_says_what_it_is(implementation: str) -> None:
-    objective = OBJECTIVES.load(implementation)
+    objective = Measure(implementation).objective
     assert objective.direction in DIRECTIONS
     assert isinstance(objective.needs_training, bool)
     for text in (objective.title, objective.unit):
@@ -82,7 +94,7 @@ def test_at_a_horizon_it_is_a_number_or_unknown(implementation: str) -> None:
 def test_workers_get_it_by_its_name(implementation: str) -> None:
     measure = sent(Measure(implementation))
     assert measure.of(RECORD) == Measure(implementation).of(RECORD)
-    assert measure.short.isidentifier(), "it names columns"
+    assert measure.short.partition("@")[0].isidentifier(), "it names columns"
 
 
 def record_of(run: Run) -> Record:
@@ -229,6 +241,62 @@ def test_more_may_be_better(here: Path) -> None:
     assert not evidence.lower_is_better
 
 
+PHONE = """
+name: Mine
+source: a stopwatch
+terms: {decode_ms: [moved_mb]}
+measured:
+  - {architecture: mobilellm_125m, precision: fp16, decode_ms: 10}
+"""
+
+
+def test_a_device_of_ones_own_is_pinned_to_its_file(here: Path) -> None:
+    phone = here / "phone.yaml"
+    phone.write_text(PHONE)
+    measure = sent(Measure("decode_ms@phone.yaml:2048"))
+    assert measure.short == "decode_ms@phone:2048"
+    first = measure.of(RECORD)
+    before = Targets.of(["val_bpb", "decode_ms@phone.yaml"]).settings("val_bpb")
+    phone.write_text(PHONE.replace("10", "20"))
+    assert Measure("decode_ms@phone.yaml:2048").of(RECORD) == pytest.approx(2 * first)
+    assert Targets.of(["val_bpb", "decode_ms@phone.yaml"]).settings("val_bpb") != before
+    assert measure.of(RECORD) == first, "in a process that has loaded it"
+    later = "import sys; from search.objectives import Measure; Measure(sys.argv[1])"
+    command = [sys.executable, "-c", later, measure.name]
+    worker = subprocess.run(command, capture_output=True, env=environment(), cwd=here, text=True)
+    said = worker.stderr.splitlines()[-1]
+    assert said.startswith("space.doors.Changed: device phone.yaml must be as it was")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("decode_ms", "decode_ms must name a device, as in decode_ms@iphone_13"),
+        ("decode_ms@iphone_99", "device must be one of h100, iphone_13"),
+        ("decode_ms@nowhere.yaml", r"device must be one of .* but got 'nowhere\.yaml'"),
+        ("decode_ms@iphone_13:int3", "precision must be one of fp32"),
+        ("decode_ms@iphone_13:int4", "iPhone 13 must have been measured at precision int4"),
+        ("decode_ms@iphone_13:0", "a number of tokens from 1 on"),
+        ("decode_ms@iphone_13:1:2", "a number of tokens from 1 on"),
+        ("peak_mb@iphone_13", "peak_mb of iPhone 13 must have been measured"),
+        ("weight_bytes@iphone_13", "precision must be one of"),
+        ("kv_bytes@int4:int8", "a number of tokens from 1 on"),
+        ("val_bpb@iphone_13", "objective val_bpb must have nothing behind @, but got 'iphone_13'"),
+    ],
+)
+def test_what_stands_behind_an_at_is_checked(name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Measure(name)
+
+
+def test_a_published_phone_gives_the_published_milliseconds() -> None:
+    """MobileLLM (arXiv:2402.14905), table 7: 15.6 and 16.0 ms on an iPhone 13."""
+    for name, published in (("mobilellm_125m", 15.6), ("mobilellm_ls_125m", 16.0)):
+        run = replace(RECORD.run, architecture=Architecture.from_yaml(name))
+        value = Measure("decode_ms@iphone_13:1").of(replace(RECORD, run=run, readings=()))
+        assert value == pytest.approx(published, rel=0.02)
+
+
 DEEPEST = '''
 """The depth, of which more is better here."""
 
@@ -280,7 +348,7 @@ def test_several_objectives_are_optimised_together(here: Path, sampler: str) -> 
 def test_keys_of_runs_know_nothing_of_objectives(here: Path) -> None:
     plain = open_search(here, "n_trials=1", "replicates.seeds=1")
     work(plain)
-    given = ("objectives=[val_bpb,decode_bytes]", "constraints=['kv_bytes<=1']", "study=other")
+    given = ("objectives=[val_bpb,decode_bytes]", "constraints=['val_loss<=1']", "study=other")
     other = open_search(here, *given, "n_trials=1", "replicates.seeds=1")
     events = work(other)
     assert [event["reused"] for event in events if event["event"] == "end"] == [True]
@@ -293,9 +361,9 @@ def test_other_objectives_under_the_same_name_are_refused(here: Path) -> None:
         open_search(here, "n_trials=1", "objectives=[val_bpb,decode_bytes]")
 
 
-def limited(here: Path, bound: float, **more: Any) -> list[str]:
-    """The answer of a search with a limit on its cache."""
-    given = (f"constraints=['kv_bytes<={bound}']", "columns=[decode_bytes]", "n_trials=8")
+def limited(here: Path, limit: str) -> list[str]:
+    """The answer of a search with a limit."""
+    given = (f"constraints=['{limit}']", "columns=[decode_bytes,kv_bytes]", "n_trials=8")
     search = open_search(here, *given, "replicates.top=1", "replicates.seeds=3")
     work(search)
     describe(search, finished=True)
@@ -308,26 +376,53 @@ def test_the_answer_is_about_what_keeps_to_the_constraints(here: Path) -> None:
     space = open_search(here, "study=look").work.space
     caches = {arch.num_layers: cost(arch, 32).kv_bytes_per_token for arch in space.enumerate()}
     bound = sorted(caches.values())[1]
-    first, *others = limited(here, bound)
+    first, *others = limited(here, f"kv_bytes<={bound}")
     assert any(f"do not meet kv_bytes<={bound:.12g}, and are not compared" in s for s in others)
     met = {depth for depth, cache in caches.items() if cache <= bound}
     assert any(f"{depth} layers" in first for depth in met)
 
 
 def test_where_nothing_keeps_to_the_constraints_the_nearest_is_named(here: Path) -> None:
-    first, *others = limited(here, 1)
-    assert "nothing that was tried meets kv_bytes<=1" in first
+    first, *others = limited(here, "val_loss<=1")
+    assert "nothing that was tried meets val_loss<=1" in first
     assert others[0].startswith("Nearest is ")
-    assert "misses kv_bytes<=1 by " in others[0]
+    assert "misses val_loss<=1 by " in others[0]
+
+
+def test_constraints_that_nothing_in_the_space_meets_are_refused_with_the_nearest(
+    here: Path,
+) -> None:
+    """By arithmetic from the published table: one bandwidth of the iPhone, moved bytes of each."""
+    device = Device.from_yaml("iphone_13")
+    space = open_search(here, "study=look").work.space
+    times = {device.decode_ms(arch, 2048): arch for arch in space.enumerate()}
+    fastest = times[min(times)]
+    for given in ("decode_ms@iphone_13<=0.0001", "decode_ms@iphone_13:2048<=0.0001"):
+        with pytest.raises(ValueError, match=r"none of 4 meets decode_ms@iphone_13") as refused:
+            open_search(here, f"constraints=['{given}']", "study=refused")
+        named = f"nearest is {fastest.num_layers} layers × {fastest.hidden_size} wide with"
+        assert named in str(refused.value)
+        assert f"of {min(times):.4g}" in str(refused.value)
+    assert not (here / "runs").exists() or not records(here), "nothing was trained"
+
+
+def test_the_nearest_misses_several_constraints_by_the_least_share(here: Path) -> None:
+    """Each is met by some architecture, and both by none."""
+    space = open_search(here, "study=look").work.space
+    caches = [cost(arch, 32).kv_bytes_per_token for arch in space.enumerate()]
+    least, deepest = min(caches), max(caches)
+    both = f"constraints=['kv_bytes<={least}','kv_bytes>={deepest}']"
+    with pytest.raises(ValueError, match=rf"meets kv_bytes<={least} and kv_bytes>={deepest}"):
+        open_search(here, both, "study=refused")
 
 
 def test_samplers_see_the_constraints(here: Path) -> None:
-    given = ("sampler=tpe", "constraints=['kv_bytes<=1','val_bpb>=0']", "n_trials=2")
+    given = ("sampler=tpe", "constraints=['val_loss<=1','val_bpb>=0']", "n_trials=2")
     search = open_search(here, *given, "replicates.seeds=1")
     work(search)
     for trial in search.study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
-        assert set(trial.constraints) == {"kv_bytes<=1", "val_bpb>=0"}
-        assert trial.constraints["kv_bytes<=1"] > 0 > trial.constraints["val_bpb>=0"]
+        assert set(trial.constraints) == {"val_loss<=1", "val_bpb>=0"}
+        assert trial.constraints["val_loss<=1"] > 0 > trial.constraints["val_bpb>=0"]
 
 
 MINE = '''
