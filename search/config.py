@@ -73,7 +73,7 @@ class StudyConfig(ABC):
     optimises the others too, a table shows them. Default: `val_bpb`, or `val_loss` where the data
     does not state its bytes per token."""
     columns: list[str] = field(default_factory=list)
-    """Objectives that are shown besides: `decode_bytes`."""
+    """Objectives that are shown besides: `decode_bytes`, `decode_ms@iphone_13`."""
     constraints: list[str] = field(default_factory=list)
     """What an architecture must keep to: `kv_bytes<=2048`."""
 

@@ -1,6 +1,7 @@
 """What the four verbs share: a Hydra app of `conf/<name>.yaml`, and what its overrides may be."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -102,15 +103,21 @@ def doors_of(schema: type[Any]) -> dict[str, Door[Any]]:
 
 
 def in_full(given: Sequence[str], schema: type[Any]) -> list[str]:
-    """The overrides with `device.names=iphone_13` in place of `device=iphone_13`, for fields whose
-    class says so by `given_as`: Hydra takes the short form for a file of `conf/device/`."""
+    """The overrides as Hydra reads them: `device.names=iphone_13` in place of `device=iphone_13`,
+    for fields whose class says so by `given_as`, since Hydra takes the short form for a file of
+    `conf/device/`; and comparisons in lists quoted, since Hydra's grammar has no `<` outside
+    quotes."""
     kinds = get_type_hints(schema)
     short = {name: kind.given_as for name, kind in kinds.items() if hasattr(kind, "given_as")}
     return [
-        f"{option}.{short[option]}={value}" if option in short and said else text
+        f"{option}.{short[option]}={value}" if option in short and said else _quoted(text)
         for text in given
         for option, said, value in [text.partition("=")]
     ]
+
+
+def _quoted(text: str) -> str:
+    return re.sub(r"""(?<=[\[,])\s*([^][,'"]*[<>]=[^][,'"]*)""", r"'\1'", text)
 
 
 def by_name(given: Sequence[str], doors: Mapping[str, Door[Any]]) -> list[str]:

@@ -395,14 +395,13 @@ class _Problem:
     ) -> Shape | None:
         """The sizes at this width, if it can close the budget."""
         ffn = self._close(width, rest, slope)
-        if ffn is None or isinstance(self.meter, Weights) or not self.form.parts:
-            return ffn and Shape(width, *heads, ffn)
-        # FFN widths that differ are rounded, which counts where some blocks are moved more often.
-        off = self._spent(Shape(width, *heads, ffn)) - (rest + slope * ffn)
-        ffn = self._close(width, rest + off, slope)
-        shape = ffn and Shape(width, *heads, ffn)
-        near = shape and self._deviation(self._spent(shape)) <= MAX_DEVIATION
-        return shape if near else None
+        if ffn is not None and self.form.parts and not isinstance(self.meter, Weights):
+            # FFN widths that differ are rounded, which counts where some are moved more often.
+            off = self._spent(Shape(width, *heads, ffn)) - (rest + slope * ffn)
+            ffn = self._close(width, rest + off, slope)
+            if ffn and self._deviation(self._spent(Shape(width, *heads, ffn))) > MAX_DEVIATION:
+                return None
+        return None if ffn is None else Shape(width, *heads, ffn)
 
     def _spent(self, shape: Shape) -> float:
         return self.meter.spent(replace(self.form.arch, **shape._asdict()))

@@ -9,9 +9,10 @@ All but the cache are linear in the FFN width, which therefore closes a budget o
 does not depend on it: key/value heads close that, as near as whole heads come.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from space.arch import Architecture, Shape
 from space.cost import ClosedForm, cached, cost, kept, moves
@@ -46,36 +47,41 @@ class Counted(Protocol):
         ...
 
 
-class Meter(Protocol):
+class Meter(ABC):
     """What a budget counts."""
 
-    unit: str
-    """As it stands after a value."""
-    title: str
-    """As headings and axes show it."""
-    tolerance: float | None = None
+    tolerance: ClassVar[float | None] = None
     """How near whole heads must come where the FFN width cannot close it; None where it can."""
 
+    @property
+    @abstractmethod
+    def unit(self) -> str:
+        """As it stands after a value."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """As headings and axes show it."""
+
+    @abstractmethod
     def spent(self, arch: Architecture) -> float:
         """What an architecture uses."""
-        ...
 
+    @abstractmethod
     def of(self, form: ClosedForm) -> Counted:
         """The same for any sizes."""
-        ...
 
+    @abstractmethod
     def parameters(self, value: float) -> float:
         """About how many weights use up so much: it chooses the default head dimension."""
-        ...
 
 
 @dataclass(frozen=True)
-class Weights:
+class Weights(Meter):
     """Distinct weights."""
 
     embeddings: bool
     """Whether these are counted."""
-    tolerance: float | None = None
 
     @property
     def unit(self) -> str:
@@ -116,11 +122,10 @@ class CountedWeights:
 
 
 @dataclass(frozen=True)
-class WeightBytes:
+class WeightBytes(Meter):
     """Bytes of distinct weights as they are stored."""
 
     precision: str
-    tolerance: float | None = None
 
     @property
     def unit(self) -> str:
@@ -143,13 +148,13 @@ class WeightBytes:
 
 
 @dataclass(frozen=True)
-class CacheBytes:
+class CacheBytes(Meter):
     """Bytes of keys and values."""
 
     length: int | None
     """Of so many tokens together; None: per token."""
     precision: str
-    tolerance: float | None = 0.05
+    tolerance = 0.05
 
     @property
     def unit(self) -> str:
@@ -187,12 +192,11 @@ class CountedCache:
 
 
 @dataclass(frozen=True)
-class OnDevice:
+class OnDevice(Meter):
     """One of the quantities of a device."""
 
     quantity: str
     use: Use
-    tolerance: float | None = None
 
     @property
     def unit(self) -> str:
@@ -259,7 +263,7 @@ class CountedOnDevice:
         counts = self.counts.at(Shape(width, *heads, ffn))  # type: ignore[arg-type]
         terms = [(1.0, name) for name in self.known]
         terms += [(factor, name) for name, factor in self.coefficients.items()]
-        return sum(factor * getattr(counts, name) for factor, name in terms)
+        return float(sum(factor * getattr(counts, name) for factor, name in terms))
 
 
 @dataclass(frozen=True)

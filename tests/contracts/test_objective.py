@@ -406,6 +406,16 @@ def test_constraints_that_nothing_in_the_space_meets_are_refused_with_the_neares
     assert not (here / "runs").exists() or not records(here), "nothing was trained"
 
 
+@pytest.mark.parametrize(
+    "given", ["[kv_bytes<=1, parameters >= 5]", "['kv_bytes<=1','parameters>=5']"]
+)
+def test_a_comparison_needs_no_quotes_of_its_own(tmp_path: Path, given: str) -> None:
+    """Hydra's grammar has no `<`."""
+    done = run(tmp_path, f"constraints={given}", "replicates.seeds=0")
+    assert done.returncode == 2
+    assert "seeds of at least 1" in done.stderr, "read, and the next mistake found"
+
+
 def test_the_nearest_misses_several_constraints_by_the_least_share(here: Path) -> None:
     """Each is met by some architecture, and both by none."""
     space = open_search(here, "study=look").work.space

@@ -1,5 +1,6 @@
 """`space.meters`: what budgets count, against the device model, the published and each other."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,13 +48,16 @@ def test_the_closed_form_counts_what_the_device_model_does(
 
 @given(architectures(), st.sampled_from([*EXACT, "kv_bytes:{}kb", "kv_bytes:{}kb@512:fp32"]))
 def test_a_line_over_the_ffn_width_says_what_is_spent(arch: Architecture, text: str) -> None:
-    """Exactly; but for FFN widths that differ and are rounded, of which some are moved twice."""
+    """Exactly; of FFNs whose widths differ, where rounding them does not matter."""
+    if len(set(arch.ffn_widths)) > 1:
+        arch = replace(arch, intermediate_size=2**16)
     meter = Budget.parse(text.format(1)).meter
     heads = arch.num_attention_heads, arch.kv_heads, arch.head_size
     rest, slope = meter.of(ClosedForm(arch)).line(arch.hidden_size, heads)
-    rounded = len(set(arch.ffn_widths)) > 1 and not text.startswith("kv_bytes")
     said = rest + slope * arch.intermediate_size
-    assert said == pytest.approx(meter.spent(arch), rel=0.5 if rounded else 1e-6)
+    rounded = 1e-3 if len(set(arch.ffn_widths)) > 1 else 1e-9
+    floored = 1e-2 if text.startswith("prefill") else 0.0  # of FLOPs per token, of tiny shapes
+    assert said == pytest.approx(meter.spent(arch), rel=max(rounded, floored))
 
 
 @given(partials(), st.sampled_from(EXACT), st.floats(0, 1))

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from space.arch import Architecture
+from space.arch import FIELDS, Architecture
 from space.axes import Space
 from space.cost import Cost, cost
+from space.device import Device
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,9 +102,37 @@ def test_axes_are_overridden_on_the_command_line() -> None:
     assert [line.split()[0] for line in text.splitlines()[5:]] == ["12", "30"]
 
 
+def test_predictions_of_devices_stand_beside_the_ladder() -> None:
+    given = ("budget=decode_ms:16@iphone_13", "device=[iphone_13,oneplus_12:8da4w:512]")
+    rows = json.loads(printed(*given, "format=json"))
+    phone, other = Device.from_yaml("iphone_13"), Device.from_yaml("oneplus_12")
+    for row in rows:
+        arch = Architecture.from_dict({name: row[name] for name in FIELDS if name in row})
+        assert row["decode_ms@iphone_13"] == phone.decode_ms(arch, 2048)
+        assert row["decode_ms@iphone_13"] == pytest.approx(16, rel=0.0015)
+        assert row["load_ms@iphone_13"] == phone.load_ms(arch)
+        peak = other.peak_bytes(arch, 512, "8da4w") / 1e6
+        assert row["peak_mb@oneplus_12:8da4w:512"] == peak
+        assert "prefill_ms@iphone_13" not in row, "it was not measured there"
+    table = printed(*given)
+    assert "16 ms of decode on iPhone 13 (fp16, 2048 tokens)" in table.splitlines()[0]
+    assert "decode ms iphone_13" in table
+
+
+def test_one_architecture_has_a_devices_predictions() -> None:
+    """MobileLLM (arXiv:2402.14905), table 7: 15.6 ms."""
+    rows = printed("architecture=mobilellm_125m", "device=iphone_13:1").splitlines()
+    [said] = [row.split()[1] for row in rows if row.startswith("decode_ms@iphone_13:1")]
+    assert float(said) == pytest.approx(15.6, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["device=iphone_99"], "device must be one of h100, iphone_13"),
+        (["device=phone.yaml"], "or a path, but got 'phone.yaml'"),
+        (["device=iphone_13:int4"], "iPhone 13 must have been measured at precision int4"),
+        (["budget=decode_ms:16"], "decode_ms must name a device"),
         (["bugdet=1m"], "bugdet"),
         (["+budgett=1m"], "budgett must be an option of this command, but is none; did you mean"),
         (["budget=1m,2m"], "key=[value1,value2]"),
