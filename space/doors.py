@@ -17,14 +17,14 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -149,6 +149,23 @@ class Door(Generic[T]):
     def _choices(self, name: str) -> str:
         near = get_close_matches(name, self.names(), n=1)
         return f"; did you mean {near[0]}?" if near else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A group of a configuration: an implementation of a door by its name, and its arguments."""
+
+    door: ClassVar[Door[Any]]
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the implementation."""
+
+    def __post_init__(self) -> None:
+        self.door.load(self.name, f"{self.door.name}.{self.door.field}")
+
+    def pinned(self) -> Self:
+        """The same, by which workers that start later refuse an edited file."""
+        return replace(self, name=self.door.pinned(self.name))
 
 
 def label(name: str) -> str:

@@ -51,7 +51,6 @@ from search.train.placement import (
 )
 
 W = TypeVar("W", bound=Work)
-C = TypeVar("C", SamplerConfig, PrunerConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +142,8 @@ class Session(Generic[W]):
             runs=Path(config.runs),
             data=data.folder,
             work=work,
-            sampler=_pinned(subject.sampler),
-            pruner=_pinned(subject.pruner),
+            sampler=subject.sampler.pinned(),
+            pruner=subject.pruner.pinned(),
             seed=config.seed,
             targets=subject.targets,
             placement=config.placement,
@@ -308,11 +307,6 @@ def lay_groundwork(config: StudyConfig, verb: str, naming: str) -> Groundwork:
         data=data,
         recipe=_settle(config, settled_precision(storage, config.name)),
     )
-
-
-def _pinned(config: C) -> C:
-    """The configuration by which workers that start later refuse an edited file."""
-    return replace(config, name=config.door.pinned(config.name))
 
 
 def _settle(config: StudyConfig, before: str | None) -> Recipe:

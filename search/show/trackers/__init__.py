@@ -7,7 +7,7 @@ as they grow, which a tracker's files may not be, and a run that was interrupted
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 from search.record import Record, architecture_id
 from search.runs import disk_error, pruned_record, read_metrics, usable_record
 from search.states import State
-from space.doors import Door, label, taking_options
+from space.doors import Chosen, Door, label, taking_options
 
 if TYPE_CHECKING:
     from search.study.plan import Attempt
@@ -54,7 +54,7 @@ TRACKERS = Door("tracker", __name__, Tracker)  # type: ignore[type-abstract]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackerConfig:
+class TrackerConfig(Chosen):
     """Where runs are shown besides the report."""
 
     door: ClassVar[Door[Tracker]] = TRACKERS
@@ -64,11 +64,9 @@ class TrackerConfig:
     """Of W&B. `offline`: files under the study's folder, which `wandb sync` sends; `online`."""
     project: str = "isoparam"
     """Of W&B."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the tracker."""
 
     def __post_init__(self) -> None:
-        TRACKERS.load(self.name, "tracker.name")
+        super().__post_init__()
         if self.mode not in MODES:
             raise ValueError(
                 f"tracker.mode must be one of {', '.join(MODES)}, but got {self.mode!r}"

@@ -1,11 +1,11 @@
 """Who stops runs early: a file for each pruner, and users' own (docs/doors/pruner.md)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from search.recipe import Recipe
 from space.compat import without_experimental_warnings
-from space.doors import Door, taking_options
+from space.doors import Chosen, Door, taking_options
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -33,17 +33,12 @@ PRUNERS = Door("pruner", __name__, Pruner)  # type: ignore[type-abstract]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrunerConfig:
+class PrunerConfig(Chosen):
     """Who stops runs early, by their readings at the recipe's horizons."""
 
     door: ClassVar[Door[Pruner]] = PRUNERS
     name: str = "none"
     """Optuna's, or yours: `mine.py`; `asha` is Optuna's SuccessiveHalvingPruner."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the pruner."""
-
-    def __post_init__(self) -> None:
-        PRUNERS.load(self.name, "pruner.name")
 
 
 class OptunaPruner(Pruner):

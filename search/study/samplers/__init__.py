@@ -1,10 +1,10 @@
 """Who proposes architectures: a file for each sampler, and users' own (docs/doors/sampler.md)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from space.compat import without_experimental_warnings
-from space.doors import Door, taking_options
+from space.doors import Chosen, Door, taking_options
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -35,17 +35,12 @@ SAMPLERS = Door("sampler", __name__, Sampler)  # type: ignore[type-abstract]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
+class SamplerConfig(Chosen):
     """Who proposes architectures."""
 
     door: ClassVar[Door[Sampler]] = SAMPLERS
     name: str = "grid"
     """`grid` tries every architecture in turn; the others are Optuna's, or yours: `mine.py`."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the sampler."""
-
-    def __post_init__(self) -> None:
-        SAMPLERS.load(self.name, "sampler.name")
 
     @property
     def exhaustive(self) -> bool:
