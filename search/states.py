@@ -33,6 +33,31 @@ class Status(StrEnum):
     """The study has the run already, which came to no value."""
 
 
+class Kind(StrEnum):
+    """Of an event that a worker tells its parent, or the parent its listener."""
+
+    START = "start"
+    """Of a run."""
+    STEP = "step"
+    """Of training."""
+    ASK = "ask"
+    """A zero-shot task is asked."""
+    PRINT = "print"
+    """A line of text to be shown."""
+    IDLE = "idle"
+    """Nothing can be decided before a run in progress ends."""
+    END = "end"
+    """Of a trial."""
+    DONE = "done"
+    """Nothing is left to do."""
+    FATAL = "fatal"
+    """No run can go on."""
+    DEATH = "death"
+    """A worker ended that was not to."""
+    INTERRUPT = "interrupt"
+    """The study was told to stop."""
+
+
 class Role(StrEnum):
     """What a trial of a search is for."""
 

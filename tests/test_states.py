@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from search.states import End, Role, State, Status
+from search.states import End, Kind, Role, State, Status
 
 PAGE = (Path(__file__).parent.parent / "docs" / "states.md").read_text()
 DIAGRAM = PAGE.partition("```mermaid")[2].partition("```")[0]
@@ -31,7 +31,8 @@ def test_the_diagram_has_every_status_and_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("title", "kind"), [("status", Status), ("role of a trial", Role), ("end", End)]
+    ("title", "kind"),
+    [("status", Status), ("role of a trial", Role), ("event", Kind), ("end", End)],
 )
 def test_each_table_has_every_member_and_no_other(title: str, kind: type[StrEnum]) -> None:
     assert first_column(title) == set(kind)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from search.states import Kind
 from space.doors import Door, taking_options
 
 if TYPE_CHECKING:
@@ -104,24 +105,47 @@ def read_event(line: bytes) -> Event:
     return event
 
 
-NEEDS = {"fatal": "reason", "print": "text", "ask": "task"}
-"""Of events of these kinds, the text without which they say nothing."""
+TEXT, NUMBER = (str,), (int, float)
+NOTHING = type(None)
+RUN = {"key": TEXT, "layers": NUMBER, "width": NUMBER, "seed": NUMBER}
+NEEDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
+    Kind.START: {"number": NUMBER, **RUN},
+    Kind.STEP: dict.fromkeys(("step", "of", "tokens", "tokens_per_s", "train_loss"), NUMBER),
+    Kind.ASK: {"task": TEXT},
+    Kind.PRINT: {"text": TEXT},
+    Kind.END: {
+        "number": NUMBER,
+        **RUN,
+        "status": TEXT,
+        "reason": (*TEXT, NOTHING),
+        "value": (*NUMBER, NOTHING),
+        "reused": (bool,),
+        "seconds": NUMBER,
+    },
+    Kind.FATAL: {"reason": TEXT},
+    Kind.DEATH: {"reason": TEXT, "log": TEXT},
+}
+"""Of each kind of event, what is shown of it; of other kinds nothing is."""
+IN_WORDS = {str: "text", int: "a number", bool: "true or false"}
 
 
 def require_event(event: object) -> Event:
     """The event.
 
     Raises:
-        ValueError: it is none; the message shows what it is.
+        ValueError: it is none, or lacks what is shown of its kind; the message shows what it is.
     """
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
         raise ValueError(
             f"an event must be a mapping with a name as `event`, but got {event!r:.200}"
         )
-    needed = NEEDS.get(event["event"])
-    if needed is not None and not isinstance(event.get(needed), str):
-        raise ValueError(
-            f"an event of kind {event['event']} must have text as `{needed}`, but got "
-            f"{event!r:.200}"
-        )
+    kind = event["event"]
+    if kind not in set(Kind):
+        raise ValueError(f"an event must be one of {', '.join(Kind)}, but got {event!r:.200}")
+    for name, types in NEEDS.get(kind, {}).items():
+        if name not in event or not isinstance(event[name], types):
+            raise ValueError(
+                f"an event of kind {kind} must have {IN_WORDS[types[0]]} as `{name}`, but got "
+                f"{event!r:.200}"
+            )
     return event

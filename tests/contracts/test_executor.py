@@ -278,6 +278,42 @@ def test_an_event_of_a_kind_has_what_is_shown_of_it() -> None:
     for event in ({"event": "fatal"}, {"event": "print", "text": 3}, {"event": "ask"}):
         with pytest.raises(ValueError, match="must have text as"):
             require_event(event)
+    with pytest.raises(ValueError, match=r"must be one of start, step, .* but got"):
+        require_event({"event": "end of it"})
+
+
+START = {"number": 0, "key": "a", "layers": 2, "width": 8, "seed": 0}
+EVENTS: dict[str, dict[str, Any]] = {
+    "start": START,
+    "step": {"step": 1, "of": 2, "tokens": 8, "tokens_per_s": 1.0, "train_loss": 2.0},
+    "end": {
+        **START,
+        "status": "failed",
+        "reason": None,
+        "value": None,
+        "reused": False,
+        "seconds": 0,
+    },
+}
+
+
+@pytest.mark.parametrize(("kind", "lost"), [(k, x) for k, e in EVENTS.items() for x in e])
+def test_an_event_that_lacks_what_is_shown_of_it_is_refused(kind: str, lost: str) -> None:
+    whole = {"event": kind, **EVENTS[kind]}
+    assert require_event(whole) == whole
+    without = {name: value for name, value in whole.items() if name != lost}
+    with pytest.raises(ValueError, match=rf"kind {kind} must have .* as `{lost}`"):
+        require_event(without)
+
+
+def test_a_start_and_an_end_without_their_fields_are_shown_and_do_no_harm(here: Path) -> None:
+    bad = '{"event": "start", "number": 0}, {"event": "end", "number": 0}, '
+    (here / "babbler.py").write_text(BABBLER.replace('{"event": "idle"}, ', bad))
+    studied = Studied("babbler.py", here)
+    assert studied.run() == Ending("done")
+    said = [event["text"] for _, event in studied.events if event["event"] == "print"]
+    assert "worker 1: an event of kind start must have text as `key`" in said[0]
+    assert "worker 1: an event of kind end must have text as `key`" in said[1]
 
 
 def test_a_worker_ends_once_however_often_its_end_is_delivered(here: Path) -> None:
