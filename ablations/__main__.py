@@ -3,7 +3,7 @@
 `make` is the whole of it, as `main` of a search is; only that every cell is known beforehand.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from ablations.help import help_text
 from ablations.questions import QUESTIONS, standalone
 from ablations.timing import FILE, Timing
 from search.data.packed import require_tokens
-from search.states import End
+from search.states import End, State
 from search.study.describe import values
 from search.study.ending import conclude, finish, make_report
 from search.study.pool import Ending
@@ -197,14 +197,21 @@ def facts(session: Session[TableWork]) -> dict[str, Any]:
     table = table_facts(work.resolved)
     if work.search.name != "none":
         table["lr_search"] = search_facts(work)
-    return {"table": table, "places": [place | measured(session, place) for place in work.places()]}
+    return {"table": table, "places": places(session, work)}
 
 
-def measured(session: Session[TableWork], place: Mapping[str, Any]) -> dict[str, Any]:
-    """What `study.json` says of the result in a place besides its loss: nothing where that is all
-    that is asked for."""
-    job = session.job
-    return {} if job.targets.plain else values(place["key"], job.targets, job.runs, session.known)
+def places(session: Session[TableWork], work: TableWork) -> list[dict[str, Any]]:
+    """The table's places, each with its values where more than the loss is asked for."""
+    job, found = session.job, list(work.places())
+    if job.targets.plain:
+        return found
+    failed = {run.key for run in session.runs() if run.state == State.FAIL}
+    nothing: dict[str, Any] = {"values": {}, "excesses": {}}
+    return [
+        place | (nothing if key in failed else values(key, job.targets, job.runs, session.known))
+        for place in found
+        for key in [place["key"]]
+    ]
 
 
 if __name__ == "__main__":

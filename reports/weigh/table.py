@@ -210,8 +210,9 @@ def _cell(
     if record is None:
         return {**place, **blank}
     value = record.value(metric) if said is None else said.get(metric)
-    ended = {"status": record.status, "reason": record.reason}
     usable = record.status == FINISHED and value is not None
+    reason = record.reason or (None if usable else blank["reason"])
+    ended = {"status": record.status, "reason": reason}
     return {**place, **ended, metric: value if usable else math.nan}
 
 

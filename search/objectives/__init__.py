@@ -22,6 +22,10 @@ LOSSES = ("val_bpb", "val_loss")
 """Of validation text: what every reading has, at horizons too."""
 
 
+class Unreadable(ValueError):
+    """An objective raised. Caught where that ends a study, rather than a run."""
+
+
 class Objective(Protocol):
     """A number of a run, read from its record or from its cost."""
 
@@ -192,7 +196,7 @@ class Measure:
         """The number of a record, None where it has none.
 
         Raises:
-            ValueError: what the objective itself raised, in one line.
+            Unreadable: what the objective itself raised, in one line.
         """
         objective = self.objective
         if objective.needs_training and not record.readings:
@@ -202,7 +206,7 @@ class Measure:
             return None if value is None else float(value)
         except Exception as error:
             said = (str(error).splitlines() or [""])[0]
-            raise ValueError(
+            raise Unreadable(
                 f"{self.short} could not be read from run {record.run.key}: "
                 f"{type(error).__name__}: {said}"
             ) from error

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from search.models import WEIGHTS
+from search.objectives import Unreadable
 from search.states import End, State
 from search.study.describe import entries, write_study
 from search.study.plan import best_runs, distinct
@@ -29,7 +30,7 @@ def conclude(session: "Session[Any]", ending: Ending) -> None:
         content = describe(session, finished=done)
         tidy(session, arms=1 if done else session.subject.kept_arms)
         report(session, content)
-    except OSError:
+    except (OSError, Unreadable):
         if ending.kind != End.FATAL:
             raise
 

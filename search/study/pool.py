@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 
 from search.executors import Event, Executor, ExecutorConfig, Handle, require_event
+from search.objectives import Unreadable
 from search.record import Record
 from search.runs import usable_record, write_record
 from search.show.progress import ended
@@ -115,10 +116,11 @@ class Pool:
         self._tell(number, event)
 
     def _tell(self, number: int, event: Event) -> None:
-        """Pass an event on; if the listener cannot write, no worker can."""
+        """Pass an event on; if the listener cannot write, no worker can, and what cannot be read of
+        one run cannot be read of others."""
         try:
             self.listener(number, event)
-        except OSError as error:
+        except (OSError, Unreadable) as error:
             self._trouble = self._trouble or Ending(End.FATAL, str(error))
             self._stop()
 

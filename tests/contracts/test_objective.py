@@ -23,7 +23,7 @@ from search.models import WEIGHTS
 from search.objectives import DIRECTIONS, OBJECTIVES, Limit, Measure, Objective, Targets, dominated
 from search.recipe import Recipe
 from search.record import FINISHED, Reading, Record, Run
-from search.study.ending import conclude, describe
+from search.study.ending import conclude, describe, finish
 from search.study.pool import Ending
 from search.study.storage import read_attempts
 from space.arch import Architecture
@@ -321,6 +321,23 @@ def test_an_objective_that_raises_is_a_failed_run_with_its_reason(here: Path) ->
     [attempt] = read_attempts(search.study)
     assert attempt.status == "failed"
     assert "broken could not be read from run" in str(attempt.reason)
+
+
+def test_a_column_that_raises_ends_the_study_with_its_reason(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "broken.py").write_text(DEEPEST.replace("record.run.architecture", "record.nothing"))
+    given = ("columns=[broken.py]", "executor=inline", "n_trials=2", "replicates.seeds=1")
+    search = open_search(here, *given)
+    ending = search.train(search.estimate())
+    assert ending.kind == "fatal"
+    conclude(search, ending)
+    with pytest.raises(SystemExit):
+        finish(search, ending)
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert "broken could not be read from run" in line
+    assert "no attribute 'nothing'" in line
+    assert "fix this and run the same command again" in line
 
 
 @pytest.mark.slow
