@@ -87,6 +87,7 @@ def open_search(config: SearchConfig) -> Session[SearchWork]:
         grid=config.sampler.exhaustive,
         first_seed=config.seed,
         maximize=targets.first.maximize,
+        directions=targets.directions,
     )
     targets.require_possible([work.run(option.params, config.seed) for option in work.plan.options])
     subject = Subject(
@@ -137,7 +138,7 @@ def facts(config: SearchConfig, session: Session[SearchWork]) -> dict[str, Any]:
         "sampler": config.sampler.name,
         "pruner": config.pruner.name,
         "n_trials": config.n_trials,
-        **exploration_facts(session.study, attempts),
+        **exploration_facts(session.study, attempts, work.plan.baseline),
         **pruning_facts(attempts, work.recipe),
     }
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from search.objectives import Targets, dominated
 from search.recipe import Recipe
 from search.runs import usable_record
 from search.states import Role, State, Status
-from search.study.plan import Attempt, baseline, distinct
+from search.study.plan import Attempt, distinct
 from space.files import write_atomically
 
 
@@ -51,8 +51,13 @@ def values(
     return known[key]
 
 
-def exploration_facts(study: optuna.Study, attempts: Sequence[Attempt]) -> dict[str, Any]:
-    """What `study.json` says of a search beyond its trials."""
+def exploration_facts(
+    study: optuna.Study,
+    attempts: Sequence[Attempt],
+    baseline: Callable[[Sequence[Attempt]], Attempt | None],
+) -> dict[str, Any]:
+    """What `study.json` says of a search beyond its trials. `baseline` finds the baseline among the
+    runs that explored."""
     explored = [run for run in distinct(attempts) if run.role == Role.EXPLORE]
     middle = baseline(explored)
     return {

@@ -1,6 +1,6 @@
 """The exploration of a space: which architectures are tried, and which get further seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
@@ -17,6 +17,7 @@ from search.study.plan import (
     Step,
     baseline,
     distinct,
+    front_first,
     is_open,
     ranked,
 )
@@ -44,7 +45,8 @@ class Replicates:
     """Further seeds for the arms worth it."""
 
     top: int = 3
-    """The best so many architectures, and the baseline of middle depth besides."""
+    """The best so many architectures, and the baseline of middle depth besides. With several
+    objectives one more of the front instead of that baseline."""
     seeds: int = 4
     """Seeds of each of these, the explored one included; 1: none further."""
 
@@ -73,6 +75,8 @@ class Exploration:
     first_seed: int = 0
     maximize: bool = False
     """Whether more is better, of the first objective."""
+    directions: tuple[str, ...] = ()
+    """Of all objectives, where there are several."""
 
     def next(self, attempts: Sequence[Attempt], since: int = 0) -> Cell | Step:
         """What to do: finish what was begun, explore, then replicate."""
@@ -128,12 +132,11 @@ class Exploration:
 
     def _replicate(self, runs: Sequence[Attempt], explored: Sequence[Attempt]) -> Cell | Step:
         """The next seed of the baseline while the last explorers run, then of the best, in turn."""
-        middle = baseline(explored)
+        middle = self.baseline(explored)
         if middle is None or self.replicates.seeds == 1:
             return Step.DONE
         exploring = any(run.busy for run in explored)
-        others = [run for run in ranked(explored, self.maximize) if run.arm != middle.arm]
-        arms = [middle] if exploring else [middle, *others[: self.replicates.top]]
+        arms = [*self._early(middle)] if exploring else self.worthy(explored)
         have = {(run.arm, run.seed) for run in runs}
         left = self.n_trials - len(explored)
         worthy = min(self.replicates.top + 1, self.explorations)
@@ -143,6 +146,28 @@ class Exploration:
                 if (arm.arm, seed) not in have:
                     return Cell(params=arm.params, seed=seed, role=Role.REPLICATE)
         return Step.WAIT if exploring else Step.DONE
+
+    def worthy(self, explored: Sequence[Attempt]) -> list[Attempt]:
+        """The architectures that get further seeds, the baseline first."""
+        if (middle := self.baseline(explored)) is None:
+            return []
+        if self.directions:
+            best = front_first(explored, self.directions)[: self.replicates.top + 1]
+        else:
+            best = ranked(explored, self.maximize)
+        others = [run for run in best if run.arm != middle.arm]
+        return [middle, *others[: self.replicates.top]]
+
+    def baseline(self, explored: Sequence[Attempt]) -> Attempt | None:
+        """The one of middle depth; with several objectives, of those that get further seeds."""
+        if not self.directions:
+            return baseline(explored)
+        return baseline(front_first(explored, self.directions)[: self.replicates.top + 1])
+
+    def _early(self, middle: Attempt) -> Iterator[Attempt]:
+        """What is known to be worth it before the last explorers have ended."""
+        if not self.directions:
+            yield middle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +191,7 @@ class SearchWork:
         grid: bool,
         first_seed: int = 0,
         maximize: bool = False,
+        directions: Sequence[str] = (),
     ) -> Self:
         """The work of exploring a space."""
         plan = Exploration(
@@ -175,6 +201,7 @@ class SearchWork:
             grid=grid,
             first_seed=first_seed,
             maximize=maximize,
+            directions=tuple(directions) if len(directions) > 1 else (),
         )
         return cls(space=space, recipe=recipe, data_fingerprint=data_fingerprint, plan=plan)
 

@@ -8,8 +8,10 @@ failed before this start, is simply one that is not done yet.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from typing import Any, Protocol, Self
 
+from search.objectives import dominated
 from search.record import Run
 from search.states import Role, State, Status
 from space.arch import Architecture
@@ -182,6 +184,42 @@ def ranked(runs: Sequence[Attempt], maximize: bool = False) -> list[Attempt]:
         if run.value is not None
     ]
     return [run for *_, run in sorted(finished, key=lambda row: row[:3])]
+
+
+def front_first(runs: Sequence[Attempt], directions: Sequence[str]) -> list[Attempt]:
+    """The finished runs in the order of NSGA-II: those that no other dominates, then those that
+    only these dominate, and so on, each front from its least crowded run on; those that break a
+    constraint after all others.
+
+    Source: Deb et al., IEEE Transactions on Evolutionary Computation 6:182 (2002), section III.
+    """
+    finished = [run for run in runs if run.values]
+    found: list[Attempt] = []
+    for feasible in (True, False):
+        left = [run for run in finished if run.feasible is feasible]
+        while left:
+            front = [
+                run
+                for run in left
+                if not any(dominated(run.values, other.values, directions) for other in left)
+            ]
+            distance = dict(zip((run.number for run in front), _crowding(front), strict=True))
+            found += sorted(front, key=lambda run: (-distance[run.number], run.number))
+            left = [run for run in left if run not in front]
+    return found
+
+
+def _crowding(front: Sequence[Attempt]) -> list[float]:
+    """How far apart the neighbours of each run are, summed over objectives; infinite at ends."""
+    distance = [0.0] * len(front)
+    for objective in range(len(front[0].values)):
+        order = sorted(range(len(front)), key=lambda place: front[place].values[objective])
+        values = [front[place].values[objective] for place in order]
+        span = (values[-1] - values[0]) or 1.0
+        for before, place, after in zip(values, order[1:-1], values[2:], strict=False):
+            distance[place] += (after - before) / span
+        distance[order[0]] = distance[order[-1]] = inf
+    return distance
 
 
 def best_runs(attempts: Sequence[Attempt], arms: int = 1, maximize: bool = False) -> list[Attempt]:
