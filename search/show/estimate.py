@@ -33,12 +33,15 @@ class Estimate:
     disk_bytes: float
     lost: str | None = None
     """Why this machine trains more slowly than it could; None if it does not."""
+    memory: str | None = None
+    """What a typical run takes of a GPU's memory; None on a CPU."""
 
     def __str__(self) -> str:
         return (
             f"to do: {self.runs} runs, {amount(self.tokens)} tokens, {amount(self.flops)} FLOPs, "
             f"about {duration(self.seconds)} ({self.basis}), "
-            f"{self.disk_bytes / 1e6:,.0f} MB of disk" + (f"\n{self.lost}" if self.lost else "")
+            f"{self.disk_bytes / 1e6:,.0f} MB of disk"
+            + "".join(f"\n{line}" for line in (self.memory, self.lost) if line)
         )
 
 
@@ -65,8 +68,22 @@ def estimate(
         seconds=flops / (rate * workers),
         basis=basis,
         lost=what_is_lost(placement, work.architectures),
+        memory=memory(placement, work) if placement.device == "cuda" else None,
         disk_bytes=weights
         * (min(left, kept) + (workers + min(left, pausing)) * (1 + kept_per_weight)),
+    )
+
+
+def memory(placement: Placement, work: Work) -> str:
+    """What the typical run of a settled placement takes, in a line."""
+    from search.train.memory import per_sequence
+
+    run = work.typical
+    assert placement.micro_batch is not None, "settled"
+    fixed, each = per_sequence(run.architecture, run.recipe)
+    return (
+        f"memory: about {(fixed + each * placement.micro_batch) / 1e9:.1f} GB for a run of middle "
+        f"size, {placement.micro_batch} sequences at once"
     )
 
 

@@ -8,6 +8,7 @@ resumed therefore gives, on CPU, losses bit-identical to those of one that was n
 # B sequences in a micro-batch, T positions
 
 import json
+import math
 import os
 import time
 import traceback
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -68,7 +70,8 @@ def train(
     checkpoint.
 
     `progress` hears of every step, `listener` of the reading at each of the recipe's horizons, back
-    on the trunk; first of those that the checkpoint has. Divergence, lack of memory and crashes of
+    on the trunk; first of those that the checkpoint has. Out of memory, it goes on from its
+    checkpoint with half the micro-batch. Divergence, lack of memory for one sequence and crashes of
     the run itself are recorded with their reason. What `progress` or `listener` raises, `Stop` or
     another, is no outcome of the run: it is passed on, once a checkpoint is written.
 
@@ -82,7 +85,7 @@ def train(
     if torch.cuda.is_available() and world() > 1:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before anything is put on a card
     record = Record(run=run, status=FAILED, started=datetime.now(UTC).isoformat(timespec="seconds"))
-    training = None
+    training, smaller = None, None
     try:
         training = Training(run, data, folder, placement, progress, listener)
         training.to_the_end()
@@ -98,8 +101,17 @@ def train(
             raise disk from error
         if world() > 1:
             raise  # torchrun then ends the other ranks, which would wait for this one
-        (folder / "error.txt").write_text(traceback.format_exc())
+        if training is not None and _is_memory(error):
+            smaller = training.placement.halved
+        if smaller is None:
+            (folder / "error.txt").write_text(traceback.format_exc())
         record = replace(record, reason=_reason(error))
+    if training is not None and smaller is not None:
+        before = training.placement.micro_batch
+        print(f"run {run.key}: no memory for {before} sequences at once; it goes on with half")
+        del training  # and what it holds
+        torch.cuda.empty_cache()
+        return train(run, data, folder, placement=smaller, progress=progress, listener=listener)
     if training is not None:
         record = replace(record, **training.outcome())
     record = replace(record, data=data.describe(), commit=commit(), versions=versions())
@@ -108,6 +120,17 @@ def train(
         if record.final:
             checkpoint.remove(folder)
     return record
+
+
+@dataclass
+class Taken:
+    """A step, whose numbers are where it was computed: to read them is to wait for it."""
+
+    step: int
+    loss: Tensor
+    """Nats per token."""
+    norm: Tensor
+    """Of the gradient."""
 
 
 @dataclass
@@ -155,6 +178,11 @@ class Training:
         """What a callback raised."""
         self.ahead: tuple[Tensor, Tensor] | None = None
         """The next step's batch, where it was fetched ahead of time."""
+        self.waits = self.placement.device == "cuda"
+        """Whether reading a number of the step just taken would leave the device without work."""
+        self.unread: Taken | None = None
+        self.loss = self.norm = math.nan
+        """Of the last step that was read."""
         self.state = State()
         if saved:
             self._restore(saved)
@@ -198,10 +226,6 @@ class Training:
 
     def _loop(self, metrics: TextIO) -> None:
         recipe, state = self.recipe, self.state
-        log_every = max(1, recipe.steps // CURVE_POINTS)
-        evaluate_at = {
-            recipe.steps * (i + 1) // recipe.evaluations for i in range(recipe.evaluations)
-        }
         checkpointed = time.monotonic()
         for reading in state.readings[: len(self.branches)]:
             self._call(self.listener, Reading.from_dict(reading), metrics)
@@ -209,12 +233,10 @@ class Training:
             if self._branch_starts():
                 self._branch_off(metrics)
             loss, norm, lr = self.timed_step()
-            if not (isfinite(loss) and isfinite(norm)):
-                raise Diverged(f"loss {loss}, gradient norm {norm} at step {state.step}")
             decayed = state.step == self.end
-            if decayed or state.step % log_every == 0:
+            if decayed or state.step % self.log_every == 0:
                 self._log(metrics, train_loss=loss, lr=lr, grad_norm=norm)
-            if decayed or (state.step in evaluate_at and not self.in_branch):
+            if decayed or (state.step in self.evaluate_at and not self.in_branch):
                 self._evaluate(metrics, reading=decayed)
             if decayed and self.in_branch:
                 self._return_to_trunk(metrics)
@@ -266,18 +288,50 @@ class Training:
         setattr(self.state, account, getattr(self.state, account) + seconds)
         return seconds
 
+    @cached_property
+    def log_every(self) -> int:
+        """Steps between lines of the curve."""
+        return max(1, self.recipe.steps // CURVE_POINTS)
+
+    @cached_property
+    def evaluate_at(self) -> set[int]:
+        """The steps after which the trunk is scored."""
+        steps, times = self.recipe.steps, self.recipe.evaluations
+        return {steps * (i + 1) // times for i in range(times)}
+
     def timed_step(self) -> tuple[float, float, float]:
+        """Take a step: the loss (nats per token) and gradient norm of the last that was read, which
+        a GPU lets be the one before, and the base learning rate.
+
+        Raises:
+            Diverged: they are not finite.
+        """
         first, self.first_step = self.first_step, False
         started = time.perf_counter()
-        result = self._step()
-        seconds = self._spend("train_s", started)
-        self.state.step += 1
+        taken, lr = self._step()
+        try:
+            self._read(taken)
+        finally:
+            seconds = self._spend("train_s", started)
+            self.state.step += 1
         if first and self.placement.compile == "yes" and not self.in_branch:
             self.state.compile_s += seconds  # the step itself is next to nothing beside it
-        return result
+        return self.loss, self.norm, lr
 
-    def _step(self) -> tuple[float, float, float]:
-        """One optimiser step: its loss (nats per token), gradient norm and base learning rate."""
+    def _read(self, taken: Taken) -> None:
+        """Read this step's numbers, or where that would wait, those of the one before, unless this
+        one's are wanted for the curve."""
+        wanted = taken.step % self.log_every == 0 or taken.step in {*self.evaluate_at, self.end}
+        now = wanted or not self.waits
+        done, self.unread = (taken, None) if now else (self.unread, taken)
+        if done is None:
+            return
+        self.loss, self.norm = float(done.loss), float(done.norm)
+        if not (isfinite(self.loss) and isfinite(self.norm)):
+            raise Diverged(f"loss {self.loss}, gradient norm {self.norm} at step {done.step}")
+
+    def _step(self) -> tuple[Taken, float]:
+        """One optimiser step, and its base learning rate."""
         recipe, step = self.recipe, self.state.step
         ahead, self.ahead = self.ahead, None
         x, y = ahead or self._batch(step)
@@ -293,11 +347,12 @@ class Training:
             dist.all_reduce(total)  # each rank has done its share of the batch's sequences
             dist.all_reduce(self.weights.gradients)
         norm = torch.linalg.vector_norm(self.weights.gradients)
-        if norm > recipe.grad_clip:
-            self.weights.gradients *= recipe.grad_clip / norm
+        clip = (recipe.grad_clip / norm).clamp(max=1.0)
+        if self.waits or clip < 1:  # to look is to wait
+            self.weights.gradients *= clip
         self.optimizer.step()
         self.engine.refresh()
-        return float(total), float(norm), recipe.lr * factor
+        return Taken(step + 1, total, norm), recipe.lr * factor
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         """This rank's inputs and targets of a step, on their way to the device."""
@@ -445,11 +500,15 @@ def _process_group(placement: Placement) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def _is_memory(error: Exception) -> bool:
+    """Whether this is a lack of memory."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        sign in str(error) for sign in ("out of memory", "allocate memory")
+    )
+
+
 def _reason(error: Exception) -> str:
     """One line: the kind of failure and what it says."""
     lines = str(error).strip().splitlines()
-    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        sign in str(error) for sign in ("out of memory", "allocate memory")
-    )
-    kind = "out of memory" if memory else type(error).__name__
+    kind = "out of memory" if _is_memory(error) else type(error).__name__
     return f"{kind}: {lines[0]}" if lines else kind

@@ -14,8 +14,8 @@ from search.train.kernels import MAX_HEAD_DIM, Unavailable, library
 from space.arch import Architecture
 
 CPU_TOKENS, GPU_TOKENS = 1024, 32768
-"""Tokens in a micro-batch: on a CPU their activations stay in its cache, on a GPU their logits and
-activations in its memory."""
+"""Tokens in a micro-batch: on a CPU their activations stay in its cache, on a GPU they keep it busy
+where its memory has room for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,9 @@ class Placement:
     """CPU threads of one worker. Default: the cores divided among the workers. Kernels use as many
     as a batch has micro-batches, and hold gradients for each."""
     micro_batch: int | None = None
-    """Sequences in one forward and backward pass; the rest of the batch is accumulated."""
+    """Sequences in one forward and backward pass; the rest of the batch is accumulated. Default: as
+    many as suit the device, on a GPU at most what `search.train.memory` expects to fit. A run that
+    runs out of memory goes on with half."""
     engine: str = "auto"
     """`kernels` (`search/train/kernels`, on CPUs), `autograd` (torch's own way), or `auto`: kernels
     on a CPU with g++."""
@@ -53,6 +55,13 @@ class Placement:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"placement.{name} must be positive, but got {value}")
+
+    @property
+    def halved(self) -> Self | None:
+        """The placement with half the micro-batch, of a settled one; None where that is one
+        sequence."""
+        size = self.micro_batch or 1
+        return replace(self, micro_batch=size // 2) if size > 1 else None
 
     def pinned_by(self, saved: Mapping[str, Any]) -> Self:
         """This placement with all that it leaves open as a checkpoint has it.
@@ -87,12 +96,12 @@ def settle(placement: Placement, run: Run) -> Placement:
     engine = _settle_engine(placement.engine, on_gpu, run)
     threads = placement.threads or _own_threads()
     each = -(-share // threads) if engine == "kernels" else share  # threads share no micro-batch
-    fits = min(each, max(1, tokens // run.recipe.seq_len))
+    usual = min(each, max(1, tokens // run.recipe.seq_len))
     settled = replace(
         placement,
         device="cuda" if on_gpu else "cpu",
         threads=threads,
-        micro_batch=placement.micro_batch or fits,
+        micro_batch=placement.micro_batch or (_fitting(run, usual) if on_gpu else usual),
         engine=engine,
         compile=_or(placement.compile, "yes" if on_gpu else "no"),
     )
@@ -101,6 +110,16 @@ def settle(placement: Placement, run: Run) -> Placement:
             "placement.compile=yes needs g++ on a CPU, and none is found; use compile=no"
         )
     return settled
+
+
+def _fitting(run: Run, usual: int) -> int:
+    """The micro-batch that fits into the memory of the GPU in use."""
+    import torch
+
+    from search.train.memory import fitting  # which imports this module
+
+    memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return fitting(run.architecture, run.recipe, usual, memory)
 
 
 def _own_threads() -> int:

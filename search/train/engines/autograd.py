@@ -1,5 +1,7 @@
 """A batch through the model and back by torch's autograd."""
 
+# B sequences of a micro-batch, T positions, D hidden_size, V vocab_size
+
 import torch
 from torch import Tensor
 
@@ -7,27 +9,78 @@ from search.train.engines import micro_batches
 from search.train.placement import Placement, autocast
 from space.model import Decoder, token_nll
 
+LOGITS = 2**27
+"""So many at most are held at once. In float32 they are half a gigabyte, and the loss needs several
+times that: of a micro-batch of 32,768 tokens with 128,256 entries of vocabulary all would be 16 GiB
+each time."""
+
 
 class AutogradEngine:
     """torch's own way, compiled where the placement says so."""
 
     def __init__(self, model: Decoder, placement: Placement, precision: str) -> None:
         self.model, self.placement, self.precision = model, placement, precision
-        compiled = placement.compile == "yes"
-        self.token_nll = torch.compile(token_nll, dynamic=False) if compiled else token_nll
+        self.compiled = placement.compile == "yes"
+        self.token_nll = torch.compile(token_nll, dynamic=False) if self.compiled else token_nll
 
     def nll(self, inputs: Tensor, targets: Tensor, scale: float | None = None) -> Tensor:
-        """Gradients stay enabled where none is taken: the training step's compiled graph then
-        serves for scoring too."""
+        """One micro-batch after the other; of each only the result stays."""
         parts = []
         for rows in micro_batches(len(inputs), self.placement.micro_batch):
-            with autocast(self.placement, self.precision):
-                hidden = self.model.hidden(inputs[rows])
-                nll = self.token_nll(hidden, self.model.lm_head.weight, targets[rows])
-            if scale is not None:
-                (nll.sum() * scale).backward()  # type: ignore[no-untyped-call]
-            parts.append(nll.detach())
+            if scale is None:
+                parts.append(self._score(inputs[rows], targets[rows]))
+            else:
+                parts.append(self._learn(inputs[rows], targets[rows], scale))
         return torch.cat(parts)
+
+    def _score(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Without a graph. Where layers are compiled, a smaller last micro-batch is filled up, for
+        it would be compiled anew."""
+        given, size = len(inputs), self.placement.micro_batch
+        if self.compiled and size and given < size:
+            rows = torch.arange(size, device=inputs.device).clamp(max=given - 1)
+            inputs, targets = inputs[rows], targets[rows]
+        with torch.no_grad(), autocast(self.placement, self.precision):
+            hidden = self.model.hidden(inputs)  # (B, T, D)
+            parts = [
+                self.token_nll(h, self.model.lm_head.weight, t)
+                for h, t in self._slices(hidden, targets)
+            ]
+        return torch.cat(parts, 1).view_as(targets)[:given]
+
+    def _learn(self, inputs: Tensor, targets: Tensor, scale: float) -> Tensor:
+        """Where there are several slices, each goes back to the residual stream at once, so that
+        the logits of one are held; its gradient then goes back through the layers."""
+        with autocast(self.placement, self.precision):
+            hidden = self.model.hidden(inputs)  # (B, T, D)
+        sliced = self._slices(hidden, targets)
+        if len(sliced) == 1:
+            return self._back(hidden, targets, scale)
+        stream = hidden.detach().requires_grad_()
+        parts = [self._back(h, t, scale) for h, t in self._slices(stream, targets)]
+        hidden.backward(stream.grad)  # type: ignore[no-untyped-call]
+        return torch.cat(parts, 1).view_as(targets)
+
+    def _back(self, hidden: Tensor, targets: Tensor, scale: float) -> Tensor:
+        """The loss of these positions, whose gradients have been added up."""
+        with autocast(self.placement, self.precision):
+            nll = self.token_nll(hidden, self.model.lm_head.weight, targets)
+        (nll.sum() * scale).backward()  # type: ignore[no-untyped-call]
+        return nll.detach()
+
+    def _slices(self, hidden: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Consecutive positions, (1, n, D) and (1, n), of at most `LOGITS` logits; of equal length
+        where that divides."""
+        positions = targets.numel()
+        count = -(-positions * len(self.model.lm_head.weight) // LOGITS)
+        even = (n for n in range(count, 2 * count) if positions % n == 0)
+        size = -(-positions // next(even, count))
+        all_hidden, all_targets = hidden.flatten(0, 1)[None], targets.flatten()[None]
+        hidden_parts, target_parts = (
+            torch.split(all_hidden, size, 1),
+            torch.split(all_targets, size, 1),
+        )
+        return list(zip(hidden_parts, target_parts, strict=True))
 
     def refresh(self) -> None:
         """Nothing: the weights are read where they are."""
