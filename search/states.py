@@ -55,7 +55,7 @@ class Kind(StrEnum):
     DEATH = "death"
     """A worker ended that was not to."""
     INTERRUPT = "interrupt"
-    """The study was told to stop."""
+    """The study was asked to stop."""
 
 
 class Role(StrEnum):
