@@ -231,10 +231,29 @@ def _ffn_sizes(arch: Architecture) -> list[int]:
 
 
 def _weights_moved(arch: Architecture) -> int:
-    part, sizes, moved = parts(arch), _ffn_sizes(arch), moves(arch)
-    rest = part.ffn - sum(sizes) // len(sizes)  # what parts add to each block
-    ffn = sum(sizes[block] + rest for block in moved.ffn)
-    layers = moved.attention * part.attention + ffn + moved.norms * part.norm
+    part, moved = parts(arch), moves(arch)
+    layers = moved.attention * part.attention + moved.norms * part.norm
+    return layers + _ffns(arch, moved.ffn) + _weights_besides(arch)
+
+
+def weights_executed(arch: Architecture) -> int:
+    """Weights that one token is multiplied with, those of a shared block once for every layer: as
+    in `decode_bytes_per_token`, but for what is still at hand."""
+    part = parts(arch)
+    layers = arch.num_layers * (part.attention + 2 * part.norm)
+    return layers + _ffns(arch, [ffn for _, ffn in arch.layers]) + _weights_besides(arch)
+
+
+def _ffns(arch: Architecture, blocks: Sequence[int]) -> int:
+    """Weights of FFN halves, each as often as it is listed."""
+    sizes = _ffn_sizes(arch)
+    rest = parts(arch).ffn - sum(sizes) // len(sizes)  # what parts add to each block
+    return sum(sizes[block] + rest for block in blocks)
+
+
+def _weights_besides(arch: Architecture) -> int:
+    """Those that are moved once for a token, outside layers."""
+    part = parts(arch)
     output = arch.vocab_size * arch.hidden_size  # tied or not
     row = arch.hidden_size  # one of the embedding
-    return layers + output + row + part.norm + part.stack
+    return output + row + part.norm + part.stack

@@ -3,11 +3,16 @@
 Every quantity is linear in counts of the architecture (`space.cost`), because at batch one a device
 is limited by what it moves:
 
-    decode_ms   moved_mb / bandwidth + layers × overhead
+    decode_ms   moved_mb / bandwidth + repeated_mb / bandwidth of the cache + layers × overhead
     prefill_ms  gflops / rate + layers × overhead
     load_ms     stored_mb / rate + layers × overhead
     init_ms     stored_mb / rate + layers × overhead
     peak_mb     stored_mb + cache_mb + constant
+
+A block that is repeated immediately is moved from memory once, and its repeats are read from the
+processor's cache. On a phone's accelerator they cost nothing that was measured; on a CPU whose
+arithmetic is the limit they cost nearly as much. So `repeated_mb` is a term of its own. `copies_mb`
+are the further copies that an engine keeps which knows nothing of sharing.
 
 Which terms a device needs, and the measurements that they are fitted to, stand in its file in
 `conf/device/`. A fit is by least squares of relative errors with coefficients of at least zero.
@@ -16,6 +21,7 @@ Nothing here needs torch.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -27,11 +33,13 @@ from typing import Any, Self
 import numpy as np
 
 from space.arch import Architecture, number, read_mapping
-from space.cost import cached, cost
+from space.cost import cached, cost, weights_executed
 from space.doors import Changed
 from space.words import count
 
 DEVICES = Path(__file__).parent.parent / "conf" / "device"
+THIS = "this"
+"""Name of the machine that one works at, once it was measured."""
 MB = 1e6
 QUANTITIES = ("decode_ms", "prefill_ms", "load_ms", "init_ms", "peak_mb")
 LENGTH = 2048
@@ -58,10 +66,12 @@ PRECISIONS = {
     "bf16": Precision(2, 2, 2),
     "int8": Precision(1 + 2 / 32, 1 + 2 / 32, 2),  # 8 bits, a float16 scale for 32 weights
     "int4": Precision(4 / 8 + 2 / 32, 4 / 8 + 2 / 32, 2),
+    "q8_0": Precision(1 + 2 / 32, 1 + 2 / 32, 2),
+    "q4_0": Precision(4 / 8 + 2 / 32, 4 / 8 + 2 / 32, 2),
     "8da4w": Precision(4 / 8 + 4 / 32, 1, 4, ties=False),  # 4 bits, a float32 scale for 32 weights
 }
-"""`int8` and `int4` have all weights in blocks of 32 with one scale, as llama.cpp's Q8_0 and Q4_0;
-`8da4w` is ExecuTorch's: activations of 8 bits, weights of 4 in groups of 32, embeddings of 8."""
+"""`q8_0` and `q4_0` are llama.cpp's, which `int8` and `int4` count as, whatever the engine: all
+weights in blocks of 32 with one scale. `8da4w` is ExecuTorch's: activations of 8 bits, weights of 4 in groups of 32, embeddings of 8."""
 
 
 def precision_of(name: str) -> Precision:
@@ -83,6 +93,10 @@ class Moved:
     """For one token: weights, an immediate repeat of a block counted once, and the cache."""
     stored_mb: float
     """Distinct weights."""
+    repeated_mb: float
+    """For one token: weights of immediate repeats, which were moved for the layer before."""
+    copies_mb: float
+    """What an engine stores besides which keeps weights of its own for every layer."""
     cache_mb: float
     """Keys and values of the whole context."""
     gflops: float
@@ -105,10 +119,12 @@ class Moved:
         inside = counts.decode_bytes_per_token - cache - output
         stored = counts.embedding_parameters
         stored += output if arch.tie_word_embeddings and not size.ties else 0
-        distinct = counts.non_embedding_parameters
+        distinct, executed = counts.non_embedding_parameters, weights_executed(arch) - output
         return cls(
             moved_mb=(inside * size.weight + output * size.embedding + cache * size.cache) / MB,
             stored_mb=(distinct * size.weight + stored * size.embedding) / MB,
+            repeated_mb=(executed - inside) * size.weight / MB,
+            copies_mb=(executed - arch.hidden_size - distinct) * size.weight / MB,
             cache_mb=cache * size.cache / MB,
             gflops=(tokens * (prompt.forward_flops_per_token - 2 * output) + 2 * output) / 1e9,
             layers=arch.num_layers,
@@ -192,7 +208,8 @@ class Device:
 
     @classmethod
     def from_yaml(cls, name: str | Path) -> Self:
-        """The device of `conf/device/<name>.yaml`, or of a YAML file given by its path.
+        """The device of `conf/device/<name>.yaml`, one that was measured here, such as `this`, or
+        that of a YAML file given by its path.
 
         Raises:
             ValueError: no such file, or one that does not describe a device.
@@ -444,13 +461,25 @@ def _use(text: str, length: int) -> Use:
     return use
 
 
+def measured_here() -> Path:
+    """The folder of devices that `python -m benchmarks.device` has measured."""
+    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(config) / "isoparam" / "device"
+
+
 def _file_of(name: str | Path) -> Path:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
-        path = DEVICES / f"{name}.yaml"
+        places = (folder / f"{name}.yaml" for folder in (DEVICES, measured_here()))
+        path = next(filter(Path.is_file, places), DEVICES / f"{name}.yaml")
+    if str(name) == THIS and not path.is_file():
+        raise ValueError(
+            "device this must have been measured, but was not; run `python -m benchmarks.device` "
+            "once, at a quiet moment"
+        )
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in DEVICES.glob("*.yaml")))
-        raise ValueError(f"device must be one of {known}, or a path, but got {str(name)!r}")
+        raise ValueError(f"device must be one of {known}, this, or a path, but got {str(name)!r}")
     return path
 
 

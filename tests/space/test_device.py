@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from space.arch import Architecture
 from space.cost import cost
-from space.device import DEVICES, Device, Moved
+from space.device import DEVICES, Device, Moved, measured_here
 
 FILES = sorted(path.stem for path in DEVICES.glob("*.yaml"))
 WITHIN = 0.05
@@ -71,6 +72,64 @@ def test_bytes_follow_from_the_cost() -> None:
     assert half.moved_mb == cost(arch, 1, 2).decode_bytes_per_token / 1e6
     # 1083 MiB is the .pte file of the same model (pytorch/executorch, examples/models/llama).
     assert quarter.stored_mb == pytest.approx(1083 * 1.048576, rel=0.01)
+
+
+SHARED = {"immediate": 2, "cycle": 2, "none": 1}
+
+
+@pytest.mark.parametrize("sharing", SHARED)
+@pytest.mark.parametrize("precision", ["fp16", "q8_0"])
+def test_what_is_repeated_and_what_is_copied_make_it_a_model_without_sharing(
+    sharing: str, precision: str
+) -> None:
+    fields = {"vocab_size": 1000, "hidden_size": 64, "num_attention_heads": 4}
+    fields |= {"intermediate_size": 96, "norms": "layer"}
+    shared = Architecture(**fields, num_blocks=3, sharing=sharing, repeats=SHARED[sharing])
+    plain = Architecture(**fields, num_blocks=shared.num_layers)
+    ours, theirs = (Moved.of(arch, precision, 7, 1) for arch in (shared, plain))
+    assert ours.moved_mb + ours.repeated_mb == pytest.approx(theirs.moved_mb)
+    assert ours.stored_mb + ours.copies_mb == pytest.approx(theirs.stored_mb)
+    assert (ours.repeated_mb > 0) == (sharing == "immediate")
+    assert (ours.copies_mb > 0) == (sharing != "none")
+    assert theirs.repeated_mb == theirs.copies_mb == pytest.approx(0)
+
+
+def test_repeats_from_the_cache_get_a_rate_of_their_own(tmp_path: Path) -> None:
+    """Times made of 20 GB/s from memory, 60 from the cache and 0.1 ms a layer."""
+    rows = []
+    for blocks, repeats in ((4, 1), (8, 1), (4, 2), (4, 4), (8, 3)):
+        arch = Architecture(
+            vocab_size=1000,
+            hidden_size=512,
+            num_attention_heads=8,
+            intermediate_size=1024,
+            num_blocks=blocks,
+            sharing="immediate" if repeats > 1 else "none",
+            repeats=repeats,
+        )
+        counts = Moved.of(arch, "q8_0", 128, 1)
+        time = counts.moved_mb / 20 + counts.repeated_mb / 60 + 0.1 * counts.layers
+        rows.append({"architecture": arch.to_dict(), "context": 128, "decode_ms": time})
+    content = {
+        "name": "made",
+        "source": "here",
+        "terms": {"decode_ms": ["moved_mb", "repeated_mb", "layers"]},
+        "measured": [row | {"precision": "q8_0"} for row in rows],
+    }
+    (tmp_path / "made.yaml").write_text(yaml.safe_dump(content))
+    fitted = Device.from_yaml(tmp_path / "made.yaml").coefficients("decode_ms", "q8_0")
+    assert fitted == pytest.approx({"moved_mb": 1 / 20, "repeated_mb": 1 / 60, "layers": 0.1})
+
+
+def test_this_machine_is_a_device_once_it_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=r"but was not; run `python -m benchmarks\.device` once"):
+        Device.from_yaml("this")
+    measured_here().mkdir(parents=True)
+    (measured_here() / "this.yaml").write_text((DEVICES / "iphone_13.yaml").read_text())
+    assert Device.from_yaml("this").name == "iPhone 13"
 
 
 def test_a_longer_context_and_a_longer_prompt_cost_more() -> None:
