@@ -98,6 +98,46 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a model took in an engine on a machine: see `search.measure`."""
+
+    engine: str
+    version: str
+    """Of the engine's package."""
+    precision: str
+    context: int
+    """Tokens of the prompt, after which `steps` were decoded."""
+    steps: int
+    threads: int
+    shared: bool
+    """Whether layers that share a block were made to read one copy of its weights."""
+    machine: str
+    repeats: int
+    """Processes that were measured."""
+    values: Mapping[str, Mapping[str, float]]
+    """Of each quantity the percentiles p10, p50 and p90 over all processes and steps: file_mb,
+    load_ms, init_ms, prefill_ms and decode_ms (one token) by the clock, `…_cpu_ms` of the
+    processors, and peak_mb."""
+
+    @property
+    def label(self) -> str:
+        """What columns of it begin with: `llama_cpp_q8_0`."""
+        return f"{self.engine.partition('@')[0]}_{self.precision}" + "_shared" * self.shared
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What it has in common with others that it is compared with."""
+        return tuple(getattr(self, f.name) for f in fields(self) if f.name not in OF_ONE_MODEL)
+
+    def numbers(self) -> dict[str, float]:
+        """The median of each quantity, under its column's name."""
+        return {f"{self.label}.{name}": found["p50"] for name, found in self.values.items()}
+
+
+OF_ONE_MODEL = ("repeats", "values")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """Quality at a decayed point of a run: the end of it, or of a branch to a shorter horizon."""
 
@@ -146,6 +186,9 @@ class Record:
     versions: Mapping[str, str] = field(default_factory=dict)
     device: Mapping[str, Any] = field(default_factory=dict)
     started: str | None = None
+    measured: tuple[Measured, ...] = ()
+    """Of the engines that were asked for. They are measured of the architecture, and no part of the
+    run's key."""
 
     @property
     def cost(self) -> Cost:
@@ -169,9 +212,8 @@ class Record:
         return None if value is None else float(value)
 
     def to_dict(self) -> dict[str, Any]:
-        own = {
-            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("run", "readings")
-        }
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in DESCRIBED_APART}
+        own |= {"measured": [asdict(m) for m in self.measured]} if self.measured else {}
         return {
             **self.run.to_dict(),
             **own,
@@ -190,15 +232,19 @@ class Record:
         """
         try:
             values = {"branch_s": 0.0, **values}  # records from before branches lack it
-            own = {f.name: values[f.name] for f in fields(cls) if f.name not in ("run", "readings")}
+            own = {f.name: values[f.name] for f in fields(cls) if f.name not in DESCRIBED_APART}
             own["status"] = Status(own["status"])
             return cls(
                 run=run_from_dict(values),
                 readings=tuple(Reading.from_dict(r) for r in values["readings"]),
+                measured=tuple(Measured(**m) for m in values.get("measured", ())),
                 **own,
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a record of this version: {error}") from None
+
+
+DESCRIBED_APART = ("run", "readings", "measured")
 
 
 def run_from_dict(values: Mapping[str, Any]) -> Run:

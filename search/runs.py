@@ -135,7 +135,8 @@ def load_records(runs: str | Path) -> pd.DataFrame:
     blanks).
 
     Columns: key, arm, status, reason, seed, init_seed, data, tokens, val_loss, val_bpb, seconds (of
-    which train_s, eval_s and branch_s), tokens_per_s; zero-shot scores as `task.metric`; the
+    which train_s, eval_s and branch_s), tokens_per_s; zero-shot scores as `task.metric`; medians of
+    what engines measured as `engine_precision.quantity`; the
     architecture's and the cost's fields under their own names; the recipe's as `recipe_<name>`.
     Damaged records are left out; `frame.attrs["corrupt"]` lists what is wrong with each.
     """
@@ -187,6 +188,7 @@ def _rows(key: str, record: Record) -> Iterator[dict[str, Any]]:
         **run.architecture.to_dict(),
         **asdict(record.cost),
         **{f"recipe_{k}": v for k, v in run.recipe.to_dict().items()},
+        **{name: value for found in record.measured for name, value in found.numbers().items()},
     }
     blank = {"tokens": None, "val_loss": None, "val_bpb": None}
     for reading in [r.numbers() for r in record.readings] or [blank]:

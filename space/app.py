@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from space.cli import describe, fail, one_line_errors, reader_may_leave
-from space.compat import child_nodes, hydra_flags, names_of
+from space.compat import child_nodes, hide_group, hydra_flags, names_of
 from space.doors import Door
 
 CONF = str(Path(__file__).parent.parent / "conf")
@@ -25,6 +25,8 @@ PRINT_STYLE = str(Path(CONF) / "print.mplstyle")
 """Of matplotlib, for figures in files."""
 
 T = TypeVar("T")
+
+hide_group("device")  # `space.device` reads conf/device/, and commands have options of this name
 
 
 def verb(

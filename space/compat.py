@@ -27,6 +27,19 @@ def hydra_flags() -> ArgumentParser:
     return get_args_parser()
 
 
+def hide_group(name: str) -> None:
+    """Let Hydra take `name=value` for an option though a folder of `conf/` has that name: it takes
+    every folder for a group of which an option names a file."""
+    from hydra._internal.config_repository import ConfigRepository
+
+    usual = ConfigRepository.group_exists
+
+    def group_exists(repository: ConfigRepository, config_path: str) -> bool:
+        return config_path != name and usual(repository, config_path)
+
+    ConfigRepository.group_exists = group_exists  # type: ignore[assignment, method-assign]
+
+
 def yaml_loader() -> type[Any]:
     """The YAML loader of Hydra's own files: `6e-3` is a number to it, and a key that stands twice
     an error. OmegaConf opens files by it, but makes nodes of them."""

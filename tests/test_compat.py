@@ -27,6 +27,20 @@ def test_hydras_parser_answers_through_error(monkeypatch: pytest.MonkeyPatch) ->
     assert "invalid choice: 'nonsense'" in said[0]
 
 
+def test_a_hidden_folder_is_no_group_to_hydra(tmp_path: Path) -> None:
+    from hydra import compose, initialize_config_dir
+
+    for name in ("hidden", "shown"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.yaml").write_text("x: 1")
+    (tmp_path / "app.yaml").write_text("hidden: null\nshown: null")
+    compat.hide_group("hidden")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        assert compose("app", ["hidden=a"]).hidden == "a"
+        with pytest.raises(Exception, match="No match in the defaults list"):
+            compose("app", ["shown=a"])
+
+
 def test_hydras_loader_reads_numbers_and_refuses_a_key_that_stands_twice() -> None:
     assert yaml.load("a: 6e-3", Loader=compat.yaml_loader()) == {"a": 0.006}
     with pytest.raises(yaml.YAMLError, match="duplicate key b"):

@@ -6,6 +6,7 @@ place of a file: a shared block is written once for every layer.
 """
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -117,6 +118,7 @@ def write_file(model: "Decoder", path: Path, precision: str, words: Mapping[str,
     """The model as one file of GGUF, with the vocabulary that `vocabulary` makes."""
     import gguf
 
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells of every file
     kind, whole = TYPES[precision]
     writer = gguf.GGUFWriter(path, "qwen3" if model.arch.qk_norm else "llama")
     _describe(writer, model.arch, gguf.LlamaFileType[whole])

@@ -1,0 +1,1 @@
+"""Models timed in engines that people run them with on devices."""
