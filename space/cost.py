@@ -3,6 +3,7 @@
 The counts equal the built model's and `transformers`' own (`tests/space/test_cost.py`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple

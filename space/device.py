@@ -71,7 +71,8 @@ PRECISIONS = {
     "8da4w": Precision(4 / 8 + 4 / 32, 1, 4, ties=False),  # 4 bits, a float32 scale for 32 weights
 }
 """`q8_0` and `q4_0` are llama.cpp's, which `int8` and `int4` count as, whatever the engine: all
-weights in blocks of 32 with one scale. `8da4w` is ExecuTorch's: activations of 8 bits, weights of 4 in groups of 32, embeddings of 8."""
+weights in blocks of 32 with one scale. `8da4w` is ExecuTorch's: activations of 8 bits, weights of 4
+in groups of 32, embeddings of 8."""
 
 
 def precision_of(name: str) -> Precision:

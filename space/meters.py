@@ -312,17 +312,23 @@ class Counts:
         matrix = form.ffn_matrices * width * shape.intermediate_size
         output = arch.vocab_size * width
         cache = 2 * kv * head_dim * self.cached
+        each = form.attention(*shape[:4]) + attention.weights
         inside = 2 * width + stack.weights + self.norms * width + self.ffn * matrix
-        inside += self.attention * (form.attention(*shape[:4]) + attention.weights)
-        inside += self.ffn_halves * ffn.weights
+        inside += self.attention * each + self.ffn_halves * ffn.weights
+        executed = 2 * width + stack.weights + self.executed * matrix
+        executed += arch.num_layers * (2 * width + each + ffn.weights)
         stored = CountedWeights(form, size.weight, size.embedding, _twice(arch, size))
         rest, slope = stored.line(width, (query, kv, head_dim))
+        blocks, more = CountedWeights(form, 1, 0).line(width, (query, kv, head_dim))
+        copies = executed - width - (blocks + more * shape.intermediate_size)
         projections = 2 * width * head_dim * (query + kv) + attention.matrices + ffn.matrices
         products = arch.num_layers * projections + stack.matrices + self.executed * matrix
         scores = 2 * query * head_dim * self.seen
         return Moved(
             moved_mb=(inside * size.weight + output * size.embedding + cache * size.cache) / MB,
             stored_mb=(rest + slope * shape.intermediate_size) / MB,
+            repeated_mb=(executed - inside) * size.weight / MB,
+            copies_mb=copies * size.weight / MB,
             cache_mb=cache * size.cache / MB,
             gflops=(2 * self.length * products + scores + 2 * output) / 1e9,
             layers=arch.num_layers,

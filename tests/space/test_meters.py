@@ -42,6 +42,8 @@ def test_the_closed_form_counts_what_the_device_model_does(
     moved = Moved.of(arch, precision, length, length)
     for name in ("moved_mb", "stored_mb", "cache_mb", "layers", "constant"):
         assert getattr(counted, name) == pytest.approx(getattr(moved, name), rel=1e-12), name
+    for name in ("repeated_mb", "copies_mb"):  # differences, which may be nothing
+        assert getattr(counted, name) == pytest.approx(getattr(moved, name), abs=1e-9), name
     floored = length / 1e9  # the cost's FLOPs per token are whole
     assert counted.gflops == pytest.approx(moved.gflops, abs=floored)
 
