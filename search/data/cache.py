@@ -6,6 +6,7 @@ under a key of content and settings.
 """
 
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -21,7 +22,7 @@ from search.data.build import FORMAT, Progress, pack
 from search.data.config import DataConfig
 from search.data.corpora import CORPORA, Corpus
 from search.data.hashes import FileHashes, digest_of, seal
-from search.data.packed import Data
+from search.data.packed import Array, Data
 from search.data.tokenizer import tokenizer_file
 from space.files import write_atomically
 
@@ -72,11 +73,21 @@ def open_data(folder: str | Path) -> Data:
         vocab_size=manifest["vocab_size"],
         end_token=manifest["end_token"],
         bytes_per_token=manifest["bytes_per_token"],
-        train=np.memmap(folder / "train.bin", dtype=manifest["dtype"], mode="r"),
-        validation=np.memmap(folder / "validation.bin", dtype=manifest["dtype"], mode="r"),
+        train=mapped(folder / "train.bin", manifest["dtype"]),
+        validation=mapped(folder / "validation.bin", manifest["dtype"]),
         token_bytes=np.load(folder / "token_bytes.npy") if known else None,
         tokenizer=folder / "tokenizer.json" if known else None,
     )
+
+
+def mapped(path: Path, dtype: str) -> Array:
+    """The tokens of a file, of which no more is read than is asked for: windows lie anywhere in it,
+    and what the system reads ahead of each would be thrown away."""
+    with open(path, "rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_RANDOM"):
+        content.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(content, dtype)
 
 
 def find_data(cache: str | Path, fingerprint: str) -> Path | None:

@@ -54,29 +54,81 @@ class Data:
         }
 
 
-def batch(data: Data, seed: int, step: int, batch_size: int, seq_len: int) -> tuple[Tokens, Tokens]:
+def batch(
+    data: Data,
+    seed: int,
+    step: int,
+    batch_size: int,
+    seq_len: int,
+    rows: slice = slice(None),
+) -> tuple[Tokens, Tokens]:
     """(inputs, targets) of one step, (batch_size, seq_len) each: a pure function of its arguments.
+    With `rows` these of them alone are read.
 
     Windows of seq_len + 1 tokens lie seq_len apart, so that every token is a target once an epoch;
     each epoch has its own order.
     """
     n_windows = _n_windows(data.train, seq_len)
-    position = np.arange(step * batch_size, (step + 1) * batch_size)
+    position = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
     windows = [
-        _cached_order(n_windows, seed, epoch)[place]
+        window_at(n_windows, seed, epoch, place)
         for epoch, place in zip(*(a.tolist() for a in divmod(position, n_windows)), strict=True)
     ]
     return _cut(data.train, np.array(windows), seq_len)
 
 
+def window_at(n_windows: int, seed: int, epoch: int, place: int) -> int:
+    """The window at a place of an epoch's order."""
+    if n_windows <= MOST_SORTED:
+        return int(_cached_order(n_windows, seed, epoch)[place])
+    return walked(n_windows, _round_keys(seed, epoch), place)
+
+
+MOST_SORTED = 2**24
+"""So many windows are put in order by sorting, in 128 MB. Of more each place is worked out."""
+
+
 def window_order(n_windows: int, seed: int, epoch: int) -> Tokens:
     """A permutation of the windows. Philox's raw stream, unlike numpy's shuffles, never changes
     between versions."""
-    keys = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(n_windows)
-    return np.argsort(keys, kind="stable")
+    return np.argsort(_raw(seed, epoch, n_windows), kind="stable")
+
+
+def walked(n: int, keys: tuple[int, ...], place: int) -> int:
+    """Where a keyed permutation of range(n) takes a place, without the others.
+
+    A Feistel network permutes the numbers of an even count of bits, up to four times n; it is
+    walked until it comes back below n (Black and Rogaway, Ciphers with Arbitrary Finite Domains,
+    2002).
+    """
+    half = ((n - 1).bit_length() + 1) // 2
+    mask = (1 << half) - 1
+    while True:
+        left, right = place >> half, place & mask
+        for key in keys:
+            left, right = right, left ^ (_mix(right ^ key) & mask)
+        place = left << half | right
+        if place < n:
+            return place
+
+
+def _mix(x: int) -> int:
+    """64 bits from 64 bits: the finaliser of SplitMix64."""
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+    return x ^ x >> 31
+
+
+def _raw(seed: int, epoch: int, n: int) -> Array:
+    return np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(n)
 
 
 _cached_order = lru_cache(maxsize=4)(window_order)
+
+
+@lru_cache(maxsize=4)
+def _round_keys(seed: int, epoch: int) -> tuple[int, ...]:
+    return tuple(_raw(seed, epoch, 8).tolist())
 
 
 def validation_windows(data: Data, seq_len: int, n_tokens: int) -> tuple[Tokens, Tokens]:

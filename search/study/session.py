@@ -44,6 +44,7 @@ from search.study.storage import (
 )
 from search.train.placement import (
     Placement,
+    leave_group,
     require_engine,
     settle,
     settle_precision,
@@ -290,6 +291,7 @@ def lay_groundwork(config: StudyConfig, verb: str, naming: str) -> Groundwork:
     Raises:
         ValueError: something in the configuration, or another start that works there.
     """
+    leave_group()
     executor = config.executor.make()
     require_answers(config.evaluate)
     lock = hold_study(config.folder, verb, naming)

@@ -45,6 +45,8 @@ Listener = Callable[[Reading], None]
 Event = TypeVar("Event")
 Tokens = np.ndarray[Any, np.dtype[np.int64]]
 
+CHECKPOINT_S, CHECKPOINT_SHARE = 20.0, 0.01
+"""Seconds between checkpoints, or more where writing one would take over this share of them."""
 CURVE_POINTS = 200
 """Training lines of `metrics.jsonl`, whatever the length of the run."""
 
@@ -180,6 +182,8 @@ class Training:
         """The next step's batch, where it was fetched ahead of time."""
         self.waits = self.placement.device == "cuda"
         """Whether reading a number of the step just taken would leave the device without work."""
+        self.write_s = 0.0
+        """What the last checkpoint took."""
         self.unread: Taken | None = None
         self.loss = self.norm = math.nan
         """Of the last step that was read."""
@@ -242,7 +246,7 @@ class Training:
                 self._return_to_trunk(metrics)
                 self._call(self.listener, Reading.from_dict(state.readings[-1]), metrics)
             self._call(self.progress, self._standing(loss), metrics)
-            if time.monotonic() - checkpointed > self.placement.checkpoint_s:
+            if time.monotonic() - checkpointed > self.interval_s:
                 self._checkpoint(metrics)
                 checkpointed = time.monotonic()
 
@@ -287,6 +291,12 @@ class Training:
         account = "branch_s" if self.in_branch else account
         setattr(self.state, account, getattr(self.state, account) + seconds)
         return seconds
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between checkpoints."""
+        given = self.placement.checkpoint_s
+        return max(CHECKPOINT_S, self.write_s / CHECKPOINT_SHARE) if given is None else given
 
     @cached_property
     def log_every(self) -> int:
@@ -357,9 +367,9 @@ class Training:
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         """This rank's inputs and targets of a step, on their way to the device."""
         recipe = self.recipe
-        ids = batch(self.data, self.run.seed, step, recipe.batch_size, recipe.seq_len)
         rows = _share(recipe.batch_size)
-        return self._put(ids[0][rows]), self._put(ids[1][rows])
+        x, y = batch(self.data, self.run.seed, step, recipe.batch_size, recipe.seq_len, rows)
+        return self._put(x), self._put(y)
 
     def _put(self, ids: Tokens) -> Tensor:
         here = torch.from_numpy(ids)
@@ -431,7 +441,9 @@ class Training:
             "state": asdict(self.state),
             "placement": asdict(self.placement),
         }
+        started = time.perf_counter()
         checkpoint.write(self.folder, saved, branch=self.in_branch)
+        self.write_s = time.perf_counter() - started
 
     def _restore(self, saved: dict[str, Any]) -> None:
         """Take weights and optimiser from a checkpoint."""

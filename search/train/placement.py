@@ -37,8 +37,9 @@ class Placement:
     on a CPU with g++."""
     compile: str = "auto"
     """Whether `autograd` compiles the layers: `yes`, `no`, or `auto`: on a GPU."""
-    checkpoint_s: float = 20.0
-    """Seconds between checkpoints: the most that a kill can lose."""
+    checkpoint_s: float | None = None
+    """Seconds between checkpoints: the most that a kill can lose. Default: 20, or more where
+    writing one takes over a hundredth of that, as large models' do."""
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -226,6 +227,35 @@ def autocast(placement: Placement, precision: str) -> AbstractContextManager[Non
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(placement.device, dtype=torch.bfloat16)
+
+
+OF_A_GROUP = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+"""Variables that say which process of a run this is. Kubeflow sets some of them in every pod."""
+
+
+def leave_group() -> None:
+    """Take them away from this process and those that it starts: each of its workers trains runs
+    alone, and would wait for others.
+
+    Raises:
+        ValueError: `torchrun` started this process, and others that would do the same.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ValueError(
+            f"a study must be started once, but torchrun starts it {world()} times; start it "
+            "without, it has workers of its own (python -m search.run trains one run on several "
+            "GPUs)"
+        )
+    for name in OF_A_GROUP:
+        os.environ.pop(name, None)
 
 
 def rank() -> int:

@@ -18,16 +18,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy
 import yaml
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from search.data.cache import open_data, prepare
+from search.data import packed
+from search.data.cache import mapped, open_data, prepare
 from search.data.config import DataConfig
 from search.data.corpora import embedded as corpus
-from search.data.packed import Data, batch, require_tokens, validation_windows, window_order
+from search.data.packed import (
+    MOST_SORTED,
+    Data,
+    batch,
+    require_tokens,
+    validation_windows,
+    window_at,
+    window_order,
+)
 from search.data.readers import cut
 from search.data.tokenizer import BYTES, token_bytes, train_tokenizer
 
@@ -322,6 +332,79 @@ def test_the_order_of_windows_is_pinned() -> None:
     assert window_order(10, 0, 0).tolist() == [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]
     assert window_order(10, 0, 1).tolist() != window_order(10, 0, 0).tolist()
     assert window_order(10, 1, 0).tolist() != window_order(10, 0, 0).tolist()
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**63), st.integers(0, 1000))
+def test_an_order_that_is_walked_visits_every_window_once(n: int, seed: int, epoch: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed, "MOST_SORTED", 0)
+        order = [window_at(n, seed, epoch, place) for place in range(n)]
+        assert sorted(order) == list(range(n))
+        if n > 100:
+            assert order != [window_at(n, seed, epoch + 1, place) for place in range(n)]
+
+
+def test_an_order_that_is_walked_looks_like_chance() -> None:
+    """Of 10,000 places, neighbours lie as far apart as chance has them, no tenth of the windows
+    comes early, and few stay where they were."""
+    n = MOST_SORTED * 10
+    order = np.array([window_at(n, 3, 1, place) for place in range(10_000)])
+    assert np.abs(np.diff(order)).mean() == pytest.approx(n / 3, rel=0.03)
+    counts = np.bincount(order * 10 // n, minlength=10)
+    assert scipy.stats.chisquare(counts).pvalue > 1e-4
+    assert (order == np.arange(10_000)).sum() < 3
+
+
+def test_the_order_that_is_walked_is_pinned() -> None:
+    assert [window_at(MOST_SORTED + 1, 0, 0, place) for place in range(3)] == [
+        11246713,
+        15801528,
+        14833625,
+    ]
+
+
+@given(st.integers(1, 9), st.integers(1, 4))
+def test_each_process_reads_its_own_rows(step: int, world: int) -> None:
+    data = of_tokens(1000)
+    x, y = batch(data, 3, step, 8, 5)
+    for rank in range(world):
+        rows = slice(8 * rank // world, 8 * (rank + 1) // world)
+        own_x, own_y = batch(data, 3, step, 8, 5, rows)
+        assert (own_x.tolist(), own_y.tolist()) == (x[rows].tolist(), y[rows].tolist())
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").is_file(), reason="counts what Linux reads")
+def test_windows_are_read_without_their_surroundings(tmp_path: Path) -> None:
+    windows = np.arange(100)[:, None] * 2**18 + np.arange(2000)
+    ahead = np.memmap(cold(tmp_path / "a"), dtype="uint16", mode="r")
+    plain = bytes_read(lambda: ahead[windows])
+    tokens = mapped(cold(tmp_path / "b"), "uint16")
+    own = bytes_read(lambda: tokens[windows])
+    if plain == 0:
+        pytest.skip("this file system keeps the file in memory")
+    assert own <= 100 * 3 * 4096 < plain
+
+
+def cold(path: Path) -> Path:
+    """A file of 64 MiB of which nothing is in memory."""
+    path.write_bytes(bytes(2**26))
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(handle)
+    return path
+
+
+def bytes_read(act: Callable[[], object]) -> int:
+    """What the disk gives while `act` runs."""
+
+    def count() -> int:
+        lines = Path("/proc/self/io").read_text().splitlines()
+        return int(dict(line.split(": ") for line in lines)["read_bytes"])
+
+    before = count()
+    act()
+    return count() - before
 
 
 def of_tokens(n_train: int, n_validation: int = 100) -> Data:

@@ -416,3 +416,24 @@ def test_the_last_words_of_a_worker_are_its_own(tmp_path: Path) -> None:
     process.wait()
     child = workers.Child(process, log, log.stat().st_size)
     assert child.last_words() == "its worker ended with exit code 3"
+
+
+@pytest.mark.slow
+def test_ranks_of_the_surroundings_reach_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubeflow sets them in every pod; a worker with them would wait for others."""
+    for name, value in {"RANK": "3", "WORLD_SIZE": "8", "MASTER_ADDR": "nowhere"}.items():
+        monkeypatch.setenv(name, value)
+    done = run(tmp_path, "n_trials=1", "replicates.seeds=1")
+    assert done.returncode == 0, done.stderr
+    assert [record["status"] for record in records(tmp_path).values()] == ["finished"]
+
+
+def test_a_study_under_torchrun_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = run(tmp_path)
+    assert done.returncode == 2
+    assert "torchrun starts it 2 times" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
