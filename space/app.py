@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from space.cli import describe, fail, one_line_errors, reader_may_leave
 from space.compat import child_nodes, hide_group, hydra_flags, names_of
 from space.doors import Door
+from space.experiments import require_own_experiment
 
 CONF = str(Path(__file__).parent.parent / "conf")
 PRINT_STYLE = str(Path(CONF) / "print.mplstyle")
@@ -66,7 +67,9 @@ def verb(
             try:
                 with one_line_errors():
                     _require_one_start(sys.argv[1:])
-                    _require_known_flags(sys.argv[1:])
+                    own = _require_known_flags(sys.argv[1:])
+                    folders = [Path(CONF), *([Path(own)] if own else [])]
+                    require_own_experiment(sys.argv[1:], schema, _module_of(main), folders)
                     sys.argv[1:] = in_full(sys.argv[1:], schema)
                     sys.argv[1:] = by_name(sys.argv[1:], doors_of(schema))
                     sys.argv[1:1] = usual(sys.argv[1:])
@@ -178,18 +181,26 @@ def _require_one_start(given: Sequence[str]) -> None:
         )
 
 
-def _require_known_flags(given: Sequence[str]) -> None:
-    """Hydra's parser alone answers with its whole usage."""
+def _module_of(main: Callable[..., Any]) -> str:
+    """As in `python -m search`, where the module is then called `__main__`."""
+    spec = getattr(sys.modules[main.__module__], "__spec__", None)
+    return (spec.name if spec else main.__module__).removesuffix(".__main__")
+
+
+def _require_known_flags(given: Sequence[str]) -> str | None:
+    """The folder of `--config-dir`. Hydra's parser alone answers with its whole usage."""
     parser = hydra_flags()
     parser.error = lambda message: fail(  # type: ignore[method-assign]
         f"flags must be Hydra's, but {message}; --hydra-help lists them"
     )
-    _, unknown = parser.parse_known_args(given)
+    known, unknown = parser.parse_known_args(given)
     if unknown:
         raise ValueError(
             "flags must be Hydra's and stand before or after all options, but got "
             f"{' '.join(unknown)}; --hydra-help lists them"
         )
+    folder: str | None = known.config_dir
+    return folder
 
 
 def _thaw(node: DictConfig) -> DictConfig:

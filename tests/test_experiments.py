@@ -1,6 +1,7 @@
 """Every file of `conf/experiment/` is a start that works: it composes, says what its command says,
 and its space or table lies on its budget. Nothing is trained."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -135,3 +136,35 @@ def test_what_an_experiment_does_not_go_with_is_refused_with_one_line(
     assert made.stderr.startswith("error: ")
     assert made.stderr.count("\n") == 1
     assert named in made.stderr
+
+
+@pytest.mark.parametrize(
+    ("started", "name", "own"),
+    [
+        ("search", "lr_transfer_1m", "ablations"),
+        ("ablations", "depth_mha_1m", "search"),
+        ("search.run", "depth_mha_1m", "search"),
+    ],
+)
+def test_an_experiment_of_another_command_is_refused_with_its_command(
+    tmp_path: Path, started: str, name: str, own: str
+) -> None:
+    done = start(tmp_path, started, f"experiment={name}")
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.strip().splitlines()
+    assert f"experiment={name} must be one of python -m {started}, but sets " in line
+    assert line.endswith(f"start python -m {own} experiment={name}")
+
+
+def test_an_experiment_of_ones_own_is_looked_at_too(tmp_path: Path) -> None:
+    (tmp_path / "my" / "experiment").mkdir(parents=True)
+    (tmp_path / "my" / "experiment" / "mine.yaml").write_text("# @package _global_\ntable: heads\n")
+    done = start(tmp_path, "search", "--config-dir", "my", "experiment=mine")
+    [line] = done.stderr.strip().splitlines()
+    assert "must be one of python -m search, but sets table, which is no option of that" in line
+
+
+def start(folder: Path, module: str, *options: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", module, *options]
+    env = {**os.environ, "PYTHONPATH": str(Path(CONF).parent)}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
