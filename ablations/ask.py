@@ -5,7 +5,7 @@ from typing import Any
 
 from ablations.config import AblationConfig
 from ablations.files import TableFile
-from ablations.questions import QUESTIONS, Asked, standalone
+from ablations.questions import QUESTIONS, Asked, standalone, table_stem
 from ablations.table import Table
 from ablations.timing import Timing
 from search.objectives import LOSSES, Targets
@@ -24,7 +24,7 @@ def ask(
     name, options = str(config.table), options_of(config, timing)
     if (question := standalone(name)) is not None:
         given = Asked(
-            question=name, name=Path(name).stem, recipe=recipe, vocab_size=vocab_size, **options
+            question=name, name=table_stem(name), recipe=recipe, vocab_size=vocab_size, **options
         )
         return question.table(given)
     table = TableFile.read(name).table(config.scale, recipe, vocab_size, **options)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablations.questions import PAPER, PROXY, standalone
+from ablations.questions import PAPER, PROXY, standalone, table_stem
 from ablations.stats.bracket import LrSearch
 from ablations.stats.sequential import AUTO
 from search.config import StudyConfig, require_at_least
@@ -68,7 +68,7 @@ class AblationConfig(StudyConfig):
     @property
     def table_name(self) -> str:
         """The table's folder under `outputs/tables`."""
-        name = Path(str(self.table)).stem
+        name = table_stem(str(self.table))
         if self.called is None and self.study is not None and standalone(str(self.table)):
             return f"{name}_{self.study}{self._measured}"
         return self.called or self.study or name + self._measured

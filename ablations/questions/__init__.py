@@ -150,10 +150,18 @@ QUESTIONS: Door[Question] = Door("question", "ablations.questions", Question)  #
 
 def standalone(name: str) -> Question | None:
     """The question that `table=name` names itself; None where that names a table of a file."""
-    if name not in QUESTIONS.names() and not name.endswith(".py"):
+    module = "." in name and Path(name).suffix not in (".yaml", ".yml") and QUESTIONS.knows(name)
+    if not module and not name.endswith(".py") and name not in QUESTIONS.names():
         return None
     found = QUESTIONS.load(name)
     return found if found.standalone else None
+
+
+def table_stem(name: str) -> str:
+    """What `table=name` is called, in names of folders: the stem of a file; of a module all of its
+    name."""
+    path = Path(name)
+    return path.stem if path.suffix in (".yaml", ".yml", ".py") else name.replace(".", "_")
 
 
 def standalone_names() -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import pandas as pd
 
-from ablations.questions import standalone
+from ablations.questions import standalone, table_stem
 from ablations.stats.bracket import CARRIED, EDGE, is_carried
 from ablations.stats.effects import compare
 from ablations.stats.sequential import verdicts
@@ -126,7 +126,7 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
     """
     tables = Path(outputs) / "tables"
     if (question := standalone(name)) is not None and not question.trains:
-        folder = tables / Path(name).stem
+        folder = tables / table_stem(name)
         return Report(folder, folder.name, "", "", (), pd.DataFrame(), question=name)
     path = tables / name / "study.json"
     if not path.is_file():

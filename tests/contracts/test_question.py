@@ -377,12 +377,20 @@ QUESTION = Count()
 
 
 @pytest.mark.slow
-def test_a_question_of_ones_own_may_need_neither_file_nor_training(tmp_path: Path) -> None:
-    (tmp_path / "count.py").write_text(UNTRAINED)
-    made = make(tmp_path, "table=count.py", "models=[a,b]")
+@pytest.mark.parametrize(
+    ("name", "file", "folder"),
+    [("count.py", "count.py", "count"), ("lab.count", "lab/count.py", "lab_count")],
+)
+def test_a_question_of_ones_own_may_need_neither_file_nor_training(
+    tmp_path: Path, name: str, file: str, folder: str
+) -> None:
+    """It is a file, or a module of the Python path."""
+    (tmp_path / "lab").mkdir()
+    (tmp_path / file).write_text(UNTRAINED)
+    made = make(tmp_path, f"table={name}", "models=[a,b]")
     assert made.returncode == 0, made.stderr
     assert made.stdout.endswith("counted\n")
-    assert (tmp_path / "outputs" / "tables" / "count" / "number.md").read_bytes() == b"models: 2"
+    assert (tmp_path / "outputs" / "tables" / folder / "number.md").read_bytes() == b"models: 2"
     assert not (tmp_path / "runs").exists()
 
 
