@@ -13,6 +13,7 @@ module, or by the path of a file.
 import hashlib
 import importlib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -104,17 +105,20 @@ class Door(Generic[T]):
     def pinned(self, name: str) -> str:
         """The name as what is kept has it: that of one of the project's own; of another
         `name@digest`, by which it is known where the file is not, and not loaded once it has
-        changed.
+        changed. `./mine.py` is `mine.py`.
 
         Raises:
             ValueError: as `load` does; not for a name that is pinned already.
         """
-        if name in self._own() or (isinstance(name, str) and _unpinned(name)[1]):
+        if name in self._own():
             return name
-        self.load(name)
-        module = self._find(name)
-        assert module is not None, "it was loaded"
-        return f"{name}@{_digest(module)}"
+        if not isinstance(name, str) or not (digest := _unpinned(name)[1]):
+            self.load(name)
+            module = self._find(name)
+            assert module is not None, "it was loaded"
+            digest = _digest(module)
+        bare = _unpinned(name)[0]
+        return f"{os.path.normpath(bare) if bare.endswith('.py') else bare}@{digest}"
 
     def identity(self, name: str) -> str:
         """What run keys hold: the name of one of the project's own; of another its module's name
@@ -178,6 +182,17 @@ def label(name: str) -> str:
 def bare(name: str) -> str:
     """An implementation's name as it was given, without the digest that it may be pinned to."""
     return _unpinned(name)[0]
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two values are equal, or names that are pinned to one source, in whichever folder its
+    file is."""
+    if not isinstance(one, str) or not isinstance(other, str):
+        return bool(one == other)
+    (name, digest), (other_name, other_digest) = _unpinned(one), _unpinned(other)
+    return one == other or (
+        digest is not None and digest == other_digest and Path(name).name == Path(other_name).name
+    )
 
 
 @contextmanager

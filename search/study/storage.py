@@ -26,6 +26,7 @@ from search.study.job import Job
 from search.study.locks import HOST, run_lock
 from search.study.plan import Attempt
 from space.compat import reopened, without_experimental_warnings
+from space.doors import alike
 
 HEARTBEAT_S, GRACE_S = 20, 120
 """A trial silent for so long is lost: that is how other machines' deaths are noticed. This
@@ -127,7 +128,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "")
         old, new = before.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from differences(old, new, f"{at}{name}.")
-        elif old != new:
+        elif not alike(old, new):
             yield f"{at}{name} was {_short(old)}, is {_short(new)}"
 
 

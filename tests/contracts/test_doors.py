@@ -11,7 +11,7 @@ import pytest
 
 import space.doors
 from space.app import by_name, doors_of
-from space.doors import Door, label, members
+from space.doors import Door, alike, label, members
 
 FILE = """
 class Shelf:
@@ -68,6 +68,32 @@ def test_a_file_is_loaded_and_known_by_its_content(door: Door[Furniture], tmp_pa
     first = door.identity("yours.py")
     (tmp_path / "yours.py").write_text(FILE.format(limit=8))
     assert door.identity("yours.py") != first
+
+
+@pytest.mark.parametrize("name", ["./mine.py", "sub/../mine.py", ".//mine.py"])
+def test_a_file_has_one_name_however_its_path_is_spelt(
+    door: Door[Furniture], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "mine.py").write_text(FILE.format(limit=5))
+    assert door.pinned(name) == door.pinned("mine.py")
+    assert door.pinned(door.pinned(name)) == door.pinned("mine.py")
+
+
+def test_names_of_one_source_are_alike_wherever_the_file_is(
+    door: Door[Furniture], tmp_path: Path
+) -> None:
+    (tmp_path / "sub").mkdir()
+    for place, limit in (("mine.py", 5), ("sub/mine.py", 5), ("yours.py", 5), ("sub/yours.py", 6)):
+        (tmp_path / place).write_text(FILE.format(limit=limit))
+    here = door.pinned("mine.py")
+    assert alike(here, door.pinned(str(tmp_path / "mine.py")))
+    assert alike(here, door.pinned("sub/mine.py"))
+    assert not alike(here, door.pinned("yours.py")), "another name"
+    assert not alike(door.pinned("yours.py"), door.pinned("sub/yours.py")), "another content"
+    assert not alike("mine.py", "./mine.py"), "not pinned"
+    assert alike(3, 3)
+    assert not alike(3, "3")
 
 
 def test_a_module_is_loaded_by_its_dotted_name(door: Door[Furniture], tmp_path: Path) -> None:

@@ -46,6 +46,20 @@ def statuses(search: Session) -> list[str | None]:
     return [attempt.status for attempt in read_attempts(search.study)]
 
 
+@pytest.mark.parametrize("spelt", ["./mine.py", "ABSOLUTE"])
+def test_a_study_goes_on_with_a_file_whose_path_is_spelt_otherwise(here: Path, spelt: str) -> None:
+    (here / "mine.py").write_text("from search.train.optimizers.adamw import OPTIMIZER\n")
+    given = ("n_trials=2", "replicates.seeds=1")
+    open_search(here, "recipe.optimizer=mine.py", *given).lock.release()
+    name = spelt.replace("ABSOLUTE", str(here / "mine.py"))
+    again = open_search(here, f"recipe.optimizer='{name}'", *given)
+    assert events_of(again)[-1]["event"] == "done"
+    again.lock.release()
+    (here / "mine.py").write_text("from search.train.optimizers.adamw import OPTIMIZER  # new\n")
+    with pytest.raises(ValueError, match=r"recipe\.optimizer was mine\.py@.*, is mine\.py@"):
+        open_search(here, "recipe.optimizer=./mine.py", *given)
+
+
 @pytest.mark.parametrize(
     ("option", "source"),
     [
