@@ -42,9 +42,9 @@ def describe_table(name: str, config: AblationConfig) -> str:
         table = file.table(
             config.scale, recipe, config.data.vocab_size, **options_of(config, timing)
         )
+        work = TableWork(table=table, data_fingerprint="").after([], 0)
     except ValueError as error:
         return f"{name}: {file.caption}\n  {error}"
-    work = TableWork(table=table, data_fingerprint="").after([], 0)
     placement = settle(share_cores(config.placement, config.workers), work.typical)
     whole = estimate(work, 0, config.workers, placement, Path(config.runs), 0)
     lines = [f"{name}: {table.caption}"]
