@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -75,11 +75,32 @@ class RopeScaling:
             raise ValueError(f"rope_scaling must have {names}, but got {values!r}") from None
 
 
+A = TypeVar("A")
+
+
+def _with_fields_of_parts(kind: type[A]) -> type[A]:
+    """Decorator: keywords that are no fields of its own are those of its parts."""
+    init, own = kind.__init__, kind.__dataclass_fields__  # type: ignore[attr-defined]
+
+    @wraps(init)
+    def take_all(self: A, **values: Any) -> None:
+        parts = values.get("parts") or ()
+        further = {name: values.pop(name) for name in [*values] if name not in own}
+        if further or not all(isinstance(part, Setting) for part in parts):
+            values["parts"] = settings(further, parts)
+        init(self, **values)
+
+    kind.__init__ = take_all  # type: ignore[method-assign, assignment]
+    return kind
+
+
+@_with_fields_of_parts
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """One decoder-only architecture. Names and meanings follow Hugging Face `LlamaConfig`.
 
-    After construction every field is filled in: what was left `None` is derived.
+    After construction every field is filled in: what was left `None` is derived. Fields of parts
+    (`space.parts`) are keywords too: `Architecture(…, sliding_window=32)`.
 
     Raises:
         ValueError: fields that contradict each other or are out of range.
@@ -124,8 +145,8 @@ class Architecture:
     layer_map: LayerMap | None = None
     """(attention block, FFN block) of each layer; a plain list of blocks is understood too."""
     parts: tuple[Setting, ...] = ()
-    """What it has besides: `from_dict` understands the fields of parts beside its own, and names
-    of parts from outside the project in a list."""
+    """What it has besides. Names of parts from outside the project in a list are understood
+    too."""
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -266,12 +287,8 @@ class Architecture:
         Raises:
             ValueError: an unknown or a missing field, or values that contradict each other.
         """
-        own = {k: v for k, v in values.items() if k in FIELDS}
-        if len(own) < len(values) or own.get("parts"):
-            further = {k: v for k, v in values.items() if k not in own}
-            own["parts"] = settings(further, own.get("parts") or ())
         try:
-            return cls(**own)
+            return cls(**values)
         except TypeError as error:
             raise ValueError(f"an architecture is incomplete: {error}") from None
 

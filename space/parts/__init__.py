@@ -171,16 +171,18 @@ class Setting:
 
 
 def settings(
-    values: Mapping[str, Any], named: Iterable[str] | Mapping[str, str] = ()
+    values: Mapping[str, Any], named: Iterable[str | Setting] | Mapping[str, str] = ()
 ) -> tuple[Setting, ...]:
     """The parts whose fields these values are; those that are at their default are left out.
 
-    `named` are parts from outside: their names, or the identity of each, which must still hold.
+    `named` are parts from outside: their names, or the identity of each, which must still hold; or
+    settings, whose values are kept where no others are given.
 
     Raises:
         ValueError: a field of no part, a value that its part refuses, or a part that is not there
             or has changed.
     """
+    values, named = _with_earlier(values, named)
     names = _names(named)
     owners = _owners(_identified(names))
     chosen: dict[str, dict[str, Value]] = {}
@@ -199,6 +201,16 @@ def settings(
         if isinstance(named, Mapping) and setting.name in named:
             _require_same(setting.name, named[setting.name], setting.identity)
     return tuple(found)
+
+
+def _with_earlier(values: Mapping[str, Any], named: Any) -> tuple[Mapping[str, Any], Any]:
+    """Values with those of settings among `named`, and the latter with the names of these."""
+    earlier = [part for part in named if isinstance(part, Setting)]
+    if not earlier:
+        return values, named
+    kept = {name: value for setting in earlier for name, value in setting.values}
+    names = {setting.name: setting.identity for setting in earlier if setting.outside}
+    return {**kept, **values}, names
 
 
 def _names(named: Any) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Parts of architectures: what they say of FFN widths, and how they are found and refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,30 @@ def test_what_transformers_lacks_is_refused_by_its_field(
     with pytest.raises(ValueError, match=f"but none has {next(iter(fields))}="):
         export(Decoder(tiny(**fields)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_fields_of_parts_are_keywords_beside_those_of_the_architecture() -> None:
+    given: dict[str, Any] = {"sliding_window": 16, "ffn_scaling": "0.5..1.5"}
+    made = Architecture(**TINY, **given)
+    assert made == Architecture.from_dict({**TINY, **given})
+    assert made == Architecture.from_dict(made.to_dict())
+    assert replace(Architecture(**TINY, sliding_window=16), ffn_scaling="0.5..1.5") == made
+    assert replace(made, hidden_size=64).parts == made.parts
+    assert replace(made, ffn_scaling="1..1") == Architecture(**TINY, sliding_window=16)
+    with pytest.raises(ValueError, match=r"must be among .*, but got 'hiden_size'"):
+        Architecture(**TINY, hiden_size=64)  # type: ignore[call-arg]
+
+
+def test_the_part_of_a_file_is_kept_where_other_fields_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from space.parts import Field, Part\n\n\n"
+        "class Mine(Part):\n"
+        "    fields = (Field('mine', 0, int, 'a number'),)\n"
+        "    examples = ({'mine': 1},)\n\n\n"
+        "PART = Mine()\n"
+    )
+    made = Architecture(**TINY, parts=[str(path)], mine=3, sliding_window=16)  # type: ignore
+    assert replace(made, sliding_window=8).value("mine") == 3
+    assert replace(made, mine=4).value("mine") == 4
+    assert replace(made, mine=0) == Architecture(**TINY, sliding_window=16)
