@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from reports.read.study import Study, read_study
-from reports.views import depth_print, laws, scores, trials, view_of
+from reports.views import depth_print, front, laws, scores, trials, view_of
 from reports.views.law_words import headline, hedges
 from reports.views.study import Findings, html
 from reports.weigh.answer import answer
+from reports.weigh.front import in_words
 from reports.weigh.law import read_law
 from reports.weigh.scores import of_study
 from reports.weigh.table import read_table
@@ -77,6 +78,8 @@ def main(config: ReportsConfig) -> None:
         for name, content in files.items():
             write_atomically(study.folder / name, content)
     print(" ".join(answer(study, found.evidence)))
+    if found.front is not None:
+        print(" ".join(in_words(found.front)))
     if found.confirmed is not None:
         print(found.confirmed.words)
     print(f"Trust in the proxy: {found.trust}")
@@ -121,6 +124,7 @@ def render(study: Study, found: Findings | None = None) -> dict[str, bytes]:
         **scores.files({"": of_study(study, evidence)}),
     }
     encoded = {name: text.encode() for name, text in texts.items()}
+    encoded |= front.files(study, found.front) if found.front else {}
     return encoded | depth_print.printed(study, evidence)
 
 

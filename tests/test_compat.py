@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import yaml
@@ -133,3 +134,9 @@ def test_nothing_is_imported_before_it_is_needed() -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == []
+
+
+def test_hypervolume_is_the_area_that_points_dominate() -> None:
+    """Two steps below (1, 1): a quarter and a rectangle beside it, by hand."""
+    points = np.array([[0.5, 0.5], [0.0, 0.8], [0.9, 0.9]])
+    assert compat.hypervolume(points, np.ones(2)) == pytest.approx(0.5 * 0.5 + 0.5 * 0.2)

@@ -66,22 +66,32 @@ class Study:
     @property
     def metric_title(self) -> str:
         """The metric in words, as headings and captions begin with it."""
-        return self.measures[self.metric]["title"]
+        return str(self.measures[self.metric]["title"])
 
     @property
     def unit(self) -> str:
         """As it stands after a value of the metric."""
-        return self.measures[self.metric]["unit"]
+        return str(self.measures[self.metric]["unit"])
 
     @property
     def lower_is_better(self) -> bool:
         """Of the metric."""
-        return self.measures[self.metric]["direction"] == "minimize"
+        return self._lower_is_better(self.metric)
 
     @cached_property
-    def measures(self) -> dict[str, dict[str, str]]:
-        """`name title unit direction` of all objectives and columns, by name."""
+    def measures(self) -> dict[str, dict[str, Any]]:
+        """`name title unit direction` of all objectives and columns, by name; `exact` of those of
+        which an architecture has one value."""
         return measures_of(self.facts)
+
+    @property
+    def objectives(self) -> dict[str, bool]:
+        """Each that the study optimises, the metric first, and whether lower is better."""
+        names = [str(each["name"]) for each in self.facts.get("objectives", ())] or [self.metric]
+        return {name: self._lower_is_better(name) for name in names}
+
+    def _lower_is_better(self, name: str) -> bool:
+        return bool(self.measures[name]["direction"] == "minimize")
 
     @property
     def constraints(self) -> list[str]:

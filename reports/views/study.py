@@ -11,10 +11,11 @@ from reports.show.figures import SERIES, Json, mixed
 from reports.show.html import in_script, marked, unbroken
 from reports.show.recipes import recipe_in_words
 from reports.show.tables import fill
-from reports.views import confirm, scores, trials, trust_quoted
+from reports.views import confirm, front, scores, trials, trust_quoted
 from reports.views.curves import curve_of, depth_colors, learning_curves
 from reports.views.depth_figure import depth_vs_width
 from reports.weigh.answer import Evidence, answer, budget_words, on_selection, weigh
+from reports.weigh.front import Front, front_of, in_words
 from reports.weigh.scores import of_study
 from search.record import Record
 from space.words import count, exact_duration, join
@@ -32,12 +33,16 @@ class Findings:
     evidence: Evidence
     confirmed: confirm.Confirmation | None
     trust: str
+    front: Front | None = None
+    """Of studies with several objectives."""
 
     @classmethod
     def of(cls, study: Study) -> Self:
         """The evidence of a study, and what tables of the same outputs say of it."""
         confirmed = confirm.confirmed(study.name, study.folder.parent, study.runs)
-        return cls(weigh(study), confirmed, trust_quoted.of_study(study))
+        evidence = weigh(study)
+        trust = trust_quoted.of_study(study)
+        return cls(evidence, confirmed, trust, front_of(study, evidence))
 
 
 def html(study: Study, found: Findings) -> str:
@@ -46,7 +51,8 @@ def html(study: Study, found: Findings) -> str:
 
     evidence = found.evidence
     first, *rest = answer(study, evidence)
-    drawn = page_figures(study, evidence)
+    drawn = page_figures(study, found)
+    front_columns, front_rows = front.rows(study, found.front) if found.front else ([], [])
     arm_columns, arm_rows = trials.arm_rows(evidence)
     trial_columns, trial_rows = trials.trial_rows(study)
     return fill(
@@ -64,6 +70,9 @@ def html(study: Study, found: Findings) -> str:
         shifted=drawn.get("depth", {}).get("layout", {}).get("showlegend"),
         depth_colors=depth_colors(study),
         width_axis="xaxis2" in drawn.get("depth", {}).get("layout", {}),
+        front_words=in_words(found.front) if found.front else [],
+        front_columns=front_columns,
+        front_rows=front_rows,
         arm_columns=arm_columns,
         arm_rows=arm_rows,
         trial_columns=trial_columns,
@@ -79,13 +88,15 @@ def html(study: Study, found: Findings) -> str:
     )
 
 
-def page_figures(study: Study, evidence: Evidence) -> dict[str, Json]:
+def page_figures(study: Study, found: Findings) -> dict[str, Json]:
     """The figures that have data, by the id of their place on the page."""
+    evidence = found.evidence
     drawn: dict[str, Json | None] = {
         "depth": depth_vs_width(study, evidence) if len(evidence.arms) else None,
         "train": learning_curves(study, "train_loss"),
         "validation": learning_curves(study, curve_of(study)),
     }
+    drawn |= front.drawn(study, found.front) if found.front else {}
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 

@@ -215,15 +215,16 @@ class Measure:
         """The number at one reading of a run in progress."""
         return self.of(Record(run=run, status=FINISHED, readings=(reading,)))
 
-    def facts(self) -> dict[str, str]:
-        """What `study.json` says of it."""
+    def facts(self) -> dict[str, Any]:
+        """What `study.json` says of it; `exact` where an architecture has one value of it."""
         objective = self.objective
-        return {
+        found = {
             "name": self.short,
             "title": objective.title,
             "unit": objective.unit,
             "direction": objective.direction,
         }
+        return found if objective.needs_training else found | {"exact": True}
 
 
 @dataclass(frozen=True)
@@ -425,7 +426,7 @@ def dominated(values: Sequence[float], others: Sequence[float], directions: Sequ
     return theirs != mine and all(a <= b for a, b in zip(theirs, mine, strict=True))
 
 
-def measures_of(content: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def measures_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Name, title, unit and direction of what a `study.json` has values of, by name."""
     found = [*content.get("objectives", ()), *content.get("columns", ())]
     if not found:
