@@ -4,7 +4,6 @@ Equal training time fixes numbers of tokens. Measured anew they would be others,
 runs; so they follow from one timing, kept in a file beside the table with its date and machine.
 """
 
-import json
 import platform
 import tempfile
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from search.recipe import Recipe
 from search.record import Run
 from space.arch import Architecture
 from space.cost import cost
-from space.files import write_atomically
+from space.seals import read_json, write_json
 
 if TYPE_CHECKING:
     from search.data.packed import Data
@@ -38,7 +37,7 @@ class Timing:
         self.content: dict[str, Any] = {}
         if path is not None and path.is_file():
             try:
-                self.content = dict(json.loads(path.read_text()))
+                self.content = dict(read_json(path))
             except ValueError as error:
                 raise ValueError(
                     f"{path} must be as it was written, but is not ({error}); delete it to "
@@ -110,7 +109,7 @@ class Timing:
             for key, run in self.missing.items()
         }
         self.content = {**self.content, "seconds_per_token": known, "runs": kept}
-        write_atomically(self.path, json.dumps(self.content, indent=1) + "\n")
+        write_json(self.path, self.content)
         self.missing = {}
 
     def words(self) -> str:

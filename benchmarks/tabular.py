@@ -23,6 +23,7 @@ from search.runs import read_record
 from search.study.exploration import Option, options_of
 from space.axes import Space
 from space.budget import Budget
+from space.seals import read_json
 
 TABLE = RESULTS / "tabular.csv.xz"
 SEEDS = 3
@@ -167,7 +168,7 @@ def gather(study: Path, runs: Path) -> Tabular:
         ValueError: no such study, or a record that is not there.
     """
     try:
-        content = json.loads((study / "study.json").read_text())
+        content = read_json(study / "study.json")
     except FileNotFoundError:
         raise ValueError(f"{study / 'study.json'} must be there, but is not; train first") from None
     records = [

@@ -1,18 +1,15 @@
 """The models of runs: their parts as `space.hf` takes them, and the data that they come from."""
 
-import json
 import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from search.data.cache import find_data
+from search.runs import WEIGHTS, read_asked
 from space.arch import Architecture
+from space.seals import Damaged, read_json, require_digest
 from space.stored import Stored
-
-WEIGHTS = "weights.safetensors"
 
 
 def stored(source: str | Path, runs: str | Path, cache: str | Path) -> Stored | None:
@@ -36,20 +33,40 @@ def stored_run(folder: Path, cache: str | Path) -> Stored:
     """The model of a run's folder.
 
     Raises:
-        ValueError: its weights were not kept.
+        ValueError: its weights were not kept, or a file is damaged.
     """
     if not (folder / WEIGHTS).is_file():
         raise ValueError(
             f"{folder} must hold {WEIGHTS}, but does not: the run has not ended, or its study "
             "kept the best run's alone; train it with keep=all"
         )
-    record = folder / "record.json"
+    record, asked = _record(folder), read_asked(folder)
+    if record is not None and record.get("key") != asked.get("key"):
+        raise ValueError(f"{folder} must hold one run, but its record and run.yaml name two")
+    try:
+        require_digest(folder / WEIGHTS, (record or {}).get("files", {}).get(WEIGHTS))
+    except Damaged as error:
+        raise ValueError(f"{error}; remove {folder} and train the run again") from None
     return Stored(
-        architecture=Architecture.from_dict(_asked_for(folder)["architecture"]),
+        architecture=Architecture.from_dict(asked["architecture"]),
         weights=folder / WEIGHTS,
         tokenizer=partial(run_tokenizer, folder, cache),
-        record=json.loads(record.read_text()) if record.is_file() else None,
+        record=record,
     )
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    path = folder / "record.json"
+    try:
+        values: dict[str, Any] = read_json(path)
+        return values
+    except FileNotFoundError:
+        return None
+    except Damaged as error:
+        raise ValueError(
+            f"{path} must hold a run's record, but {error}; the same command that trained the run "
+            "trains it again"
+        ) from None
 
 
 def run_tokenizer(folder: Path, cache: str | Path) -> Path:
@@ -72,15 +89,10 @@ def run_data(folder: Path, cache: str | Path) -> Path:
     Raises:
         ValueError: they are no longer there.
     """
-    wanted = _asked_for(folder)["data_fingerprint"]
+    wanted = read_asked(folder)["data_fingerprint"]
     if (found := find_data(cache, wanted)) is not None:
         return found
     raise ValueError(
         f"the data of {folder} (fingerprint {wanted}) must be in {os.fspath(cache)}, where its "
         "tokenizer is kept, but are not; set tokenizer=FILE, or cache=FOLDER"
     )
-
-
-def _asked_for(folder: Path) -> dict[str, Any]:
-    asked: dict[str, Any] = yaml.safe_load((folder / "run.yaml").read_text())
-    return asked

@@ -5,7 +5,6 @@ command refuses raises ValueError with the same words.
 """
 
 import base64
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from search.states import End
 from search.study.ending import conclude
 from space.app import configuration
 from space.arch import Architecture
+from space.seals import read_json
 
 
 def train_run(architecture: Architecture | str, *options: str) -> Record:
@@ -74,7 +74,7 @@ class StudyResult:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """`study.json`."""
-        facts: dict[str, Any] = json.loads((self.folder / "study.json").read_text())
+        facts: dict[str, Any] = read_json(self.folder / "study.json")
         return facts
 
     @cached_property

@@ -189,6 +189,15 @@ class Record:
     measured: tuple[Measured, ...] = ()
     """Of the engines that were asked for. They are measured of the architecture, and no part of the
     run's key."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the files beside it, by name, as they were when the run ended."""
+
+    @property
+    def result_id(self) -> str:
+        """Names what the run came to: the same for every copy of its record, whatever was scored
+        since. 16 hexadecimal digits."""
+        numbers = [[r.tokens, r.val_loss, r.val_bpb] for r in self.readings]
+        return _digest({"status": self.status, "readings": numbers})
 
     @property
     def cost(self) -> Cost:
@@ -214,6 +223,8 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in DESCRIBED_APART}
         own |= {"measured": [asdict(m) for m in self.measured]} if self.measured else {}
+        if not self.files:
+            del own["files"]
         return {
             **self.run.to_dict(),
             **own,
@@ -231,7 +242,7 @@ class Record:
             ValueError: something is missing or does not fit.
         """
         try:
-            values = {"branch_s": 0.0, **values}  # records from before branches lack it
+            values = {"branch_s": 0.0, "files": {}, **values}  # earlier records lack them
             own = {f.name: values[f.name] for f in fields(cls) if f.name not in DESCRIBED_APART}
             own["status"] = Status(own["status"])
             return cls(

@@ -3,7 +3,7 @@
 runs/<key>/run.yaml        what was asked for
 runs/<key>/metrics.jsonl   the curve, flushed as it goes
 runs/<key>/checkpoint/     the state to go on from, until the run is done
-runs/<key>/record.json     the result, written last and atomically
+runs/<key>/record.json     the result, written last and atomically, with the digests of the others
 """
 
 import errno
@@ -20,10 +20,22 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from search.record import PRUNED, Reading, Record, Run, architecture_id, run_from_dict
+from search.record import (
+    NUMERICS_VERSION,
+    PRUNED,
+    Reading,
+    Record,
+    Run,
+    architecture_id,
+    run_from_dict,
+)
 from space.files import write_atomically
 from space.parts import DOOR, part_fields
+from space.seals import Damaged, digest, digest_of_file, parse_json, set_aside, write_json
 
+CURVE, WEIGHTS = "metrics.jsonl", "weights.safetensors"
+SEAL = "# digest "
+"""Begins the last line of `run.yaml`."""
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """Of these no other run would fare better."""
 
@@ -36,44 +48,47 @@ class UnknownParts(CorruptRecord):
     """A record of an architecture with parts that are not there, or have changed. It is sound."""
 
 
-def read_record(folder: Path) -> Record | None:
+def read_record(folder: Path, result_id: str | None = None) -> Record | None:
     """The record of a run folder, or None without one.
 
     Raises:
-        CorruptRecord: the file is damaged, or belongs to another key than its folder says.
+        CorruptRecord: the file is damaged, belongs to another key than its folder says, or came to
+            another result than the one whose `result_id` a study kept.
         UnknownParts: its architecture cannot be made here.
     """
     path = folder / "record.json"
     try:
-        values = json.loads(path.read_text())
+        values, sealed = parse_json(path.read_bytes())
         _require_parts(path, values)
         record = Record.from_dict(values)
     except FileNotFoundError:
         return None
     except UnknownParts:
         raise
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, AttributeError, OverflowError) as error:
         raise CorruptRecord(f"{path} must hold a run's record, but {error}") from None
     if values.get("key") != folder.name:
         raise CorruptRecord(f"{path} belongs to run {values.get('key')}, not to its folder")
+    if not sealed and values.get("numerics_version") == NUMERICS_VERSION:
+        if (key := record.run.key) != folder.name:  # all that decides the result is in the key
+            raise CorruptRecord(f"{path} must be as it was written, but describes the run {key}")
+    if result_id is not None and record.result_id != result_id:
+        raise CorruptRecord(f"{path} must be the one that the study saw, but has other results")
     return record
 
 
-def usable_record(folder: Path) -> Record | None:
+def usable_record(folder: Path, result_id: str | None = None) -> Record | None:
     """The record of a run folder; a damaged one is set aside as `record.json.corrupt`, named, and
     not used. One of parts that have changed since, as while a study runs, is named and stays."""
     try:
-        return read_record(folder)
+        return read_record(folder, result_id)
     except UnknownParts as error:
         _say_once(f"warning: {error}; the record stays as it is and is not used")
         return None
     except CorruptRecord as error:
         with suppress(FileNotFoundError):  # another process has set it aside
-            os.replace(folder / "record.json", folder / "record.json.corrupt")
-            print(
-                f"warning: {error}; it was set aside as record.json.corrupt and the run is done "
-                "again"
-            )
+            aside = set_aside(folder / "record.json")
+            print(f"warning: {error}; it was set aside as {aside.name} and the run is done again")
         return None
 
 
@@ -101,8 +116,8 @@ def pruned_record(folder: Path, reason: str | None) -> Record | None:
     """What there is to show of a run that was stopped at a horizon, from its `run.yaml` and its
     curve; None where these are not there. It is not written: the run may go on."""
     try:
-        run = run_from_dict(yaml.safe_load((folder / "run.yaml").read_text()))
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        run = asked_run(folder)
+    except (OSError, ValueError):
         return None
     scored = [line for line in read_metrics(folder) if "horizon" in line and "val_loss" in line]
     names = ("tokens", "val_loss", "val_bpb")
@@ -112,12 +127,56 @@ def pruned_record(folder: Path, reason: str | None) -> Record | None:
 
 def write_record(folder: Path, record: Record) -> None:
     """Write `record.json` at once or not at all."""
-    write_atomically(folder / "record.json", json.dumps(record.to_dict(), indent=1) + "\n")
+    write_json(folder / "record.json", record.to_dict())
 
 
 def write_run(folder: Path, run: Run) -> None:
-    """Write `run.yaml`: what was asked for."""
-    write_atomically(folder / "run.yaml", yaml.safe_dump(run.to_dict(), sort_keys=False))
+    """Write `run.yaml`: what was asked for, with a digest of the text in its last line."""
+    text = yaml.safe_dump(run.to_dict(), sort_keys=False)
+    write_atomically(folder / "run.yaml", f"{text}{SEAL}{digest(text.encode())}\n")
+
+
+def read_asked(folder: Path) -> dict[str, Any]:
+    """What `run.yaml` says, as `Run.to_dict` described it.
+
+    Raises:
+        Damaged: it is not as it was written, or belongs to another folder.
+        OSError: it cannot be read.
+    """
+    path = folder / "run.yaml"
+    body, found, end = path.read_bytes().rpartition(SEAL.encode())
+    if found and end != f"{digest(body)}\n".encode():
+        raise Damaged(f"{path} must be as it was written, but its content has another digest")
+    try:
+        asked = yaml.safe_load(body if found else end)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = str(error).splitlines()[0]
+        raise Damaged(f"{path} must say what was asked for, but {said}") from None
+    if not isinstance(asked, dict) or "architecture" not in asked:
+        raise Damaged(f"{path} must say what was asked for, but does not")
+    return asked
+
+
+def asked_run(folder: Path) -> Run:
+    """The run that `run.yaml` describes.
+
+    Raises:
+        ValueError: it is damaged, or another folder's.
+        OSError: it cannot be read.
+    """
+    asked = read_asked(folder)
+    if asked.get("key") != folder.name:
+        raise Damaged(f"{folder / 'run.yaml'} belongs to run {asked.get('key')}")
+    try:
+        return run_from_dict(asked)
+    except (KeyError, TypeError) as error:
+        raise Damaged(f"{folder / 'run.yaml'} does not describe a run: {error}") from None
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Of the files beside the record of a run that has ended."""
+    there = (folder / name for name in (CURVE, WEIGHTS))
+    return {path.name: digest_of_file(path) for path in there if path.is_file()}
 
 
 def disk_error(error: BaseException) -> OSError | None:
@@ -159,15 +218,28 @@ def load_records(runs: str | Path) -> pd.DataFrame:
     return frame
 
 
-def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
+def read_metrics(folder: Path, known: str | None = None) -> Iterator[dict[str, Any]]:
     """The lines of `metrics.jsonl`; a last line cut off by a crash is left out. Those of a branch
-    say which in `horizon`, the share of the tokens that it decays to."""
-    path = folder / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    say which in `horizon`, the share of the tokens that it decays to.
+
+    `known`: the digest that the file must have, from the record of a run that has ended.
+
+    Raises:
+        Damaged: the file has another digest, or a line before the last is none.
+    """
+    path = folder / CURVE
+    content = path.read_bytes() if path.is_file() else b""
+    if content and known is not None and digest(content) != known:
+        raise Damaged(f"{path} must be as it was written, but its content has another digest")
+    lines = content.splitlines()
+    for number, line in enumerate(lines, 1):
         try:
             yield json.loads(line)
-        except ValueError:
-            return
+        except ValueError as error:
+            if number < len(lines):
+                raise Damaged(
+                    f"{path} must hold a line of JSON per step: line {number} is none ({error})"
+                ) from None
 
 
 def _rows(key: str, record: Record) -> Iterator[dict[str, Any]]:

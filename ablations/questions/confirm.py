@@ -4,7 +4,6 @@ The value of a candidate selected as the best is biased (the winner's curse). On
 no part in the selection give an unbiased estimate.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from search.recipe import Recipe
 from search.runs import read_record
 from search.study.plan import Attempt, best_runs
 from space.budget import Budget
+from space.seals import Damaged, read_json
 
 SEEDS = 5
 
@@ -113,7 +113,12 @@ def _read(study: str, outputs: Path) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(sorted(p.parent.name for p in outputs.glob("*/study.json"))) or "none"
         raise ValueError(f"study must name a search under {outputs} ({known}), but got {study!r}")
-    content: dict[str, Any] = json.loads(path.read_text())
+    try:
+        content: dict[str, Any] = read_json(path)
+    except Damaged as error:
+        raise ValueError(
+            f"{path} must describe a study, but {error}; start the same search again to rewrite it"
+        ) from None
     return content
 
 

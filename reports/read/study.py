@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from search.objectives import measures_of
-from search.record import Record, Run, architecture_id, run_from_dict
-from search.runs import CorruptRecord, read_metrics, read_record
+from search.record import Record, Run, architecture_id
+from search.runs import CURVE, CorruptRecord, asked_run, read_metrics, read_record
 from space.arch import Architecture
 from space.budget import Budget
 from space.cost import Cost, cost
 from space.meters import KINDS
+from space.seals import Damaged, read_json
 
 REQUIRED = ("study", "metric", "budget", "space", "trials")
 WITHOUT_RECORD = {
@@ -140,7 +140,7 @@ def read_study(name: str | None, outputs: str | Path = "outputs", runs: str | No
         asked = record.run if record else _asked_for(where / str(trial.get("key")))
         rows.append(_row(trial, asked, record, facts))
     keys = dict.fromkeys(trial["key"] for trial in facts["trials"] if trial.get("key"))
-    curves = {key: _read_curve(where / key) for key in keys}
+    curves = {key: _curve_of(where / key, records.get(key), missing) for key in keys}
     curves = {key: curve for key, curve in curves.items() if len(curve)}
     trials = pd.DataFrame(rows, columns=_columns(rows, facts))
     return Study(folder, facts, trials, records, curves, missing, runs)
@@ -164,8 +164,10 @@ def find_study(name: str | None, outputs: Path) -> Path:
 
 def _read_facts(path: Path) -> dict[str, Any]:
     try:
-        facts = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+        facts = read_json(path)
+    except Damaged as error:
+        raise ValueError(_broken(path, str(error))) from None
+    except OSError as error:
         raise ValueError(_broken(path, f"it cannot be read: {error}")) from None
     if not isinstance(facts, dict):
         raise ValueError(_broken(path, f"it holds a {type(facts).__name__}"))
@@ -206,7 +208,7 @@ def _record_of(
     if key is None or key in records:
         return records.get(key) if key else None
     try:
-        record = read_record(runs / key)
+        record = read_record(runs / key, trial.get("result_id"))
     except (CorruptRecord, OSError) as error:
         _note(missing, key, str(error))
         return None
@@ -265,8 +267,8 @@ def _values(trial: Mapping[str, Any], metric: str) -> dict[str, Any]:
 def _asked_for(folder: Path) -> Run | None:
     """The run of a folder that has no usable record, from its `run.yaml`."""
     try:
-        return run_from_dict(yaml.safe_load((folder / "run.yaml").read_text()))
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return asked_run(folder)
+    except (OSError, ValueError):
         return None
 
 
@@ -307,10 +309,19 @@ def _columns(rows: list[dict[str, Any]], facts: Mapping[str, Any]) -> list[str]:
     return [*always, *axes, *(name for name in architecture if name not in seen), *measured]
 
 
-def _read_curve(folder: Path) -> pd.DataFrame:
+def _curve_of(folder: Path, record: Record | None, missing: list[tuple[str, str]]) -> pd.DataFrame:
+    """A run's curve; a damaged one is named in `missing` and empty."""
+    try:
+        return _read_curve(folder, record.files.get(CURVE) if record else None)
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        _note(missing, folder.name, f"its curve cannot be drawn: {error}")
+        return _read_curve(folder / "none")
+
+
+def _read_curve(folder: Path, known: str | None = None) -> pd.DataFrame:
     """A run's curve, empty where it left none. Branches to shorter horizons are not part of it."""
     names = ["tokens", "train_loss", "val_loss", "val_bpb"]
-    trunk = (line for line in read_metrics(folder) if "horizon" not in line)
+    trunk = (line for line in read_metrics(folder, known) if "horizon" not in line)
     rows = [{name: line.get(name) for name in names} for line in trunk]
     return pd.DataFrame(rows, columns=names).astype(float).dropna(subset="tokens")
 

@@ -1,6 +1,5 @@
 """How far a study's proxy can be trusted, by the tables of trust in the same outputs."""
 
-import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from reports.weigh.table import Report
 from search.recipe import Recipe
 from search.record import FINISHED, Run
 from search.runs import read_record
+from space.seals import read_json
 
 LEFT_OUT = ("tokens", "horizons", "warmup_fraction", "evaluations")
 """Fields in which two recipes of one proxy may differ: the warmup is compared in steps, and the
@@ -47,7 +47,7 @@ def _tables(study: Study) -> Iterator[Report]:
 def _says_trust(path: Path) -> bool:
     """Whether a table asks for trust, before its records are read."""
     try:
-        return bool(json.loads(path.read_text())["table"].get("trust"))
+        return bool(read_json(path)["table"].get("trust"))
     except (ValueError, LookupError, TypeError, AttributeError):
         return False
 

@@ -4,7 +4,6 @@ The same records give the same numbers: nothing here depends on when or how ofte
 for.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from search.runs import CorruptRecord, read_record
 from space.arch import Architecture
 from space.budget import MAX_DEVIATION, Budget
 from space.cost import cost
+from space.seals import read_json
 
 NOT_RUN = "not run"
 OTHER, EXCESS, FEASIBLE = "objective.", "beyond ", "feasible"
@@ -134,7 +134,7 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
         advice = f"choose one of {known}" if known else "run `python -m ablations` first"
         raise ValueError(f"table must name a folder of {tables}, but got {name!r}; {advice}")
     try:
-        return _read(json.loads(path.read_text()), path.parent, runs)
+        return _read(read_json(path), path.parent, runs)
     except CorruptRecord:  # which names a file of its own
         raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -150,14 +150,14 @@ def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
     caption, described = table["caption"], table["panels"]
     if not described:
         raise ValueError("no panels")
-    reasons = {trial["key"]: trial.get("reason") for trial in content["trials"]}
+    trials = {trial["key"]: trial for trial in content["trials"]}
     things = [
         (Architecture.from_dict(arm["architecture"]), Recipe(**arm["recipe"]))
         for panel in described
         for arm in panel["arms"]
     ]
     where = Path(runs or content.get("runs") or "runs")
-    rows = [_cell(place, where, criteria, reasons) for place in places]
+    rows = [_cell(place, where, criteria, trials.get(place["key"], {})) for place in places]
     cells = pd.DataFrame(rows)
     equal_arms = all(thing == things[0] for thing in things)
     auto, search = table.get("auto", False), table.get("lr_search")
@@ -191,20 +191,20 @@ def _question_of(table: Mapping[str, Any], equal_arms: bool) -> str:
 
 
 def _cell(
-    place: dict[str, Any], runs: Path, criteria: Criteria, reasons: dict[str, str | None]
+    place: dict[str, Any], runs: Path, criteria: Criteria, trial: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A place with what its record says. What `study.json` has of values stands for it: the files
     of objectives are not needed here."""
     metric = criteria.metric
     said, excesses = place.get("values"), place.get("excesses")
     place = {name: value for name, value in place.items() if name not in ("values", "excesses")}
-    blank = {metric: math.nan, "status": NOT_RUN, "reason": reasons.get(place["key"])}
+    blank = {metric: math.nan, "status": NOT_RUN, "reason": trial.get("reason")}
     for name in criteria.others:
         place[f"{OTHER}{name}"] = (said or {}).get(name)
     for limit in criteria.limits:
         place[f"{EXCESS}{limit}"] = (excesses or {}).get(limit)
     try:
-        record = read_record(runs / place["key"])
+        record = read_record(runs / place["key"], trial.get("result_id"))
     except (CorruptRecord, OSError) as error:
         return {**place, **blank, "status": "missing", "reason": str(error)}
     if record is None:

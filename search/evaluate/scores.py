@@ -15,9 +15,8 @@ from search.data.cache import open_data
 from search.data.packed import Data, held_out_documents
 from search.evaluate.score import be_quiet, open_model, score
 from search.evaluate.tasks import TaskSpec, build, chosen, made_pairs, require, source_of
-from search.models import WEIGHTS
 from search.record import FINISHED, Record, Score
-from search.runs import write_record
+from search.runs import WEIGHTS, write_record
 
 
 def require_answers(evaluation: Evaluation, data: Data | None = None) -> None:

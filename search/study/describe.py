@@ -1,6 +1,5 @@
 """`study.json`: what a study says of itself, which reports read."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
@@ -15,7 +14,7 @@ from search.recipe import Recipe
 from search.runs import usable_record
 from search.states import Role, State, Status
 from search.study.plan import Attempt, distinct
-from space.files import write_atomically
+from space.seals import write_json
 
 
 def entries(
@@ -100,6 +99,7 @@ def pruning_facts(attempts: Sequence[Attempt], recipe: Recipe) -> dict[str, Any]
 
 def _entry(run: Attempt, tries: int) -> dict[str, Any]:
     tokens = max(run.readings) if run.state == State.PRUNED else None
+    kept = {} if run.result_id is None else {"result_id": run.result_id}
     return {
         "number": run.number,
         "state": run.state,
@@ -114,6 +114,7 @@ def _entry(run: Attempt, tries: int) -> dict[str, Any]:
         "reason": run.reason,
         "reused": run.reused,
         "attempts": tries,
+        **kept,
     }
 
 
@@ -141,4 +142,4 @@ def _copy(trial: FrozenTrial) -> FrozenTrial:
 
 def write_study(folder: Path, content: Mapping[str, Any]) -> None:
     """Write `study.json` at once or not at all."""
-    write_atomically(folder / "study.json", json.dumps(content, indent=1) + "\n")
+    write_json(folder / "study.json", content)

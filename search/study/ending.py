@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from search.models import WEIGHTS
 from search.objectives import Unreadable
+from search.runs import WEIGHTS
 from search.states import End, State
 from search.study.describe import entries, write_study
 from search.study.plan import best_runs, distinct

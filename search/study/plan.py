@@ -67,6 +67,8 @@ class Attempt:
     """Ended at once, because the study has this run already."""
     reused: bool = False
     """Its record was there before."""
+    result_id: str | None = None
+    """Of the record that it ended with."""
 
     @property
     def feasible(self) -> bool:

@@ -4,7 +4,6 @@
 is said of it and which page shows it.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,10 +19,9 @@ from search.data.cache import prepare
 from search.data.packed import Data
 from search.evaluate.scores import lacking, require_answers
 from search.executors import Event, Executor
-from search.models import WEIGHTS
 from search.objectives import Targets
 from search.recipe import Recipe
-from search.runs import usable_record
+from search.runs import WEIGHTS, usable_record
 from search.show.estimate import Estimate, estimate
 from search.show.progress import Tally, view
 from search.show.trackers import Mirror, open_tracker
@@ -31,6 +29,7 @@ from search.states import State, Status
 from search.study.ending import describe, tidy
 from search.study.job import Job
 from search.study.locks import hold_study, require_writable
+from search.study.lost import reopen_lost
 from search.study.plan import Attempt, Work, distinct
 from search.study.pool import Ending, Pool
 from search.study.pruners import PrunerConfig, make_pruner
@@ -50,6 +49,7 @@ from search.train.placement import (
     settle_precision,
     share_cores,
 )
+from space.seals import Damaged, read_json
 
 W = TypeVar("W", bound=Work)
 
@@ -136,6 +136,7 @@ class Session(Generic[W]):
             directions=subject.targets.directions,
         )
         lose_abandoned(study, Path(config.runs))
+        reopen_lost(study, Path(config.runs))
         job = Job(
             study=config.name,
             storage=config.url,
@@ -320,10 +321,14 @@ def _settle(config: StudyConfig, before: str | None) -> Recipe:
 
 def _wall_s(folder: Path) -> float:
     """Wall time that `study.json` has of earlier starts."""
+    path = folder / "study.json"
     try:
-        return float(json.loads((folder / "study.json").read_text())["wall_s"])
-    except (OSError, ValueError, KeyError):
-        return 0.0
+        return float(read_json(path)["wall_s"])
+    except Damaged as error:
+        print(f"warning: {path} is damaged ({error}); it is written anew, and counts no wall time")
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return 0.0
 
 
 def usual_objective(data: Data) -> str:

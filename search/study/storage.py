@@ -32,6 +32,9 @@ HEARTBEAT_S, GRACE_S = 20, 120
 """A trial silent for so long is lost: that is how other machines' deaths are noticed. This
 machine's are at once."""
 
+LOST = "lost"
+"""Of a study: the numbers of trials whose records were damaged or removed after they had ended."""
+
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
@@ -133,15 +136,20 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "")
 
 
 def read_attempts(study: optuna.Study) -> list[Attempt]:
-    """All trials of the study, by number. Where it prunes no longer, a pruned run is one that was
-    interrupted: it goes on."""
+    """All trials of the study, by number. One whose record was lost counts as interrupted: its run
+    is done again. Where the study prunes no longer, so does a pruned one: it goes on."""
+    lost = set(study.user_attrs.get(LOST, ()))
     attempts = [_attempt(trial) for trial in study.get_trials(deepcopy=False)]
+    attempts = [_interrupted(a) if a.number in lost else a for a in attempts]
     if not isinstance(study.pruner, NopPruner):
         return attempts
-    return [
-        replace(a, state=State.FAIL, status=Status.INTERRUPTED) if a.state == State.PRUNED else a
-        for a in attempts
-    ]
+    return [_interrupted(a) if a.state == State.PRUNED else a for a in attempts]
+
+
+def _interrupted(attempt: Attempt) -> Attempt:
+    return replace(
+        attempt, state=State.FAIL, status=Status.INTERRUPTED, value=None, values=(), excesses={}
+    )
 
 
 def _attempt(trial: FrozenTrial) -> Attempt:
@@ -164,6 +172,7 @@ def _attempt(trial: FrozenTrial) -> Attempt:
         reason=kept.get("reason"),
         duplicate=kept.get("duplicate", False),
         reused=kept.get("reused", False),
+        result_id=kept.get("result_id"),
     )
 
 

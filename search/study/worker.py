@@ -190,6 +190,8 @@ class Worker:
         except (*STORAGE_ERRORS, Changed, Unusable):
             trial.set_user_attr("status", Status.INTERRUPTED)
             raise
+        if record.final:
+            trial.set_user_attr("result_id", record.result_id)
         status, reason, values = self._measured(record, trial)
         trial.set_user_attr("reused", reused)
         self.outcome = ended(

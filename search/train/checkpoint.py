@@ -6,19 +6,25 @@ runs/<key>/checkpoint/branch.pt    of a decay branch in progress, which left the
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from space.seals import Damaged, Digesting, digest_of_file, set_aside
+
 TRUNK, BRANCH = "state.pt", "branch.pt"
 Saved = dict[str, Any]
+SEAL = b"\nblake2b "
+"""Stands between a checkpoint and its digest, 32 hexadecimal digits, at the end of the file."""
+SEAL_BYTES = len(SEAL) + 32
 
 
-def load(folder: Path) -> Saved | None:
+def load(folder: Path, key: str) -> Saved | None:
     """The checkpoint of a run folder: of the branch that the trunk's one waits for, or the trunk's
-    own."""
-    trunk, branch = (_read(folder / "checkpoint" / name) for name in (TRUNK, BRANCH))
+    own. One that is damaged, or belongs to another run than `key`, is set aside."""
+    trunk, branch = (_read(folder / "checkpoint" / name, key) for name in (TRUNK, BRANCH))
     if trunk is None or branch is None:
         return trunk
     left, here = trunk["state"], branch["state"]
@@ -26,20 +32,22 @@ def load(folder: Path) -> Saved | None:
     return branch if waits else trunk
 
 
-def load_trunk(folder: Path) -> Saved | None:
+def load_trunk(folder: Path, key: str) -> Saved | None:
     """The checkpoint of a run folder that a branch left; None where it is damaged."""
-    return _read(folder / "checkpoint" / TRUNK)
+    return _read(folder / "checkpoint" / TRUNK, key)
 
 
-def write(folder: Path, saved: Saved, *, branch: bool) -> None:
-    """Replace the checkpoint of a run folder. A branch has its own beside the trunk's, and on the
-    trunk none is left."""
+def write(folder: Path, key: str, saved: Saved, *, branch: bool) -> None:
+    """Replace the checkpoint of a run folder by that of run `key`, its digest after it. A branch
+    has its own beside the trunk's, and on the trunk none is left."""
     place = folder / "checkpoint"
     place.mkdir(exist_ok=True)
     path = place / (BRANCH if branch else TRUNK)
     part = path.with_suffix(".pt.part")
     with open(part, "wb") as file:
-        torch.save(saved, file)
+        sealed = Digesting(file)
+        torch.save({**saved, "key": key}, sealed)  # type: ignore[arg-type]  # it only writes
+        file.write(SEAL + sealed.hash.hexdigest().encode())
         sync(file)
     part.replace(path)
     if not branch:
@@ -51,16 +59,46 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
 
 
-def _read(path: Path) -> Saved | None:
+def _read(path: Path, key: str) -> Saved | None:
     """A checkpoint; a damaged one is set aside, named, and what it held is done again."""
     if not path.is_file():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+        sealed = _require_whole(path)
+        saved: Saved = torch.load(path, map_location="cpu", weights_only=True)
+        if sealed or "key" in saved:  # those of earlier versions have neither
+            _require_own(saved, key, sealed)
+        return saved
     except Exception as error:  # torch raises many kinds for a damaged file
-        path.replace(path.with_suffix(".corrupt"))
-        print(f"warning: {path} cannot be read ({error}); it was set aside and is done again")
+        with suppress(FileNotFoundError):  # another rank has set it aside
+            set_aside(path)
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        print(
+            f"warning: {path} cannot be used ({said}); it was set aside as {path.name}.corrupt and "
+            "what it held is done again"
+        )
         return None
+
+
+def _require_whole(path: Path) -> bool:
+    """Whether a file ends with a digest. Raises: Damaged where it is not that of the rest."""
+    size = path.stat().st_size - SEAL_BYTES
+    with path.open("rb") as file:
+        file.seek(max(size, 0))
+        mark, known = file.read(len(SEAL)), file.read()
+    if mark != SEAL:
+        return False
+    if digest_of_file(path, size).encode() != known:
+        raise Damaged("its content has another digest")
+    return True
+
+
+def _require_own(saved: Saved, key: str, sealed: bool) -> None:
+    """Raises: Damaged where a checkpoint has lost its digest or belongs to another run."""
+    if not sealed:
+        raise Damaged("its digest is gone")
+    if saved.get("key") != key:
+        raise Damaged(f"it belongs to run {saved.get('key')}")
 
 
 def sync(file: Any) -> None:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from search.data.packed import Data, batch, validation_windows
 from search.record import DIVERGED, FAILED, FINISHED, Reading, Record, Run
-from search.runs import disk_error, usable_record, write_record, write_run
+from search.runs import CURVE, WEIGHTS, digests, disk_error, usable_record, write_record, write_run
 from search.train import checkpoint
 from search.train.engines import engine_of
 from search.train.engines.weights import Weights
@@ -39,6 +39,7 @@ from search.train.placement import Placement, rank, settle, world
 from search.train.provenance import commit, device_name, versions
 from space.doors import Changed
 from space.model import Attention, Decoder
+from space.seals import set_aside
 
 Progress = Callable[[dict[str, Any]], None]
 Listener = Callable[[Reading], None]
@@ -116,6 +117,8 @@ def train(
         return train(run, data, folder, placement=smaller, progress=progress, listener=listener)
     if training is not None:
         record = replace(record, **training.outcome())
+    if record.final and rank() == 0:
+        record = replace(record, files=digests(folder))
     record = replace(record, data=data.describe(), commit=commit(), versions=versions())
     if rank() == 0:
         write_record(folder, record)
@@ -147,7 +150,7 @@ class State:
     trunk_step: int | None = None
     """In a branch, the step at which it left the trunk."""
     metrics_bytes: int = 0
-    """Length of `metrics.jsonl` at the checkpoint; what a crash left behind it is cut off."""
+    """Length of the curve at the checkpoint; what a crash left behind it is cut off."""
     readings: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -166,7 +169,7 @@ class Training:
         self.run, self.recipe, self.data, self.folder = run, run.recipe, data, folder
         self.progress, self.listener = progress or _ignore, listener or _ignore
         self.branches = run.recipe.branches
-        saved = checkpoint.load(folder)
+        saved = checkpoint.load(folder, run.key)
         pinned = placement.pinned_by(saved["placement"]) if saved else placement
         self.placement = settle(pinned, run)
         assert self.placement.threads is not None, "settled"
@@ -191,6 +194,7 @@ class Training:
         if saved:
             self._restore(saved)
             self.state = State(**saved["state"])
+            self._mend_curve(saved.get("curve"))
         self.first_step = True
         self.validation = validation_windows(data, run.recipe.seq_len, run.recipe.eval_tokens)
 
@@ -202,7 +206,7 @@ class Training:
             self._loop(metrics)
         if rank() == 0:
             weights = {n: p.detach().cpu().clone() for n, p in self.model.named_parameters()}
-            save_file(weights, self.folder / "weights.safetensors")
+            save_file(weights, self.folder / WEIGHTS)
 
     def outcome(self) -> dict[str, Any]:
         """The fields of the record that the run itself decides."""
@@ -277,7 +281,7 @@ class Training:
         wrote that checkpoint, and until it writes other weights.
         """
         started = time.perf_counter()
-        if (trunk := checkpoint.load_trunk(self.folder)) is None:
+        if (trunk := checkpoint.load_trunk(self.folder, self.run.key)) is None:
             raise RuntimeError("the checkpoint that the branch left is damaged")
         self._restore(trunk)
         assert self.state.trunk_step is not None, "a branch ends here"
@@ -412,13 +416,25 @@ class Training:
     @contextmanager
     def _open_metrics(self) -> Iterator[TextIO]:
         """The curve's file, cut back to what the checkpoint knows."""
-        path = self.folder / "metrics.jsonl" if rank() == 0 else Path(os.devnull)
+        path = self.folder / CURVE if rank() == 0 else Path(os.devnull)
         with open(path, "a+") as file:
             if rank() == 0:
                 file.truncate(self.state.metrics_bytes)
                 file.seek(0, os.SEEK_END)  # where a checkpoint before the next line finds it
             yield file
             checkpoint.sync(file)
+
+    def _mend_curve(self, known: bytes | None) -> None:
+        """Put a curve that is not as the checkpoint knows it back to that."""
+        path = self.folder / CURVE
+        if known is None or rank() != 0:
+            return
+        if path.is_file():
+            if path.read_bytes()[: len(known)] == known:
+                return
+            aside = set_aside(path)
+            print(f"warning: {path} was damaged; it was set aside as {aside.name}")
+        path.write_bytes(known)
 
     def _log(self, metrics: TextIO, **values: Any) -> None:
         state = self.state
@@ -440,9 +456,10 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "state": asdict(self.state),
             "placement": asdict(self.placement),
+            "curve": (self.folder / CURVE).read_bytes()[: self.state.metrics_bytes],
         }
         started = time.perf_counter()
-        checkpoint.write(self.folder, saved, branch=self.in_branch)
+        checkpoint.write(self.folder, self.run.key, saved, branch=self.in_branch)
         self.write_s = time.perf_counter() - started
 
     def _restore(self, saved: dict[str, Any]) -> None:

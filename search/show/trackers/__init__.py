@@ -16,6 +16,7 @@ from search.record import Record, architecture_id
 from search.runs import disk_error, pruned_record, read_metrics, usable_record
 from search.states import State
 from space.doors import Chosen, Door, label, taking_options
+from space.seals import Damaged
 
 if TYPE_CHECKING:
     from search.study.plan import Attempt
@@ -194,15 +195,23 @@ def summary(record: Record) -> dict[str, Any]:
 def curve(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each step of `metrics.jsonl` with all that was measured at it, training and validation.
 
-    What a branch to a horizon measured is `branch/<name>`, at the step that it had come to.
+    What a branch to a horizon measured is `branch/<name>`, at the step that it had come to. Of a
+    damaged file only what stands before the damage is there.
     """
-    in_order = sorted(read_metrics(folder), key=lambda line: int(line["step"]))
+    in_order = sorted(_sound_lines(folder), key=lambda line: int(line["step"]))
     for step, lines in groupby(in_order, key=lambda line: line["step"]):
         values: dict[str, Any] = {}
         for line in lines:
             where = "branch/" if "horizon" in line else ""
             values |= {f"{where}{name}": value for name, value in line.items() if name != "step"}
         yield int(step), {name: value for name, value in values.items() if value is not None}
+
+
+def _sound_lines(folder: Path) -> Iterator[dict[str, Any]]:
+    try:
+        yield from read_metrics(folder)
+    except Damaged as error:
+        print(f"warning: {error}; what stands before it is shown")
 
 
 def finished(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -358,7 +358,7 @@ def test_a_damaged_record_is_set_aside_and_trained_again(here: Path) -> None:
 def test_a_damaged_record_that_another_process_sets_aside_first_is_no_trouble(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def damaged(folder: Path) -> None:
+    def damaged(folder: Path, result_id: str | None) -> None:
         raise CorruptRecord("it is damaged")
 
     monkeypatch.setattr("search.runs.read_record", damaged)

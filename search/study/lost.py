@@ -1,0 +1,50 @@
+"""Runs that a study has finished and whose records were damaged or removed since: done again."""
+
+from pathlib import Path
+
+import optuna
+
+from search.runs import CorruptRecord, UnknownParts, read_record, usable_record
+from search.states import State, Status
+from search.study.plan import Attempt, distinct
+from search.study.storage import LOST, read_attempts
+from space.words import count
+
+
+def reopen_lost(study: optuna.Study, runs: Path) -> None:
+    """Mark the trials whose record is not the one that they ended with, or not there. Their runs
+    are then open, for this start and all later ones until they are done.
+
+    Raises:
+        ValueError: of several records none is there, as in another folder.
+    """
+    ended = [run for run in distinct(read_attempts(study)) if _has_record(run)]
+    lost = [run for run in ended if not _is_kept(runs / str(run.key), run.result_id)]
+    if not lost:
+        return
+    if len(lost) == len(ended) and not any((runs / str(run.key)).is_dir() for run in lost):
+        raise ValueError(
+            f"runs must be the folder with the {count(len(ended), 'record')} of study "
+            f"{study.study_name}, but {runs} has none of them; set runs=FOLDER, or choose another "
+            "name for the study"
+        )
+    known = study.user_attrs.get(LOST, [])
+    study.set_user_attr(LOST, sorted({*known, *(run.number for run in lost)}))
+    print(f"{count(len(lost), 'run')} of the study lost the record and will be done again")
+
+
+def _has_record(run: Attempt) -> bool:
+    """Whether a trial ended with one, which it should still have."""
+    ended = run.state == State.COMPLETE or run.status == Status.DIVERGED
+    return ended and run.key is not None
+
+
+def _is_kept(folder: Path, result_id: str | None) -> bool:
+    """Whether a run's record is there and whole; a damaged one is set aside."""
+    try:
+        record = read_record(folder, result_id)
+    except UnknownParts:
+        return True  # sound, and of no use here
+    except CorruptRecord:
+        record = usable_record(folder, result_id)
+    return record is not None and record.final
