@@ -391,7 +391,7 @@ def test_no_special_letter_reaches_latex_unescaped(text: str) -> None:
 
 def test_figures_are_what_plotly_takes(tmp_path: Path) -> None:
     done = read(default_study(tmp_path))
-    for name, figure in page.page_figures(done, weigh(done)).items():
+    for name, figure in page.page_figures(done, page.Findings.of(done)).items():
         painted = json.loads(re.sub(r"var\(.*?\)", "white", json.dumps(figure)))
         assert go.Figure(painted).data, name
 
