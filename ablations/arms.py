@@ -14,11 +14,15 @@ from ablations.timing import Timing
 from search.recipe import Recipe
 from space.arch import Architecture, number
 from space.axes import parse_sharing
-from space.budget import FFN_TOLERANCE, MAX_DEVIATION, SIZES, Budget, fit
+from space.budget import FFN_TOLERANCE, SIZES, Budget, Unfit, fit
 from space.cost import cost
+from space.device import QUANTITIES
+from space.meters import meter_of
 
 OWN = ("recipe", "init_shift", "like", "spend", "off_budget", "published", "equal", "ffn_tolerance")
 """What an arm may say besides fields of its architecture."""
+SIZED = {"hidden_size", "intermediate_size", "num_attention_heads"}
+"""With these its architecture is taken as it is."""
 
 
 def make_panel(
@@ -39,26 +43,80 @@ def make_panel(
     if len(arms) < 2:
         raise ValueError(f"panel {name!r} must have at least two arms, but has {len(arms)}")
     base = {"vocab_size": vocab_size, **(content.get("base") or {})}
+    equal = None if content.get("equal") is None else str(content["equal"])
     made: dict[str, Arm] = {}
-    for label, given in arms.items():
+    unfit: dict[str, Unfit] = {}
+    # What all are to be equal to is made first.
+    for label, given in (arms if equal is None else {baseline: arms[baseline], **arms}).items():
+        own = dict(given or {})
         try:
-            arm = _arm(label, dict(given or {}), base, budget, recipe, made, timing)
+            if equal is not None and made:
+                budget = equal_budget(equal, made[baseline].architecture) or budget
+                own = _made_equal(own, base, equal)
+            made[label] = _arm(label, own, base, budget, recipe, made, timing)
+            if exact:
+                _require_on(budget, made[label], (given or {}).get("off_budget"))
         except (ValueError, KeyError) as error:
-            raise ValueError(f"arm {label} of panel {name!r}: {error}") from None
-        off = budget.deviation(arm.architecture)
-        if exact and abs(off) > MAX_DEVIATION and not (given or {}).get("off_budget"):
-            raise ValueError(
-                f"arm {label} of panel {name!r} must lie within {MAX_DEVIATION:.2%} of {budget}, "
-                f"but is {off:+.2%} off; change it, or say off_budget: true"
-            )
-        made[arm.name] = arm
+            shaped = equal not in (None, *TRAINING) and made
+            if not (isinstance(error, Unfit) and shaped):
+                raise ValueError(f"arm {label} of panel {name!r}: {error}") from None
+            unfit[label] = error
+    if len(made) < 2:
+        label, reason = next(iter(unfit.items()))
+        raise ValueError(f"arm {label} of panel {name!r}, and all others: {reason}")
     return Panel(
         name=name,
         budget=budget,
         baseline=baseline,
-        arms=tuple(made.values()),
+        arms=tuple(made[label] for label in arms if label in made),
         source=content.get("source"),
+        left_out=tuple(unfit),
     )
+
+
+def _require_on(budget: Budget, arm: Arm, off_budget: Any) -> None:
+    off = budget.deviation(arm.architecture)
+    if abs(off) > budget.tolerance and not off_budget:
+        raise ValueError(
+            f"it must lie within {budget.tolerance:.2%} of {budget}, but is {off:+.2%} off; change "
+            "it, or say off_budget: true"
+        )
+
+
+TRAINING = ("flops", "time")
+"""What arms may be equal in by their tokens; else they are by their shapes."""
+
+
+def equal_budget(equal: str, baseline: Architecture) -> Budget | None:
+    """The budget on which an architecture is equal to the baseline in what `equal` says:
+    `decode_ms@iphone_13`; None where tokens make it so.
+
+    Raises:
+        ValueError: nothing that a budget can count.
+    """
+    if equal in TRAINING:
+        return None
+    kind, _, at = equal.partition("@")
+    try:
+        spent = meter_of(kind, Budget(kind, 1, at or None).at).spent(baseline)
+        return Budget(kind, spent if kind in QUANTITIES else round(spent), at or None)
+    except ValueError as error:
+        raise ValueError(
+            f"equal must be {', '.join(TRAINING)} or what a budget counts, such as "
+            f"decode_ms@iphone_13, but got {equal!r}: {error}"
+        ) from None
+
+
+def _made_equal(given: dict[str, Any], base: Mapping[str, Any], equal: str) -> dict[str, Any]:
+    """What an arm says, so that it is made equal to the baseline."""
+    if equal in TRAINING:
+        return {**given, "equal": equal}
+    if "like" in given or set(base) | set(given) >= SIZED:
+        raise ValueError(
+            f"an arm must leave its sizes to the budget to be equal in {equal}, but has those of "
+            f"{'another arm' if 'like' in given else 'its own'}; leave equal out, or take it out"
+        )
+    return given
 
 
 def _arm(
@@ -113,7 +171,7 @@ def _architecture(
         if "spend" in own:
             return _deeper(values, shape, budget)
         return Architecture.from_dict({**shape.to_dict(), **given})
-    if {"hidden_size", "intermediate_size", "num_attention_heads"} <= set(values):
+    if set(values) >= SIZED:
         return Architecture.from_dict(values)
     tolerance = number("ffn_tolerance", own.get("ffn_tolerance", FFN_TOLERANCE), float)
     return fit(values, budget, ffn_tolerance=tolerance)

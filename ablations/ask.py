@@ -23,6 +23,8 @@ def ask(
     """
     name, options = str(config.table), options_of(config, timing)
     if (question := standalone(name)) is not None:
+        if config.equal is not None:
+            raise ValueError(f"equal must go with a table of arms, but got table={name}")
         given = Asked(
             question=name, name=table_stem(name), recipe=recipe, vocab_size=vocab_size, **options
         )
@@ -46,6 +48,7 @@ def options_of(config: AblationConfig, timing: Timing | None) -> dict[str, Any]:
         "space": config.space,
         "study": config.study,
         "top": config.top,
+        "equal": config.equal,
         "outputs": Path(config.outputs),
         "runs": Path(config.runs),
         "timing": timing,

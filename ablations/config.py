@@ -32,6 +32,9 @@ class AblationConfig(StudyConfig):
     top: int = 4
     space: SpaceConfig | None = None
     """Tables of trust: the space of the grid, instead of the table's."""
+    equal: str | None = None
+    """Adds panels whose arms are equal to their baseline in this, not in parameters: `flops`,
+    `time` (by tokens), or what a budget counts (by shapes), such as `decode_ms@iphone_13`."""
     budgets: list[str] = field(default_factory=list)
     """`table=proxy_scale`: the proxies' and the target's, instead of the table's."""
     models: list[str] = field(default_factory=list)

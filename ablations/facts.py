@@ -19,7 +19,7 @@ def table_facts(table: Table) -> dict[str, Any]:
         "panels": [
             {
                 "name": panel.name,
-                "budget": asdict(panel.budget),
+                "budget": panel.budget.to_dict(),
                 "baseline": panel.baseline,
                 "source": panel.source,
                 "arms": [

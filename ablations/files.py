@@ -95,6 +95,11 @@ class TableFile:
                 f"budgets and space are of tables of trust, such as proxy_scale, but {self.name} "
                 "is none; leave them out"
             )
+        if options.get("equal") is not None and "equal" not in question.options:
+            raise ValueError(
+                f"equal must go with a table of arms, but {self.name} asks {self.question}; leave "
+                "it out"
+            )
         asked = Asked(
             question=self.question,
             name=self.name,

@@ -40,6 +40,8 @@ class Panel:
     arms: tuple[Arm, ...]
     source: str | None = None
     """Of what is published."""
+    left_out: tuple[str, ...] = ()
+    """Arms of which no shape is equal to the baseline in what the panel asks."""
 
     def arm(self, name: str) -> Arm:
         """The arm of this name.

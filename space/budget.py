@@ -55,6 +55,10 @@ SIZES = (
 """The fields that `fit` finds where they are not given."""
 
 
+class Unfit(ValueError):
+    """Nothing lies on the budget. Caught where an arm may then be left out."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """So much of what `space.meters` can count: weights, their bytes, bytes of cache, or what a
@@ -145,7 +149,7 @@ class Budget:
         return values | ({} if self.at is None else {"at": self.at})
 
     def __str__(self) -> str:
-        value = f"{self.value:,.12g}" if self.kind in QUANTITIES else f"{self.value:,}"
+        value = f"{self.value:,.4g}" if self.kind in QUANTITIES else f"{self.value:,}"
         return f"{value} {self.meter.unit}"
 
 
@@ -187,8 +191,9 @@ def fit(
     the width is free of them.
 
     Raises:
-        ValueError: fields that are unknown, contradict each other or are out of range; or nothing
-            such lies on the budget: the message names the nearest architectures that do.
+        ValueError: fields that are unknown, contradict each other or are out of range.
+        Unfit: nothing such lies on the budget: the message names the nearest architectures that
+            do.
     """
     limit = Budget.parse(budget)
     given = dict(partial)
@@ -196,7 +201,7 @@ def fit(
         given["ffn_ratio"] = ffn_ratio
     shape = solve(given, limit, ffn_tolerance)
     if shape is None:
-        raise ValueError(_explain(given, limit, ffn_tolerance))
+        raise Unfit(_explain(given, limit, ffn_tolerance))
     return with_shape(given, shape)
 
 

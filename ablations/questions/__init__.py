@@ -20,6 +20,7 @@ from search.recipe import Recipe
 from space.axes import SpaceConfig
 from space.budget import Budget
 from space.doors import Door
+from space.words import join
 
 PROXY, PAPER = "proxy", "paper"
 """The scales of a table: the paper's proportions on a budget, or its shapes as printed."""
@@ -49,6 +50,9 @@ class Asked:
     space: SpaceConfig | None = None
     study: str | None = None
     top: int = 4
+    equal: str | None = None
+    """What the arms of further panels are equal to their baseline in: `flops`, `time`, or what a
+    budget counts, such as `decode_ms@iphone_13`."""
     outputs: Path = Path("outputs")
     runs: Path = Path("runs")
     timing: Timing | None = None
@@ -67,21 +71,62 @@ class Asked:
         seeds = seeds_of(self.seeds or self.file_seeds)
         if self.scale == PAPER and self.budget is not None:
             raise ValueError("budget must be left out at scale=paper: its shapes are as printed")
-        made = tuple(self._panel(content) for content in panels)
+        made = tuple(self._panel(content) for content in [*panels, *self._equal_panels(panels)])
         names = Counter(panel.name for panel in made)
         if twice := [name for name, times in names.items() if times > 1]:
             raise ValueError(
                 f"panels of table {self.name} must have names of their own, but got {twice[0]!r} "
                 f"{names[twice[0]]} times; rename all but one"
             )
+        left_out = [
+            f" No shape of {join(list(panel.left_out))} is {panel.name}."
+            for panel in made
+            if panel.left_out
+        ]
         return Table(
-            name=self.name, caption=self.caption, question=self.question, panels=made, **seeds
+            name=self.name,
+            caption=self.caption + "".join(left_out),
+            question=self.question,
+            panels=made,
+            **seeds,
         )
+
+    def _equal_panels(self, panels: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The panels again, with arms equal in what `equal` says, of those that are at equal
+        budgets alone."""
+        if self.equal is None:
+            return []
+        if self.scale == PAPER:
+            raise ValueError("equal must be left out at scale=paper: its shapes are as printed")
+        plain = [content for content in panels if not says_equal(content)]
+        if not plain:
+            raise ValueError(
+                f"equal must go with panels at equal budgets, but table {self.name} has none"
+            )
+        name = f"equal {self.equal}"
+        return [
+            {
+                **content,
+                "equal": self.equal,
+                "name": name if len(plain) == 1 else _joined(content, name),
+            }
+            for content in plain
+        ]
 
     def _panel(self, content: Mapping[str, Any]) -> Panel:
         limit = Budget.parse(self.budget or content.get("budget") or self.file_budget)
         exact, timing = self.scale == PROXY, self.timing or Timing()
         return make_panel(content, limit, self.recipe, self.vocab_size, exact, timing)
+
+
+def says_equal(panel: Mapping[str, Any]) -> bool:
+    """Whether a panel, or an arm of it, says what it is equal in."""
+    arms = (panel.get("arms") or {}).values()
+    return "equal" in panel or any("equal" in (arm or {}) for arm in arms)
+
+
+def _joined(panel: Mapping[str, Any], name: str) -> str:
+    return ", ".join(filter(None, [str(panel.get("name") or ""), name]))
 
 
 Wanted = Mapping[tuple[str, str], int]
@@ -109,7 +154,7 @@ class Question(Protocol):
     trains: bool = True
     """Whether there are cells to train; if not, `measure` is all that is done."""
     options: tuple[str, ...] = ()
-    """Those of `budgets`, `space` and `objectives` that it reads; others are refused. With
+    """Those of `budgets`, `space`, `equal` and `objectives` that it reads; others are refused. With
     `objectives` arms may be compared by any of them, else by the loss on validation text alone;
     columns and constraints are shown in any table."""
     common_recipe: str = ""

@@ -21,10 +21,10 @@ class Arms(Question):
     """Arms against a baseline: differences at equal seeds, with simultaneous intervals."""
 
     asks = "Which arms differ from the baseline of their panel?"
-    takes = "panels of arms (proxy, paper), seeds as a number or auto, lr_search, objectives"
+    takes = "panels of arms (proxy, paper), seeds as a number or auto, lr_search, objectives, equal"
     leaves = FILES
     view = "arms"
-    options = ("objectives",)
+    options = ("objectives", "equal")
     example = """
 caption: Are two blocks better shared?
 budget: 100k

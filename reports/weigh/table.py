@@ -18,13 +18,14 @@ from ablations.stats.bracket import CARRIED, EDGE, is_carried
 from ablations.stats.effects import compare
 from ablations.stats.sequential import verdicts
 from ablations.table import ARMS
+from reports.read.study import deviation
 from reports.weigh import scores
 from search.objectives import measures_of
 from search.recipe import Recipe
 from search.record import FINISHED
 from search.runs import CorruptRecord, read_record
 from space.arch import Architecture
-from space.budget import MAX_DEVIATION, Budget
+from space.budget import MAX_DEVIATION
 from space.cost import cost
 from space.seals import read_json
 
@@ -336,12 +337,12 @@ def _why(reason: Any) -> str:
 
 def _costs(arm: dict[str, Any], budget: dict[str, Any]) -> dict[str, Any]:
     architecture, recipe = Architecture.from_dict(arm["architecture"]), Recipe(**arm["recipe"])
-    counts = cost(architecture, recipe.seq_len)
+    counts, off = cost(architecture, recipe.seq_len), deviation(architecture, budget)
     return {
         "arm": arm["name"],
         "num_hidden_layers": architecture.num_layers,
         "parameters": counts.parameters,
-        "off_budget": Budget(**budget).deviation(architecture),
+        "off_budget": math.nan if off is None else off,
         "forward_flops_per_token": counts.forward_flops_per_token,
         "kv_bytes_per_token": counts.kv_bytes_per_token,
         "decode_bytes_per_token": counts.decode_bytes_per_token,

@@ -29,8 +29,9 @@ from search.config import DataConfig
 from search.data.cache import prepare
 from search.study.plan import Attempt, Cell, Step
 from search.train.placement import Placement
-from space.budget import Budget, fit
+from space.budget import MAX_DEVIATION, Budget, fit
 from space.cost import cost, num_norms
+from space.meters import meter_of
 from space.model import Decoder
 
 PRINTED = {
@@ -565,3 +566,66 @@ def test_a_table_with_seeds_as_needed_shows_the_look_of_each_verdict(tmp_path: P
     half = cells.assign(status=["finished"] * 3 + ["not run"] * (len(cells) - 3))
     early = weigh_panel(facts["panels"][0], half, "val_bpb", auto=True)
     assert set(early.rows.verdict) == {"baseline", "unresolved"}
+
+
+@pytest.mark.parametrize("name", ["depth_width", "sharing_budgets"])
+@pytest.mark.parametrize(
+    "equal", ["decode_ms@iphone_13:1", "prefill_ms@oneplus_12:64", "weight_bytes@int4"]
+)
+def test_a_further_panel_has_arms_equal_to_its_baseline(name: str, equal: str) -> None:
+    """As the device model and the closed form count it; the other panels stay as they are."""
+    file = TableFile.read(name)
+    plain = file.table("proxy", RECIPE, 2048)
+    table = file.table("proxy", RECIPE, 2048, equal=equal)
+    *others, panel = table.panels
+    assert tuple(others) == plain.panels
+    assert panel.name == f"equal {equal}"
+    base = plain.panels[0].arm(panel.baseline)
+    assert panel.arm(panel.baseline) == base, "as on parameters, and trained once"
+    kind, _, at = equal.partition("@")
+    spent = {arm.name: meter_of(kind, at).spent(arm.architecture) for arm in panel.arms}
+    for label, value in spent.items():
+        assert value == pytest.approx(spent[panel.baseline], rel=MAX_DEVIATION), label
+    assert {arm.recipe for arm in panel.arms} == {base.recipe}
+    there = {*spent, *panel.left_out}
+    assert there == {arm.name for arm in plain.panels[0].arms}
+    for label in panel.left_out:
+        assert label in table.caption
+
+
+def test_at_equal_milliseconds_only_what_is_moved_again_costs_width() -> None:
+    """MobileLLM (arXiv:2402.14905), table 7: a block repeated at once is nearly free."""
+    table = TableFile.read("sharing_budgets").table(
+        "proxy", RECIPE, 2048, equal="decode_ms@iphone_13:1"
+    )
+    widths = {arm.name: arm.architecture.hidden_size for arm in table.panels[-1].arms}
+    assert widths["immediate"] == widths["none"]
+    assert widths["repeat-all-over"] == widths["reverse"] < widths["none"]
+
+
+def test_a_further_panel_may_be_equal_in_training_flops() -> None:
+    table = TableFile.read("depth_width").table("proxy", RECIPE, 2048, equal="flops")
+    work = TableWork(table=table, data_fingerprint="a")
+    panel = table.panels[-1]
+    spent = [work.run({"panel": panel.name, "arm": arm.name}, 0).train_flops for arm in panel.arms]
+    assert max(spent) / min(spent) < 1.06  # whole steps of 4096 tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "equal", "said"),
+    [
+        ("depth_width", "speed", "equal must be flops, time or what a budget counts"),
+        ("depth_width", "decode_ms", "decode_ms must name a device"),
+        ("depth_width", "decode_ms@iphone_99", "device must be one of h100, iphone_13"),
+        ("proxy_horizon", "flops", "equal must go with a table of arms"),
+        ("embedding_tying", "kv_bytes", "must leave its sizes to the budget"),
+    ],
+)
+def test_what_arms_cannot_be_equal_in_is_refused(name: str, equal: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        TableFile.read(name).table("proxy", RECIPE, 2048, equal=equal)
+
+
+def test_shapes_as_printed_are_not_made_equal() -> None:
+    with pytest.raises(ValueError, match="equal must be left out at scale=paper"):
+        TableFile.read("depth_width").table("paper", RECIPE, 32000, equal="decode_ms@iphone_13")
