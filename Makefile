@@ -3,6 +3,7 @@
 # make eval-data  data of zero-shot tasks, for python -m search.evaluate
 # make peers  what python -m benchmarks.proxy compares with besides transformers
 # make docs    the documentation as a site, in .cache/docs
+# make gpu     on a machine with a GPU: the tests and benchmarks that need one, and a table to publish
 # make fast    the tests without the slow ones: about a minute
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: sweep test fast docs clean eval-data peers
+.PHONY: sweep test fast gpu docs clean eval-data peers
 .DELETE_ON_ERROR:
 
 sweep: .venv/installed
@@ -27,6 +28,13 @@ test: .venv/installed-dev
 
 fast: .venv/installed-dev
 	$(BIN)/python -m pytest -m "not gpu and not slow" -n 2
+
+# TORCH must name a build for the GPU.
+gpu: .venv/installed-dev
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m benchmarks.gpu --save
+	$(BIN)/python -m benchmarks.proxy --save
+	@echo "please publish benchmarks/results/gpu.md and benchmarks/results/proxy.md"
 
 docs: .venv/installed-dev
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs . .cache/docs

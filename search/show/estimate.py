@@ -76,14 +76,14 @@ def estimate(
 
 def memory(placement: Placement, work: Work) -> str:
     """What the typical run of a settled placement takes, in a line."""
-    from search.train.memory import per_sequence
+    from search.train.memory import peak_memory
 
-    run = work.typical
-    assert placement.micro_batch is not None, "settled"
-    fixed, each = per_sequence(run.architecture, run.recipe)
+    run, at_once = work.typical, placement.micro_batch
+    assert at_once is not None, "settled"
+    peak = peak_memory(run.architecture, run.recipe, at_once)
     return (
-        f"memory: about {(fixed + each * placement.micro_batch) / 1e9:.1f} GB for a run of middle "
-        f"size, {placement.micro_batch} sequences at once"
+        f"memory: about {peak.bytes / 1e9:.1f} GB of a GPU for a run of middle size, {at_once} "
+        "sequences at once"
     )
 
 

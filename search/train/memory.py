@@ -75,6 +75,7 @@ class StorageCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= self._live.pop(key)
 
 
+@lru_cache(maxsize=64)
 def peak_memory(architecture: Architecture, recipe: Recipe, micro_batch: int) -> Peak:
     """What one process takes for steps of two micro-batches of so many sequences, and for scoring
     as many: weights, gradients, the optimiser's state, and activations."""
@@ -98,18 +99,10 @@ def peak_memory(architecture: Architecture, recipe: Recipe, micro_batch: int) ->
     return Peak(training=counter.peak, scoring=scoring)
 
 
-@lru_cache(maxsize=64)
-def per_sequence(architecture: Architecture, recipe: Recipe) -> tuple[float, float]:
-    """Bytes that a run takes whatever its micro-batch, and for each sequence of it."""
-    one, two = (peak_memory(architecture, recipe, size).bytes for size in (1, 2))
-    return 2 * one - two, two - one
-
-
 def fitting(architecture: Architecture, recipe: Recipe, usual: int, memory: float) -> int:
-    """The micro-batch that fits into so many bytes: the usual one, halved as often as needed, and
-    one sequence at least."""
-    fixed, each = per_sequence(architecture, recipe)
+    """The micro-batch whose step fits into so many bytes: the usual one, halved as often as needed,
+    and one sequence at least."""
     size = usual
-    while size > 1 and fixed + each * size > HEADROOM * memory:
+    while size > 1 and peak_memory(architecture, recipe, size).bytes > HEADROOM * memory:
         size = -(-size // 2)
     return size

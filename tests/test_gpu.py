@@ -1,0 +1,115 @@
+"""What only a GPU can show. `make gpu` runs these and the benchmarks that need one."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from study_fixtures import environment, records, run, study_json
+from train_fixtures import HERE, data, losses, run_of  # noqa: F401
+
+from search.data.packed import Data
+from search.recipe import Recipe
+from search.train.loop import Stop, Training, train
+from search.train.memory import peak_memory
+from search.train.placement import Placement, settle
+from space.arch import Architecture
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is seen"),
+]
+CARD = Placement(device="cuda", checkpoint_s=0.001)
+EAGER = replace(CARD, compile="no")
+LAB = Recipe(tokens=10**9, seq_len=2048, batch_size=32, precision="bf16")
+
+
+@pytest.fixture(name="text")
+def of_this_project(data: Data) -> Data:  # noqa: F811
+    return data
+
+
+@pytest.mark.parametrize("placement", [EAGER, CARD])
+def test_a_run_is_the_cpus_to_rounding(text: Data, tmp_path: Path, placement: Placement) -> None:
+    here = replace(HERE, engine="autograd", compile="no")
+    train(run_of(text), text, tmp_path / "cpu", placement=here)
+    record = train(run_of(text), text, tmp_path / "gpu", placement=placement)
+    assert record.status == "finished"
+    assert record.device["device"] == "cuda"
+    for a, b in zip(losses(tmp_path / "cpu"), losses(tmp_path / "gpu"), strict=True):
+        assert a == pytest.approx(b, rel=2e-3)
+
+
+def test_a_stopped_run_goes_on(text: Data, tmp_path: Path) -> None:
+    def stop(event: dict[str, int]) -> None:
+        if event["step"] == 20:
+            raise Stop
+
+    whole = train(run_of(text), text, tmp_path / "whole", placement=EAGER)
+    with pytest.raises(Stop):
+        train(run_of(text), text, tmp_path / "stopped", placement=EAGER, progress=stop)
+    again = train(run_of(text), text, tmp_path / "stopped", placement=EAGER)
+    assert again.readings[-1].val_loss == pytest.approx(whole.readings[-1].val_loss, rel=1e-3)
+
+
+def test_a_step_does_not_wait_for_the_gpu(text: Data, tmp_path: Path) -> None:
+    training = Training(run_of(text), text, tmp_path, CARD)
+    for _ in range(3):
+        training.timed_step()  # compiled by now
+    training.state.step = 0  # whose number no line of the curve wants
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        training._step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("compiled", ["no", "yes"])
+@pytest.mark.parametrize("name", ["mobilellm_125m", "mobilellm_600m"])
+def test_memory_stays_below_its_estimate(
+    text: Data, tmp_path: Path, name: str, compiled: str
+) -> None:
+    lab = replace(run_of(text), architecture=Architecture.from_yaml(name), recipe=LAB)
+    placement = settle(replace(CARD, compile=compiled), lab)
+    assert placement.micro_batch is not None
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    long = replace(text, train=text.train.repeat(-(-(2**20) // len(text.train))))
+    training = Training(lab, long, tmp_path, placement)
+    training.timed_step()
+    estimated = peak_memory(lab.architecture, LAB, placement.micro_batch).training
+    assert torch.cuda.max_memory_allocated() < 1.05 * estimated
+
+
+def test_every_micro_batch_of_a_shape_is_compiled_once(text: Data, tmp_path: Path) -> None:
+    from torch._dynamo.utils import counters
+
+    torch.compiler.reset()
+    counters.clear()
+    odd = run_of(text, eval_tokens=32 * 7)  # seven windows, of which the last micro-batch has one
+    train(odd, text, tmp_path, placement=replace(CARD, micro_batch=2))
+    graphs = counters["stats"]["unique_graphs"]
+    assert 0 < graphs <= 4, "layer and loss, each to learn from and to score"
+
+
+def test_a_study_has_a_worker_for_each_card(tmp_path: Path) -> None:
+    two = ("n_trials=4", "replicates.seeds=1", "workers=2", "placement.device=cuda")
+    done = run(tmp_path, *two, "placement.compile=yes")
+    assert done.returncode == 0, done.stderr
+    assert {record["device"]["device"] for record in records(tmp_path).values()} == {"cuda"}
+    assert study_json(tmp_path)["state"] == "done"
+
+
+def test_the_parent_of_a_study_opens_no_context(tmp_path: Path) -> None:
+    """It would take hundreds of megabytes of a card, and forbid it to others."""
+    code = (
+        "import sys, torch; sys.argv[1:] = ['--cfg', 'job']\n"
+        "from search.executors.local import gpus; gpus()\n"
+        "print(torch.cuda.is_initialized())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False", done.stderr
