@@ -4,6 +4,7 @@ and their groups."""
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from search.show.trackers import TrackerConfig
 from search.study.exploration import Replicates
 from search.study.pruners import PrunerConfig
 from search.study.samplers import SAMPLERS, SamplerConfig
-from search.train.placement import Placement
+from search.train.placement import Placement, usual_workers
 from space.axes import SpaceConfig
 from space.budget import OF_WEIGHTS, Budget
 from space.doors import label
 from space.files import require_name
 
 KEEP = ("best", "all", "none")
+AUTO = "auto"
 
 
 @dataclass(kw_only=True)
@@ -52,7 +54,8 @@ class StudyConfig(ABC):
     recipe: Recipe
     proxy: str = "custom"
     """Name of the file that the recipe came from."""
-    workers: int = 2
+    workers: int | str = AUTO
+    """That train runs at once. `auto`: as many as suit this machine."""
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     placement: Placement = field(default_factory=Placement)
@@ -80,8 +83,17 @@ class StudyConfig(ABC):
     def __post_init__(self) -> None:
         self.recipe.require_code()
         _choose("keep", self.keep, KEEP)
-        require_at_least(1, workers=self.workers)
+        if self.workers != AUTO:
+            if not isinstance(self.workers, int):
+                raise ValueError(f"workers must be a number or auto, but got {self.workers!r}")
+            require_at_least(1, workers=self.workers)
         require_at_least(0, seed=self.seed)
+
+    @cached_property
+    def worker_count(self) -> int:
+        """How many workers are asked for."""
+        given = self.workers
+        return given if isinstance(given, int) else usual_workers(self.placement)
 
     @property
     @abstractmethod

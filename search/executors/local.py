@@ -15,7 +15,7 @@ from pathlib import Path
 from search.executors import Deliver, read_event
 from search.study.job import Job
 from search.study.locks import HOST
-from search.train.placement import Placement, share_cores
+from search.train.placement import Placement, gpus, share_cores
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,6 @@ def environment(placement: Placement, number: int) -> dict[str, str]:
     if placement.device != "cpu" and (cards := gpus()):
         own["CUDA_VISIBLE_DEVICES"] = cards[number % len(cards)]
     return own
-
-
-def gpus() -> list[str]:
-    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return []
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return chosen.split(",") if chosen else [str(i) for i in range(torch.cuda.device_count())]
 
 
 EXECUTOR = Local

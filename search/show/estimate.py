@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from search.record import FINISHED
+from search.record import FINISHED, Run
 from search.runs import CorruptRecord, read_record
 from search.study.plan import Work
 from search.train.optimizers import OPTIMIZERS
@@ -18,6 +18,9 @@ RECENT = 40
 UTILISATION = 0.25
 """Assumed share of a matrix product's rate that training reaches, if no run was measured."""
 WEIGHT_BYTES = 4
+UTILISATION_OF_A_GPU, LAUNCHES_PER_LAYER, LAUNCH_S = 0.4, 40, 6e-6
+"""Assumed, not measured: the share of a matrix product's rate that a GPU's training reaches, the
+kernels that a compiled layer starts forwards and backwards, and the time to start one."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Estimate:
     disk_bytes: float
     lost: str | None = None
     """Why this machine trains more slowly than it could; None if it does not."""
+    waits: str | None = None
+    """Why a GPU would be idle for much of the time, and what to do; None where it is kept busy."""
     memory: str | None = None
     """What a typical run takes of a GPU's memory; None on a CPU."""
 
@@ -41,7 +46,7 @@ class Estimate:
             f"to do: {self.runs} runs, {amount(self.tokens)} tokens, {amount(self.flops)} FLOPs, "
             f"about {duration(self.seconds)} ({self.basis}), "
             f"{self.disk_bytes / 1e6:,.0f} MB of disk"
-            + "".join(f"\n{line}" for line in (self.memory, self.lost) if line)
+            + "".join(f"\n{line}" for line in (self.memory, self.waits, self.lost) if line)
         )
 
 
@@ -69,6 +74,7 @@ def estimate(
         basis=basis,
         lost=what_is_lost(placement, work.architectures),
         memory=memory(placement, work) if placement.device == "cuda" else None,
+        waits=waits_for_launches(work, placement) if placement.device == "cuda" else None,
         disk_bytes=weights
         * (min(left, kept) + (workers + min(left, pausing)) * (1 + kept_per_weight)),
     )
@@ -84,6 +90,30 @@ def memory(placement: Placement, work: Work) -> str:
     return (
         f"memory: about {peak.bytes / 1e9:.1f} GB of a GPU for a run of middle size, {at_once} "
         "sequences at once"
+    )
+
+
+def waits_for_launches(work: Work, placement: Placement) -> str | None:
+    """What to do where starting the kernels of a micro-batch takes longer than its products."""
+    rate = UTILISATION_OF_A_GPU * matrix_product_speed(placement, work.typical.recipe.precision)
+    return launches_in_words(work.typical, placement, rate)
+
+
+def launches_in_words(run: Run, placement: Placement, flops_per_s: float) -> str | None:
+    """The line for a run whose products go at so many FLOPs per second; None where they take longer
+    than starting them."""
+    assert placement.micro_batch is not None, "settled"
+    recipe, layers = run.recipe, run.architecture.num_layers
+    per_step = run.train_flops / (recipe.trained_tokens / recipe.tokens_per_step)
+    products = per_step * placement.micro_batch / recipe.batch_size / flops_per_s
+    launches = layers * LAUNCHES_PER_LAYER * LAUNCH_S
+    if products > launches:
+        return None
+    return (
+        f"a GPU would mostly wait: the products of {placement.micro_batch} sequences take it about "
+        f"{products * 1e3:.2g} ms, and starting the kernels of {layers} layers about "
+        f"{launches * 1e3:.2g}; give it more at once (recipe.batch_size), or several workers "
+        "(placement.workers_per_gpu=4)"
     )
 
 

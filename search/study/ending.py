@@ -110,7 +110,7 @@ def _common_facts(session: "Session[Any]", finished: bool) -> dict[str, Any]:
     return {
         "study": job.study,
         **job.targets.facts(),
-        "workers": config.workers,
+        "workers": config.worker_count,
         "runs": config.runs,
         "config": configuration,
         "command": _command(session),

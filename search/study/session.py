@@ -149,7 +149,7 @@ class Session(Generic[W]):
             seed=config.seed,
             targets=subject.targets,
             placement=config.placement,
-            workers=ground.executor.slots(config.workers),
+            workers=ground.executor.slots(config.worker_count),
             since=len(study.get_trials(deepcopy=False)),
             evaluate=config.evaluate,
         )

@@ -87,6 +87,8 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if torch.cuda.is_available() and world() > 1:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before anything is put on a card
+    if torch.cuda.is_available() and placement.device != "cpu" and placement.workers_per_gpu > 1:
+        torch.cuda.set_per_process_memory_fraction(1 / placement.workers_per_gpu)
     record = Record(run=run, status=FAILED, started=datetime.now(UTC).isoformat(timespec="seconds"))
     training, smaller = None, None
     try:

@@ -37,6 +37,8 @@ class Placement:
     on a CPU with g++."""
     compile: str = "auto"
     """Whether `autograd` compiles the layers: `yes`, `no`, or `auto`: on a GPU."""
+    workers_per_gpu: int = 1
+    """That share a GPU, and its memory equally: for models too small to keep one busy."""
     checkpoint_s: float | None = None
     """Seconds between checkpoints: the most that a kill can lose. Default: 20, or more where
     writing one takes over a hundredth of that, as large models' do."""
@@ -52,7 +54,7 @@ class Placement:
                     f"placement.{name} must be one of {', '.join(choices)}, "
                     f"but got {getattr(self, name)!r}"
                 )
-        for name in ("threads", "micro_batch", "checkpoint_s"):
+        for name in ("threads", "micro_batch", "workers_per_gpu", "checkpoint_s"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"placement.{name} must be positive, but got {value}")
@@ -102,7 +104,8 @@ def settle(placement: Placement, run: Run) -> Placement:
         placement,
         device="cuda" if on_gpu else "cpu",
         threads=threads,
-        micro_batch=placement.micro_batch or (_fitting(run, usual) if on_gpu else usual),
+        micro_batch=placement.micro_batch
+        or (_fitting(run, usual, placement.workers_per_gpu) if on_gpu else usual),
         engine=engine,
         compile=_or(placement.compile, "yes" if on_gpu else "no"),
     )
@@ -113,14 +116,14 @@ def settle(placement: Placement, run: Run) -> Placement:
     return settled
 
 
-def _fitting(run: Run, usual: int) -> int:
-    """The micro-batch that fits into the memory of the GPU in use."""
+def _fitting(run: Run, usual: int, workers: int) -> int:
+    """The micro-batch that fits into a worker's share of the GPU's memory."""
     import torch
 
     from search.train.memory import fitting  # which imports this module
 
     memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    return fitting(run.architecture, run.recipe, usual, memory)
+    return fitting(run.architecture, run.recipe, usual, memory / workers)
 
 
 def _own_threads() -> int:
@@ -136,6 +139,23 @@ def _own_threads() -> int:
 def share_cores(placement: Placement, workers: int) -> Placement:
     """The placement with a worker's threads: the cores of this machine divided among them."""
     return replace(placement, threads=placement.threads or max(1, cores() // workers))
+
+
+def usual_workers(placement: Placement) -> int:
+    """How many workers suit this machine: `workers_per_gpu` for each GPU, or one per core."""
+    if placement.device != "cpu" and (cards := gpus()):
+        return len(cards) * placement.workers_per_gpu
+    return cores()
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return chosen.split(",") if chosen else [str(i) for i in range(torch.cuda.device_count())]
 
 
 def cores() -> int:

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from study_fixtures import write_text
 
-from benchmarks import fidelity, peers, proxy, scaling, show, trial
+from benchmarks import fidelity, gpu, peers, proxy, scaling, show, trial
 from search.config import SearchConfig
 from search.data.cache import prepare
 from search.data.config import DataConfig
@@ -29,9 +29,9 @@ SMALL: dict[str, Any] = {"tokens": 2048, "seq_len": 32, "batch_size": 4}
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """One step a turn, small products, results elsewhere."""
-    for module in (proxy, scaling):
+    for module in (proxy, scaling, gpu):
         monkeypatch.setattr(module, "PEAK_SIZES", (64,))
-        monkeypatch.setattr(module, "TURN_S", 0.0)
+        monkeypatch.setattr(module, "TURN_S", 0.0, raising=False)
     monkeypatch.setattr(show, "RESULTS", tmp_path)
     return tmp_path
 
@@ -66,6 +66,16 @@ def test_speed_over_sizes_and_lengths_is_drawn(
     assert "| 16 |" in text
     assert "| 32 |" in text
     assert (quick / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_what_a_gpu_makes_of_a_shape_is_a_table(quick: Path) -> None:
+    small = ["--seq-len", "64", "--batch-tokens", "256"]
+    gpu.main(["--save", "--rounds", "1", "--shapes", "5m", *small])
+    rows = [line.split(" | ") for line in (quick / "gpu.md").read_text().splitlines()]
+    (row,) = (cells for cells in rows if cells[0] == "| 5m")
+    assert len(row) == len(gpu.COLUMNS)
+    assert row[5] == "unknown", "no published peak of a CPU"
 
 
 @pytest.mark.slow

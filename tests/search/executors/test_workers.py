@@ -354,6 +354,24 @@ def test_workers_get_a_share_of_the_cores_and_a_card_each(monkeypatch: pytest.Mo
     assert workers.environment(shared, 0)["OMP_NUM_THREADS"] == "2"
 
 
+def test_as_many_workers_as_suit_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "cores", lambda: 6)
+    monkeypatch.setattr(placement, "gpus", lambda: [])
+    assert placement.usual_workers(Placement(workers_per_gpu=3)) == 6
+    monkeypatch.setattr(placement, "gpus", lambda: ["0", "1"])
+    assert placement.usual_workers(Placement()) == 2
+    assert placement.usual_workers(Placement(workers_per_gpu=3)) == 6
+    assert placement.usual_workers(Placement(device="cpu", workers_per_gpu=3)) == 6
+
+
+@pytest.mark.parametrize("given", ["workers=0", "workers=many", "placement.workers_per_gpu=0"])
+def test_workers_are_a_number_or_auto(tmp_path: Path, given: str) -> None:
+    done = run(tmp_path, given)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "workers" in done.stderr
+
+
 @pytest.mark.slow
 def test_a_run_keeps_its_threads_whatever_the_number_of_workers(
     here: Path, monkeypatch: pytest.MonkeyPatch

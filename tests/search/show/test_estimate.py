@@ -1,0 +1,46 @@
+"""What a start says of its cost on a GPU, where one is seen or not."""
+
+from dataclasses import replace
+
+from train_fixtures import ARCH
+
+from search.recipe import Recipe
+from search.record import Run
+from search.show.estimate import Estimate, launches_in_words
+from search.train.placement import Placement
+from space.arch import Architecture
+
+CARD = Placement(device="cuda", micro_batch=16)
+LAB = Recipe(tokens=10**9, seq_len=2048, batch_size=256, precision="bf16")
+H100 = 0.4 * 989e12
+
+
+def run_of(architecture: Architecture) -> Run:
+    return Run(architecture=architecture, recipe=LAB, data_fingerprint="a")
+
+
+def test_a_small_model_is_said_to_leave_a_gpu_idle() -> None:
+    line = launches_in_words(run_of(ARCH), CARD, H100)
+    assert line
+    assert "recipe.batch_size" in line
+    assert "placement.workers_per_gpu" in line
+
+
+def test_a_larger_one_or_a_slower_gpu_is_not() -> None:
+    large = Architecture.from_yaml("mobilellm_125m")
+    assert launches_in_words(run_of(large), CARD, H100) is None
+    assert launches_in_words(run_of(ARCH), CARD, H100 / 1e4) is None
+
+
+def test_fewer_sequences_at_once_take_less_of_it() -> None:
+    """One sequence of 125M: 5 ms of products, and 7 to start thirty layers."""
+    run = run_of(Architecture.from_yaml("mobilellm_125m"))
+    assert launches_in_words(run, replace(CARD, micro_batch=1), H100)
+    assert launches_in_words(run, replace(CARD, micro_batch=4), H100) is None
+
+
+def test_memory_and_waiting_are_lines_of_the_estimate() -> None:
+    made = Estimate(
+        runs=1, tokens=1, flops=1, seconds=1, basis="measured", disk_bytes=1, memory="m", waits="w"
+    )
+    assert str(made).splitlines()[1:] == ["m", "w"]
