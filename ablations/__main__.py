@@ -36,6 +36,7 @@ from search.study.session import (
 from search.train.placement import share_cores
 from space.app import option_of, verb
 from space.cli import one_line_errors
+from space.overrides import value_of
 
 
 def usual(given: Sequence[str]) -> list[str]:
@@ -52,7 +53,7 @@ def usual(given: Sequence[str]) -> list[str]:
             "proxy_horizon and proxy_scale add space=depth_width, or another of conf/space/, other "
             "tables have none"
         )
-    asked = [text.partition("=")[2] for text in given if option_of(text) == "table"]
+    asked = [str(value_of(text)) for text in given if option_of(text) == "table"]
     if not asked or asked[-1] in ("help", "all") or standalone(asked[-1]):
         return []
     own = TableFile.read(asked[-1]).overrides

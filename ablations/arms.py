@@ -12,12 +12,13 @@ from typing import Any
 from ablations.table import Arm, Panel
 from ablations.timing import Timing
 from search.recipe import Recipe
-from space.arch import Architecture, number
+from space.arch import Architecture
 from space.axes import parse_sharing
 from space.budget import FFN_TOLERANCE, SIZES, Budget, Unfit, fit
 from space.cost import cost
 from space.device import QUANTITIES
 from space.meters import meter_of
+from space.ranges import number
 
 OWN = ("recipe", "init_shift", "like", "spend", "off_budget", "published", "equal", "ffn_tolerance")
 """What an arm may say besides fields of its architecture."""

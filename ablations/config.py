@@ -7,12 +7,14 @@ from typing import Any
 from ablations.questions import PAPER, PROXY, standalone, table_stem
 from ablations.stats.bracket import LrSearch
 from ablations.stats.sequential import AUTO
-from search.config import StudyConfig, require_at_least
+from search.config import StudyConfig
 from search.objectives import Measure
 from space.axes import SpaceConfig
 from space.files import require_name
+from space.ranges import AtLeast1, Range
 
 SCALES = (PROXY, PAPER)
+SEEDS = Range(1, 10_000)
 
 
 @dataclass(kw_only=True)
@@ -29,7 +31,7 @@ class AblationConfig(StudyConfig):
     study: str | None = None
     """`table=confirm`: the search whose best candidates are run again. Of other tables, which are
     studies themselves, the name: `called` where that is not given."""
-    top: int = 4
+    top: AtLeast1 = 4
     space: SpaceConfig | None = None
     """Tables of trust: the space of the grid, instead of the table's."""
     equal: str | None = None
@@ -45,7 +47,6 @@ class AblationConfig(StudyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(1, top=self.top)
         if self.table is None:
             raise ValueError("table must name a table, but got none; table=help lists them")
         if self.table == "all" and (given := self.called or self.study) is not None:
@@ -63,7 +64,7 @@ class AblationConfig(StudyConfig):
         if self.seeds not in (None, AUTO):
             if type(self.seeds) is not int:
                 raise ValueError(f"seeds must be a whole number or auto, but got {self.seeds!r}")
-            require_at_least(1, seeds=self.seeds)
+            SEEDS.require("seeds", self.seeds)
         for option, name in (("called", self.called), ("study", self.study)):
             if name is not None:
                 require_name(option, name)

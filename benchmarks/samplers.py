@@ -35,7 +35,6 @@ from torch import set_num_threads
 
 from benchmarks.show import RESULTS, heading, leave, parser, say, style, table
 from benchmarks.tabular import TABLE, Tabular, load, train
-from search.config import require_at_least
 from search.study.exploration import Exploration, Replicates
 from search.study.plan import Attempt, Cell, Step
 from search.study.pruners import PRUNERS, PrunerConfig, make_pruner
@@ -43,6 +42,7 @@ from search.study.samplers import SAMPLERS, SamplerConfig, make_sampler, worker_
 from search.train.placement import Placement
 from space.app import CONF
 from space.cli import one_line_errors
+from space.ranges import Range
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -310,7 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--set", nargs="*", default=[], help="overrides of the search that trains")
     chosen = options.parse_args(arguments)
     with one_line_errors():
-        require_at_least(1, limit=chosen.limit, replays=chosen.replays, workers=chosen.workers)
+        for name in ("limit", "replays", "workers"):
+            Range(1).require(name, getattr(chosen, name))
         if chosen.train:
             train(chosen.set, chosen.table)
         tabular = load(chosen.table)

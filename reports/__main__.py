@@ -8,7 +8,6 @@ machine that the records were copied to.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from reports.read.study import Study, read_study
 from reports.views import depth_print, front, laws, scores, trials, view_of
@@ -22,6 +21,7 @@ from reports.weigh.table import read_table
 from space.app import verb
 from space.cli import one_line_errors
 from space.files import require_name, write_atomically
+from space.overrides import Names, Place
 
 LAWS = "laws"
 """The page of several studies."""
@@ -33,14 +33,14 @@ class ReportsConfig:
 
     table: str | None = None
     """Name of a table of `python -m ablations`, instead of a study."""
-    study: Any = None
+    study: Names = None
     """Name of the study: its folder under `outputs`. For `page=laws` a list of them."""
     page: str | None = None
     """`laws`: the page of several studies instead of one's."""
     called: str | None = None
     """Name of the folder of `page=laws` under `outputs/laws`. Default: the studies' names."""
-    outputs: str = "outputs"
-    runs: str | None = None
+    outputs: Place = "outputs"
+    runs: Place | None = None
     """The folder of the runs. Default: as `study.json` says."""
 
     def __post_init__(self) -> None:

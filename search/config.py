@@ -5,9 +5,8 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from search.data.config import DataConfig
 from search.evaluate.tasks import PACKAGE, SOURCES
@@ -23,9 +22,12 @@ from space.axes import SpaceConfig
 from space.budget import OF_WEIGHTS, Budget
 from space.doors import label
 from space.files import require_name
+from space.overrides import Place
+from space.ranges import AtLeast1, Positive, Range, Seed, settle_numbers
 
 KEEP = ("best", "all", "none")
 AUTO = "auto"
+WORKERS = Range(1, 10_000)
 
 
 @dataclass(kw_only=True)
@@ -36,14 +38,13 @@ class Evaluation:
     """Of files of `conf/tasks/`, see `search.evaluate.tasks.TaskSpec`; none: nothing is asked."""
     source: str = "package"
     """`package`: data that `make eval-data` brings; `hub`: lm-eval's usual way."""
-    limit: int | None = None
+    limit: AtLeast1 | None = None
     """Documents of each task; None: all."""
-    package: str = str(PACKAGE)
+    package: Place = str(PACKAGE)
 
     def __post_init__(self) -> None:
         _choose("source", self.source, SOURCES)
-        if self.limit is not None:
-            require_at_least(1, limit=self.limit)
+        settle_numbers(self)
 
 
 @dataclass(kw_only=True)
@@ -61,12 +62,12 @@ class StudyConfig(ABC):
     placement: Placement = field(default_factory=Placement)
     evaluate: Evaluation = field(default_factory=Evaluation)
     """What each run is asked at its last reading."""
-    seed: int = 0
+    seed: Seed = 0
     """First seed of the runs, and the samplers'."""
     storage: str | None = None
     """SQLAlchemy URL. Default: SQLite in the study's folder."""
-    outputs: str = "outputs"
-    runs: str = "runs"
+    outputs: Place = "outputs"
+    runs: Place = "runs"
     keep: str = "best"
     """Whose weights stay when the study is done: the `best` run's, `all` or `none`."""
     report: bool = True
@@ -86,8 +87,8 @@ class StudyConfig(ABC):
         if self.workers != AUTO:
             if not isinstance(self.workers, int):
                 raise ValueError(f"workers must be a number or auto, but got {self.workers!r}")
-            require_at_least(1, workers=self.workers)
-        require_at_least(0, seed=self.seed)
+            WORKERS.require("workers", self.workers)
+        settle_numbers(self)
 
     @cached_property
     def worker_count(self) -> int:
@@ -119,10 +120,10 @@ class SearchConfig(StudyConfig):
     budget: str = "1m"
     """`1m`, `125m`, `non_embedding_parameters:100m`, or one of bytes or of a device:
     `weight_bytes:64mb@int4`, `kv_bytes:8mb@2048`, `decode_ms:16@iphone_13`."""
-    tokens_per_parameter: float | None = None
+    tokens_per_parameter: Positive | None = None
     """Instead of `recipe.tokens`: so many for each parameter of the budget, of the kind that it
     counts, so that studies of several budgets make a law (`python -m reports page=laws`)."""
-    n_trials: int = 22
+    n_trials: Annotated[int, Range(1, 10**9)] = 22
     """Distinct runs in all, over all starts of the study."""
     replicates: Replicates = field(default_factory=Replicates)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -133,7 +134,6 @@ class SearchConfig(StudyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(1, n_trials=self.n_trials)
         budget = Budget.parse(self.budget)
         self.budget = budget.label  # however it was spelt: one study, of one name
         if (ratio := self.tokens_per_parameter) is not None:
@@ -142,11 +142,8 @@ class SearchConfig(StudyConfig):
                     "tokens_per_parameter must go with a budget of parameters, but got "
                     f"{budget.label}; set recipe.tokens instead"
                 )
-            if not 0 < ratio < inf:
-                raise ValueError(f"tokens_per_parameter must be positive, but got {ratio}")
             self.recipe = replace(self.recipe, tokens=max(1, round(ratio * budget.value)))
-        if self.study is not None:
-            require_name("study", self.study)
+        require_name("study", self.name)
         self._check_objectives(self.targets("val_bpb"))
 
     def targets(self, usual: str) -> Targets:
@@ -190,13 +187,6 @@ class SearchConfig(StudyConfig):
 
 def _in_folders(text: str) -> str:
     return re.sub(r"[:/]", "_", text)
-
-
-def require_at_least(least: int, **options: int) -> None:
-    """Raises: ValueError for the first option that is less."""
-    for name, value in options.items():
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, but got {value}")
 
 
 def _choose(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -39,7 +39,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search.config import require_at_least
 from search.data.cache import prepare
 from search.data.config import DataConfig
 from search.data.packed import Data, batch, require_tokens
@@ -53,6 +52,8 @@ from space.app import PRINT_STYLE, verb
 from space.arch import Architecture
 from space.cli import one_line_errors
 from space.model import MLP, Attention, Decoder, rotate
+from space.overrides import Place
+from space.ranges import AtLeast1, NotNegative, settle_numbers
 from space.sharing import PATTERNS
 
 EMBEDDING, SCORES, ATTENTION, FFN = "embedding", "attention scores", "attention out", "FFN out"
@@ -99,19 +100,19 @@ class CoordinateCheckConfig:
     """`width`, `depth`, `head_dim` (at equal width), or sharing patterns, over repeats."""
     multiples: list[int] = field(default_factory=list)
     """Of the base shape; repeats of a pattern."""
-    head_dim: int = 16
+    head_dim: AtLeast1 = 16
     """Of the base shape."""
     architecture: dict[str, Any] = field(default_factory=dict)
     """Further fields of all shapes."""
-    steps: int = 10
-    seeds: int = 3
-    tolerance: float = 0.1
+    steps: AtLeast1 = 10
+    seeds: AtLeast1 = 3
+    tolerance: NotNegative = 0.1
     """Largest slope, up or down."""
     placement: Placement = field(default_factory=Placement)
-    outputs: str = "outputs"
+    outputs: Place = "outputs"
 
     def __post_init__(self) -> None:
-        require_at_least(1, steps=self.steps, seeds=self.seeds, head_dim=self.head_dim)
+        settle_numbers(self)
         known = (*SHAPES, *(pattern for pattern in PATTERNS if pattern != "none"))
         unknown = [axis for axis in self.axes if axis not in known]
         if unknown or not self.axes:

@@ -17,6 +17,7 @@ import numpy as np
 
 from space.app import verb
 from space.cli import one_line_errors
+from space.overrides import Place
 
 LEVEL = 0.95
 POWER = 0.8
@@ -27,8 +28,8 @@ LOWER_IS_BETTER = ("bpb",)
 class PairedConfig:
     """What `conf/paired.yaml` holds."""
 
-    baseline: str
-    candidate: str
+    baseline: Place
+    candidate: Place
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 from search.train.optimizers import OPTIMIZERS
 from search.train.parametrisations import PARAMETRISATIONS
-from space.arch import number
 from space.keys import without_defaults
+from space.ranges import Count, NotNegative, Positive, Share, number, settle_numbers
 
 DOORS = (OPTIMIZERS, PARAMETRISATIONS)
 """Whose things a recipe names, in fields of their names."""
@@ -30,69 +30,56 @@ class Branch:
 class Recipe:
     """All of a run that is not architecture, data or seed."""
 
-    tokens: int
+    tokens: Count
     """Training tokens, rounded up to whole steps."""
-    seq_len: int = 256
-    batch_size: int = 16
+    seq_len: Count = 256
+    batch_size: Count = 16
     """Sequences a step."""
-    lr: float = 3e-3
+    lr: Positive = 3e-3
     """Peak learning rate of the base shape; the parametrisation carries it to other shapes."""
     schedule: str = "wsd"
     """`wsd`: warmup, stable, decay (arXiv:2405.18392, decaying as 1 - sqrt); `cosine`."""
-    warmup_fraction: float = 0.1
-    decay_fraction: float = 0.2
+    warmup_fraction: Share = 0.1
+    decay_fraction: Share = 0.2
     """Share of the steps spent decaying (`wsd`)."""
-    final_lr_fraction: float = 0.0
+    final_lr_fraction: Share = 0.0
     """Learning rate at the end, as a share of the peak."""
     optimizer: str = "adamw"
     """A file of `search/train/optimizers/`, or one of your own: docs/doors/optimizer.md."""
-    beta1: float = 0.9
+    beta1: Share = 0.9
     """AdamW's two, also if another optimizer takes the matrices inside layers."""
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
+    beta2: Share = 0.95
+    eps: NotNegative = 1e-8
+    weight_decay: NotNegative = 0.1
     """Decoupled; on matrices only."""
-    grad_clip: float = 1.0
+    grad_clip: Positive = 1.0
     """Largest global gradient norm."""
     parametrisation: str = "completep"
     """A file of `search/train/parametrisations/`, or one of your own:
     docs/doors/parametrisation.md."""
-    base_hidden_size: int = 96
-    base_num_hidden_layers: int = 1
-    init_std: float = 0.05
+    base_hidden_size: Count = 96
+    base_num_hidden_layers: Count = 1
+    init_std: Positive = 0.05
     """Initial standard deviation of the base shape's matrices."""
-    residual_init: float = 0.0
+    residual_init: NotNegative = 0.0
     """Factor on it for `o_proj` and `down_proj`; 0 starts with closed residual branches."""
-    embedding_std: float = 0.05
-    embedding_lr_factor: float = 4.0
+    embedding_std: NotNegative = 0.05
+    embedding_lr_factor: NotNegative = 4.0
     """Learning rate of the embedding, as a multiple of `lr`: most of its rows see few gradients."""
     precision: str = "auto"
     """`bf16` (autocast, float32 weights), `fp32`, or `auto`: bf16 where the hardware multiplies it
     faster."""
-    eval_tokens: int = 131072
+    eval_tokens: Count = 131072
     """Size of the fixed validation slice."""
-    evaluations: int = 4
+    evaluations: Count = 4
     """Points of the curve at which the slice is scored; only the last is a reading."""
     horizons: tuple[float, ...] = ()
     """Shares of the tokens, ascending, at which a decay branch from the stable trunk gives a
     reading besides the one at the end (`wsd` alone). Branches cost `branch_tokens` more."""
 
     def __post_init__(self) -> None:
-        self._check_types()
-        for name in (
-            "tokens",
-            "seq_len",
-            "batch_size",
-            "lr",
-            "init_std",
-            "eval_tokens",
-            "grad_clip",
-            "base_hidden_size",
-            "base_num_hidden_layers",
-            "evaluations",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, but got {getattr(self, name)}")
+        settle_numbers(self)  # 1 and 1.0 are the same rate
+        self._settle_horizons()
         for name, choices in (
             ("schedule", ("wsd", "cosine")),
             ("precision", ("auto", "bf16", "fp32")),
@@ -101,12 +88,6 @@ class Recipe:
                 raise ValueError(
                     f"{name} must be one of {', '.join(choices)}, but got {getattr(self, name)!r}"
                 )
-        for name in ("warmup_fraction", "decay_fraction", "final_lr_fraction", "beta1", "beta2"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], but got {getattr(self, name)}")
-        for name in ("eps", "weight_decay", "residual_init", "embedding_std"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, but got {getattr(self, name)}")
         if self.warmup_fraction + self.decay_fraction > 1:
             raise ValueError(
                 "warmup_fraction + decay_fraction must be at most 1, but got "
@@ -116,11 +97,7 @@ class Recipe:
             object.__setattr__(self, door.name, door.pinned(getattr(self, door.name)))
         self._check_horizons()
 
-    def _check_types(self) -> None:
-        """Counts are whole, and 1 and 1.0 are the same rate."""
-        for f in fields(self):
-            if f.type in (int, float):
-                object.__setattr__(self, f.name, number(f.name, getattr(self, f.name), f.type))
+    def _settle_horizons(self) -> None:
         if not isinstance(self.horizons, list | tuple):
             raise ValueError(f"horizons must be a list of numbers, but got {self.horizons!r}")
         horizons = tuple(number("a horizon", share, float) for share in self.horizons)

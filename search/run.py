@@ -23,6 +23,8 @@ from space.app import verb
 from space.arch import Architecture
 from space.cli import one_line_errors
 from space.doors import Changed
+from space.overrides import Place
+from space.ranges import Seed, settle_numbers
 
 
 @dataclass(kw_only=True)
@@ -36,16 +38,13 @@ class RunConfig:
     placement: Placement = field(default_factory=Placement)
     evaluate: Evaluation = field(default_factory=Evaluation)
     """What the run is asked at its last reading."""
-    seed: int = 0
-    init_seed: int | None = None
-    runs: str = "runs"
+    seed: Seed = 0
+    init_seed: Seed | None = None
+    runs: Place = "runs"
 
     def __post_init__(self) -> None:
         self.recipe.require_code()
-        for name in ("seed", "init_seed"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name} must be at least 0, but got {value}")
+        settle_numbers(self)
 
 
 @verb("run", RunConfig)

@@ -11,14 +11,16 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 from space.app import verb
-from space.arch import Architecture
+from space.arch import Architecture, Size
 from space.axes import Candidate, Space, SpaceConfig, describe_sharing
 from space.budget import ffn_multiple, ffn_target
 from space.cli import one_line_errors
 from space.cost import cost, num_norms, parts
 from space.device import Use
 from space.formats import export_as
+from space.overrides import Names, Place
 from space.parts import part_fields
+from space.ranges import AtLeast1
 from space.stored import Stored
 from space.tables import Column, aligned
 from space.words import count, prefixed
@@ -35,7 +37,7 @@ class DeviceConfig:
 
     given_as: ClassVar[str] = "names"
     """`device=iphone_13` is `device.names=iphone_13`."""
-    names: Any = None
+    names: Names = None
     """One or a list of them: `iphone_13`, `[iphone_13, oneplus_12:8da4w]`."""
 
 
@@ -45,18 +47,18 @@ class Config:
 
     space: SpaceConfig
     architecture: dict[str, Any] | None = None
-    architecture_file: str | None = None
-    architecture_from: str | None = None
-    export: str | None = None
-    to: str | None = None
+    architecture_file: Place | None = None
+    architecture_from: Place | None = None
+    export: Place | None = None
+    to: Place | None = None
     models: str | None = None
-    runs: str = "runs"
-    cache: str = ".cache/data"
-    tokenizer: str | None = None
+    runs: Place = "runs"
+    cache: Place = ".cache/data"
+    tokenizer: Place | None = None
     budget: str = "125m"
-    vocab_size: int = 32000
-    seq_len: int = 2048
-    dtype_bytes: int = 2
+    vocab_size: Size = 32000
+    seq_len: AtLeast1 = 2048
+    dtype_bytes: AtLeast1 = 2
     device: DeviceConfig = field(default_factory=DeviceConfig)
     format: str = "table"
     """Of what is printed; of an export one of `space.formats`, `hf` where none is given."""

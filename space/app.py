@@ -3,12 +3,13 @@
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -20,10 +21,19 @@ from space.cli import describe, fail, one_line_errors, reader_may_leave
 from space.compat import child_nodes, hide_group, hydra_flags, names_of
 from space.doors import Door
 from space.experiments import require_own_experiment
+from space.overrides import as_text, settle_places
+from space.ranges import require_numbers
 
 CONF = str(Path(__file__).parent.parent / "conf")
 PRINT_STYLE = str(Path(CONF) / "print.mplstyle")
 """Of matplotlib, for figures in files."""
+
+CONFIGURING = (
+    *(ValueError, OSError, HydraException, OmegaConfBaseException),
+    *(TypeError, AttributeError, OverflowError, RecursionError),
+)
+"""What values may raise before they are a verb's configuration: Hydra has no kind of its own for
+some that it has no use for."""
 
 T = TypeVar("T")
 
@@ -48,14 +58,17 @@ def verb(
     ConfigStore.instance().store(name=f"{name}_schema", node=_thaw(OmegaConf.structured(schema)))
 
     def decorate(main: Callable[[T], None]) -> Callable[[], None]:
+        trouble: list[Exception] = []
+
         @wraps(main)
         def with_objects(config: DictConfig) -> None:
-            with one_line_errors():
-                _require_known_and_given(config, schema)
-                values = OmegaConf.to_object(config)
-                assert isinstance(values, schema), f"conf/{name}.yaml must begin with its schema"
-            with reader_may_leave():  # here too, since Hydra prints what it raises
-                main(values)
+            with one_line_errors(CONFIGURING):
+                values = _objects(config, name, schema)
+            try:
+                with reader_may_leave():  # here too, since Hydra prints what it raises
+                    main(values)
+            except Exception as error:  # Hydra would print the command line, passwords included
+                trouble.append(error)
 
         app = hydra.main(config_path=CONF, config_name=name, version_base="1.3")(with_objects)
 
@@ -64,20 +77,22 @@ def verb(
             opening = (sys.modules[main.__module__].__doc__ or "").partition("\n")[0]
             OmegaConf.register_new_resolver("about", lambda: opening.replace("`", ""), replace=True)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed there
+            trouble.clear()
             try:
-                with one_line_errors():
+                with one_line_errors(CONFIGURING):
                     _require_one_start(sys.argv[1:])
                     own = _require_known_flags(sys.argv[1:])
                     folders = [Path(CONF), *([Path(own)] if own else [])]
                     require_own_experiment(sys.argv[1:], schema, _module_of(main), folders)
-                    sys.argv[1:] = in_full(sys.argv[1:], schema)
-                    sys.argv[1:] = by_name(sys.argv[1:], doors_of(schema))
+                    sys.argv[1:] = as_meant(sys.argv[1:], schema)
                     sys.argv[1:1] = usual(sys.argv[1:])
-                with one_line_errors((HydraException, OmegaConfBaseException)), reader_may_leave():
+                with one_line_errors(CONFIGURING), reader_may_leave():
                     app()
             except KeyboardInterrupt:  # before or after training, during which it is no exception
                 print("stopped", file=sys.stderr)
                 raise SystemExit(130) from None
+            if trouble:
+                crash(trouble.pop(), _secrets(sys.argv[1:]))
 
         return run
 
@@ -92,13 +107,30 @@ def configuration(name: str, schema: type[T], given: Sequence[str]) -> T:
     """
     try:
         with hydra.initialize_config_dir(CONF, version_base="1.3"):
-            config = hydra.compose(name, by_name(in_full(given, schema), doors_of(schema)))
-        _require_known_and_given(config, schema)
-        values = OmegaConf.to_object(config)
-    except (HydraException, OmegaConfBaseException) as error:
+            config = hydra.compose(name, as_meant(given, schema))
+        return _objects(config, name, schema)
+    except (HydraException, OmegaConfBaseException, RecursionError) as error:
         raise ValueError(describe(error)) from None
+
+
+def _objects(config: DictConfig, name: str, schema: type[T]) -> T:
+    _require_known_and_given(config, schema)
+    require_numbers(OmegaConf.to_container(config, resolve=True), schema)
+    settle_places(config, schema)
+    values = OmegaConf.to_object(config)
     assert isinstance(values, schema), f"conf/{name}.yaml must begin with its schema"
     return values
+
+
+def as_meant(given: Sequence[str], schema: type[Any]) -> list[str]:
+    """Overrides as Hydra has to get them: fields and files by their short forms written out, and
+    names that look like numbers quoted.
+
+    Raises:
+        ValueError: a value that Hydra cannot read; the message shows how it is spelt.
+    """
+    full = by_name(in_full(given, schema), doors_of(schema))
+    return [as_text(text, schema) for text in full]
 
 
 def doors_of(schema: type[Any]) -> dict[str, Door[Any]]:
@@ -210,6 +242,24 @@ def _thaw(node: DictConfig) -> DictConfig:
     for _, child in child_nodes(node):
         _thaw(child)
     return node
+
+
+def _secrets(given: Sequence[str]) -> list[str]:
+    """Passwords of URLs on the command line, which nothing may print."""
+    return re.findall(r"://[^:/@\s]*:([^@\s]+)@", " ".join(given)) + re.findall(
+        r"pass\w*=([^&\s'\"]+)", " ".join(given)
+    )
+
+
+def crash(error: Exception, secrets: Sequence[str]) -> NoReturn:
+    """End the program with what went wrong, as Python does, but for secrets."""
+    text = "".join(traceback.format_exception(error))
+    if not any(secret in text for secret in secrets):
+        raise error
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    print(text, file=sys.stderr, end="")
+    raise SystemExit(1)
 
 
 def option_of(override: str) -> str:

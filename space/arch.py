@@ -4,28 +4,19 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
 from space.keys import without_defaults
 from space.parts import Part, Setting, field_of, settings
-from space.sharing import LayerMap, from_order, layer_map
+from space.ranges import Count, Positive, Range, settle_numbers
+from space.sharing import MOST_LAYERS, LayerMap, from_order, layer_map
 
 ACTIVATIONS = ("silu", "relu", "gelu")
 NORM_OWNERS = ("block", "layer")
-COUNTS = (
-    "vocab_size",
-    "hidden_size",
-    "num_blocks",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-    "max_position_embeddings",
-    "repeats",
-)
+Layers = Annotated[int, Range(0, MOST_LAYERS, positive=True)]
+Size = Annotated[int, Range(0, 2**32, positive=True)]
+"""Of one side of a matrix."""
 SWITCHES = ("tie_word_embeddings", "qk_norm", "attention_bias")
-Number = TypeVar("Number", int, float)
 ARCHITECTURES = Path(__file__).parent.parent / "conf" / "architecture"
 
 
@@ -42,7 +33,7 @@ class RopeScaling:
     factor: float
     low_freq_factor: float
     high_freq_factor: float
-    original_max_position_embeddings: int
+    original_max_position_embeddings: Count
     rope_type: str = "llama3"
 
     def __post_init__(self) -> None:
@@ -51,11 +42,8 @@ class RopeScaling:
                 f"rope_type of rope_scaling must be llama3, but got {self.rope_type!r}; leave "
                 "rope_scaling out where frequencies are not rescaled"
             )
-        for name in ("factor", "low_freq_factor", "high_freq_factor"):
-            object.__setattr__(self, name, number(name, getattr(self, name), float))
-        length = number("length", self.original_max_position_embeddings, int)
-        object.__setattr__(self, "original_max_position_embeddings", length)
-        if not (self.factor >= 1 and 0 < self.low_freq_factor < self.high_freq_factor and length):
+        settle_numbers(self)
+        if not (self.factor >= 1 and 0 < self.low_freq_factor < self.high_freq_factor):
             raise ValueError(
                 "rope_scaling must have factor >= 1 and 0 < low_freq_factor < high_freq_factor, "
                 f"but got {self.factor}, {self.low_freq_factor} and {self.high_freq_factor}"
@@ -106,36 +94,36 @@ class Architecture:
         ValueError: fields that contradict each other or are out of range.
     """
 
-    vocab_size: int
-    hidden_size: int
-    num_blocks: int | None = None
+    vocab_size: Size
+    hidden_size: Size
+    num_blocks: Layers | None = None
     """Distinct blocks: with scope `ffn` or `attention` the distinct halves of that kind. Default:
     as the layers give."""
-    num_hidden_layers: int | None = None
+    num_hidden_layers: Layers | None = None
     """Layers executed. Default: as blocks, repeats and the sharing pattern give."""
-    num_attention_heads: int
-    num_key_value_heads: int | None = None
+    num_attention_heads: Size
+    num_key_value_heads: Size | None = None
     """Each serves a group of query heads. Default: as many as those, which is multi-head
     attention."""
-    head_dim: int | None = None
+    head_dim: Size | None = None
     """Free of the width. Default: hidden_size / num_attention_heads."""
-    intermediate_size: int
+    intermediate_size: Size
     hidden_act: str = "silu"
     """`silu`: SwiGLU, three matrices (arXiv:2002.05202). `relu`, `gelu`: the plain FFN of two
     matrices."""
     tie_word_embeddings: bool = True
-    rope_theta: float = 10000.0
+    rope_theta: Positive = 10000.0
     rope_scaling: RopeScaling | None = None
     """Fields of a `RopeScaling` are understood too."""
-    rms_norm_eps: float = 1e-5
+    rms_norm_eps: Positive = 1e-5
     qk_norm: bool = False
     """RMSNorm over each query and key head, before RoPE (Qwen3)."""
     attention_bias: bool = False
     """Bias on the query, key and value projections, not on the output (Qwen2)."""
-    max_position_embeddings: int = 2048
+    max_position_embeddings: Count = 2048
     sharing: str = "none"
     """A pattern of `space.sharing.PATTERNS`, or `custom` with a layer map."""
-    repeats: int = 1
+    repeats: Layers = 1
     sharing_scope: str = "block"
     """What a pattern shares: `block` (attention, FFN and, as `norms` says, both norms), `ffn` or
     `attention`."""
@@ -153,7 +141,6 @@ class Architecture:
         self._derive("num_key_value_heads", self.num_attention_heads)
         self._check_choice("hidden_act", ACTIVATIONS)
         self._check_choice("norms", NORM_OWNERS)
-        self._check_positive()
         self._derive_head_dim()
         self._derive_layer_map()
         if self.num_attention_heads % self.kv_heads:
@@ -346,11 +333,7 @@ class Architecture:
         """Counts are whole, 100000 and 100000.0 are the same theta, and "false" is no switch."""
         if not isinstance(self.rope_scaling, RopeScaling | None):
             object.__setattr__(self, "rope_scaling", RopeScaling.from_dict(self.rope_scaling))
-        for name in ("rope_theta", "rms_norm_eps"):
-            object.__setattr__(self, name, number(name, getattr(self, name), float))
-        for name in COUNTS:
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, number(name, getattr(self, name), int))
+        settle_numbers(self)
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, but got {getattr(self, name)!r}")
@@ -360,20 +343,6 @@ class Architecture:
             raise ValueError(
                 f"{name} must be one of {', '.join(choices)}, but got {getattr(self, name)!r}"
             )
-
-    def _check_positive(self) -> None:
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-            "rms_norm_eps",
-            "rope_theta",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, but got {getattr(self, name)}")
 
     def _derive_head_dim(self) -> None:
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
@@ -508,20 +477,6 @@ def read_mapping(path: Path, holds: str) -> dict[str, Any]:
     return values
 
 
-def number(name: str, value: Any, kind: type[Number]) -> Number:
-    """The value as an int or a float.
-
-    Raises:
-        ValueError: it is no number, or something would be lost by it.
-    """
-    if type(value) is kind:
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and kind(value) == value:
-        return kind(value)
-    wanted = "a whole number" if kind is int else "a number"
-    raise ValueError(f"{name} must be {wanted}, but got {value!r}")
-
-
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """The values as YAML and JSON keep them."""
     plain = {**values, "layer_map": [list(pair) for pair in values["layer_map"]]}
@@ -539,22 +494,28 @@ def _shorter(a: int | None, b: int | None) -> int | None:
 
 def _pairs(given: Any, scope: str) -> LayerMap:
     """A layer map given as pairs, or as the shared block of each layer, in tuples."""
+    if not isinstance(given, list | tuple) or len(given) > MOST_LAYERS:
+        raise ValueError(
+            f"layer_map must be a list of at most {MOST_LAYERS} layers, but got {given!r:.80}"
+        )
     if not given:
         raise ValueError("layer_map must have at least one layer, but it is empty")
-    if all(isinstance(entry, int) for entry in given):
+    if all(type(entry) is int for entry in given):
         return from_order(given, scope)
     try:
-        return tuple((int(attention), int(ffn)) for attention, ffn in given)
+        pairs = [(attention, ffn) for attention, ffn in given]
     except (TypeError, ValueError):
+        pairs = []
+    if not pairs or any(type(block) is not int for pair in pairs for block in pair):
         raise ValueError(
             "layer_map must be a list of blocks or of (attention block, FFN block), "
-            f"but got {given!r}"
-        ) from None
+            f"but got {given!r:.200}"
+        )
+    return tuple(pairs)
 
 
 def _check_blocks_are_dense(given: LayerMap) -> None:
     for half, blocks in zip(("attention", "FFN"), zip(*given, strict=True), strict=True):
-        if set(blocks) != set(range(max(blocks) + 1)):
-            raise ValueError(
-                f"layer_map must use every {half} block from 0 on, but got {sorted(set(blocks))}"
-            )
+        used = sorted(set(blocks))
+        if used != list(range(len(used))):
+            raise ValueError(f"layer_map must use every {half} block from 0 on, but got {used}")

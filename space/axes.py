@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import pairwise, product
-from math import log
+from math import log, prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol, Self
 
 from space.arch import KEYED, Architecture, Shape, read_mapping
 from space.budget import (
@@ -26,14 +26,19 @@ from space.budget import (
     with_shape,
 )
 from space.cost import cost
+from space.files import require_name
 from space.parts import DOOR, part_fields, value_of
-from space.sharing import PATTERNS, SCOPES
+from space.ranges import Range, require_numbers
+from space.sharing import MOST_LAYERS, PATTERNS, SCOPES
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SPACES = Path(__file__).parent.parent / "conf" / "space"
 DEPTH = "num_blocks"
+DEPTHS = Range(1, MOST_LAYERS)
+MOST_POINTS = 10**6
+"""Combinations of the axes' values, all of which are looked at."""
 NO_AXES = (*SIZES, "vocab_size", "max_position_embeddings", "layer_map", "norms")
 """Fields that close the budget, come with the data, or are said by the sharing axis."""
 AXES = (
@@ -59,8 +64,11 @@ class SpaceConfig:
     `num_blocks`, `2..40 in 10 rungs`, so many well-proportioned depths between."""
     fixed: dict[str, Any] = field(default_factory=dict)
     """What all architectures of the space share: arguments of `space.budget.fit`."""
-    ffn_tolerance: float = FFN_TOLERANCE
+    ffn_tolerance: Annotated[float, Range(1)] = FFN_TOLERANCE
     """Factor of its target within which the FFN ratio stays; where it cannot, nothing fits."""
+
+    def __post_init__(self) -> None:
+        require_name("space.name", str(self.name))
 
     @classmethod
     def read(cls, name: str | Path) -> Self:
@@ -152,8 +160,11 @@ class Axis:
         if len({repr(v) for v in values}) < len(values):
             raise ValueError(f"axis {name} must list each value once, but got {list(values)}")
         numbers = all(type(v) is int for v in values)
+        require_numbers(given, at=f"axis {name}")
         if name == DEPTH and not (numbers and min(values) >= 1):
             raise ValueError(f"axis {name} must have whole numbers from 1 on, but got {given}")
+        if name == DEPTH:
+            DEPTHS.require(f"axis {name}", max(values))
         return cls(name, tuple(sorted(values)) if numbers else values, False, None)
 
     @classmethod
@@ -167,6 +178,7 @@ class Axis:
         low, high, rungs = given["low"], given["high"], given.get("rungs")
         if not 1 <= low <= high:
             raise ValueError(f"axis {name} must have 1 <= low <= high, but got {low} and {high}")
+        DEPTHS.require(f"the highest of axis {name}", high)
         if rungs is not None and (name != DEPTH or rungs < 1):
             raise ValueError(f"only {DEPTH} has rungs, at least 1, but got {rungs} for {name}")
         return cls(name, tuple(range(low, high + 1)), True, rungs)
@@ -234,6 +246,11 @@ class Space:
             raise ValueError(f"{said[0]} must be said by the sharing axis, as in ffn: immediate x2")
         if DEPTH not in {*self.axes, *self.fixed}:
             raise ValueError(f"{DEPTH} must be an axis or fixed, but is neither")
+        if (points := prod(len(axis.values) for axis in self._axes.values())) > MOST_POINTS:
+            raise ValueError(
+                f"axes of space {self.name} must have at most {MOST_POINTS} combinations, but have "
+                f"{points}; leave out values"
+            )
         if not self.candidates():
             self._raise_unfit()
 
@@ -501,10 +518,9 @@ def _is_possible(values: Mapping[str, Any]) -> bool:
     if pattern is None or not isinstance(blocks, int) or not isinstance(repeats, int):
         return True
     try:
-        pattern(blocks, repeats)
+        return repeats >= 1 and blocks * repeats <= MOST_LAYERS and bool(pattern(blocks, repeats))
     except ValueError:
         return False
-    return repeats >= 1
 
 
 def _most_crowded(depths: Sequence[int], drift: Mapping[int, float]) -> int:

@@ -17,6 +17,7 @@ from space.cost import ClosedForm, Cost
 from space.device import QUANTITIES, pinned, unpinned
 from space.meters import KINDS, Counted, Heads, Line, Meter, Weights, meter_of
 from space.parts import part_fields
+from space.ranges import ANY
 
 SUFFIXES = {"k": 10**3, "m": 10**6, "b": 10**9}
 BYTES = {
@@ -80,6 +81,7 @@ class Budget:
         if self.value <= 0 or (self.value < 1 and self.kind not in QUANTITIES):
             least = "above 0" if self.kind in QUANTITIES else "at least 1"
             raise ValueError(f"a budget must be {least}, but got {self.value}")
+        ANY.require("a budget", self.value)
 
     @classmethod
     def parse(cls, text: "str | int | float | Budget", kind: str = "parameters") -> "Budget":

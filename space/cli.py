@@ -60,7 +60,11 @@ def fail(error: BaseException | str) -> NoReturn:
 def describe(error: BaseException) -> str:
     """One line for an error: its own message, and its cause's where Hydra hides what is wrong
     there."""
+    if isinstance(error, RecursionError):
+        return "values must not be nested so deeply that they cannot be read"
     texts = [_first_lines(error)]
+    if isinstance(error, TypeError | AttributeError):  # from within Hydra
+        texts.insert(0, "options must fit together, but do not")
     cause: Any = error.__cause__
     if isinstance(error, HydraException) and cause is not None:
         texts.append(_first_lines(cause))

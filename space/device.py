@@ -32,9 +32,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from space.arch import Architecture, number, read_mapping
+from space.arch import Architecture, read_mapping
 from space.cost import cached, cost, weights_executed
 from space.doors import Changed
+from space.ranges import number
 from space.words import count
 
 DEVICES = Path(__file__).parent.parent / "conf" / "device"

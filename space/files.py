@@ -5,8 +5,10 @@ import os
 import tempfile
 from pathlib import Path
 
-NOT_IN_NAMES = set("/\\\0#?%:")
+NOT_IN_NAMES = set("/\\\0#?%:\n\r\t")
 """Of folders and of W&B runs."""
+LONGEST_NAME = 100
+"""Bytes. A file name takes 255 and the id of a W&B run 128, a run's key among them."""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -29,8 +31,28 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise
 
 
+def place(option: str, given: str) -> str:
+    """A file or folder as it was given, `~` at its beginning standing for the home folder.
+
+    Raises:
+        ValueError: it is empty, or no home folder is known.
+    """
+    found = os.path.expanduser(given)
+    if not given or "\0" in given or found.startswith("~"):
+        raise ValueError(
+            f"{option} must name a file or a folder, but got {given!r}"
+            + ("; no such home folder is known, write it in full" if given else "")
+        )
+    return found
+
+
 def require_name(option: str, name: str) -> None:
     """Raises: ValueError where a folder or a W&B run cannot have the name."""
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise ValueError(
+            f"{option} must have at most {LONGEST_NAME} bytes, as names of folders and of W&B runs "
+            f"have, but {name[:40]}… has {len(os.fsencode(name))}; choose a shorter one"
+        )
     if not name or set(name) & NOT_IN_NAMES or name in (".", ".."):
         raise ValueError(
             f"{option} must be a name that a folder and a W&B run can have, not empty, . or .. and "

@@ -11,6 +11,8 @@ Order = tuple[int, ...]
 LayerMap = tuple[tuple[int, int], ...]
 
 SCOPES = ("block", "ffn", "attention")
+MOST_LAYERS = 10_000
+"""Executed: ten times the deepest published (arXiv:2203.00555). A layer map has an entry each."""
 
 
 def none(blocks: int, repeats: int) -> Order:
@@ -95,6 +97,11 @@ def layer_map(sharing: str, num_blocks: int, repeats: int, scope: str = "block")
     if num_blocks < 1 or repeats < 1:
         raise ValueError(
             f"num_blocks and repeats must be at least 1, but got {num_blocks} and {repeats}"
+        )
+    if num_blocks * repeats > MOST_LAYERS:
+        raise ValueError(
+            f"num_blocks x repeats must be at most {MOST_LAYERS} layers, but got {num_blocks} and "
+            f"{repeats}"
         )
     order = PATTERNS[sharing](num_blocks, repeats)
     return from_order(order, scope)

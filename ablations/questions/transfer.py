@@ -15,7 +15,7 @@ from ablations.questions import PROXY, Asked, Question, Wanted
 from ablations.questions.arms import FILES, Arms
 from ablations.stats.transfer import described, panel_name, rate_name, wanted
 from ablations.table import Table
-from space.arch import number
+from space.ranges import number
 
 KEYS = ("parametrisations", "rates", "shapes", "base")
 

@@ -15,9 +15,10 @@ from ablations.questions.arms import FILES
 from ablations.stats.trust import require_arms, require_seeds
 from ablations.table import Table
 from search.recipe import Recipe
-from space.arch import Architecture, number
+from space.arch import Architecture
 from space.axes import DEPTH, Axis, Space, SpaceConfig
 from space.budget import Budget
+from space.ranges import number
 
 KEYS = ("space", "lengths", "arms", "budgets")
 """Of a file's `trust`."""

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from itertools import product
 from math import inf, isfinite
 from statistics import mean
+from typing import Annotated
 
 from search.recipe import Recipe
 from search.train.parametrisations import PARAMETRISATIONS
 from space.arch import Architecture
+from space.ranges import ANY, AtLeast1, Range, settle_numbers
 
 FIRST_SEED = 1000
 """Of those that choose, counted from the table's first one: far from any that it reports, so that a
@@ -34,13 +36,15 @@ class LrSearch:
     """`none`: the recipe's. `bracket`: the best of several."""
     factors: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Rates tried, as multiples of the arm's own in the table."""
-    seeds: int = 1
+    seeds: AtLeast1 = 1
     """That each rate is tried on."""
-    extensions: int = 2
+    extensions: Annotated[int, Range(0, 100)] = 2
     """Further rates, one at a time, where the best one is at an edge."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "factors", tuple(map(float, self.factors)))
+        for factor in self.factors:
+            ANY.require("lr_search.factors", factor)
         if self.name not in ("none", "bracket"):
             raise ValueError(f"lr_search must be one of none, bracket, but got {self.name!r}")
         ascending = list(self.factors) == sorted({f for f in self.factors if f > 0})
@@ -49,11 +53,7 @@ class LrSearch:
                 "lr_search.factors must be three or more, each above 0 and once, from low to high, "
                 f"but got {list(self.factors)}"
             )
-        if self.seeds < 1 or self.extensions < 0:
-            raise ValueError(
-                "lr_search must have seeds of at least 1 and extensions of at least 0, "
-                f"but got {self.seeds} and {self.extensions}"
-            )
+        settle_numbers(self, "lr_search.")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -11,6 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 from search.data.corpora import CORPORA, Corpus, corpus_named
 from search.data.tokenizer import BYTES
 from space.doors import Door, label
+from space.overrides import Place
+from space.ranges import AtLeast1, Range, settle_numbers
 
 READING = ("path", "subset", "split", "revision", "text_key")
 """Options of a corpus that reads them; of another they are refused."""
@@ -23,7 +25,7 @@ class DataConfig:
     door: ClassVar[Door[Corpus]] = CORPORA
     source: str = "embedded"
     """A corpus: a name in `search/data/corpora/`, a module, or a file such as mine.py."""
-    path: str | None = None
+    path: Place | None = None
     """`text`, `tokens`: a file, a folder or a glob."""
     name: str | None = None
     """`hf`: the data set's name on the hub, or a local folder. Else what records call the data;
@@ -35,21 +37,22 @@ class DataConfig:
     """The key (jsonl) or column (parquet, hf) that holds the text."""
     options: dict[str, Any] = field(default_factory=dict)
     """Other options of the corpus."""
-    max_bytes: int | None = None
+    max_bytes: AtLeast1 | None = None
     """Bytes of text after which reading stops."""
-    vocab_size: int = 4096
+    vocab_size: Annotated[int, Range(high=2**32)] = 4096
     """Size of the tokenizer to train, end token included; a tokenizer file brings its own. For
     token ids without a tokenizer: of the one that they were made with."""
-    tokenizer: str | None = None
+    tokenizer: Place | None = None
     """A tokenizer.json to take instead of training one."""
-    end_token: int | None = None
+    end_token: Annotated[int, Range(0, 2**32)] | None = None
     """Id of the token between documents. Default: the tokenizer's own."""
     validation_fraction: float = 0.05
     """Share of the documents that is held out. Which ones depends on their content alone, so that
     adding documents does not move others."""
-    cache: str = ".cache/data"
+    cache: Place = ".cache/data"
 
     def __post_init__(self) -> None:
+        settle_numbers(self, "data.")
         corpus = self.corpus()
         if self.vocab_size <= BYTES:
             raise ValueError(

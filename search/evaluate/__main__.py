@@ -16,23 +16,24 @@ from search.paired import aligned
 from space.app import verb
 from space.cli import one_line_errors
 from space.files import write_atomically
+from space.overrides import Place
 
 
 @dataclass(kw_only=True)
 class EvaluateConfig(Evaluation):
     """What `conf/evaluate.yaml` holds."""
 
-    model: str
+    model: Place
     only: str | None = None
     """Names among the tasks, separated by commas; None: all."""
-    held_out: str | None = None
+    held_out: Place | None = None
     """A run, or the folder of its data, whose held-out text gives the minimal pairs; None: the
     model's own run."""
-    runs: str = "runs"
-    cache: str = ".cache/data"
-    tokenizer: str | None = None
+    runs: Place = "runs"
+    cache: Place = ".cache/data"
+    tokenizer: Place | None = None
     device: str = "auto"
-    to: str | None = None
+    to: Place | None = None
 
 
 @verb("evaluate", EvaluateConfig)

@@ -16,6 +16,7 @@ from search.record import FINISHED, Reading, Record, Run
 from space import device
 from space.doors import Door, bare
 from space.meters import Meter, meter_of
+from space.ranges import ANY
 
 DIRECTIONS = ("minimize", "maximize")
 LOSSES = ("val_bpb", "val_loss")
@@ -242,6 +243,7 @@ class Limit:
         try:
             assert found is not None, "caught below"
             bound = float(found[3])
+            ANY.require("a bound", bound)
         except (AssertionError, ValueError):
             raise ValueError(
                 f"constraints must be such as 'kv_bytes<=2048' or 'val_bpb>=1', but got {text!r}"

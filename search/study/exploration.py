@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
 from random import Random
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from search.recipe import Recipe
 from search.record import Run, architecture_id
@@ -24,6 +24,7 @@ from search.study.plan import (
 from space.arch import Architecture
 from space.axes import Space
 from space.cost import cost
+from space.ranges import AtLeast1, Range, settle_numbers
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -44,18 +45,14 @@ class Option:
 class Replicates:
     """Further seeds for the arms worth it."""
 
-    top: int = 3
+    top: Annotated[int, Range(0)] = 3
     """The best so many architectures, and the baseline of middle depth besides. With several
     objectives one more of the front instead of that baseline."""
-    seeds: int = 4
+    seeds: AtLeast1 = 4
     """Seeds of each of these, the explored one included; 1: none further."""
 
     def __post_init__(self) -> None:
-        if self.top < 0 or self.seeds < 1:
-            raise ValueError(
-                "replicates must have top of at least 0 and seeds of at least 1, "
-                f"but got {self.top} and {self.seeds}"
-            )
+        settle_numbers(self, "replicates.")
 
 
 @dataclass(frozen=True, kw_only=True)

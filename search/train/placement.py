@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from search.recipe import Recipe
 from search.record import Run
 from search.train.kernels import MAX_HEAD_DIM, Unavailable, library
 from space.arch import Architecture
+from space.ranges import Count, Positive, Range, settle_numbers
 
 CPU_TOKENS, GPU_TOKENS = 1024, 32768
 """Tokens in a micro-batch: on a CPU their activations stay in its cache, on a GPU they keep it busy
@@ -25,10 +26,10 @@ class Placement:
 
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: CUDA where there is one."""
-    threads: int | None = None
+    threads: Annotated[int, Range(0, 4096, positive=True)] | None = None
     """CPU threads of one worker. Default: the cores divided among the workers. Kernels use as many
     as a batch has micro-batches, and hold gradients for each."""
-    micro_batch: int | None = None
+    micro_batch: Count | None = None
     """Sequences in one forward and backward pass; the rest of the batch is accumulated. Default: as
     many as suit the device, on a GPU at most what `search.train.memory` expects to fit. A run that
     runs out of memory goes on with half."""

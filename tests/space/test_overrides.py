@@ -1,0 +1,117 @@
+"""Names stay what was typed, and paths of any letters work where they are quoted."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reports.__main__ import ReportsConfig
+from search.__main__ import SearchConfig
+from search.evaluate.__main__ import EvaluateConfig
+from space.app import configuration
+from space.overrides import quoted
+
+NUMBERS = ["2025_11_25", "8041237e46551902", "1e5", "007", "1_000", "nan", "inf", "true", "12"]
+
+
+def search(*given: str) -> SearchConfig:
+    return configuration("search", SearchConfig, given)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0\n\r$"), min_size=1))
+def test_quoted_text_is_read_as_it_was(text: str) -> None:
+    read = OverridesParser.create().parse_override(f"x={quoted(text)}").value()
+    assert read == text
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_name_that_looks_like_a_number_is_a_name(name: str) -> None:
+    assert search(f"study={name}").study == name
+    assert configuration("evaluate", EvaluateConfig, [f"model={name}"]).model == name
+    assert configuration("reports", ReportsConfig, [f"study={name}"]).study == name
+
+
+def test_so_it_is_in_a_list() -> None:
+    given = ["page=laws", f"study=[{','.join(NUMBERS)}]"]
+    assert configuration("reports", ReportsConfig, given).study == NUMBERS
+
+
+def test_null_is_still_nothing_and_numbers_are_numbers() -> None:
+    config = search("study=null", "n_trials=1_0", "recipe.lr=1e-3", "workers=3")
+    assert (config.study, config.n_trials, config.recipe.lr) == (None, 10, 1e-3)
+    assert config.workers == 3
+
+
+@pytest.mark.parametrize("text", ["книги/o", "a=b", "o (1)", "a,b", "宽/β", "~/c", "a b, c", "[x"])
+def test_text_that_must_be_quoted_is_shown_quoted_and_works_so(text: str) -> None:
+    with pytest.raises(ValueError, match="quote it twice: ") as raised:
+        search(f"outputs={text}")
+    (spelt,) = shlex.split(str(raised.value).partition("quote it twice: ")[2])
+    assert search(spelt).outputs == str(Path(text).expanduser())
+
+
+def test_a_tilde_is_the_home_folder_in_every_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = search('data.cache="~/c"', 'runs="~/r"', "data=text", 'data.path="~/t/*.txt"')
+    assert (config.data.cache, config.runs) == ("/home/me/c", "/home/me/r")
+    assert config.data.path == "/home/me/t/*.txt"
+
+
+@pytest.mark.parametrize("given", ['outputs="~nobody-of-this-name/o"', "runs=", 'data.cache=""'])
+def test_a_place_that_is_none_is_refused(given: str) -> None:
+    with pytest.raises(ValueError, match="must name a file or a folder"):
+        search(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("data=5", "data must be one of embedded, hf, text, tokens, but got 5"),
+        ("data=[nan]", "data must be one of embedded, hf, text, tokens, but got nan"),
+        ("proxy=5", "Could not find 'proxy/5'"),
+        ("space.name=../../evil", "space.name must be a name that a folder"),
+        (f"study={'x' * 101}", "study must have at most 100 bytes"),
+        (f"study='{'宽' * 40}'", "study must have at most 100 bytes"),
+        (f"++sampler.options.x={'[' * 5000}{']' * 5000}", "nested so deeply"),
+    ],
+)
+def test_nonsense_is_one_line(given: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        search(given)
+
+
+@pytest.mark.parametrize("given", [["proxy=null"], ["data=null"], ["tracker={x: 1}"]])
+def test_options_that_do_not_fit_together_end_in_one_line(
+    given: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search.__main__ import main
+
+    monkeypatch.setattr("sys.argv", ["search", *given])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert (ended.value.code, line[:7]) == (2, "error: ")
+
+
+def test_a_crash_shows_no_password(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import search.__main__ as command
+
+    def broken(config: Any) -> None:
+        raise RuntimeError(f"no one expected {config.storage}")
+
+    url = "postgresql://me:hidden-word@host/name?password=other-word"
+    monkeypatch.setattr(command, "open_search", broken)
+    monkeypatch.setattr("sys.argv", ["search", f"storage='{url}'", f'outputs="{tmp_path}"'])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    shown = "".join(capsys.readouterr())
+    assert ended.value.code == 1
+    assert "no one expected postgresql://me:***@host" in shown
+    assert "hidden-word" not in shown
+    assert "other-word" not in shown
