@@ -38,9 +38,9 @@ class Placement:
     on a CPU with g++."""
     compile: str = "auto"
     """Whether `autograd` compiles the layers: `yes`, `no`, or `auto`: on a GPU."""
-    workers_per_gpu: int = 1
+    workers_per_gpu: Annotated[int, Range(0, 4096, positive=True)] = 1
     """That share a GPU, and its memory equally: for models too small to keep one busy."""
-    checkpoint_s: float | None = None
+    checkpoint_s: Positive | None = None
     """Seconds between checkpoints: the most that a kill can lose. Default: 20, or more where
     writing one takes over a hundredth of that, as large models' do."""
 
@@ -55,10 +55,7 @@ class Placement:
                     f"placement.{name} must be one of {', '.join(choices)}, "
                     f"but got {getattr(self, name)!r}"
                 )
-        for name in ("threads", "micro_batch", "workers_per_gpu", "checkpoint_s"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"placement.{name} must be positive, but got {value}")
+        settle_numbers(self, "placement.")
 
     @property
     def halved(self) -> Self | None:
