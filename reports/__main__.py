@@ -1,6 +1,7 @@
 """`python -m reports study=NAME`: rebuild a study's page, figures and tables from its records.
 
-`page=laws 'study=[A,B,C]'`: a law over studies of several budgets.
+`page=laws 'study=[A,B,C]'`: a law over studies of several budgets; `page=sharing_law`: what one
+more execution of a shared block is worth.
 
 The same records give the same bytes. Nothing here needs torch, so a report can be rebuilt on any
 machine that the records were copied to.
@@ -10,21 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reports.read.study import Study, read_study
-from reports.views import depth_print, front, laws, scores, trials, view_of
+from reports.views import depth_print, front, laws, scores, sharing_law, trials, view_of
 from reports.views.law_words import headline, hedges
 from reports.views.study import Findings, html
 from reports.weigh.answer import answer
 from reports.weigh.front import in_words
 from reports.weigh.law import read_law
 from reports.weigh.scores import of_study
+from reports.weigh.sharing import read_sharing
 from reports.weigh.table import read_table
 from space.app import verb
 from space.cli import one_line_errors
 from space.files import require_name, write_atomically
 from space.overrides import Names, Place
 
-LAWS = "laws"
-"""The page of several studies."""
+LAWS, SHARING_LAW = "laws", "sharing_law"
+"""The pages of several studies."""
 
 
 @dataclass
@@ -34,18 +36,20 @@ class ReportsConfig:
     table: str | None = None
     """Name of a table of `python -m ablations`, instead of a study."""
     study: Names = None
-    """Name of the study: its folder under `outputs`. For `page=laws` a list of them."""
+    """Name of the study: its folder under `outputs`. For a `page` a list of them."""
     page: str | None = None
-    """`laws`: the page of several studies instead of one's."""
+    """`laws` or `sharing_law`: a page of several studies instead of one's."""
     called: str | None = None
-    """Name of the folder of `page=laws` under `outputs/laws`. Default: the studies' names."""
+    """Name of the page's folder under `outputs/laws`. Default: the studies' names."""
     outputs: Place = "outputs"
     runs: Place | None = None
     """The folder of the runs. Default: as `study.json` says."""
 
     def __post_init__(self) -> None:
-        if self.page not in (None, LAWS):
-            raise ValueError(f"page must be {LAWS} or left out, but got {self.page!r}")
+        if self.page not in (None, LAWS, SHARING_LAW):
+            raise ValueError(
+                f"page must be {LAWS} or {SHARING_LAW} or left out, but got {self.page!r}"
+            )
         if self.page is None and isinstance(self.study, list):
             raise ValueError(
                 f"study must be one name, but got {self.study}; several need page=laws"
@@ -66,8 +70,8 @@ def main(config: ReportsConfig) -> None:
     if config.table is not None:
         _remake_table(config, config.table)
         return
-    if config.page == LAWS:
-        _make_law(config)
+    if config.page is not None:
+        (_make_law if config.page == LAWS else _make_sharing_law)(config)
         return
     with one_line_errors():
         name = None if config.study is None else str(config.study)
@@ -95,6 +99,19 @@ def _make_law(config: ReportsConfig) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, laws.render(law))
     print("\n".join([headline(law), *hedges(law)]))
+    print(f"report: {folder / 'report.html'}")
+
+
+def _make_sharing_law(config: ReportsConfig) -> None:
+    names = config.study if isinstance(config.study, list) else [config.study]
+    with one_line_errors():
+        given = [str(name) for name in names if name is not None]
+        law = read_sharing(given, config.outputs, config.runs)
+        name = config.called or "_".join(study.name for study in law.studies)
+        folder = Path(config.outputs) / LAWS / f"sharing_{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, sharing_law.render(law))
+    print("\n".join([sharing_law.headline(law), *sharing_law.hedges(law)]))
     print(f"report: {folder / 'report.html'}")
 
 

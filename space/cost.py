@@ -3,6 +3,7 @@
 The counts equal the built model's and `transformers`' own (`tests/space/test_cost.py`).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -163,6 +164,22 @@ def parts(arch: Architecture) -> Parts:
         norm=arch.hidden_size,
         stack=stack,
     )
+
+
+def weights_by_use(arch: Architecture) -> dict[int, int]:
+    """Distinct weights inside the layers by how often a forward pass uses them; together they are
+    the non-embedding parameters, the final norm and what the stack has besides among those used
+    once."""
+    part, sizes = parts(arch), _ffn_sizes(arch)
+    rest = part.ffn - sum(sizes) // len(sizes)
+    own = part.norm if not arch.norms_per_layer else 0
+    found = Counter({1: part.norm + part.stack})
+    found[1] += 2 * arch.num_layers * part.norm if arch.norms_per_layer else 0
+    for uses in Counter(a for a, _ in arch.layers).values():
+        found[uses] += part.attention + own
+    for block, uses in Counter(f for _, f in arch.layers).items():
+        found[uses] += sizes[block] + rest + own
+    return dict(found)
 
 
 def num_norms(arch: Architecture) -> int:
