@@ -61,7 +61,11 @@ def windows(draw: st.DrawFn) -> str:
     return f"{window}{rule}"
 
 
-PARTS = {"ffn_scaling": ffn_scalings(), "sliding_window": windows()}
+PARTS = {
+    "ffn_scaling": ffn_scalings(),
+    "output_bias": st.booleans(),
+    "sliding_window": windows(),
+}
 """A strategy for each field of the project's parts."""
 
 

@@ -4,7 +4,7 @@
 | --- | --- |
 | SwiGLU | Llama |
 | SwiGLU, heads that do not divide the width | Mistral, for Llama's configuration refuses them |
-| SwiGLU, `attention_bias` | Qwen2 |
+| SwiGLU, `attention_bias` | Qwen2; with `output_bias` Llama |
 | SwiGLU, `qk_norm` (and `attention_bias`) | Qwen3 |
 | any of these with `sliding_window` | Mistral or, with global layers, Ministral; Qwen2; Qwen3 |
 | `relu` or `gelu` FFN of two matrices (and `attention_bias`) | Arcee |
@@ -22,6 +22,7 @@ from typing import Any
 from space.arch import Architecture, RopeScaling
 from space.hf.errors import first_line
 from space.parts import DOOR
+from space.ranges import ranges_of
 
 SUPPORTED = ("llama", "mistral", "ministral", "qwen2", "qwen3", "arcee", "mobilellm")
 CLASSES = {
@@ -31,6 +32,10 @@ CLASSES = {
     "qwen3": "Qwen3ForCausalLM",
     "arcee": "ArceeForCausalLM",
 }
+BIASED = ("llama", "mobilellm", "qwen3", "arcee")
+"""Whose classes read `attention_bias`: on the output projection too, see the part `output_bias`."""
+WITH_MLP_BIAS = ("llama", "mobilellm", "arcee")
+"""Whose classes read `mlp_bias`; the others ignore it."""
 REQUIRED = (
     "vocab_size",
     "hidden_size",
@@ -116,8 +121,10 @@ def architecture_from_config(config: Mapping[str, Any], where: str = "config.jso
             f"{where}: model_type must be one of {', '.join(SUPPORTED)}, but is {kind!r} "
             f"({', '.join(config.get('architectures') or ['no architecture named'])})"
         )
-    if lacking := [name for name in REQUIRED if not isinstance(config.get(name), int)]:
+    if lacking := [name for name in REQUIRED if type(config.get(name)) is not int]:
         raise ValueError(f"{where} must say {', '.join(lacking)} as whole numbers, but does not")
+    for name in REQUIRED:  # before transformers lists what each layer is
+        ranges_of(Architecture)[name][1].require(f"{name} of {where}", config[name])
     values = _completed(kind, config, where)
     _check_plain(kind, values, where)
     rope = values["rope_parameters"]
@@ -132,10 +139,10 @@ def architecture_from_config(config: Mapping[str, Any], where: str = "config.jso
         "rope_scaling": _rope_scaling(rope, values),
         "max_position_embeddings": values["max_position_embeddings"],
         "qk_norm": kind == "qwen3",
-        "attention_bias": kind == "qwen2" or bool(values.get("attention_bias")),
+        "attention_bias": kind == "qwen2" or (kind in BIASED and bool(values["attention_bias"])),
     }
     for _, part in DOOR.all():
-        fields |= part.read(values)
+        fields |= part.read(values | {"isoparam": config.get("isoparam")})
     return Architecture.from_dict(fields | _sharing(config, where))
 
 
@@ -172,7 +179,7 @@ def _check_plain(kind: str, values: Mapping[str, Any], where: str) -> None:
         ("hidden_act", values["hidden_act"], activations),
         ("rope_type", rope.get("rope_type", "default"), ("default", "llama3")),
         ("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0), (1.0,)),
-        ("mlp_bias", values.get("mlp_bias", False), (False,)),
+        ("mlp_bias", kind in WITH_MLP_BIAS and values.get("mlp_bias", False), (False,)),
         ("quantization_config", values.get("quantization_config"), (None,)),
     ):
         if has not in wanted:

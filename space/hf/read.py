@@ -10,7 +10,7 @@ from space.arch import Architecture
 from space.hf.config import architecture_from_config
 from space.hf.errors import first_line
 from space.hf.tokenizer import TOKENIZER_FILES
-from space.hf.weights import INDEX, Tensors, fill, locate, sources_of, stored_tensors
+from space.hf.weights import INDEX, Tensors, fill, locate, require_room, sources_of, stored_tensors
 from space.model import Decoder
 from space.stored import Stored
 
@@ -29,8 +29,10 @@ def load(source: str | Path | Stored, dtype: torch.dtype = torch.float32) -> Dec
         fill(model, stored_tensors(source.weights), names, source.weights.parent)
     else:
         folder = find(source)
-        model = Decoder(architecture_of(folder)).to(dtype)
-        fill(model, Tensors(locate(folder)), sources_of(model, folder), folder)
+        arch, tensors = architecture_of(folder), Tensors(locate(folder))
+        require_room(arch, tensors, folder)
+        model = Decoder(arch).to(dtype)
+        fill(model, tensors, sources_of(model, folder), folder)
     return model.eval()
 
 

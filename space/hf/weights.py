@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from space.arch import Architecture
+from space.cost import cost
 from space.hf.config import kind_of, read_config
 from space.hf.errors import first_line
 from space.model import Decoder
@@ -30,7 +31,7 @@ def write_weights(model: Decoder, folder: Path) -> None:
         for layer in range(model.arch.num_layers):  # their bias is on the output projection, too
             name = f"model.layers.{layer}.self_attn.o_proj"
             weight = tensors[f"{name}.weight"]
-            tensors[f"{name}.bias"] = torch.zeros(len(weight), dtype=weight.dtype)
+            tensors.setdefault(f"{name}.bias", torch.zeros(len(weight), dtype=weight.dtype))
     save_torch_state_dict(tensors, folder, metadata={"format": "pt"})
 
 
@@ -76,6 +77,7 @@ def locate(folder: Path) -> dict[str, Path]:
             weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{folder / INDEX} must have a weight_map, but has not") from None
+        _require_inside(weight_map, folder)
         files = {folder / name for name in weight_map.values()}
         if absent := sorted(path.name for path in files if not path.is_file()):
             raise ValueError(f"{folder} must hold every shard, but {', '.join(absent)} is missing")
@@ -96,6 +98,28 @@ def locate(folder: Path) -> dict[str, Path]:
             "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
         )
     raise ValueError(f"{folder} must hold {WEIGHTS} or {INDEX}, but has neither")
+
+
+def _require_inside(weight_map: Any, folder: Path) -> None:
+    """Raises: ValueError where an index names files that are not in its folder."""
+    names = weight_map.values() if isinstance(weight_map, dict) else [weight_map]
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or name == "..":
+            raise ValueError(
+                f"{folder / INDEX} must name files of its own folder, but has {name!r:.80}"
+            )
+
+
+def require_room(arch: Architecture, tensors: Tensors, folder: Path) -> None:
+    """Raises: ValueError where an architecture has more weights than its files can hold: before
+    memory is taken for them."""
+    held = sum(path.stat().st_size for path in set(tensors.files.values()))
+    weights = cost(arch).parameters
+    if weights > 2 * held:  # no number takes less than half a byte
+        raise ValueError(
+            f"{folder} must hold the {weights:,} weights that its configuration says, but its "
+            f"files have {held:,} bytes"
+        )
 
 
 def sources_of(model: Decoder, folder: Path) -> dict[str, tuple[str, ...]]:

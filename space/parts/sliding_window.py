@@ -100,7 +100,8 @@ class SlidingWindow(Part):
         """Llama's kind becomes Mistral's, or Ministral's where some layers see all."""
         window, global_layers = self._layers(arch)
         kind = config["model_type"]
-        if kind not in ("llama", "mistral", "qwen2", "qwen3"):
+        biased = kind == "llama" and config["attention_bias"]  # Mistral has no biases
+        if biased or kind not in ("llama", "mistral", "qwen2", "qwen3"):
             return super().export(arch, config)
         types = [GLOBAL if i in global_layers else LOCAL for i in range(arch.num_layers)]
         config = {k: v for k, v in config.items() if k != "mlp_bias"}
