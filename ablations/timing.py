@@ -44,6 +44,8 @@ class Timing:
                     "time anew"
                 ) from None
         self.missing: dict[str, Run] = {}
+        self.used: set[str] = set()
+        """Keys of what was asked for and is known."""
 
     def __call__(self, architecture: Architecture, recipe: Recipe) -> float:
         """Seconds a token, up to a factor that all have in common."""
@@ -57,6 +59,7 @@ class Timing:
         )
         known = self.content.get("seconds_per_token", {})
         if run.key in known:
+            self.used.add(run.key)
             return float(known[run.key])
         self.missing[run.key] = run
         if (reference := self._reference()) is None:
@@ -113,10 +116,13 @@ class Timing:
         self.missing = {}
 
     def words(self) -> str:
-        """Where the token counts come from: every timing, once."""
+        """Where the token counts come from: every timing that was used, once; all where none was
+        asked for yet."""
         whole = {name: value for name, value in self.content.items() if name != "runs"}
-        entries = self.content.get("runs", {}).values() or [{}]
+        runs = self.content.get("runs", {})
+        entries = [entry for key, entry in runs.items() if key in self.used or not self.used]
         # Of older files one origin is that of all runs.
+        entries += [{}] if not entries or self.used - set(runs) else []
         origins = list(dict.fromkeys(_origin({**whole, **entry}) for entry in entries))
         of = "a timing of" if len(origins) == 1 else "timings of"
         return f"Tokens at equal training time follow from {of} {', '.join(origins)}."

@@ -503,6 +503,20 @@ def test_every_timing_is_told_with_its_own_origin(tmp_path: Path) -> None:
     )
 
 
+def test_a_timing_that_no_arm_uses_is_not_told(tmp_path: Path) -> None:
+    path = tmp_path / "timing.json"
+    shape = fit({"num_blocks": 2, "vocab_size": 300}, Budget.parse("100k"))
+    unknown = Timing(path)
+    unknown(shape, RECIPE)
+    (key,) = unknown.missing
+    made = {"machine": "a laptop", "threads": 2}
+    runs = {"gone": {**made, "date": "2026-01-02"}, key: {**made, "date": "2026-03-04"}}
+    path.write_text(json.dumps({"seconds_per_token": {"gone": 1.0, key: 2.0}, "runs": runs}))
+    timing = Timing(path)
+    assert timing(shape, RECIPE) == 2.0
+    assert timing.words().endswith("from a timing of 2026-03-04 (a laptop, 2 threads).")
+
+
 def test_a_timing_of_other_numerics_is_no_reference(tmp_path: Path) -> None:
     path = tmp_path / "timing.json"
     shape = fit({"num_blocks": 2, "vocab_size": 300}, Budget.parse("100k"))
