@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from search.config import SearchConfig
 from search.data.packed import require_tokens
+from search.objectives import Targets
 from search.states import State
 from search.study.describe import exploration_facts, pruning_facts
 from search.study.ending import conclude, finish
@@ -90,9 +91,10 @@ def open_search(config: SearchConfig) -> Session[SearchWork]:
         directions=targets.directions,
     )
     targets.require_possible([work.run(option.params, config.seed) for option in work.plan.options])
+    work = work.keeping_to(targets)
     subject = Subject(
         work=work,
-        headline=headline(config, work),
+        headline=headline(config, work, targets),
         settings={
             "space": space.to_dict(),
             "recipe": recipe.to_dict(),
@@ -112,7 +114,7 @@ def open_search(config: SearchConfig) -> Session[SearchWork]:
     return Session.open(ground, subject)
 
 
-def headline(config: SearchConfig, work: SearchWork) -> str:
+def headline(config: SearchConfig, work: SearchWork, targets: Targets) -> str:
     """What the study is, in a line."""
     plan, space = work.plan, work.space
     line = (
@@ -122,7 +124,10 @@ def headline(config: SearchConfig, work: SearchWork) -> str:
     if config.pruner.name != "none":
         where = " or ".join(f"{share:.0%}" for share in work.recipe.horizons)
         line += f"; {config.pruner.name} may stop the former after {where} of their tokens"
-    left = space.size - plan.explorations
+    if plan.ruled_out:
+        limits = " or ".join(map(str, targets.known_limits))
+        line += f"; {len(plan.ruled_out)} are known to be beyond {limits}, and are not trained"
+    left = len(plan.options) - plan.explorations
     if plan.grid and left:  # `benchmarks.samplers` has what such a grid costs
         line += f"; a grid leaves {left} out, sampler=tpe pruner=asha chooses among all"
     return line
@@ -135,6 +140,7 @@ def facts(config: SearchConfig, session: Session[SearchWork]) -> dict[str, Any]:
     return {
         "budget": space.budget.to_dict(),
         "space": {**space.kind, "size": space.size},
+        **({"ruled_out": len(ruled_out)} if (ruled_out := work.plan.ruled_out) else {}),
         "sampler": config.sampler.name,
         "pruner": config.pruner.name,
         "n_trials": config.n_trials,

@@ -31,6 +31,8 @@ class Status(StrEnum):
     """The study was stopped: the next start goes on."""
     DUPLICATE = "duplicate"
     """The study has the run already, which came to no value."""
+    RULED_OUT = "ruled_out"
+    """Not trained: it is known to be beyond a constraint."""
 
 
 class Kind(StrEnum):

@@ -131,7 +131,7 @@ def how_it_was_run(study: Study) -> Facts:
     said: list[tuple[str, str | None]] = [
         ("Command", facts.get("command")),
         ("Budget", _budget(study)),
-        ("Space", _space(facts["space"])),
+        ("Space", _space(facts["space"]) + _ruled_out(study)),
         ("Trials", _trials(study)),
         ("Seeds", _seeds(study)),
         ("Recipe", _agreed([recipe_in_words(r.run.recipe) for r in records])),
@@ -158,6 +158,13 @@ def _space(space: Mapping[str, Any]) -> str:
     axes = [f"{name}: {_compact(value)}" for name, value in (space.get("axes") or {}).items()]
     of = f" of {size:,} architectures" if is_number(size) else ""
     return f"{space.get('name')}{of}" + (f" ({'; '.join(axes)})" if axes else "")
+
+
+def _ruled_out(study: Study) -> str:
+    if not (ruled_out := study.facts.get("ruled_out")):
+        return ""
+    limits = join(study.constraints)
+    return f"; {ruled_out:,} are by their costs known to be beyond {limits}, and were not trained"
 
 
 def _compact(value: Any) -> str:

@@ -390,13 +390,32 @@ class Targets:
             "constraints": [str(limit) for limit in self.limits],
         }
 
+    @property
+    def known_limits(self) -> tuple[Limit, ...]:
+        """Those of which it is known before training whether a run keeps to them."""
+        return tuple(x for x in self.limits if not x.measure.objective.needs_training)
+
+    def known_excesses(self, run: Run) -> dict[str, float]:
+        """`excesses` of the limits that are known before training."""
+        return replace(self, limits=self.known_limits).excesses(Record(run=run, status=FINISHED))
+
+    def beyond(self, run: Run) -> list[str]:
+        """What is known before training of a run that is beyond limits: `kv_bytes of 4,096 is
+        beyond kv_bytes<=2048`. Such a run is not trained."""
+        record = Record(run=run, status=FINISHED)
+        return [
+            f"{limit.measure.short} of {limit.measure.of(record):,.4g} is beyond {limit}"
+            for limit in self.known_limits
+            if limit.shortfall(record) > 0
+        ]
+
     def require_possible(self, runs: Sequence[Run]) -> None:
         """That one of these runs, as far as it is known before training, keeps to all limits.
 
         Raises:
             ValueError: none does; the message names the nearest.
         """
-        limits = [limit for limit in self.limits if not limit.measure.objective.needs_training]
+        limits = self.known_limits
         if not limits or not runs:
             return
         untrained = [Record(run=run, status=FINISHED) for run in runs]

@@ -1,12 +1,13 @@
 """The exploration of a space: which architectures are tried, and which get further seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
 from random import Random
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
+from search.objectives import Targets
 from search.recipe import Recipe
 from search.record import Run, architecture_id
 from search.states import Role, State
@@ -64,7 +65,7 @@ class Exploration:
     """
 
     options: tuple[Option, ...] = field(repr=False)
-    """All architectures of the space."""
+    """All architectures of the space that may be trained."""
     n_trials: int
     replicates: Replicates
     grid: bool
@@ -74,12 +75,14 @@ class Exploration:
     """Whether more is better, of the first objective."""
     directions: tuple[str, ...] = ()
     """Of all objectives, where there are several."""
+    ruled_out: tuple[str, ...] = field(default=(), repr=False)
+    """Architectures of the space that are not trained."""
 
     def next(self, attempts: Sequence[Attempt], since: int = 0) -> Cell | Step:
         """What to do: finish what was begun, explore, then replicate."""
         runs = distinct(attempts)
         for run in runs:
-            if is_open(run, attempts, since):
+            if run.arm not in self.ruled_out and is_open(run, attempts, since):
                 return Cell(params=run.params, seed=run.seed, role=run.role)
         if any(a.state == State.WAITING for a in attempts):
             return Step.ASK
@@ -201,6 +204,16 @@ class SearchWork:
             directions=tuple(directions) if len(directions) > 1 else (),
         )
         return cls(space=space, recipe=recipe, data_fingerprint=data_fingerprint, plan=plan)
+
+    def keeping_to(self, targets: Targets) -> Self:
+        """Without the architectures of which it is known before training that they are beyond a
+        limit."""
+        if not targets.known_limits:
+            return self
+        seed = self.plan.first_seed
+        kept = tuple(x for x in self.plan.options if not targets.beyond(self.run(x.params, seed)))
+        out = {option.arm for option in self.plan.options} - {option.arm for option in kept}
+        return replace(self, plan=replace(self.plan, options=kept, ruled_out=tuple(sorted(out))))
 
     def next(self, attempts: Sequence[Attempt], since: int) -> Cell | Step:
         return self.plan.next(attempts, since)

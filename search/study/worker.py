@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -173,6 +173,8 @@ class Worker:
     def objective(self, trial: Trial) -> tuple[float, ...]:
         """The values of a trial: of a run already there, or of training it."""
         cell, run = self._cell(trial)
+        if beyond := self.job.targets.beyond(run):
+            self._rule_out(trial, run, beyond)
         if (twin := self._twin(run.key)) is not None:
             return self._answer(trial, twin)
         self._claim(trial, cell, run)
@@ -235,6 +237,23 @@ class Worker:
             if other.key == key and not is_open(other, self.attempts, self.job.since):
                 return other
         return None
+
+    def _rule_out(self, trial: Trial, run: Run, beyond: Sequence[str]) -> NoReturn:
+        """Tell the sampler that a proposal is beyond a constraint, as it would be after training;
+        the plan then asks it again.
+
+        Raises:
+            TrialPruned: always.
+        """
+        for name, value in {
+            "duplicate": True,
+            "status": Status.RULED_OUT,
+            "reason": "; ".join(beyond),
+            "arm": architecture_id(run.architecture),
+        }.items():
+            trial.set_user_attr(name, value)
+        _constrain(trial, self.job.targets.known_excesses(run))
+        raise optuna.TrialPruned
 
     def _answer(self, trial: Trial, twin: Attempt) -> tuple[float, ...]:
         """Report to the sampler what it could have known; the plan then asks it again."""

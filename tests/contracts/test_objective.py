@@ -17,13 +17,16 @@ from table_fixtures import RECIPE, TABLE, made
 from ablations.cells import TableWork
 from ablations.files import TableFile
 from reports.read.study import read_study
-from reports.views.arms import csv, html, latex, markdown
+from reports.views.arms import csv, latex, markdown
+from reports.views.arms import html as table_html
+from reports.views.study import Findings, html
 from reports.weigh.answer import answer, weigh
 from search.models import WEIGHTS
 from search.objectives import DIRECTIONS, OBJECTIVES, Limit, Measure, Objective, Targets, dominated
 from search.recipe import Recipe
 from search.record import FINISHED, Reading, Record, Run
 from search.study.ending import conclude, describe, finish
+from search.study.plan import Cell
 from search.study.pool import Ending
 from search.study.storage import read_attempts
 from space.arch import Architecture
@@ -123,7 +126,12 @@ def test_a_table_compares_arms_by_it_and_shows_it(implementation: str, tmp_path:
     (panel,) = report.panels
     assert f"objective.{measure.short}" in panel.rows or measure.short == "parameters"
     heading = measure.short.replace("_", " ")
-    for text in (markdown(report), latex(report), html(report), csv(report).replace("_", " ")):
+    for text in (
+        markdown(report),
+        latex(report),
+        table_html(report),
+        csv(report).replace("_", " "),
+    ):
         assert heading in text
 
 
@@ -390,13 +398,58 @@ def limited(here: Path, limit: str) -> list[str]:
 
 
 def test_the_answer_is_about_what_keeps_to_the_constraints(here: Path) -> None:
+    look = open_search(here, "study=look", "n_trials=4", "replicates.seeds=1")
+    work(look)
+    losses = sorted(run.value for run in read_attempts(look.study) if run.value is not None)
+    bound = (losses[0] + losses[1]) / 2  # the best alone keeps to it, on this seed
+    first, *others = limited(here, f"val_bpb<={bound}")
+    assert any(f"do not meet val_bpb<={bound:.12g}, and are not compared" in s for s in others)
+    met = {int(depth) for depth in read_study("tiny").eligible.num_hidden_layers}
+    assert any(f"{depth} layers" in first for depth in met)
+
+
+@pytest.mark.parametrize("sampler", ["grid", "tpe", "nsga2", "random", "gp"])
+def test_what_is_known_to_be_beyond_a_constraint_is_not_trained(here: Path, sampler: str) -> None:
     space = open_search(here, "study=look").work.space
     caches = {arch.num_layers: cost(arch, 32).kv_bytes_per_token for arch in space.enumerate()}
     bound = sorted(caches.values())[1]
-    first, *others = limited(here, f"kv_bytes<={bound}")
-    assert any(f"do not meet kv_bytes<={bound:.12g}, and are not compared" in s for s in others)
     met = {depth for depth, cache in caches.items() if cache <= bound}
-    assert any(f"{depth} layers" in first for depth in met)
+    assert len(met) == 2
+    given = (f"constraints=['kv_bytes<={bound}','val_bpb<=100']", f"sampler={sampler}")
+    search = open_search(here, *given, "n_trials=6", "replicates={top: 1, seeds: 3}")
+    assert f"2 are known to be beyond kv_bytes<={bound}, and are not trained" in str(
+        search.estimate()
+    )
+    work(search)
+    trained = [record["architecture"]["num_hidden_layers"] for record in records(here).values()]
+    assert set(trained) == met
+    assert len(trained) == 6, "three seeds of each: what is ruled out counts for nothing"
+    content = describe(search, finished=True)
+    assert content["ruled_out"] == 2
+    assert {trial["state"] for trial in content["trials"]} == {"COMPLETE"}
+    refused = [t for t in search.study.get_trials() if t.user_attrs.get("status") == "ruled_out"]
+    for trial in refused:
+        assert f"is beyond kv_bytes<={bound}" in trial.user_attrs["reason"]
+        assert trial.constraints[f"kv_bytes<={bound}"] > 0
+    assert (sampler == "grid") <= (not refused)
+    page = html(read_study("tiny"), Findings.of(read_study("tiny")))
+    assert "2 are by their costs known to be beyond" in page
+
+
+def test_a_failed_run_that_is_ruled_out_since_is_not_tried_again(here: Path) -> None:
+    """As of a study from before constraints were looked at beforehand."""
+    search = open_search(here, "constraints=['kv_bytes<=100000']", "n_trials=1")
+    middle = search.work.plan.spread[0]
+    attrs = {"key": "a", "arm": middle.arm, "cell": dict(middle.params), "status": "failed"}
+    failed = optuna.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs=attrs)
+    search.study.add_trial(failed)
+    attempts, plan = read_attempts(search.study), search.work.plan
+    assert plan.next(attempts, since=1) == Cell(params=middle.params, seed=0)
+    others = tuple(option for option in plan.options if option.arm != middle.arm)
+    without = replace(plan, options=others, ruled_out=(middle.arm,), n_trials=2)
+    asked = without.next(attempts, since=1)
+    assert isinstance(asked, Cell)
+    assert asked.params != middle.params
 
 
 def test_where_nothing_keeps_to_the_constraints_the_nearest_is_named(here: Path) -> None:
