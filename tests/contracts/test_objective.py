@@ -483,7 +483,7 @@ def test_a_comparison_needs_no_quotes_of_its_own(tmp_path: Path, given: str) -> 
     """Hydra's grammar has no `<`."""
     done = run(tmp_path, f"constraints={given}", "replicates.seeds=0")
     assert done.returncode == 2
-    assert "seeds of at least 1" in done.stderr, "read, and the next mistake found"
+    assert "seeds must be at least 1" in done.stderr, "read, and the next mistake found"
 
 
 def test_the_nearest_misses_several_constraints_by_the_least_share(here: Path) -> None:
