@@ -1,6 +1,6 @@
 """The description of one decoder-only architecture."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property, wraps
 from pathlib import Path
@@ -440,6 +440,13 @@ KEYED = (
     "layer_map",
 )
 """Fields of the first version, which are in every key. Never add to them: see `space.keys`."""
+
+
+def unknown_fields(arch: Architecture, known: Collection[str]) -> list[str]:
+    """The fields of an architecture itself that decide what it computes, are not at their default,
+    and are not among those that an engine or a format knows: it must refuse them. Parts say
+    themselves who knows them."""
+    return [name for name in arch.canonical() if name in DECISIVE and name not in known]
 
 
 class Shape(NamedTuple):

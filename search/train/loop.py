@@ -504,12 +504,9 @@ def _forget_other_shapes(run: Run) -> None:
     On disk torch keeps them all, so that coming back to a shape takes about a second.
     """
     global _compiled
-    a = run.architecture
-    shape = (
-        (a.vocab_size, a.hidden_size, a.intermediate_size, a.hidden_act),
-        (a.num_attention_heads, a.num_key_value_heads, a.head_dim, a.qk_norm, a.attention_bias),
-        (run.recipe.seq_len, run.recipe.precision, a.parts),
-    )
+    arch, recipe = run.architecture, run.recipe
+    layers = dict(arch.identity) | {"layer_map": None}  # layers are compiled one by one
+    shape = (tuple(layers.items()), recipe.seq_len, recipe.precision)
     if shape != _compiled:
         torch.compiler.reset()
         _compiled = shape

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 from search.recipe import Recipe
 from search.record import Run
 from search.train.kernels import MAX_HEAD_DIM, Unavailable, library
-from space.arch import Architecture
+from space.arch import KEYED, Architecture, unknown_fields
 from space.ranges import Count, Positive, Range, settle_numbers
 
 CPU_TOKENS, GPU_TOKENS = 1024, 32768
@@ -188,22 +188,27 @@ def _require_known(architecture: Architecture) -> None:
     """Raise Unavailable where kernels lack something that the architecture has."""
     if architecture.head_size > MAX_HEAD_DIM:
         raise Unavailable(f"head_dim is over {MAX_HEAD_DIM}")
-    if unknown := unknown_parts([architecture]):
-        raise Unavailable(f"the kernels do not have the part {unknown[0]}")
+    if unknown := unknown_to_kernels([architecture]):
+        raise Unavailable(f"the kernels do not have {unknown[0]}")
 
 
-def unknown_parts(architectures: Iterable[Architecture]) -> list[str]:
-    """Parts of these architectures that the kernels do not have."""
-    settings = {setting for arch in architectures for setting in arch.parts}
-    return sorted({s.name for s in settings if "kernels" not in s.part.engines})
+KERNELS_KNOW = frozenset({*KEYED, "rope_scaling"})
+"""Fields of architectures that the kernels compute, besides those of parts that say so."""
+
+
+def unknown_to_kernels(architectures: Iterable[Architecture]) -> list[str]:
+    """Parts and fields of these architectures that the kernels do not have."""
+    parts = {setting for arch in architectures for setting in arch.parts}
+    fields = {name for arch in architectures for name in unknown_fields(arch, KERNELS_KNOW)}
+    return sorted({s.name for s in parts if "kernels" not in s.part.engines} | fields)
 
 
 def require_engine(placement: Placement, architectures: Iterable[Architecture]) -> None:
-    """Raises: ValueError where kernels are asked for and do not have a part of these."""
-    if placement.engine == "kernels" and (unknown := unknown_parts(architectures)):
+    """Raises: ValueError where kernels are asked for and do not have all of these."""
+    if placement.engine == "kernels" and (unknown := unknown_to_kernels(architectures)):
         raise ValueError(
             "placement.engine=kernels must be possible for all architectures, but the kernels do "
-            f"not have the part {unknown[0]}; use auto"
+            f"not have {unknown[0]}; use auto"
         )
 
 
@@ -212,7 +217,7 @@ def what_is_lost(placement: Placement, architectures: Iterable[Architecture] = (
     some, and why; None where all is well."""
     if placement.device != "cpu":
         return None
-    if unknown := unknown_parts(architectures):
+    if unknown := unknown_to_kernels(architectures):
         return (
             f"architectures with {' or '.join(unknown)} are trained by autograd, which is slower, "
             "because the kernels do not have it"

@@ -7,11 +7,12 @@
 A format refuses by name what it cannot hold, and what its package is installed by.
 """
 
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from space.arch import Architecture
+from space.arch import Architecture, unknown_fields
 from space.doors import Door
 
 if TYPE_CHECKING:
@@ -83,8 +84,14 @@ def require_installed(what: str, package: str, extra: str) -> None:
         )
 
 
-def require_no_parts(arch: Architecture, what: str) -> None:
-    """Raises: ValueError where an architecture has more than a Llama; its fields are named."""
+def require_known(arch: Architecture, known: Collection[str], what: str) -> None:
+    """Raises: ValueError where an architecture has a part, or a field of its own that is neither
+    `known` nor at its default: they are named."""
+    if unknown := unknown_fields(arch, known):
+        raise ValueError(
+            f"an architecture must have no {unknown[0]} to be written as {what}, which does not "
+            "know it; leave it out"
+        )
     for part in arch.active:
         if given := part.given(arch):
             said = ", ".join(f"{name}={value}" for name, value in given.items())

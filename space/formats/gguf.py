@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from space.arch import Architecture
-from space.formats import Format, require_no_parts
+from space.arch import KEYED, Architecture
+from space.formats import Format, require_known
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from space.model import Decoder
 
 FILE = "model.gguf"
+KNOWN = frozenset({*KEYED, "rope_scaling"})
+"""Fields of architectures that GGUF is written from."""
 LAYERS = (
     "Layers that share a block are written out, each with weights of its own; the layer map is in "
     "`isoparam.json`."
@@ -63,7 +65,7 @@ class Gguf(Format):
     package = extra = "gguf"
 
     def require(self, arch: Architecture, precision: str) -> None:
-        require_no_parts(arch, "GGUF")
+        require_known(arch, KNOWN, "GGUF")
         if not arch.gated:
             wanted = f"have a gated FFN (hidden_act=silu), but hidden_act is {arch.hidden_act}"
             raise _not_held(wanted, "use format=hf")

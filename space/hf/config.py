@@ -19,7 +19,7 @@ from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
-from space.arch import Architecture, RopeScaling
+from space.arch import KEYED, Architecture, RopeScaling, unknown_fields
 from space.hf.errors import first_line
 from space.parts import DOOR
 from space.ranges import ranges_of
@@ -43,6 +43,8 @@ REQUIRED = (
     "num_attention_heads",
     "intermediate_size",
 )
+KNOWN = frozenset({*KEYED, "rope_scaling"})
+"""Fields of architectures that `config.json` is written from."""
 SHARING = ("sharing", "repeats", "sharing_scope", "norms", "num_blocks", "layer_map")
 """Fields of an architecture that `config.json` keeps under `isoparam`."""
 
@@ -53,6 +55,11 @@ def config_of(arch: Architecture) -> dict[str, Any]:
     Raises:
         ValueError: `transformers` has no model of this kind.
     """
+    if unknown := unknown_fields(arch, KNOWN):
+        raise ValueError(
+            f"an architecture must be one that transformers has a model for, but none is known to "
+            f"have {unknown[0]}; leave it out"
+        )
     kind = kind_of(arch)
     scaling = asdict(arch.rope_scaling) if arch.rope_scaling else {}
     values = {

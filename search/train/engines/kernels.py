@@ -23,7 +23,7 @@ from torch import Tensor
 from search.train.engines import micro_batches
 from search.train.engines.weights import Weights
 from search.train.kernels import kernel
-from search.train.placement import Placement, unknown_parts
+from search.train.placement import Placement, unknown_to_kernels
 from space.model import Decoder, DecoderLayer, RMSNorm
 
 ACTIVATION_KINDS = {"silu": 0, "relu": 1, "gelu": 2}
@@ -100,8 +100,8 @@ class KernelEngine:
     def __init__(
         self, model: Decoder, weights: Weights, placement: Placement, precision: str
     ) -> None:
-        if unknown := unknown_parts([model.arch]):
-            raise ValueError(f"kernels must have every part, but do not have {unknown[0]}")
+        if unknown := unknown_to_kernels([model.arch]):
+            raise ValueError(f"kernels must have all of a model, but do not have {unknown[0]}")
         self.weights, self.placement = weights, placement
         dtype = PRECISIONS[precision]
         same = dtype == torch.float32
