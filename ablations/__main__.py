@@ -120,7 +120,7 @@ def check(config: AblationConfig) -> None:
 
 
 def open_table(config: AblationConfig) -> Session[TableWork]:
-    """A table as a study whose every trial is enqueued, new or gone on with.
+    """A table as a study whose every trial is enqueued: created, or resumed.
 
     Raises:
         ValueError: something in the configuration, or a change under the same name.

@@ -34,7 +34,7 @@ from space.cli import one_line_errors
 
 @verb("search", SearchConfig)
 def main(config: SearchConfig) -> None:
-    """Run a study, from wherever it stands."""
+    """Run a study, or resume it."""
     with one_line_errors():
         require_one_length(HydraConfig.get().overrides.task, config.tokens_per_parameter)
         check(config)
@@ -68,7 +68,7 @@ def check(config: SearchConfig) -> None:
 
 
 def open_search(config: SearchConfig) -> Session[SearchWork]:
-    """The exploration of a space, new or gone on with.
+    """The study of a space: created, or resumed.
 
     Raises:
         ValueError: something in the configuration, or a change under the same name.

@@ -39,7 +39,7 @@ def train_run(architecture: Architecture | str, *options: str) -> Record:
 
 
 def run_study(*options: str) -> "StudyResult":
-    """The study of `python -m search` with these options, gone on with until it is done.
+    """The study of `python -m search` with these options, resumed until it is done.
 
     Raises:
         ValueError: something in the options does not fit.

@@ -22,7 +22,7 @@ class Status(StrEnum):
     FINISHED = "finished"
     """Final."""
     DIVERGED = "diverged"
-    """Final: its numbers became infinite or none."""
+    """Final: its loss became infinite or NaN."""
     FAILED = "failed"
     """Memory or a crash: tried again when it is asked for again."""
     PRUNED = "pruned"
@@ -66,7 +66,7 @@ class Role(StrEnum):
     EXPLORE = "explore"
     """The first seed of an architecture."""
     REPLICATE = "replicate"
-    """A further seed of one worth it."""
+    """A further seed of a selected architecture."""
 
 
 class End(StrEnum):

@@ -67,7 +67,7 @@ A = TypeVar("A")
 
 
 def _with_fields_of_parts(kind: type[A]) -> type[A]:
-    """Decorator: keywords that are no fields of its own are those of its parts."""
+    """Decorator: keywords that are not fields of the class are passed to its parts."""
     init, own = kind.__init__, kind.__dataclass_fields__  # type: ignore[attr-defined]
 
     @wraps(init)

@@ -1,4 +1,4 @@
-"""How a command ends: what is wrong with what the user gave is one line and exit code 2.
+"""How a command ends: an error in what the user gave is one line and exit code 2.
 
 Hydra alone prints several lines and exits with 1.
 """

@@ -1,4 +1,4 @@
-"""What the project uses of other libraries though it is no interface of theirs.
+"""Private interfaces of other libraries that the project uses.
 
 Each function says why nothing public will do. `tests/test_compat.py` has a test for each, which
 fails when the library changes. Libraries are imported where they are needed: counting candidates

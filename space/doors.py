@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Changed(ValueError):
-    """What was pinned is no longer what it was. Caught where a study ends: no run can go on."""
+    """A pinned source has changed. Caught where a study ends: no run can go on."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def alike(one: Any, other: Any) -> bool:
 def taking_options(
     option: str, who: str, kinds: tuple[type[Exception], ...] = (TypeError,)
 ) -> Iterator[None]:
-    """What goes wrong in here with the options that a user gave is said in one line.
+    """Turn errors about the options that a user gave into one line.
 
     Raises:
         ValueError: instead of one of `kinds`; of most callables a `TypeError` says that they do not

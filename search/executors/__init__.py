@@ -96,7 +96,7 @@ class ExecutorConfig:
 
 
 def read_event(line: bytes) -> Event:
-    """The event of a line of JSON; of a line that is none, an event that nobody takes, which shows
+    """The event of a line of JSON; a line that is not JSON becomes an event without a kind, which shows
     it."""
     try:
         event: Event = json.loads(line)
@@ -125,7 +125,7 @@ NEEDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     Kind.FATAL: {"reason": TEXT},
     Kind.DEATH: {"reason": TEXT, "log": TEXT},
 }
-"""Of each kind of event, what is shown of it; of other kinds nothing is."""
+"""The fields that events of each kind must have, because they are shown. Other kinds need none."""
 IN_WORDS = {str: "text", int: "a number", bool: "true or false"}
 
 

@@ -81,9 +81,9 @@ def front(attempts: Sequence[Attempt], study: optuna.Study) -> list[int]:
 def pruning_facts(attempts: Sequence[Attempt], recipe: Recipe) -> dict[str, Any]:
     """What `study.json` says of the runs that were pruned, and of what that saved and took.
 
-    `saved_tokens` are those of the trunks that pruned runs have left, `branch_tokens` those of the
-    branches trained here: without horizons and a pruner it would be the former more and the latter
-    less.
+    `saved_tokens` are what pruned runs had left of their trunks, `branch_tokens` what the branches
+    of this study took. Without horizons and a pruner the study would have trained on `saved_tokens`
+    more and on `branch_tokens` less.
     """
     runs = distinct(attempts)
     pruned = [recipe.branches[: len(run.readings)] for run in runs if run.state == State.PRUNED]

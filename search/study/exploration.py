@@ -44,7 +44,7 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Replicates:
-    """Further seeds for the arms worth it."""
+    """Further seeds for the best arms and the baseline."""
 
     top: Annotated[int, Range(0)] = 3
     """The best so many architectures, and the baseline of middle depth besides. With several

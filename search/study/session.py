@@ -120,7 +120,7 @@ class Session(Generic[W]):
 
     @classmethod
     def open(cls, ground: Groundwork, subject: Subject[W]) -> Self:
-        """The study, new or gone on with.
+        """The study: created, or resumed.
 
         Raises:
             ValueError: what must not change under its name has changed.
@@ -340,7 +340,7 @@ def require_bytes(targets: Targets, data: Data) -> None:
     """Raises: ValueError where bits per byte are asked of data without bytes."""
     if "val_bpb" in targets.measures and data.token_bytes is None:
         raise ValueError(
-            "objectives must be such as the data can tell, but val_bpb needs the bytes behind "
+            "objectives must be computable from the data, but val_bpb needs the bytes behind "
             f"tokens, which {data.name} does not say; use val_loss"
         )
 

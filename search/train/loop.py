@@ -364,7 +364,7 @@ class Training:
             dist.all_reduce(self.weights.gradients)
         norm = torch.linalg.vector_norm(self.weights.gradients)
         clip = (recipe.grad_clip / norm).clamp(max=1.0)
-        if self.waits or clip < 1:  # to look is to wait
+        if self.waits or clip < 1:  # reading `clip` would wait for the GPU
             self.weights.gradients *= clip
         self.optimizer.step()
         self.engine.refresh()
