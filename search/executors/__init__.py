@@ -96,8 +96,8 @@ class ExecutorConfig:
 
 
 def read_event(line: bytes) -> Event:
-    """The event of a line of JSON; a line that is not JSON becomes an event without a kind, which shows
-    it."""
+    """The event of a line of JSON; a line that is not JSON becomes an event without a kind, which
+    shows it."""
     try:
         event: Event = json.loads(line)
     except ValueError:
@@ -125,7 +125,7 @@ NEEDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     Kind.FATAL: {"reason": TEXT},
     Kind.DEATH: {"reason": TEXT, "log": TEXT},
 }
-"""The fields that events of each kind must have, because they are shown. Other kinds need none."""
+"""The fields that events of each kind must have, for they are shown. Other kinds need none."""
 IN_WORDS = {str: "text", int: "a number", bool: "true or false"}
 
 
