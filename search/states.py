@@ -76,5 +76,7 @@ class End(StrEnum):
     INTERRUPTED = "interrupted"
     FATAL = "fatal"
     """No run can go on, as on a full disk."""
+    LEFT = "left"
+    """Workers go on by themselves, and nobody waits for them."""
     CRASHED = "crashed"
     """Workers keep dying."""

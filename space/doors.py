@@ -46,6 +46,8 @@ class Door(Generic[T]):
     """What each must be."""
     field: str = "name"
     """Of a configuration's group, which names one: `sampler.name`."""
+    short: bool = False
+    """Whether commands take `executor.nodes=4` for `executor.options.nodes=4`."""
 
     @property
     def member(self) -> str:

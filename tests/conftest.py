@@ -6,6 +6,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads would 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from cluster_fixtures import ray_here, slurm_here  # noqa: F401
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -24,10 +25,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A contract suite names its `DOOR`; each of its tests runs on every implementation."""
+    """A contract suite names its `DOOR`; each of its tests runs on every implementation, with the
+    marks that the suite's `MARKS` may have for it."""
     door = getattr(metafunc.module, "DOOR", None)
     if door is not None and "implementation" in metafunc.fixturenames:
         given = metafunc.config.getoption("--implementation")
         named = getattr(metafunc.module, "named", lambda name: [name])
-        names = [each for name in ([given] if given else door.names()) for each in named(name)]
+        marks = {} if given else getattr(metafunc.module, "MARKS", {})
+        names = [
+            pytest.param(each, marks=marks.get(name, ()))
+            for name in ([given] if given else door.names())
+            for each in named(name)
+        ]
         metafunc.parametrize("implementation", names)

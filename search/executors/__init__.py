@@ -22,7 +22,11 @@ Deliver = Callable[[Event | None], None]
 
 
 class Handle(Protocol):
-    """A worker that was started."""
+    """A worker that was started.
+
+    It may have `lost` besides: whether it ended because its host was taken from it, which is no
+    fault of its run. Asked for after its end.
+    """
 
     name: str
     """Of the owner of its trials: what the worker itself was given, or `host:process id`."""
@@ -43,7 +47,11 @@ class Handle(Protocol):
 
 
 class Executor(Protocol):
-    """Who runs workers where. It is made of `executor.options`; making it starts nothing."""
+    """Who runs workers where. It is made of `executor.options`; making it starts nothing.
+
+    It may have `leave(job)` besides, for workers that need no parent: see to it that they work on
+    the job, and return what to tell the user, who is not to wait for them; None: wait.
+    """
 
     def slots(self, workers: int) -> int:
         """How many workers it runs at once where `workers` are asked for."""
@@ -66,7 +74,7 @@ class Executor(Protocol):
         ...
 
 
-EXECUTORS = Door("executor", __name__, Executor)  # type: ignore[type-abstract]
+EXECUTORS = Door("executor", __name__, Executor, short=True)  # type: ignore[type-abstract]
 
 
 @dataclass(frozen=True, kw_only=True)

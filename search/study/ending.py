@@ -96,6 +96,9 @@ def finish(session: "Session[Any]", ending: Ending) -> None:
     if ending.kind == End.INTERRUPTED:
         print(f"stopped with {done} of {total} runs; the same command continues")
         raise SystemExit(130)
+    if ending.kind == End.LEFT:
+        print(f"{done} of {total} runs; {ending.reason}; the same command says how far it is")
+        raise SystemExit(0)
     if failed := sum(run.state == State.FAIL and not run.done for run in session.runs()):
         print(f"{done} of {total} runs; {failed} failed, and the same command retries them")
 

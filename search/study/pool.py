@@ -30,7 +30,7 @@ MAX_DEATHS_IN_A_ROW = 5
 @dataclass(frozen=True)
 class Ending:
     """How it ended: `done`; `interrupted`; `fatal`, no run can go on (a full disk); or `crashed`,
-    workers keep dying."""
+    workers keep dying; or `left`, they go on by themselves."""
 
     kind: End
     reason: str = ""
@@ -45,6 +45,8 @@ class Pool:
     size: int
     listener: Listener
     executor: Executor = field(default_factory=lambda: ExecutorConfig().make())
+    stopping: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+    """Signals that stop the workers instead of this process."""
     workers: dict[int, Handle] = field(default_factory=dict)
     interrupts: int = 0
     _passed_on: bool = False
@@ -113,7 +115,12 @@ class Pool:
         if kind == "fatal":
             self._trouble = self._trouble or Ending(End.FATAL, event["reason"])
             self._stop()
+        if kind == "interrupt":  # who gives the executor its hosts wants the study to stop
+            self.interrupts = max(1, self.interrupts)
+            return
         self._tell(number, event)
+        if kind == "death":  # of a worker that its host has replaced
+            self._count_death(event["reason"])
 
     def _tell(self, number: int, event: Event) -> None:
         """Pass an event on; if the listener cannot write, no worker can, and what cannot be read of
@@ -128,20 +135,27 @@ class Pool:
         """Free what a dead worker held, and replace it unless it was to end."""
         worker.stop()
         stopping = bool(self.interrupts or self._trouble)
+        lost = getattr(worker, "lost", False)
         reason = worker.last_words()
         for trial in running(self.study, worker.name):
-            lose(self.study, trial, reason, status=Status.INTERRUPTED if stopping else None)
+            blameless = Status.INTERRUPTED if stopping or lost else None
+            lose(self.study, trial, reason, status=blameless)
             self._give_up(number, trial.number, reason)
         if number in self._finished or stopping:
             return
-        self._deaths += 1
         self._tell(number, {"event": "death", "reason": reason, "log": worker.log})
+        if not lost:
+            self._count_death(reason)
+        if self._trouble is None:  # its death could be recorded
+            self._start(number)
+
+    def _count_death(self, reason: str) -> None:
+        """End the study where workers keep dying."""
+        self._deaths += 1
         if self._deaths >= MAX_DEATHS_IN_A_ROW:
             words = f"{self._deaths} workers died in a row, the last with: {reason}"
             self._trouble = self._trouble or Ending(End.CRASHED, words)
             self._stop()
-        elif self._trouble is None:  # its death could be recorded
-            self._start(number)
 
     def _give_up(self, worker: int, number: int, reason: str) -> None:
         """Record a run as failed that took too many workers with it."""
@@ -166,7 +180,7 @@ class Pool:
 
     @contextmanager
     def _interrupts_stop(self) -> Iterator[None]:
-        """While it lasts, SIGINT and SIGTERM stop the workers instead of this process."""
+        """While it lasts, signals stop the workers instead of this process."""
 
         def interrupt(signum: int, frame: Any) -> None:
             self.interrupts += 1  # `_take_event` acts: this may be in the middle of a write
@@ -174,7 +188,7 @@ class Pool:
                 self._kill()
 
         here = threading.current_thread() is threading.main_thread()  # others get no signals
-        signals = (signal.SIGINT, signal.SIGTERM) if here else ()
+        signals = self.stopping if here else ()
         before = {s: signal.signal(s, interrupt) for s in signals}
         try:
             yield

@@ -25,7 +25,7 @@ from search.runs import WEIGHTS, usable_record
 from search.show.estimate import Estimate, estimate
 from search.show.progress import Tally, view
 from search.show.trackers import Mirror, open_tracker
-from search.states import State, Status
+from search.states import End, State, Status
 from search.study.ending import describe, tidy
 from search.study.job import Job
 from search.study.locks import hold_study, require_writable
@@ -225,6 +225,8 @@ class Session(Generic[W]):
 
     def train(self, outlook: "Outlook") -> Ending:
         """Let workers do what is left: each runs `search.study.worker`."""
+        if outlook.left.runs + len(outlook.unscored) and (left := self._leave()) is not None:
+            return left
         with view(self._tally(outlook)) as shown:
 
             def listen(worker: int, event: Event) -> None:
@@ -235,6 +237,14 @@ class Session(Generic[W]):
 
             workers = min(self.job.workers, outlook.left.runs + len(outlook.unscored))
             return Pool(self.job, self.study, workers, listen, self.executor).run()
+
+    def _leave(self) -> Ending | None:
+        """The ending of a start that waits for no worker, where the executor has that."""
+        try:
+            said = getattr(self.executor, "leave", lambda job: None)(self.job)
+        except ValueError as error:
+            return Ending(End.FATAL, str(error))
+        return None if said is None else Ending(End.LEFT, said)
 
     def _tally(self, outlook: "Outlook") -> Tally:
         """The count of runs so far."""

@@ -20,9 +20,19 @@ from search.study.pool import MAX_DEATHS_IN_A_ROW, Ending, Pool
 from search.study.storage import read_attempts, running
 
 DOOR = EXECUTORS
+CLUSTERS = {"ray": "ray_here", "slurm": "slurm_here"}
+"""Of executors whose workers run on one, the fixture that starts it."""
+MARKS = {name: pytest.mark.slow for name in CLUSTERS}
 KINDS = {"start", "step", "ask", "end", "idle", "print", "done", "fatal"}
-ONE_RUN = ("n_trials=1", "replicates.seeds=1", "recipe.tokens=9600", "placement.checkpoint_s=0.1")
-"""Seventy-five steps."""
+ONE_RUN = ("n_trials=1", "replicates.seeds=1", "recipe.tokens=38400", "placement.checkpoint_s=0.1")
+"""Three hundred steps: of some executors events arrive a little late."""
+
+
+@pytest.fixture(autouse=True)
+def its_cluster(request: pytest.FixtureRequest) -> None:
+    name = getattr(request.node, "callspec", None) and request.node.callspec.params
+    if name and (fixture := CLUSTERS.get(name.get("implementation"))):
+        request.getfixturevalue(fixture)
 
 
 @pytest.fixture
@@ -137,7 +147,7 @@ def test_events_arrive_in_their_order(implementation: str, here: Path) -> None:
 
 @pytest.mark.slow
 def test_trials_belong_to_the_worker_by_its_name(implementation: str, here: Path) -> None:
-    studied = Studied(implementation, here, "n_trials=1", "replicates.seeds=1")
+    studied = Studied(implementation, here, *ONE_RUN)
     owned: list[int] = []
 
     def look(pool: Pool, number: int) -> None:

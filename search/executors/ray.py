@@ -1,0 +1,234 @@
+"""Workers on the nodes of a Ray cluster, each a process as `executor=local` starts it.
+
+Ray finds a node with what a worker needs, waits for one to come, and says when one is gone. On the
+node an actor starts the worker and passes its events on. The worker watches the actor as it watches
+a parent: where the actor ends, because the driver is gone or the node has lost the head, the worker
+writes a checkpoint and ends.
+"""
+
+import importlib
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+from search.executors import Deliver, Event
+from search.executors.local import Child, Local
+from search.study.job import Job
+
+BEGUN, ENDED = "begun", "ended"
+"""Events of a node about its worker, which go no further."""
+HINT_S = 30.0
+"""A worker that has found no node for so long says what it waits for."""
+ANSWER_S = 5.0
+"""For a node to end a worker, and for the head to be heard of."""
+
+
+class Ray:
+    """`executor=ray`."""
+
+    def __init__(
+        self,
+        address: str = "auto",
+        num_cpus: float = 1,
+        num_gpus: float | None = None,
+        resources: Mapping[str, float] | None = None,
+        dashboard: bool = False,
+        usage_stats: bool = False,
+    ) -> None:
+        self.address, self.num_cpus, self.num_gpus = address, num_cpus, num_gpus
+        self.resources = dict(resources or {})
+        self.dashboard, self.usage_stats = dashboard, usage_stats
+
+    def slots(self, workers: int) -> int:
+        """As many as are asked for, since nodes may come.
+
+        Raises:
+            ValueError: there is no cluster.
+        """
+        self._connect()
+        return workers
+
+    def environment(self, job: Job, number: int) -> dict[str, str]:
+        """Its threads. Its GPU is Ray's choice."""
+        threads = str(job.placement.threads or max(1, int(self.num_cpus)))
+        return {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+
+    def start(self, job: Job, number: int, deliver: Deliver) -> "Seat":
+        ray = self._connect()
+        needs = {"num_cpus": self.num_cpus, "num_gpus": self._gpus(job)}
+        kind = ray.remote(Host).options(
+            **needs, resources=self.resources, max_concurrency=4, max_restarts=0
+        )
+        seat = Seat(number, {**needs, **self.resources}, deliver)
+        seat.begin(
+            kind.remote(os.getcwd()), job.to_json(), _paths() | self.environment(job, number)
+        )
+        return seat
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
+
+    def _connect(self) -> Any:
+        """Ray's module, once this process is a driver of the cluster.
+
+        Raises:
+            ValueError: it cannot be.
+        """
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", str(int(self.usage_stats)))
+        try:
+            ray: Any = importlib.import_module("ray")
+        except ImportError:
+            raise ValueError("executor=ray needs Ray; pip install 'isoparam[ray]'") from None
+        if ray.is_initialized():
+            return ray
+        own = {"include_dashboard": self.dashboard} if self.address == "local" else {}
+        try:
+            ray.init(self.address, log_to_driver=False, logging_level="ERROR", **own)
+        except Exception as error:  # of many kinds
+            raise ValueError(
+                f"executor.address must be a Ray cluster that answers, but {self.address} does "
+                f"not: {_words(error)}; start one with `ray start --head`"
+            ) from None
+        return ray
+
+    def _gpus(self, job: Job) -> float:
+        """Of a worker."""
+        if self.num_gpus is not None:
+            return self.num_gpus
+        wanted = job.placement.device != "cpu" and self._connect().cluster_resources().get("GPU", 0)
+        return 1 / job.placement.workers_per_gpu if wanted else 0
+
+
+class Seat:
+    """A worker somewhere in the cluster, or one that waits for a node."""
+
+    def __init__(self, number: int, needs: Mapping[str, float], deliver: Deliver) -> None:
+        self.number, self.needs, self.deliver = number, needs, deliver
+        self.name, self.log = f"ray:{uuid4().hex}", "no log yet: it has found no node"
+        self.words = "it ended without a word"
+        self.begun = self.killed = self.lost = False
+
+    def begin(self, actor: Any, job: str, environment: Mapping[str, str]) -> None:
+        """Have an actor start the worker, and listen to it."""
+        self.actor = actor
+        call = actor.events.options(num_returns="streaming")
+        self.events = call.remote(job, self.number, dict(environment))
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def stop(self) -> None:
+        if self.begun:
+            self.actor.stop.remote()
+        else:
+            self._end_actor()
+
+    def kill(self) -> None:
+        import ray
+
+        self.killed = True
+        with suppress(Exception):  # the node may be gone
+            if self.begun:
+                ray.get(self.actor.kill.remote(), timeout=ANSWER_S)
+        self._end_actor()
+
+    def last_words(self) -> str:
+        return self.words
+
+    def _end_actor(self) -> None:
+        import ray
+
+        with suppress(Exception):
+            ray.kill(self.actor)
+
+    def _listen(self) -> None:
+        import ray
+
+        hint = threading.Timer(HINT_S, self._hint)
+        hint.daemon = True
+        hint.start()
+        try:
+            for reference in self.events:
+                self._take(ray.get(reference))
+        except Exception as error:
+            self.lost = not self.killed and isinstance(error, ray.exceptions.RayActorError)
+            self.words = "its worker was killed" if self.killed else _words(error)
+        finally:
+            hint.cancel()
+            self.deliver(None)
+
+    def _take(self, event: Event) -> None:
+        if event["event"] == BEGUN:
+            self.begun, self.name, self.log = True, event["name"], event["log"]
+        elif event["event"] == ENDED:
+            self.words = event["text"]
+        else:
+            self.deliver(event)
+
+    def _hint(self) -> None:
+        if not self.begun:
+            wanted = ", ".join(f"{name}={value:g}" for name, value in self.needs.items() if value)
+            text = f"worker {self.number + 1} waits for a node of the Ray cluster with {wanted}"
+            self.deliver({"event": "print", "text": f"{text}; `ray status` shows what there is"})
+
+
+class Host:
+    """The actor: on its node it starts a worker and passes on what it reports."""
+
+    def __init__(self, folder: str) -> None:
+        os.chdir(folder)
+        self.child: Child | None = None
+        self.started = threading.Event()
+
+    def events(self, job: str, number: int, environment: dict[str, str]) -> Iterator[Event]:
+        """The worker's events, between two of the node's own."""
+        events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        child = self.child = Here(environment).start(Job.from_json(job), number, events.put)
+        self.started.set()
+        yield {"event": BEGUN, "name": child.name, "log": child.log}
+        while (event := events.get()) is not None:  # Ray takes no `yield from` an iterator
+            yield event
+        yield {"event": ENDED, "text": child.last_words()}
+
+    def stop(self) -> None:
+        """Have the worker write a checkpoint and end."""
+        self._begun().stop()
+
+    def kill(self) -> None:
+        """End the worker at once."""
+        self._begun().kill()
+
+    def _begun(self) -> Child:
+        self.started.wait()
+        assert self.child is not None, "it has been started"
+        return self.child
+
+
+class Here(Local):
+    """Processes of this node, with what the driver chose for them."""
+
+    def __init__(self, variables: dict[str, str]) -> None:
+        self.variables = variables
+
+    def environment(self, job: Job, number: int) -> dict[str, str]:
+        return self.variables
+
+
+def _paths() -> dict[str, str]:
+    """Where this process finds its modules."""
+    return {k: os.environ[k] for k in ("PYTHONPATH",) if k in os.environ}
+
+
+def _words(error: BaseException) -> str:
+    """What Ray says in its first line; of what was raised on a node, the last one."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1 if hasattr(error, "cause") else 0].strip()
+
+
+EXECUTOR = Ray
