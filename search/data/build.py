@@ -61,8 +61,32 @@ def _pack_text(
         for split, chosen in (("train", ~held_out), ("validation", held_out)):
             tokens = encoded(tokenizer, spool.texts(chosen), end_token)
             _write_tokens(folder / f"{split}.bin", tokens, vocab_size, split, progress)
-    _keep_tokenizer(tokenizer, folder)
+        source_bytes = sum(len(text.encode()) for text in spool.texts(held_out))
+    sizes = token_bytes(tokenizer)
+    sizes[end_token] = 0
+    _keep_tokenizer(tokenizer, folder, _of_source(sizes, folder, source_bytes))
     return vocab_size, end_token
+
+
+def _of_source(sizes: Array, folder: Path, source_bytes: int) -> Array:
+    """The bytes of each token such that those of validation add up to the source's.
+
+    Those of byte-level tokens do. Others count what a normaliser made of the text, spaces put
+    before it, or nothing for what has no token: all are scaled alike.
+
+    Raises:
+        ValueError: no token of validation stands for text.
+    """
+    tokens = np.memmap(folder / "validation.bin", dtype=_dtype(len(sizes)), mode="r")
+    counted = int(np.bincount(tokens, minlength=len(sizes)) @ sizes)
+    if counted == source_bytes:
+        return sizes
+    if not counted:
+        raise ValueError(
+            "data.tokenizer must have tokens for the text, but has none for that of the "
+            f"validation split, {source_bytes} bytes; choose another"
+        )
+    return sizes * (source_bytes / counted)
 
 
 def _pack_tokens(
@@ -73,7 +97,7 @@ def _pack_tokens(
     if config.tokenizer:
         tokenizer = load_tokenizer(tokenizer_file(config.tokenizer))
         vocab_size = vocab_size_of(tokenizer)
-        _keep_tokenizer(tokenizer, folder)
+        _keep_tokenizer(tokenizer, folder, token_bytes(tokenizer))
     held_out = _held_out_tokens(corpus, config)
     for split, wanted in (("train", False), ("validation", True)):
         chosen = (
@@ -85,9 +109,9 @@ def _pack_tokens(
     return vocab_size, config.end_token
 
 
-def _keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+def _keep_tokenizer(tokenizer: Tokenizer, folder: Path, sizes: Array) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
-    np.save(folder / "token_bytes.npy", token_bytes(tokenizer))
+    np.save(folder / "token_bytes.npy", sizes)
 
 
 def _hold_out(hashes: Array, config: DataConfig) -> Array:

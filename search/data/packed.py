@@ -30,8 +30,8 @@ class Data:
     """Token ids (n,), memory-mapped: uint16, or uint32 where the vocabulary needs it."""
     validation: Array = field(repr=False)
     token_bytes: Array | None = field(repr=False)
-    """Bytes of text that each token stands for (vocab_size,), 0 for special ones. None where that
-    is not known."""
+    """Bytes of text that each token stands for (vocab_size,), 0 for special ones: those of the
+    validation split add up to the text that it was made of. None where that is not known."""
     tokenizer: Path | None
 
     def score(self, nll: float, targets: Array) -> tuple[float, float | None]:

@@ -27,6 +27,10 @@ TEXT_KEY_HINT = "set data.text_key to the one that holds the text"
 SHORTEST_CUT, LONGEST_CUT = 4096, 65536
 """Characters. A txt file is cut into documents at the first blank line after the one, or at the
 first line end after the other."""
+LLM_C = {20240520: "<u2", 20240801: "<u4"}
+"""First number of llm.c's headers, of 256 int32, and what follows them; their third number says how
+many tokens."""
+LLM_C_HEADER_BYTES = 1024
 BLOCK_TOKENS = 8192
 """Length of a document in a .bin file whose end token is not known."""
 
@@ -42,7 +46,8 @@ def find_files(path: str | None, kinds: tuple[str, ...]) -> list[Path]:
     if path is None:
         raise ValueError("data.path must say what to read, but is not given; add data.path=…")
     if Path(path).is_dir():
-        found = [p for p in Path(path).rglob("*") if p.is_file() and kind(p) in kinds]
+        inside = [p for p in Path(path).rglob("*") if p.is_file() and kind(p) in kinds]
+        found = [p for p in inside if p.suffix != ".json"]  # such as a tokenizer's
         if not found:
             raise ValueError(
                 f"data.path must hold files that end in {', '.join(kinds)} (or these and "
@@ -60,8 +65,10 @@ def find_files(path: str | None, kinds: tuple[str, ...]) -> list[Path]:
 
 
 def kind(path: Path) -> str:
-    """The suffix that says what is inside, compression aside: `a.jsonl.gz` is .jsonl."""
-    return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    """The suffix that says what is inside, compression aside: `a.jsonl.gz` is .jsonl, and so is
+    `a.json.gz`, of lines."""
+    suffix = Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    return ".jsonl" if suffix in (".json", ".ndjson") else suffix
 
 
 def read_text(path: Path, key: str) -> Iterator[str]:
@@ -75,11 +82,11 @@ def read_text(path: Path, key: str) -> Iterator[str]:
             yield from _read_parquet(path, key)
         elif kind(path) == ".jsonl":
             for number, row in _read_jsonl(path, key, TEXT_KEY_HINT):
-                if not isinstance(row, str):
+                if not isinstance(row, str | None):
                     raise ValueError(f"line {number}: {key!r} must be a string, but is {row!r:.80}")
-                yield row
+                yield row or ""  # as in parquet
         else:
-            yield from cut(_lines(path))
+            yield from cut(_lines(path, LONGEST_CUT))
 
 
 def read_tokens(path: Path, end_token: int | None) -> Iterator[tuple[str, Tokens]]:
@@ -98,8 +105,9 @@ def read_tokens(path: Path, end_token: int | None) -> Iterator[tuple[str, Tokens
 
 
 def cut(lines: Iterable[str]) -> Iterator[str]:
-    """Running text in documents, cut at blank lines or, lacking those, at line ends. Together
-    they are the text again, without the white space around them."""
+    """Running text in documents, cut at blank lines or, lacking those, at line ends, or where a
+    line is read in pieces. Together they are the text again, without the white space around
+    them."""
     document, length = [], 0
     for line in lines:
         document.append(line)
@@ -143,13 +151,65 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _open(path: Path) -> BinaryIO:
     """The bytes of a file, unpacked."""
-    openers: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
+    if path.suffix == ".zst":
+        return io.BufferedReader(_Zst(path), 1 << 20)
+    openers: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
     return cast(BinaryIO, openers.get(path.suffix, open)(path, "rb"))
 
 
-def _lines(path: Path) -> Iterator[str]:
+class _Zst(io.RawIOBase):
+    """What a .zst file holds, frame after frame. The library's own reader takes a file that ends
+    in the middle of a frame for a whole one."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._left = path.open("rb"), b""
+        self._frame: Any = None
+        """Where one has begun and not ended."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            packed = self._file.read(1 << 18)
+            if not packed:
+                if self._frame is not None:
+                    raise EOFError("it ends in the middle of a frame")
+                return 0
+            self._left = b"".join(self._unpacked(packed))
+        part = self._left[: len(buffer)]
+        buffer[: len(part)], self._left = part, self._left[len(part) :]
+        return len(part)
+
+    def _unpacked(self, packed: bytes) -> Iterator[bytes]:
+        while packed:
+            if self._frame is None:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            yield self._frame.decompress(packed)
+            packed = self._frame.unused_data if self._frame.eof else b""
+            self._frame = None if self._frame.eof else self._frame
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _lines(path: Path, longest: int = -1) -> Iterator[str]:
+    """The lines of a text; of one of more than `longest` characters pieces, cut between words
+    where there are any."""
+    rest = ""
+    for piece in _pieces(path, longest):
+        line = rest + piece
+        cut_at = line.rfind(" ") + 1 if len(piece) == longest and piece[-1] != "\n" else 0
+        rest = line[cut_at:] if cut_at > len(rest) else ""
+        yield line[: len(line) - len(rest)]
+    if rest:
+        yield rest
+
+
+def _pieces(path: Path, longest: int) -> Iterator[str]:
     with _open(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as text:
-        for line in text:
+        for line in iter(lambda: text.readline(longest), ""):
             if "\0" in line:
                 raise ValueError(
                     "must be text, but has a zero byte, as binary files do; "
@@ -202,7 +262,7 @@ def _read_bin(path: Path, end_token: int | None) -> Iterator[tuple[str, Tokens]]
         raise ValueError("must hold two bytes per token, but has an odd size; is it complete?")
     if not path.stat().st_size:
         return
-    tokens = np.memmap(path, dtype="<u2", mode="r")
+    tokens = _stored(path)
     if end_token is None:
         ends = np.arange(BLOCK_TOKENS, len(tokens), BLOCK_TOKENS)
     else:
@@ -212,6 +272,33 @@ def _read_bin(path: Path, end_token: int | None) -> Iterator[tuple[str, Tokens]]
         if end > start:
             yield f"{path}, token {start}", tokens[start:end].astype(np.int64)
         start = end
+
+
+def _stored(path: Path) -> Any:
+    """The ids of a .bin file, of two bytes each; with a header of llm.c as that says.
+
+    Raises:
+        ValueError: its ids have four bytes.
+    """
+    head = np.fromfile(path, dtype="<i4", count=3)
+    if len(head) == 3 and (dtype := LLM_C.get(int(head[0]))):
+        stored = np.memmap(path, dtype=dtype, mode="r", offset=LLM_C_HEADER_BYTES)
+        if len(stored) != head[2]:
+            raise ValueError(
+                f"must hold the {head[2]} tokens that its header says, but has {len(stored)}; is "
+                "it complete?"
+            )
+        return stored
+    tokens = np.memmap(path, dtype="<u2", mode="r")
+    sample = tokens[: 1 << 20]
+    high, low = sample[1::2], sample[::2]
+    # Ids of four bytes: every second pair of bytes is next to nothing, the others are not.
+    if len(high) > 8 and np.mean(high < 16) > 0.99 and np.mean(low[: len(high)] < 16) < 0.9:
+        raise ValueError(
+            "must hold two bytes per token, but seems to hold four; write it as little-endian "
+            "uint16, or as jsonl of token_ids where the vocabulary is larger"
+        )
+    return tokens
 
 
 def _token_ids(row: Any, number: int) -> Tokens:

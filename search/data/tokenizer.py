@@ -47,14 +47,23 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def token_bytes(tokenizer: Tokenizer) -> np.ndarray[Any, np.dtype[Any]]:
     """Bytes of UTF-8 text that each token stands for (vocab_size,), 0 for special tokens and
     unused ids. For byte-level BPE they add up to the length of the text; for vocabularies in the
-    manner of SentencePiece, to that of the text with the space put before it."""
+    manner of SentencePiece, to that of the text with the space put before it, and for WordPiece to
+    that of its words."""
     size = np.zeros(vocab_size_of(tokenizer), dtype="<i8")
     parts = json.loads(tokenizer.to_str())
     byte_level = "ByteLevel" in json.dumps([parts["pre_tokenizer"], parts["decoder"]])
-    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    inside = parts["model"].get("continuing_subword_prefix") or ""
+    added = tokenizer.get_added_tokens_decoder()
     for token, i in tokenizer.get_vocab().items():
-        if i not in special:
-            size[i] = len(token) if byte_level else _piece_bytes(token)
+        if i in added and added[i].special:
+            continue
+        if byte_level:  # but added tokens are in the vocabulary as they are in the text
+            size[i] = len(token.encode() if i in added else token)
+        else:
+            size[i] = _piece_bytes(token if i in added else token.removeprefix(inside))
+    unknown = tokenizer.token_to_id(parts["model"].get("unk_token") or "")
+    if unknown is not None:
+        size[unknown] = 0  # its name is not the text
     return size
 
 

@@ -8,6 +8,7 @@ causal attention does not see it.
 # B requests, T positions, D hidden_size
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -64,6 +65,18 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]
             add_special_tokens = False
         options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         return list(self.tokenizer.encode(string, **options))
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """As lm-eval's; where the context's last token has swallowed the whole answer, that token
+        and what follows is the answer, for none would be certain."""
+        before, answer = super()._encode_pair(context, continuation)
+        if answer:
+            return before, answer
+        whole = self.tok_encode(context + continuation)
+        pairs = zip(whole, before, strict=False)
+        same = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        split = min(same, len(whole) - 1)
+        return whole[:split] or [self.prefix_token_id], whole[split:]
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """As `TemplateLM`, without its bar."""

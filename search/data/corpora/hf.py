@@ -34,12 +34,12 @@ class HubDataset:
     def documents(self) -> Iterator[str]:
         """In the order of the data set."""
         for number, row in enumerate(self._rows()):
-            if not isinstance(row.get(self.text_key), str):
+            if self.text_key not in row or not isinstance(row[self.text_key], str | None):
                 raise ValueError(
                     f"row {number} of {self.name} must have text under {self.text_key!r}, but has "
                     f"the columns {', '.join(row)}; set data.text_key"
                 )
-            yield row[self.text_key]
+            yield row[self.text_key] or ""
 
     def _rows(self) -> Any:
         from datasets import load_dataset
