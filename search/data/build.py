@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from search.data.config import DataConfig
 from search.data.corpora import Corpus, TokenDocument
 from search.data.readers import Tokens, limited
-from search.data.split import Array, content_hash, hold_out
+from search.data.split import Array, capped, content_hash, hold_out
 from search.data.tokenizer import (
     encoded,
     end_token_id,
@@ -58,6 +58,10 @@ def _pack_text(
             tokenizer = train_tokenizer(spool.texts(~held_out), config.vocab_size)
         end_token = end_token_id(tokenizer, config.end_token)
         vocab_size = vocab_size_of(tokenizer)
+        if config.validation_tokens is not None:
+            of_these = encoded(tokenizer, spool.texts(held_out), end_token)
+            lengths = np.array([len(ids) for ids in of_these])
+            held_out = capped(spool.hashes, held_out, lengths, config.validation_tokens)
         for split, chosen in (("train", ~held_out), ("validation", held_out)):
             tokens = encoded(tokenizer, spool.texts(chosen), end_token)
             _write_tokens(folder / f"{split}.bin", tokens, vocab_size, split, progress)
@@ -135,9 +139,10 @@ def _token_documents(corpus: Corpus, config: DataConfig) -> Iterator[TokenDocume
 
 def _held_out_tokens(corpus: Corpus, config: DataConfig) -> list[bool]:
     """Which documents are validation: as they say, or, where they do not, by hash."""
-    said, hashes = [], []
+    said, hashes, lengths = [], [], []
     for document in _token_documents(corpus, config):
         said.append(document.held_out)
+        lengths.append(len(document.ids))
         if document.held_out is None:
             hashes.append(content_hash(document.ids.tobytes()))
     if hashes and len(hashes) < len(said):
@@ -146,8 +151,18 @@ def _held_out_tokens(corpus: Corpus, config: DataConfig) -> list[bool]:
             f"{len(hashes)} of {len(said)} do not"
         )
     if said and not hashes:
+        if config.validation_tokens is not None:
+            raise ValueError(
+                f"data.validation_tokens must be left out with data.source={config.source}, which "
+                f"says itself what is held out, but is {config.validation_tokens}"
+            )
         return [bool(held) for held in said]
-    return list(_hold_out(np.array(hashes, dtype=np.uint64), config))
+    every = np.array(hashes, dtype=np.uint64)
+    held_out = _hold_out(every, config)
+    if config.validation_tokens is not None:
+        own = np.array(lengths)[held_out]
+        held_out = capped(every, held_out, own, config.validation_tokens)
+    return list(held_out)
 
 
 def _require_ids(document: TokenDocument, vocab_size: int) -> bool:

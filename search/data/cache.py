@@ -113,6 +113,8 @@ def _recipe(config: DataConfig, corpus: Corpus) -> dict[str, Any]:
         "max_bytes": config.max_bytes,
         "text": corpus.identity(hashes),
     }
+    if config.validation_tokens is not None:
+        recipe["validation_tokens"] = config.validation_tokens
     from_outside = source != config.source
     return recipe | ({"options": config.outside_options()} if from_outside else {})
 

@@ -49,6 +49,9 @@ class DataConfig:
     validation_fraction: float = 0.05
     """Share of the documents that is held out. Which ones depends on their content alone, so that
     adding documents does not move others."""
+    validation_tokens: AtLeast1 | None = None
+    """At most so many are held out, for 5% of a large corpus are more than any reading takes; the
+    other documents of that share are trained on. Default: no limit."""
     cache: Place = ".cache/data"
 
     def __post_init__(self) -> None:

@@ -13,6 +13,21 @@ def content_hash(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
 
 
+def capped(hashes: Array, held_out: Array, lengths: Array, most: int) -> Array:
+    """Which of the documents that are held out stay so: those with the lowest hashes, one at least,
+    as long as they have no more than `most` tokens together. Equal documents stay together. The
+    others are for training.
+
+    hashes: (documents,). held_out: (documents,). lengths: tokens of those that are held out.
+    """
+    places = np.flatnonzero(held_out)
+    order = np.lexsort((places, hashes[places]))
+    enough = max(1, int(np.searchsorted(np.cumsum(lengths[order]), most, side="right")))
+    kept = np.zeros_like(held_out)
+    kept[places[order[:enough]]] = True
+    return np.asarray(kept | held_out & np.isin(hashes, hashes[kept]))
+
+
 def hold_out(hashes: Array, fraction: float, source: str) -> Array:
     """Which documents are validation: those with the lowest hashes, at least one.
 

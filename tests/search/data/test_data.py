@@ -39,6 +39,7 @@ from search.data.packed import (
     window_order,
 )
 from search.data.readers import cut
+from search.data.split import capped
 from search.data.tokenizer import BYTES, token_bytes, train_tokenizer
 
 SMALL = 320
@@ -318,6 +319,69 @@ def test_a_large_vocabulary_is_packed_in_32_bits(tmp_path: Path) -> None:
     data = quietly(tokens_config(tmp_path / "a.jsonl", tmp_path / "cache", vocab_size=80_000))
     assert data.train.dtype == np.uint32
     assert data.train.max() == 70_006
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 50)), min_size=2, max_size=40),
+    st.integers(1, 400),
+)
+def test_what_is_held_out_is_capped(documents: list[tuple[int, int]], most: int) -> None:
+    """Of documents that are (hash, tokens)."""
+    hashes = np.array([h for h, _ in documents], dtype=np.uint64)
+    held_out = hashes < 20
+    if not held_out.any():
+        return
+    lengths = np.array([n for _, n in documents])
+    kept = capped(hashes, held_out, lengths[held_out], most)
+    assert kept.any()
+    assert not (kept & ~held_out).any(), "nothing is moved out of training"
+    last = hashes[kept].max()
+    assert kept.tolist() == (held_out & (hashes <= last)).tolist(), "the lowest hashes"
+    before_last = kept & (hashes < last)
+    assert lengths[before_last].sum() <= most
+    following = hashes[held_out & ~kept]
+    if len(following):
+        assert lengths[held_out & (hashes <= following.min())].sum() > most, "as many as fit"
+
+
+@pytest.mark.parametrize("kind", ["text", "tokens"])
+def test_large_corpora_hold_out_no_more_than_is_wanted(
+    config: DataConfig, tmp_path: Path, kind: str
+) -> None:
+    if kind == "tokens":
+        lines = [json.dumps({"token_ids": list(range(i, i + 50))}) for i in range(200)]
+        (tmp_path / "a.jsonl").write_text("\n".join(lines))
+        config = tokens_config(tmp_path / "a.jsonl", tmp_path / "cache", vocab_size=257)
+    whole = quietly(replace(config, validation_fraction=0.4))
+    some = quietly(replace(config, validation_fraction=0.4, validation_tokens=1500))
+    assert len(some.validation) <= 1500 < len(whole.validation)
+    assert some.fingerprint != whole.fingerprint
+    if kind == "tokens":
+        assert len(some.train) + len(some.validation) == len(whole.train) + len(whole.validation)
+
+
+SAYS = """
+from dataclasses import dataclass
+import numpy as np
+from search.data.corpora import TokenDocument
+
+@dataclass(frozen=True)
+class Says:
+    kind = "tokens"
+    def identity(self, hashes): return "says"
+    def documents(self):
+        for i in range(20):
+            yield TokenDocument(np.arange(50), f"document {i}", held_out=i < 5)
+
+CORPUS = Says
+"""
+
+
+def test_a_corpus_that_says_what_is_held_out_is_not_capped(tmp_path: Path) -> None:
+    (tmp_path / "says.py").write_text(SAYS)
+    own = {"source": str(tmp_path / "says.py"), "vocab_size": 300, "cache": str(tmp_path / "c")}
+    with pytest.raises(ValueError, match=r"validation_tokens must be left out .* says itself"):
+        quietly(DataConfig(**own, validation_tokens=1000))
 
 
 # --- Batches --------------------------------------------------------------------------------------
