@@ -14,14 +14,13 @@ from omegaconf import OmegaConf
 from ablations.ask import ask, require_vocabulary, targets_of
 from ablations.cells import TableWork
 from ablations.config import AblationConfig
-from ablations.facts import search_facts, table_facts
+from ablations.facts import measured, search_facts, table_facts
 from ablations.files import TableFile, table_names
 from ablations.help import help_text
 from ablations.questions import QUESTIONS, standalone
 from ablations.timing import FILE, Timing
 from search.data.packed import require_tokens
 from search.states import End, State
-from search.study.describe import values
 from search.study.ending import conclude, finish, make_report
 from search.study.pool import Ending
 from search.study.session import (
@@ -133,7 +132,7 @@ def open_table(config: AblationConfig) -> Session[TableWork]:
     usual = usual_objective(ground.data)
     targets = targets_of(config, work.table, usual)
     require_bytes(targets, ground.data)
-    work = replace(work, maximize=targets.first.maximize)
+    work = replace(work, maximize=targets.first.maximize).keeping_to(targets)
     subject = Subject(
         work=work,
         headline=headline(work),
@@ -189,7 +188,8 @@ def headline(work: TableWork) -> str:
     arms = sum(len(panel.arms) for panel in table.panels)
     rates = "" if search.name == "none" else f", {len(search.factors)} learning rates or more"
     seeds = QUESTIONS.load(table.question).seeds_in_words(table)
-    return f"table {table.name}: {arms} arms, {seeds}{rates}"
+    out = f" ({n} beyond a constraint and not trained)" if (n := len(work.ruled_out)) else ""
+    return f"table {table.name}: {arms} arms{out}, {seeds}{rates}"
 
 
 def facts(session: Session[TableWork]) -> dict[str, Any]:
@@ -207,11 +207,9 @@ def places(session: Session[TableWork], work: TableWork) -> list[dict[str, Any]]
     if job.targets.plain:
         return found
     failed = {run.key for run in session.runs() if run.state == State.FAIL}
-    nothing: dict[str, Any] = {"values": {}, "excesses": {}}
     return [
-        place | (nothing if key in failed else values(key, job.targets, job.runs, session.known))
+        place | measured(work, place, job.targets, job.runs, session.known, failed)
         for place in found
-        for key in [place["key"]]
     ]
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from ablations.questions import QUESTIONS, Wanted
 from ablations.stats.bracket import FIRST_SEED, Choice, LrSearch, choose
 from ablations.table import Arm, Panel, Table
+from search.objectives import Targets
 from search.record import DIVERGED, FAILED, Run
 from search.states import State
 from search.study.plan import Attempt, Cell, Step, distinct, is_open
@@ -38,6 +39,8 @@ class TableWork:
     """How arms come to their learning rates."""
     maximize: bool = False
     """Whether more is better, of what arms are compared by."""
+    ruled_out: tuple[tuple[str, str], ...] = ()
+    """Panel and arm of those that are not trained: each has one place, and no cell."""
     choices: Mapping[tuple[str, str], Choice] = field(default_factory=dict)
     """Where that stands, by panel and arm; as at the start where nothing is said."""
 
@@ -54,12 +57,33 @@ class TableWork:
                     )
                 seen[key] = arm.name
 
+    def keeping_to(self, targets: Targets) -> Self:
+        """This work without the arms of which it is known before training that they are beyond a
+        limit.
+
+        Raises:
+            ValueError: one of them is a baseline, or leaves it alone.
+        """
+        out: list[tuple[str, str]] = []
+        for panel in self.table.panels:
+            beyond = {arm.name: targets.beyond(self._run(arm, 0)) for arm in panel.arms}
+            mine = [name for name, words in beyond.items() if words]
+            if panel.baseline in mine or len(mine) == len(panel.arms) - 1:
+                first = panel.baseline if panel.baseline in mine else mine[0]
+                raise ValueError(
+                    f"the baseline and another arm of panel {panel.name!r} must keep to the "
+                    f"constraints, but of {first} {'; '.join(beyond[first])}; change the "
+                    "constraints, or show what they are about with columns"
+                )
+            out += [(panel.name, name) for name in mine]
+        return replace(self, ruled_out=tuple(out))
+
     @cached_property
     def cells(self) -> dict[str, Cell]:
         """What may have to be trained, by key of the run: what chooses learning rates, then seed
         after seed, all arms of each."""
         found: dict[str, Cell] = {}
-        for place in [*self.tries, *self._all_places]:
+        for place in [*self.tries, *filter(self.is_asked, self._all_places)]:
             params = {k: v for k, v in place.items() if k in ("panel", "arm", "lr")}
             found.setdefault(place["key"], Cell(params=params, seed=place["seed"]))
         found.pop(UNDECIDED, None)
@@ -68,8 +92,12 @@ class TableWork:
     @cached_property
     def wanted(self) -> dict[str, Cell]:
         """The `cells` to train so far, by key of the run."""
-        keys = [place["key"] for place in [*self.tries, *self.places()]]
+        keys = [place["key"] for place in [*self.tries, *filter(self.is_asked, self.places())]]
         return {key: self.cells[key] for key in keys if key != UNDECIDED}
+
+    def is_asked(self, place: Mapping[str, Any]) -> bool:
+        """Whether the run of a place is to be trained."""
+        return (place["panel"], place["arm"]) not in self.ruled_out
 
     @property
     def seeds(self) -> range:
@@ -79,9 +107,9 @@ class TableWork:
     def places(self) -> Iterator[dict[str, Any]]:
         """Every place of the table so far: panel, arm, seed, and the key of its run."""
         for place in self._all_places:
-            if self.limits is None or place["seed"] - self.first_seed < self.limits.get(
-                (place["panel"], place["arm"]), 0
-            ):
+            wanted = (self.limits or {}).get((place["panel"], place["arm"]), 0)
+            few = self.limits is None or place["seed"] - self.first_seed < wanted
+            if few or not self.is_asked(place):
                 yield place
 
     @cached_property
@@ -91,11 +119,13 @@ class TableWork:
             for seed in self.seeds
             for panel in self.table.panels
             for arm in panel.arms
+            if seed == self.first_seed or (panel.name, arm.name) not in self.ruled_out
         ]
 
     def _place(self, panel: Panel, arm: Arm, seed: int) -> dict[str, Any]:
         place = {"panel": panel.name, "arm": arm.name, "seed": seed}
-        if (choice := self.choice(panel, arm)) is None:
+        choice = self.choice(panel, arm) if self.is_asked(place) else None
+        if choice is None:
             return {**place, "key": self._run(arm, seed).key}
         if choice.chosen is None:
             return {**place, "key": UNDECIDED}
@@ -123,6 +153,7 @@ class TableWork:
             for panel in self.table.panels
             for arm in panel.arms
             if (choice := self.choice(panel, arm)) is not None
+            and (panel.name, arm.name) not in self.ruled_out
             for rate in choice.rates
         ]
 
@@ -205,7 +236,7 @@ class TableWork:
 
     def _with_seeds(self, ended: Mapping[str, float | None]) -> Self:
         """This work once these runs, by key, have shown where seeds are needed."""
-        frame = pd.DataFrame(self._all_places).assign(
+        frame = pd.DataFrame([*filter(self.is_asked, self._all_places)]).assign(
             done=lambda all_: all_.key.isin(ended),
             value=lambda all_: all_.key.map(ended).astype(float),
         )

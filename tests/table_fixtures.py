@@ -5,18 +5,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from study_fixtures import TINY, environment, write_text
 
 from ablations.cells import TableWork
-from ablations.facts import table_facts
+from ablations.facts import measured, table_facts
 from reports.weigh.table import Report, read_table
 from search.objectives import Targets
 from search.recipe import Recipe
 from search.record import FINISHED, Record, Run
 from search.runs import write_record
-from search.study.describe import values
 from search.study.plan import Attempt, Cell
 
 RECIPE = Recipe(tokens=100_000, precision="fp32")
@@ -83,11 +81,10 @@ def made(
             )
         )
     after, runs = work.after(attempts, 0), folder / "runs"
-    said: dict[str, dict[str, Any]] = {}
     content = {
         "table": table_facts(after.resolved),
         "places": [
-            place | ({} if targets.plain else values(place["key"], targets, runs, said))
+            place | ({} if targets.plain else measured(after, place, targets, runs, {}))
             for place in after.places()
         ],
         **targets.facts(),

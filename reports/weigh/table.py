@@ -29,7 +29,10 @@ from space.budget import MAX_DEVIATION
 from space.cost import cost
 from space.seals import read_json
 
-NOT_RUN = "not run"
+NOT_RUN, RULED_OUT = "not run", "not trained"
+"""Of cells without a record: the latter are known by their costs to be beyond a constraint."""
+SAID = ("values", "excesses", "ruled_out")
+"""What `study.json` says of a place besides which it is."""
 OTHER, EXCESS, FEASIBLE = "objective.", "beyond ", "feasible"
 """Columns of further objectives, of by how much a run is beyond a limit, and of whether an arm
 keeps to all limits."""
@@ -198,12 +201,15 @@ def _cell(
     of objectives are not needed here."""
     metric = criteria.metric
     said, excesses = place.get("values"), place.get("excesses")
-    place = {name: value for name, value in place.items() if name not in ("values", "excesses")}
+    ruled_out = place.get("ruled_out")
+    place = {name: value for name, value in place.items() if name not in SAID}
     blank = {metric: math.nan, "status": NOT_RUN, "reason": trial.get("reason")}
     for name in criteria.others:
         place[f"{OTHER}{name}"] = (said or {}).get(name)
     for limit in criteria.limits:
         place[f"{EXCESS}{limit}"] = (excesses or {}).get(limit)
+    if ruled_out is not None:
+        return {**place, **blank, "status": RULED_OUT, "reason": ruled_out}
     try:
         record = read_record(runs / place["key"], trial.get("result_id"))
     except (CorruptRecord, OSError) as error:
@@ -302,11 +308,17 @@ def _effects(
     cells: pd.DataFrame, baseline: str, metric: str, auto: bool, lower_is_better: bool
 ) -> pd.DataFrame:
     """Differences and verdicts: of all seeds, or of the looks that `seeds=auto` had."""
+    out = cells.arm[cells.status == RULED_OUT]
+    cells = cells[~cells.arm.isin(out)]
     if auto:
         seen = cells.assign(done=cells.status != NOT_RUN)
         effects = verdicts(seen, baseline, metric, lower_is_better=lower_is_better)
     else:
         effects = compare(cells, baseline, metric, lower_is_better=lower_is_better)
+    if len(out):
+        blank = {"n": 0, "of": 0, "verdict": "unresolved", "spread": "", "outliers": ""}
+        untrained = pd.DataFrame([{"arm": arm, **blank} for arm in out])
+        effects = pd.concat([effects, untrained])
     effects["spread"] = effects.spread.where(effects.spread != "")
     effects["outliers"] = effects.outliers.where(effects.outliers != "")
     return effects

@@ -68,7 +68,8 @@ def shown(*objectives: str, limits: tuple[str, ...] = (), auto: bool = False) ->
     file = TableFile.read("small.yaml")
     table = file.table("proxy", RECIPE, 300, seeds="auto" if auto else None)
     targets = Targets.of(objectives, [], limits).by_first()
-    return made(TableWork(table=table, data_fingerprint="a"), targets, record_of, Path.cwd())
+    work = TableWork(table=table, data_fingerprint="a").keeping_to(targets)
+    return made(work, targets, record_of, Path.cwd())
 
 
 @pytest.mark.parametrize("auto", [False, True])
@@ -115,14 +116,58 @@ def test_other_objectives_are_columns_in_every_form(here: Path) -> None:
 
 
 def test_a_limit_says_which_arms_keep_to_it(here: Path) -> None:
-    table = TableFile.read("small.yaml").table("proxy", RECIPE, 300)
-    caches = [cost(arm.architecture).kv_bytes_per_token for arm in table.panels[0].arms]
-    assert caches[0] < caches[1]
-    (panel,) = shown("val_bpb", limits=(f"kv_bytes<={caches[0]}", "val_bpb<=3.9")).panels
+    (panel,) = shown("val_bpb", limits=("train_s<=30", "val_bpb<=3.9")).panels
     assert panel.rows.feasible.tolist() == ["yes", "no"]
     assert "feasible" in [column.heading for column in table_rows(panel)[0]]
     (panel,) = shown("val_bpb", limits=("val_bpb<=3.7",)).panels
     assert panel.rows.feasible.tolist() == ["no", "yes"]
+
+
+@pytest.mark.parametrize("auto", [False, True])
+def test_an_arm_that_is_known_to_be_beyond_a_limit_is_shown_and_not_trained(
+    here: Path, auto: bool
+) -> None:
+    (here / "small.yaml").write_text(f"{THREE}")
+    table = TableFile.read("small.yaml").table("proxy", RECIPE, 300)
+    arms = {arm.name: cost(arm.architecture).kv_bytes_per_token for arm in table.panels[0].arms}
+    bound = max(arms["none"], arms["cycle"])
+    assert arms["thrice"] > bound
+    limits = (f"kv_bytes<={bound}",)
+    report = shown("val_bpb", "kv_bytes", limits=limits, auto=auto)
+    (panel,) = report.panels
+    rows = panel.rows.set_index("arm")
+    assert rows.feasible.to_dict() == {"none": "yes", "thrice": "no", "cycle": "yes"}
+    assert rows.n["thrice"] == 0
+    assert rows["objective.kv_bytes"]["thrice"] == arms["thrice"]
+    assert rows.verdict.to_dict() == {
+        "none": "baseline",
+        "thrice": "unresolved",
+        "cycle": "better",
+    }
+    [line] = panel.missing
+    assert line.startswith("thrice, seed 0: not trained (kv_bytes of ")
+    assert line in markdown(report)
+    two = pd.read_csv(io.StringIO(csv(report))).set_index("arm")
+    without = here / "without"
+    without.mkdir()
+    (here / "small.yaml").write_text(THREE.replace("      thrice: {sharing: immediate x3}\n", ""))
+    (other,) = shown("val_bpb", "kv_bytes", limits=limits, auto=auto).panels
+    alone = other.rows.set_index("arm")
+    assert alone.ci_low["cycle"] == two.ci_low["cycle"], "it takes no part in the comparison"
+    html(report), latex(report), forest(report, "png")
+
+
+THREE = TABLE.replace("seeds: 2", "seeds: 4").replace(
+    "immediate: {sharing: immediate x2, published: 45.0}",
+    "thrice: {sharing: immediate x3}\n      cycle: {sharing: cycle x2}",
+)
+
+
+def test_a_baseline_beyond_a_limit_is_refused(here: Path) -> None:
+    with pytest.raises(ValueError, match=r"the baseline and another arm .* of none kv_bytes of"):
+        shown("val_bpb", limits=("kv_bytes<=1",))
+    with pytest.raises(ValueError, match=r"of immediate kv_bytes of .* is beyond kv_bytes<=500"):
+        shown("val_bpb", limits=("kv_bytes<=500",))
 
 
 def test_a_table_of_the_usual_objective_has_no_trace_of_others(here: Path) -> None:
