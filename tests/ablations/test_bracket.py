@@ -70,7 +70,7 @@ def test_a_rate_that_diverges_is_worse_than_any_other_and_alone_is_kept_at_an_ed
         ({"factors": (1.0, 2.0)}, "three or more"),
         ({"factors": (2.0, 1.0, 0.5)}, "from low to high"),
         ({"factors": (0.0, 1.0, 2.0)}, "above 0"),
-        ({"seeds": 0}, "seeds of at least 1"),
+        ({"seeds": 0}, "seeds must be at least 1"),
         ({"extensions": -1}, "at least 0"),
     ],
 )
