@@ -20,11 +20,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 sweep: .venv/installed
 	$(BIN)/python -m search $(ARGS)
 
-test: .venv/installed-dev
+test: .venv/installed-dev .cache/executorch
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not gpu" -n 2
+	PYTHONPATH=.cache/executorch $(BIN)/python -m pytest tests/contracts/test_engine.py tests/contracts/test_format.py -k executorch
 
 fast: .venv/installed-dev
 	$(BIN)/python -m pytest -m "not gpu and not slow" -n 2
@@ -66,6 +67,12 @@ peers: .cache/peers/litgpt
 .cache/peers/litgpt: | .venv/installed
 	$(PIP) --no-deps --target .cache/peers.part litgpt==0.5.13 lightning==2.6.6 lightning-utilities==0.15.3 torchmetrics==1.9.0 jsonargparse==4.41.0 psutil==7.2.2
 	rm -rf .cache/peers && mv .cache/peers.part .cache/peers
+
+# ExecuTorch, for its tests alone and apart from the environment: transformers imports torchao, which
+# takes time and warns. Users install it by `pip install 'isoparam[executorch]'`.
+.cache/executorch: | .venv/installed
+	$(PIP) --no-deps --target .cache/executorch.part executorch==1.5.1 torchao==0.18.0 flatbuffers==25.12.19 ruamel.yaml==0.19.1
+	rm -rf .cache/executorch && mv .cache/executorch.part .cache/executorch
 
 clean:
 	rm -rf .venv .cache runs outputs

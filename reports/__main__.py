@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reports.read.study import Study, read_study
-from reports.views import depth_print, front, laws, scores, sharing_law, trials, view_of
+from reports.views import depth_print, front, laws, measured, scores, sharing_law, trials, view_of
 from reports.views.law_words import headline, hedges
 from reports.views.study import Findings, html
 from reports.weigh.answer import answer
 from reports.weigh.front import in_words
 from reports.weigh.law import read_law
+from reports.weigh.measured import of_study as measured_of
 from reports.weigh.scores import of_study
 from reports.weigh.sharing import read_sharing
 from reports.weigh.table import read_table
@@ -139,6 +140,7 @@ def render(study: Study, found: Findings | None = None) -> dict[str, bytes]:
         "table.md": trials.markdown(study, evidence),
         "table.tex": trials.latex(study, evidence),
         **scores.files({"": of_study(study, evidence)}),
+        **measured.files({"": measured_of(study, evidence)}),
     }
     encoded = {name: text.encode() for name, text in texts.items()}
     encoded |= front.files(study, found.front) if found.front else {}

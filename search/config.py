@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from search.data.config import DataConfig
 from search.evaluate.tasks import PACKAGE, SOURCES
 from search.executors import ExecutorConfig
+from search.measure.config import Measuring
 from search.objectives import Measure, Targets
 from search.recipe import Recipe
 from search.show.trackers import TrackerConfig
@@ -62,6 +63,8 @@ class StudyConfig(ABC):
     placement: Placement = field(default_factory=Placement)
     evaluate: Evaluation = field(default_factory=Evaluation)
     """What each run is asked at its last reading."""
+    measure: Measuring = field(default_factory=Measuring)
+    """With which engine each architecture is timed, when all runs are done."""
     seed: Seed = 0
     """First seed of the runs, and the samplers'."""
     storage: str | None = None

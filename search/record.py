@@ -129,6 +129,13 @@ class Measured:
         """What it has in common with others that it is compared with."""
         return tuple(getattr(self, f.name) for f in fields(self) if f.name not in OF_ONE_MODEL)
 
+    def counted(self, quantity: str) -> float:
+        """What predictions are fitted to and compared with: with one thread the median time that it
+        ran, which others on the machine hardly change; else the clock's."""
+        busy = self.values.get(quantity.replace("_ms", "_cpu_ms"))
+        found = busy if busy is not None and self.threads == 1 else self.values[quantity]
+        return found["p50"]
+
     def numbers(self) -> dict[str, float]:
         """The median of each quantity, under its column's name."""
         return {f"{self.label}.{name}": found["p50"] for name, found in self.values.items()}

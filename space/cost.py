@@ -262,6 +262,15 @@ def weights_executed(arch: Architecture) -> int:
     return layers + _ffns(arch, [ffn for _, ffn in arch.layers]) + _weights_besides(arch)
 
 
+def rows_executed(arch: Architecture) -> int:
+    """Rows of the matrices that one token is multiplied with, the output matrix included; those
+    that parts add are left out."""
+    attention = arch.head_size * (arch.num_attention_heads + 2 * arch.kv_heads)
+    into_ffn = (2 if arch.gated else 1) * sum(arch.ffn_widths[ffn] for _, ffn in arch.layers)
+    back = 2 * arch.hidden_size  # of attention and of the FFN
+    return arch.num_layers * (attention + back) + into_ffn + arch.vocab_size
+
+
 def _ffns(arch: Architecture, blocks: Sequence[int]) -> int:
     """Weights of FFN halves, each as often as it is listed."""
     sizes = _ffn_sizes(arch)

@@ -4,6 +4,7 @@ Every quantity is linear in counts of the architecture (`space.cost`), because a
 is limited by what it moves:
 
     decode_ms   moved_mb / bandwidth + repeated_mb / bandwidth of the cache + layers × overhead
+                (rows instead of layers, where each row of a matrix has an overhead)
     prefill_ms  gflops / rate + layers × overhead
     load_ms     stored_mb / rate + layers × overhead
     init_ms     stored_mb / rate + layers × overhead
@@ -33,7 +34,7 @@ from typing import Any, Self
 import numpy as np
 
 from space.arch import Architecture, read_mapping
-from space.cost import cached, cost, weights_executed
+from space.cost import cached, cost, rows_executed, weights_executed
 from space.doors import Changed
 from space.ranges import number
 from space.words import count
@@ -69,11 +70,12 @@ PRECISIONS = {
     "int4": Precision(4 / 8 + 2 / 32, 4 / 8 + 2 / 32, 2),
     "q8_0": Precision(1 + 2 / 32, 1 + 2 / 32, 2),
     "q4_0": Precision(4 / 8 + 2 / 32, 4 / 8 + 2 / 32, 2),
+    "8da8w": Precision(1, 1, 4, ties=False),
     "8da4w": Precision(4 / 8 + 4 / 32, 1, 4, ties=False),  # 4 bits, a float32 scale for 32 weights
 }
 """`q8_0` and `q4_0` are llama.cpp's, which `int8` and `int4` count as, whatever the engine: all
-weights in blocks of 32 with one scale. `8da4w` is ExecuTorch's: activations of 8 bits, weights of 4
-in groups of 32, embeddings of 8."""
+weights in blocks of 32 with one scale. `8da8w` and `8da4w` are ExecuTorch's:
+activations of 8 bits, weights of 8, or of 4 in groups of 32, embeddings of 8."""
 
 
 def precision_of(name: str) -> Precision:
@@ -103,8 +105,12 @@ class Moved:
     """Keys and values of the whole context."""
     gflops: float
     """Of a prefill; the output matrix is applied to the last token alone."""
+    rows: float
+    """For one token: thousands of rows of executed matrices, each a product of two vectors."""
     layers: float
     """Executed layers."""
+    vocabulary: float
+    """Thousands of tokens, whose texts a file holds too."""
     constant: float = 1.0
 
     @classmethod
@@ -124,6 +130,8 @@ class Moved:
         distinct, executed = counts.non_embedding_parameters, weights_executed(arch) - output
         return cls(
             moved_mb=(inside * size.weight + output * size.embedding + cache * size.cache) / MB,
+            rows=rows_executed(arch) / 1000,
+            vocabulary=arch.vocab_size / 1000,
             stored_mb=(distinct * size.weight + stored * size.embedding) / MB,
             repeated_mb=(executed - inside) * size.weight / MB,
             copies_mb=(executed - arch.hidden_size - distinct) * size.weight / MB,

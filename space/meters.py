@@ -324,8 +324,12 @@ class Counts:
         projections = 2 * width * head_dim * (query + kv) + attention.matrices + ffn.matrices
         products = arch.num_layers * projections + stack.matrices + self.executed * matrix
         scores = 2 * query * head_dim * self.seen
+        rows: float = arch.num_layers * (head_dim * (query + 2 * kv) + 2 * width) + arch.vocab_size
+        rows += (form.ffn_matrices - 1) * self.executed * shape.intermediate_size
         return Moved(
             moved_mb=(inside * size.weight + output * size.embedding + cache * size.cache) / MB,
+            rows=rows / 1000,
+            vocabulary=arch.vocab_size / 1000,
             stored_mb=(rest + slope * shape.intermediate_size) / MB,
             repeated_mb=(executed - inside) * size.weight / MB,
             copies_mb=copies * size.weight / MB,

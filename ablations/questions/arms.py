@@ -13,8 +13,9 @@ FILES = (
     "cells.csv",
     *(f"forest.{form}" for form in ("png", "pdf")),
     *(f"scores.{form}" for form in ("md", "tex", "csv")),
+    *(f"measured.{form}" for form in ("md", "tex", "csv")),
 )
-"""The last three where zero-shot tasks were asked."""
+"""The last six where zero-shot tasks were asked, and where an engine measured."""
 
 
 class Arms(Question):

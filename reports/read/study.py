@@ -251,6 +251,7 @@ def _row(
         return row
     row |= {"status": record.status, "reason": record.reason or trial.get("reason")}
     row |= _last_reading(record) | _values(trial, str(facts["metric"]))
+    row |= {name: v for found in record.measured for name, v in found.numbers().items()}
     timings = ("train_s", "eval_s", "compile_s", "tokens_per_s", "commit", "started")
     return row | {name: getattr(record, name) for name in timings}
 

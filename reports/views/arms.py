@@ -19,7 +19,7 @@ from reports.show.tables import (
     printed_rows,
     whole,
 )
-from reports.views import Shown, scores
+from reports.views import Shown, measured, scores
 from reports.views.arm_columns import COLUMNS, MEASURED, Digits, columns_of
 from reports.weigh.table import OTHER, Panel, Report
 from search.objectives import LOSSES
@@ -92,7 +92,7 @@ def render(report: Report) -> dict[str, bytes]:
         "cells.csv": csv_text(_plain(report.cells)),
         "table.html": html(report),
     }
-    texts |= scores.files(report.scores or {})
+    texts |= scores.files(report.scores or {}) | measured.files(report.measured or {})
     drawn = {f"forest.{form}": forest(report, form) for form in ("png", "pdf")}
     return {name: text.encode() for name, text in texts.items()} | drawn
 
@@ -183,7 +183,10 @@ def html(report: Report) -> str:
         ],
         beside=side_by_side(report),
         columns=shown_columns(report),
-        scored=scores.sections(report.scores or {}),
+        scored=[
+            *scores.sections(report.scores or {}),
+            *measured.sections(report.measured or {}),
+        ],
         picture=picture,
     )
 

@@ -11,11 +11,12 @@ from reports.show.figures import SERIES, Json, mixed
 from reports.show.html import in_script, marked, unbroken
 from reports.show.recipes import recipe_in_words
 from reports.show.tables import fill
-from reports.views import confirm, front, scores, trials, trust_quoted
+from reports.views import confirm, front, measured, scores, trials, trust_quoted
 from reports.views.curves import curve_of, depth_colors, learning_curves
 from reports.views.depth_figure import depth_vs_width
 from reports.weigh.answer import Evidence, answer, budget_words, on_selection, weigh
 from reports.weigh.front import Front, front_of, in_words
+from reports.weigh.measured import of_study as measured_of
 from reports.weigh.scores import of_study
 from search.record import Record
 from space.words import count, exact_duration, join
@@ -77,7 +78,10 @@ def html(study: Study, found: Findings) -> str:
         arm_rows=arm_rows,
         trial_columns=trial_columns,
         trial_rows=trial_rows,
-        scored=scores.sections({"": of_study(study, evidence)}),
+        scored=[
+            *scores.sections({"": of_study(study, evidence)}),
+            *measured.sections({"": measured_of(study, evidence)}),
+        ],
         importance=importance(study),
         unhappy=unhappy(study),
         facts=how_it_was_run(study),

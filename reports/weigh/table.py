@@ -19,7 +19,7 @@ from ablations.stats.effects import compare
 from ablations.stats.sequential import verdicts
 from ablations.table import ARMS
 from reports.read.study import deviation
-from reports.weigh import scores
+from reports.weigh import measured, scores
 from search.objectives import measures_of
 from search.recipe import Recipe
 from search.record import FINISHED
@@ -112,6 +112,8 @@ class Report:
     runs: Path = Path("runs")
     """The folder that their records are in."""
     criteria: Criteria = USUAL
+    measured: dict[str, pd.DataFrame] | None = None
+    """What engines measured, by panel (`reports.weigh.measured.gather`), where they did."""
     scores: dict[str, pd.DataFrame] | None = None
     """Zero-shot scores by panel (`reports.weigh.scores.gather`); only of panels that have any."""
 
@@ -181,6 +183,7 @@ def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
         runs=where,
         criteria=criteria,
         scores=_scores(cells, where),
+        measured=_measured(cells, where),
         question=table.get("question") or _question_of(table, equal_arms),
         equal_arms=equal_arms,
     )
@@ -220,7 +223,8 @@ def _cell(
     usable = record.status == FINISHED and value is not None
     reason = record.reason or (None if usable else blank["reason"])
     ended = {"status": record.status, "reason": reason}
-    return {**place, **ended, metric: value if usable else math.nan}
+    found = {name: v for m in record.measured for name, v in m.numbers().items()}
+    return {**place, **ended, metric: value if usable else math.nan, **found}
 
 
 def _scores(cells: pd.DataFrame, runs: Path) -> dict[str, pd.DataFrame]:
@@ -229,6 +233,17 @@ def _scores(cells: pd.DataFrame, runs: Path) -> dict[str, pd.DataFrame]:
         str(name): scores.gather(
             (cell["arm"], cell["seed"], read_record(runs / cell["key"]))
             for cell in panel.to_dict("records")
+        )
+        for name, panel in done.groupby("panel", sort=False)
+    }
+    return {name: frame for name, frame in frames.items() if len(frame)}
+
+
+def _measured(cells: pd.DataFrame, runs: Path) -> dict[str, pd.DataFrame]:
+    done = cells[cells.status == FINISHED]
+    frames = {
+        str(name): measured.gather(
+            (cell["arm"], read_record(runs / cell["key"])) for cell in panel.to_dict("records")
         )
         for name, panel in done.groupby("panel", sort=False)
     }

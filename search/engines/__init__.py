@@ -5,7 +5,9 @@ An engine loads the file that its format writes (`space.formats`), reads a promp
 by token. `python -m search.measure` times it in a process of its own.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,12 +34,14 @@ class Asked:
 
 
 class Session(Protocol):
-    """A model that is loaded, in this process."""
+    """A model that is loaded, in this process. `clocked` sets the times."""
 
-    load_ms: float
+    load_ms: float = 0.0
     """Opening the file."""
-    init_ms: float
+    load_cpu_ms: float = 0.0
+    init_ms: float = 0.0
     """Making it ready for the first token."""
+    init_cpu_ms: float = 0.0
 
     def prefill(self, ids: Sequence[int]) -> None:
         """Forget what was read, and read this prompt."""
@@ -50,6 +54,16 @@ class Session(Protocol):
     def logits(self) -> "np.ndarray[Any, np.dtype[np.float32]]":
         """What follows the last token: (V,)."""
         ...
+
+
+@contextmanager
+def clocked(session: Session, phase: str) -> Iterator[None]:
+    """Sets `load_ms` and `load_cpu_ms` of a session, or those of `init`, to what is done in here:
+    by the clock, and of the processors."""
+    started, busy = time.perf_counter(), time.process_time()
+    yield
+    setattr(session, f"{phase}_cpu_ms", 1e3 * (time.process_time() - busy))
+    setattr(session, f"{phase}_ms", 1e3 * (time.perf_counter() - started))
 
 
 class Engine(Protocol):

@@ -11,7 +11,6 @@ that knows of sharing, and the results stay the same.
 
 import ctypes as c
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from search.engines import Asked, Engine, Session
+from search.engines import Asked, Engine, Session, clocked
 from space.formats.gguf import FILE, PLACES
 
 POINTER = c.c_void_p
@@ -89,24 +88,30 @@ class LlamaCppSession(Session):
 
     def __init__(self, asked: Asked) -> None:
         self.library, self.vocab_size = library(), asked.architecture.vocab_size
-        path, started = asked.folder / FILE, time.perf_counter()
+        with clocked(self, "load"):
+            model = self._load(asked.folder / FILE)
+        if asked.shared:
+            share(self.library, model, asked)
+        with clocked(self, "init"):
+            self.context = self._make_ready(model, asked.context)
+        self.library.llama_set_n_threads(self.context, asked.threads, asked.threads)
+        self.memory = self.library.llama_get_memory(self.context)
+
+    def _load(self, path: Path) -> int:
         parameters = self.library.llama_model_default_params()
         model = self.library.llama_model_load_from_file(str(path).encode(), parameters)
         if not model:
             raise ValueError(f"{path} must be a model that llama.cpp loads, but it does not")
-        self.load_ms = 1e3 * (time.perf_counter() - started)
-        if asked.shared:
-            share(self.library, model, asked)
-        started = time.perf_counter()
+        return int(model)
+
+    def _make_ready(self, model: int, room: int) -> int:
         parameters = self.library.llama_context_default_params()
         lengths = c.cast(c.byref(parameters), c.POINTER(c.c_uint32))
-        lengths[0] = lengths[1] = asked.context  # room, and tokens that are read at once
-        self.context = self.library.llama_init_from_model(model, parameters)
-        if not self.context:
-            raise ValueError(f"llama.cpp must have room for {asked.context} tokens, but has not")
-        self.init_ms = 1e3 * (time.perf_counter() - started)
-        self.library.llama_set_n_threads(self.context, asked.threads, asked.threads)
-        self.memory = self.library.llama_get_memory(self.context)
+        lengths[0] = lengths[1] = room  # and tokens that are read at once
+        context = self.library.llama_init_from_model(model, parameters)
+        if not context:
+            raise ValueError(f"llama.cpp must have room for {room} tokens, but has not")
+        return int(context)
 
     def prefill(self, ids: Sequence[int]) -> None:
         self.library.llama_memory_clear(self.memory, True)

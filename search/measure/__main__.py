@@ -112,7 +112,7 @@ def rows_of(
     """A row for each quantity."""
     for quantity in QUANTITIES:
         found = measured.values[quantity]
-        value, expected = counted(measured, quantity), predicted(device, arch, measured, quantity)
+        value, expected = measured.counted(quantity), predicted(device, arch, measured, quantity)
         tokens = measured.context if quantity == "prefill_ms" else 1
         rate = 1e3 * tokens / found["p50"] if quantity in PER_SECOND else None
         yield {
@@ -125,15 +125,6 @@ def rows_of(
             "predicted": expected,
             "error": None if expected is None else expected / value - 1,
         }
-
-
-def counted(measured: Measured, quantity: str) -> float:
-    """What predictions are compared with: with one thread the median time that it ran, which others
-    on the machine hardly change; else the clock's."""
-    busy = measured.values.get(quantity.replace("_ms", "_cpu_ms"))
-    if busy is not None and measured.threads == 1:
-        return busy["p50"]
-    return measured.values[quantity]["p50"]
 
 
 def predicted(

@@ -62,7 +62,7 @@ def exported(arch: Architecture, how: Measuring, folder: Path) -> Path:
         torch.manual_seed(0)
         model = Decoder(arch).eval()
     format = FORMATS.load(ENGINES.load(how.engine).format)
-    return format.write(model, folder, None, None, how.kind)
+    return format.write(model, folder, None, None, how.kind, how.room)
 
 
 def timed(arch: Architecture, folder: Path, how: Measuring) -> dict[str, list[float]]:

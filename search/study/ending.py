@@ -12,6 +12,7 @@ from search.objectives import Unreadable
 from search.runs import WEIGHTS
 from search.states import End, State
 from search.study.describe import entries, write_study
+from search.study.measuring import measure_runs
 from search.study.plan import best_runs, distinct
 from search.study.pool import Ending
 from search.study.storage import without_password
@@ -27,6 +28,8 @@ def conclude(session: "Session[Any]", ending: Ending) -> None:
     done = ending.kind == End.DONE
     session.known.clear()  # records may have been given scores since
     try:
+        if done:
+            measure_runs(session)
         content = describe(session, finished=done)
         tidy(session, arms=1 if done else session.subject.kept_arms)
         report(session, content)

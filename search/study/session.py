@@ -127,6 +127,7 @@ class Session(Generic[W]):
         """
         config, data, work = ground.config, ground.data, subject.work
         require_engine(config.placement, work.architectures)
+        config.measure.require(*work.architectures)
         study = open_study(
             ground.storage,
             config.name,

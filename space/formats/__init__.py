@@ -43,8 +43,10 @@ class Format(Protocol):
         tokenizer: Any = None,
         record: Any = None,
         precision: str = "",
+        room: int | None = None,
     ) -> Path:
-        """The folder, written as a whole or not at all. Arguments as of `space.hf.export`.
+        """The folder, written as a whole or not at all. Arguments as of `space.hf.export`; `room`:
+        tokens that a cache of fixed size has room for, by default all that the model can read.
 
         Raises:
             ValueError: as `require` does, or for the folder or the tokenizer as `export` does.

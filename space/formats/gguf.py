@@ -73,7 +73,7 @@ class Gguf(Format):
             other = "attention_bias" if arch.attention_bias else "rope_scaling"
             raise _not_held(f"not have qk_norm together with {other}", "give up one")
         if precision != "fp16":
-            _require_groups(arch, precision)
+            require_groups(arch, precision, "fp16")
 
     def write(
         self,
@@ -82,6 +82,7 @@ class Gguf(Format):
         tokenizer: Any = None,
         record: Any = None,
         precision: str = "fp16",
+        room: int | None = None,
     ) -> Path:
         from space.hf.card import model_card
         from space.hf.write import half_made, require_replaceable, write_origin
@@ -102,7 +103,8 @@ def _not_held(wanted: str, advice: str) -> ValueError:
     )
 
 
-def _require_groups(arch: Architecture, precision: str) -> None:
+def require_groups(arch: Architecture, precision: str, instead: str) -> None:
+    """Raises: ValueError where rows are not made of whole groups of weights that share a scale."""
     rows = {
         "hidden_size": arch.hidden_size,
         "intermediate_size": arch.intermediate_size,
@@ -112,7 +114,7 @@ def _require_groups(arch: Architecture, precision: str) -> None:
         if length % GROUP:
             raise ValueError(
                 f"{name} must be a multiple of {GROUP} for precision={precision}, whose weights "
-                f"share a scale by {GROUP}, but is {length}; use precision=fp16"
+                f"share a scale by {GROUP}, but is {length}; use precision={instead}"
             )
 
 

@@ -30,6 +30,7 @@ class HuggingFace(Format):
         tokenizer: Any = None,
         record: Any = None,
         precision: str = "fp32",
+        room: int | None = None,
     ) -> Path:
         import torch
 

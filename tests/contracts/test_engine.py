@@ -1,5 +1,6 @@
 """What every engine must do. On your own: `--implementation mine.py`."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,33 @@ def engine(implementation: str) -> Engine:
     return found
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The model in each format, written once: some take minutes."""
+    return {}
+
+
 @pytest.fixture
-def session(engine: Engine, model: Decoder, tmp_path: Path) -> Session:
-    return opened(engine, model, tmp_path)
+def folder(
+    engine: Engine, model: Decoder, files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    if engine.format not in files:
+        files[engine.format] = written(engine, model, tmp_path_factory.mktemp("model") / "out")
+    return files[engine.format]
+
+
+def written(engine: Engine, model: Decoder, folder: Path) -> Path:
+    format = FORMATS.load(engine.format)
+    return format.write(model, folder, None, None, format.precisions[0], 16)
+
+
+@pytest.fixture
+def session(engine: Engine, model: Decoder, folder: Path) -> Session:
+    return opened(engine, model, folder)
 
 
 def opened(engine: Engine, model: Decoder, folder: Path, **fields: Any) -> Session:
-    format = FORMATS.load(engine.format)
-    written = format.write(model, folder / "out", None, None, format.precisions[0])
-    return engine.open(Asked(folder=written, architecture=model.arch, context=16, **fields))
+    return engine.open(Asked(folder=folder, architecture=model.arch, context=16, **fields))
 
 
 def wanted(model: Decoder, ids: list[int]) -> Any:
@@ -85,23 +104,23 @@ def test_loading_and_making_ready_take_time(session: Session) -> None:
 
 
 def test_sharing_one_copy_of_weights_changes_no_result(
-    engine: Engine, model: Decoder, tmp_path: Path
+    engine: Engine, model: Decoder, folder: Path
 ) -> None:
     if not engine.shares:
         pytest.skip("it says that it cannot")
-    session = opened(engine, model, tmp_path, shared=True)
+    session = opened(engine, model, folder, shared=True)
     session.prefill(PROMPT)
     assert apart(session.logits(), wanted(model, PROMPT)) < 0.01
 
 
 def test_a_damaged_file_is_refused_in_one_line(
-    engine: Engine, model: Decoder, tmp_path: Path
+    engine: Engine, model: Decoder, folder: Path, tmp_path: Path
 ) -> None:
-    opened(engine, model, tmp_path)
-    largest = max((tmp_path / "out").iterdir(), key=lambda path: path.stat().st_size)
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    largest = max(damaged.iterdir(), key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"must be a model that .* loads, but") as error:
-        engine.open(Asked(folder=tmp_path / "out", architecture=model.arch, context=16))
+        opened(engine, model, damaged)
     assert "\n" not in str(error.value)
 
 
@@ -111,7 +130,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "doors" / "engine.md"
 def test_the_example_of_the_page_is_one(tmp_path: Path, model: Decoder) -> None:
     source = PAGE.read_text().split("```python\n")[1].split("```")[0]
     (tmp_path / "mine.py").write_text(source)
-    session = opened(ENGINES.load(str(tmp_path / "mine.py")), model, tmp_path)
+    mine = ENGINES.load(str(tmp_path / "mine.py"))
+    session = opened(mine, model, written(mine, model, tmp_path / "out"))
     session.prefill(PROMPT)
     session.decode(NEXT[0])
     assert apart(session.logits(), wanted(model, [*PROMPT, NEXT[0]])) < 1e-5

@@ -1,0 +1,127 @@
+"""`table=quantization study=NAME`: what rounding weights and activations costs each arm of a study
+or a table that was trained, and whether their order survives it.
+
+Nothing is trained: it needs the weights of the runs, which `keep=all` leaves. What was measured is
+kept in `measured.json`, run by run, and `reports.views.quantization` shows it.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ablations.questions.power import Untrained
+from search.models import WEIGHTS, run_data, stored_run
+from search.runs import usable_record
+from space.cli import one_line_errors
+from space.files import write_atomically
+
+if TYPE_CHECKING:
+    from ablations.config import AblationConfig
+
+
+class Quantization(Untrained):
+    """Arms after quantisation without training."""
+
+    asks = "What W8A8 and 4-bit weights cost each arm of a study, and whether their order survives."
+    takes = "study, a search or a table whose runs kept their weights; nothing is trained"
+    leaves = ("table.md", "table.csv", "pairs.csv", "cells.csv")
+    view = "quantization"
+
+    def measure(self, config: "AblationConfig") -> None:
+        with one_line_errors():
+            cells = cells_of(config)
+        measure(cells, Path(config.outputs), Path(config.runs), config.data.cache, config.study)
+
+
+def cells_of(config: "AblationConfig") -> list[dict[str, Any]]:
+    """`arm seed key` of each run of the study that finished and kept its weights.
+
+    Raises:
+        ValueError: no study is named, there is none, or none of its runs kept its weights.
+    """
+    if config.study is None:
+        raise ValueError(
+            "study must name the search or table whose runs are quantised, but got none; add "
+            "study=NAME"
+        )
+    content = _described(config.study, Path(config.outputs))
+    done = [t for t in content["trials"] if t["state"] == "COMPLETE" and t["value"] is not None]
+    cells = [{"arm": str(t["arm"]), "seed": t["seed"], "key": t["key"]} for t in done]
+    kept = [c for c in cells if (Path(config.runs) / c["key"] / WEIGHTS).is_file()]
+    if not kept:
+        raise ValueError(
+            f"the runs of study={config.study} must have kept their weights, but none of its "
+            f"{len(cells)} finished runs has; train it with keep=all"
+        )
+    if lost := len(cells) - len(kept):
+        print(f"{lost} of {len(cells)} runs kept no weights and are left out")
+    return kept
+
+
+def _described(study: str, outputs: Path) -> dict[str, Any]:
+    for folder in (outputs / study, outputs / "tables" / study):
+        if (folder / "study.json").is_file():
+            content: dict[str, Any] = json.loads((folder / "study.json").read_text())
+            return content
+    known = sorted(path.parent.name for path in outputs.glob("**/study.json"))
+    raise ValueError(
+        f"study must be one of {', '.join(known) or 'none, for there is none yet'}, but got "
+        f"{study!r}"
+    )
+
+
+def measure(
+    cells: list[dict[str, Any]], outputs: Path, runs: Path, cache: str, study: str | None
+) -> None:
+    """Score each run in every form on the validation slice that it was trained with."""
+    path = outputs / "tables" / "quantization" / "measured.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    before = {cell["key"]: cell for cell in known.get(study, [])}
+    for number, cell in enumerate(cells, 1):
+        if cell["key"] not in before:
+            with one_line_errors((ValueError,)):
+                before[cell["key"]] = cell | scored(runs / cell["key"], cache)
+            wanted = [before[c["key"]] for c in cells if c["key"] in before]
+            write_atomically(path, json.dumps(known | {study: wanted}, indent=1) + "\n")
+        print(f"{study}: run {number} of {len(cells)}", flush=True)
+
+
+def scored(folder: Path, cache: str) -> dict[str, Any]:
+    """Of one run the architecture's layers and parameters, and by form `bytes` and `value`: bits
+    per byte, or nats per token where the data do not state their bytes.
+
+    Raises:
+        ValueError: its record or its data are not there.
+    """
+    import torch
+
+    from search.data.cache import open_data
+    from search.data.packed import validation_windows
+    from search.evaluate.quantised import FORMS, quantised, stored_bytes
+    from space.hf import load
+    from space.model import token_nll
+
+    record = usable_record(folder)
+    if record is None:
+        raise ValueError(f"{folder} must hold a record, but does not; train it again")
+    model, data = load(stored_run(folder, cache)), open_data(run_data(folder, cache))
+    recipe = record.run.recipe
+    inputs, targets = validation_windows(data, recipe.seq_len, recipe.eval_tokens)
+    found = {}
+    for form in FORMS:
+        rounded, nll = quantised(model, form), 0.0
+        with torch.inference_mode():
+            for x, y in zip(torch.from_numpy(inputs), torch.from_numpy(targets), strict=True):
+                hidden = rounded.hidden(x[None])
+                nll += float(token_nll(hidden, rounded.lm_head.weight, y[None]).double().sum())
+        loss, bpb = data.score(nll, targets)
+        found[form] = {"bytes": stored_bytes(model, form), "value": loss if bpb is None else bpb}
+    return {
+        "parameters": record.cost.parameters,
+        "layers": record.run.architecture.num_layers,
+        "metric": "val_loss" if data.token_bytes is None else "val_bpb",
+        "forms": found,
+    }
+
+
+QUESTION = Quantization()

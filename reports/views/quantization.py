@@ -1,0 +1,195 @@
+"""`table=quantization`: what each arm loses, paired by seed, and whether the order survives."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import kendalltau, t
+
+from ablations.stats.effects import compare, resolved_pairs
+from reports.show.tables import csv_text
+from reports.views import Shown
+from reports.weigh.table import Report
+
+LEVEL = 0.95
+REFERENCE = "fp16"
+UNIT = {"val_bpb": "bits per byte", "val_loss": "nats per token"}
+
+
+def read_measured(folder: Path) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    """What `python -m ablations table=quantization study=NAME` has left, by study; nothing before.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = folder / "measured.json"
+    if not path.is_file():
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} must hold measured runs, but {error}; remove it") from None
+    return content
+
+
+def cells_of(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """`arm seed key layers form bytes value`, a row for each run and form."""
+    return pd.DataFrame(
+        {**{name: run[name] for name in ("arm", "seed", "key", "layers")}, "form": form, **found}
+        for run in runs
+        for form, found in run["forms"].items()
+    )
+
+
+def losses(cells: pd.DataFrame) -> pd.DataFrame:
+    """A row for each arm and form: `arm layers n form bytes mean loss ci_low ci_high`, the loss
+    against fp16 of the same run, its interval by t over the arm's seeds; and `more`, by how much it
+    is more than that of the first arm, with a verdict of all arms together (`compare`)."""
+    plain = cells[cells.form == REFERENCE].set_index("key").value
+    rows = []
+    for form, part in cells[cells.form != REFERENCE].groupby("form", sort=False):
+        part = part.assign(loss=part.value - part.key.map(plain))
+        against = _against_the_first(part)
+        for arm, of_arm in part.groupby("arm", sort=False):
+            low, high = _interval(of_arm.loss)
+            rows.append(
+                {
+                    **{"arm": arm, "layers": of_arm.layers.iloc[0], "n": len(of_arm)},
+                    **{"form": form, "bytes": int(of_arm.bytes.iloc[0])},
+                    **{"mean": of_arm.value.mean(), "loss": of_arm.loss.mean()},
+                    **{"ci_low": low, "ci_high": high, **against.get(arm, {})},
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _interval(values: pd.Series) -> tuple[float, float]:
+    if len(values) < 2:
+        return np.nan, np.nan
+    half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std() / np.sqrt(len(values)))
+    return values.mean() - half, values.mean() + half
+
+
+def _against_the_first(part: pd.DataFrame) -> dict[Any, dict[Any, Any]]:
+    if part.arm.nunique() < 2:
+        return {}
+    found = compare(part, str(part.arm.iloc[0]), "loss").rename(columns={"diff": "more"})
+    return found.set_index("arm")[["more", "verdict"]].to_dict("index")
+
+
+def orders(cells: pd.DataFrame) -> pd.DataFrame:
+    """For each form: `form bytes_low bytes_high tau resolved kept reversed lost gained`: Kendall's
+    tau of the arms' means with those at fp16; of the pairs that are resolved at fp16 how many keep
+    their order, are reversed and are no longer resolved; how many are resolved only then."""
+    parts = dict(iter(cells.groupby("form", sort=False)))
+    means = {form: part.groupby("arm", sort=False).value.mean() for form, part in parts.items()}
+    above = np.triu_indices(len(means[REFERENCE]), 1)
+    signs = {form: resolved_pairs(part, "value").to_numpy()[above] for form, part in parts.items()}
+    before, rows = signs[REFERENCE], []
+    for form, part in parts.items():
+        after = signs[form]
+        rows.append(
+            {
+                "form": form,
+                "bytes_low": int(part.bytes.min()),
+                "bytes_high": int(part.bytes.max()),
+                "tau": float(kendalltau(means[REFERENCE], means[form]).statistic),
+                "resolved": int((before != 0).sum()),
+                "kept": int(((before != 0) & (after == before)).sum()),
+                "reversed": int(((before != 0) & (after == -before)).sum()),
+                "lost": int(((before != 0) & (after == 0)).sum()),
+                "gained": int(((before == 0) & (after != 0)).sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def markdown(study: str, runs: Sequence[Mapping[str, Any]]) -> str:
+    """The tables of one study."""
+    cells, unit = cells_of(runs), UNIT[str(runs[0]["metric"])]
+    lines = [
+        f"**{study}**: {cells.arm.nunique()} arms, {cells.key.nunique()} runs, {unit}. Nothing was "
+        "trained for it. All matrices are rounded, the embedding too: w8a8 has weights of 8 bits "
+        "with a scale per row and activations of 8 bits from minimum to maximum of each token, w4 "
+        "weights of 4 bits with a scale per 32.\n",
+        "| arm | layers | n | form | bytes | mean | loss against fp16 | 95% interval | more than "
+        f"{cells.arm.iloc[0]} | verdict |",
+        "| :--- | ---: | ---: | :--- | ---: | ---: | ---: | :--- | ---: | :--- |",
+        *(_line(row) for row in losses(cells).to_dict("records")),
+        "",
+        "| form | bytes of the arms | Kendall's tau with fp16 | pairs resolved at fp16 | same "
+        "order | reversed | no longer resolved | resolved only then |",
+        "| :--- | :--- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    found = orders(cells)
+    for row in found.to_dict("records"):
+        counts = [row[n] for n in ("resolved", "kept", "reversed", "lost", "gained")]
+        lines.append(
+            f"| {row['form']} | {row['bytes_low']:,} to {row['bytes_high']:,} | {row['tau']:.2f} | "
+            + " | ".join(map(str, counts))
+            + " |"
+        )
+    return "\n".join([*lines, "", verdict(found), ""])
+
+
+def _line(row: Mapping[Any, Any]) -> str:
+    interval = "–"
+    if row["ci_low"] == row["ci_low"]:
+        interval = f"{row['ci_low']:+.5f} to {row['ci_high']:+.5f}"
+    more = row.get("more")
+    given = "–" if more is None or more != more else f"{more:+.5f}"
+    return (
+        f"| {row['arm']} | {row['layers']} | {row['n']} | {row['form']} | {row['bytes']:,} | "
+        f"{row['mean']:.4f} | {row['loss']:+.5f} | {interval} | {given} | "
+        f"{row.get('verdict') or '–'} |"
+    )
+
+
+def verdict(found: pd.DataFrame) -> str:
+    """Whether the order survives, in a sentence for each form."""
+    said = []
+    for row in found[found.form != REFERENCE].to_dict("records"):
+        apart = row["bytes_high"] / row["bytes_low"] - 1
+        bytes_ = f"bytes within {apart:.1%}"
+        if not row["resolved"]:
+            said.append(
+                f"{row['form']} ({bytes_}): no pair is resolved at fp16, so that no order can be "
+                "lost."
+            )
+            continue
+        said.append(
+            f"{row['form']} ({bytes_}): of {row['resolved']} resolved pairs {row['kept']} keep "
+            f"their order, {row['reversed']} are reversed, {row['lost']} are no longer resolved."
+        )
+    return " ".join(said)
+
+
+class Quantization:
+    """The view of what quantisation costs."""
+
+    def show(self, report: Report) -> Shown:
+        measured = read_measured(report.folder)
+        if not measured:
+            return Shown({}, ["nothing was quantised; add study=NAME"])
+        frames = {study: cells_of(runs) for study, runs in measured.items()}
+        texts = {
+            "table.md": "\n".join(markdown(study, runs) for study, runs in measured.items()),
+            "table.csv": _together(frames, losses),
+            "pairs.csv": _together(frames, orders),
+            "cells.csv": _together(frames, lambda cells: cells),
+        }
+        lines = [f"{study}: {verdict(orders(cells))}" for study, cells in frames.items()]
+        files = {name: text.encode() for name, text in texts.items()}
+        return Shown(files, [*lines, f"table: {report.folder / 'table.md'}"])
+
+
+def _together(
+    frames: Mapping[str, pd.DataFrame], of: Callable[[pd.DataFrame], pd.DataFrame]
+) -> str:
+    return csv_text(pd.concat([of(f).assign(study=study) for study, f in frames.items()]))
+
+
+VIEW = Quantization()

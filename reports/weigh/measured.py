@@ -1,0 +1,38 @@
+"""What engines measured of each arm: records in, one frame out."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from reports.read.study import Study
+from reports.weigh.answer import Evidence
+from search.record import Record
+
+
+def gather(runs: Iterable[tuple[str, Record | None]]) -> pd.DataFrame:
+    """The measurements of (arm, record): `arm label quantity p10 p50 p90` and how it was measured,
+    once per arm."""
+    rows = [
+        {
+            **{"arm": arm, "label": m.label, "quantity": quantity, **percentiles},
+            **{"engine": m.engine, "version": m.version, "precision": m.precision},
+            **{"context": m.context, "steps": m.steps, "threads": m.threads},
+            **{"shared": m.shared, "repeats": m.repeats, "machine": m.machine},
+        }
+        for arm, record in runs
+        if record is not None
+        for m in record.measured
+        for quantity, percentiles in m.values.items()
+    ]
+    frame = pd.DataFrame(rows)
+    return frame if frame.empty else frame.drop_duplicates(["arm", "label", "quantity"])
+
+
+def of_study(study: Study, evidence: Evidence) -> pd.DataFrame:
+    """Of a study's architectures, in the order of the evidence."""
+    labels = dict(zip(evidence.arms.arm, evidence.arms.label, strict=True))
+    done = study.finished.assign(place=lambda runs: runs.arm.map(list(labels).index))
+    return gather(
+        (labels[run["arm"]], study.records.get(run["key"]))
+        for run in done.sort_values(["place", "seed"]).to_dict("records")
+    )

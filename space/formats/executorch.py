@@ -1,0 +1,143 @@
+"""ExecuTorch: a program for phones, its matrices multiplied by XNNPACK, with a fixed cache.
+
+Weights are float32, or by torchao of 8 bits (`8da8w`) or of 4 bits in groups of 32 (`8da4w`), with
+activations rounded to 8 bits as they come. A shared block is one module, whose weights the file
+holds once. XNNPACK packs them anew for each layer that uses them, so that memory is that of a model
+without sharing. Quantisation stores the output matrix apart from the embedding.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from space.arch import Architecture
+from space.formats import Format, require_no_parts
+from space.formats.gguf import require_groups
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from space.model import Decoder
+
+FILE = "model.pte"
+LAYERS = (
+    "Layers that share a block read the same weights of `model.pte`; the layer map is in "
+    "`isoparam.json`. The program takes token ids (1, T) and their positions (T,), keeps keys and "
+    "values, and gives the logits (1, 1, V) that follow the last token."
+)
+KNOWN = ("ffn_scaling", "sliding_window")
+"""Parts that the program computes."""
+
+
+class ExecuTorch(Format):
+    """`format=executorch`."""
+
+    title = "ExecuTorch"
+    precisions = ("fp32", "8da8w", "8da4w")
+    package = extra = "executorch"
+
+    def require(self, arch: Architecture, precision: str) -> None:
+        if any(setting.name not in KNOWN for setting in arch.parts):
+            require_no_parts(arch, "ExecuTorch")
+        if precision == "8da4w":
+            require_groups(arch, precision, "fp32")
+
+    def write(
+        self,
+        model: "Decoder",
+        folder: Path,
+        tokenizer: Any = None,
+        record: Any = None,
+        precision: str = "fp32",
+        room: int | None = None,
+    ) -> Path:
+        from space.hf.card import model_card
+        from space.hf.tokenizer import write_tokenizer
+        from space.hf.write import half_made, require_replaceable, write_origin
+
+        self.require(model.arch, precision)
+        require_replaceable(folder)
+        with half_made(folder) as part:
+            write_tokenizer(tokenizer, part, model.arch)
+            content = program(model, precision, room or model.arch.max_position_embeddings)
+            (part / FILE).write_bytes(content)
+            write_origin(part, model.arch, "executorch", precision)
+            (part / "README.md").write_text(model_card(model.arch, record, "executorch", LAYERS))
+        return folder
+
+
+def program(model: "Decoder", precision: str, room: int) -> bytes:
+    """The content of a `.pte` whose cache has room for so many tokens."""
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    from space.formats._on_device import OnDevice
+
+    with quiet(), torch.no_grad():
+        copied = OnDevice(deepcopy(model).float().eval(), room)
+        copied.requires_grad_(False)
+        quantise(copied, precision)
+        length = torch.export.Dim("T", min=1, max=room - 1)
+        example = (torch.zeros(1, 2, dtype=torch.long), torch.arange(2))
+        shapes = ({1: length}, {0: length})
+        exported = torch.export.export(copied, example, dynamic_shapes=shapes, strict=False)
+        lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+        return bytes(lowered.to_executorch().buffer)
+
+
+def quantise(module: "nn.Module", precision: str) -> None:
+    """Replace the weights of matrices, each once, by those of a precision."""
+    if precision == "fp32":
+        return
+    import torch
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
+    from torchao.quantization.granularity import PerAxis, PerGroup
+
+    whole = Int8DynamicActivationIntxWeightConfig(
+        weight_dtype=torch.int8, weight_granularity=PerAxis(0)
+    )
+    groups = Int8DynamicActivationIntxWeightConfig(
+        weight_dtype=torch.int4,  # type: ignore[attr-defined]
+        weight_granularity=PerGroup(32),
+    )
+    inside = whole if precision == "8da8w" else groups
+    quantize_(module, whole, filter_fn=once(lambda name: name.endswith("lm_head")))
+    quantize_(module, inside, filter_fn=once(lambda name: not name.endswith("lm_head")))
+
+
+def once(wanted: Callable[[str], bool]) -> Callable[[Any, str], bool]:
+    """Whether a module is a matrix of the wanted names that was not seen: a shared one has several
+    names, and would be quantised again under each."""
+    from torch import nn
+
+    seen: set[int] = set()
+
+    def takes(module: Any, name: str) -> bool:
+        if not isinstance(module, nn.Linear) or not wanted(name) or id(module) in seen:
+            return False
+        seen.add(id(module))
+        return True
+
+    return takes
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what exporters tell of their passes."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+FORMAT = ExecuTorch()

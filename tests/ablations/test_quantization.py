@@ -1,0 +1,114 @@
+"""table=quantization: losses paired by seed, and the order of arms before and after."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from study_fixtures import environment, run
+
+from reports.views.quantization import cells_of, losses, orders, read_measured
+
+
+def measured(losses_of_w4: dict[str, float], spread: float = 0.001) -> list[dict[str, Any]]:
+    """Three arms, five seeds: means 2.0, 2.1 and 2.2, and what 4 bits cost each."""
+    draw = np.random.default_rng(0)
+    runs = []
+    for arm, mean in (("a", 2.0), ("b", 2.1), ("c", 2.2)):
+        for seed in range(5):
+            value = mean + spread * draw.standard_normal()
+            lost = value + losses_of_w4[arm] + spread * draw.standard_normal()
+            forms = {"fp16": {"bytes": 200, "value": value}, "w4": {"bytes": 60, "value": lost}}
+            key, metric = f"{arm}{seed}", "val_bpb"
+            run = {"arm": arm, "seed": seed, "key": key, "layers": 2, "metric": metric}
+            runs.append(run | {"parameters": 100, "forms": forms})
+    return runs
+
+
+def test_a_loss_is_that_of_the_same_run_and_its_interval_scipys() -> None:
+    from scipy.stats import ttest_1samp
+
+    cells = cells_of(measured({"a": 0.05, "b": 0.05, "c": 0.05}))
+    found = losses(cells)
+    wide = cells.pivot(index="key", columns="form", values="value")
+    for row in found.itertuples():
+        own = wide[wide.index.str.startswith(row.arm)]
+        apart = own["w4"] - own["fp16"]
+        assert row.loss == pytest.approx(apart.mean())
+        expected = ttest_1samp(apart, 0).confidence_interval()
+        assert (row.ci_low, row.ci_high) == pytest.approx(tuple(expected))
+    assert set(found.verdict) <= {"baseline", "unresolved"}
+
+
+def test_an_order_that_survives_and_one_that_is_reversed() -> None:
+    kept = orders(cells_of(measured({"a": 0.05, "b": 0.05, "c": 0.05}))).set_index("form")
+    assert tuple(kept.loc["w4", ["resolved", "kept", "reversed"]]) == (3, 3, 0)
+    assert kept.loc["w4", "tau"] == pytest.approx(1)
+    turned = orders(cells_of(measured({"a": 0.5, "b": 0.05, "c": 0.05}))).set_index("form")
+    assert tuple(turned.loc["w4", ["resolved", "kept", "reversed"]]) == (3, 1, 2)
+    assert turned.loc["w4", "tau"] < 0
+
+
+def test_an_arm_that_loses_more_is_said_to() -> None:
+    found = losses(cells_of(measured({"a": 0.05, "b": 0.05, "c": 0.09}))).set_index("arm")
+    assert found.verdict.to_dict() == {"a": "baseline", "b": "unresolved", "c": "worse"}
+
+
+def command(folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "ablations", "table=quantization", *options],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_a_study_that_kept_its_weights_is_quantised_without_training(tmp_path: Path) -> None:
+    given = ("n_trials=4", "replicates.top=1", "replicates.seeds=2", "keep=all")
+    assert run(tmp_path, *given).returncode == 0
+    done = command(tmp_path, "study=tiny")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "outputs" / "tables" / "quantization"
+    runs = read_measured(folder)["tiny"]
+    records = {
+        p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("runs/*/record.json")
+    }
+    assert {cell["key"] for cell in runs} == set(records)
+    for cell in runs:
+        trained = records[cell["key"]]["readings"][-1]["val_bpb"]
+        assert cell["forms"]["fp16"]["value"] == pytest.approx(trained, abs=0.01)
+    assert set(pd.read_csv(folder / "table.csv").form) == {"w8a8", "w4"}
+    assert "w4 (bytes within" in done.stdout
+    before = (folder / "measured.json").read_bytes()
+    assert command(tmp_path, "study=tiny").returncode == 0
+    assert (folder / "measured.json").read_bytes() == before, "nothing is measured twice"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "study must name the search or table whose runs are quantised, but got none"),
+        (["study=absent"], "study must be one of none, for there is none yet, but got 'absent'"),
+    ],
+)
+def test_what_is_wrong_ends_it_in_one_line(tmp_path: Path, options: list[str], said: str) -> None:
+    done = command(tmp_path, *options)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert said in done.stderr
+
+
+def test_weights_that_were_not_kept_are_missed_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "tiny"
+    folder.mkdir(parents=True)
+    trial = {"arm": "a", "seed": 0, "key": "0123456789abcdef", "state": "COMPLETE", "value": 2.0}
+    (folder / "study.json").write_text(json.dumps({"trials": [trial]}))
+    done = command(tmp_path, "study=tiny")
+    assert done.returncode == 2
+    assert "none of its 1 finished runs has; train it with keep=all" in done.stderr
