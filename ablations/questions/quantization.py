@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.questions.power import Untrained
-from search.models import WEIGHTS, run_data, stored_run
-from search.runs import usable_record
+from search.models import run_data, stored_run
+from search.runs import WEIGHTS, usable_record
 from space.cli import one_line_errors
 from space.files import write_atomically
 
