@@ -86,16 +86,18 @@ def require_installed(what: str, package: str, extra: str) -> None:
         )
 
 
-def require_known(arch: Architecture, known: Collection[str], what: str) -> None:
-    """Raises: ValueError where an architecture has a part, or a field of its own that is neither
-    `known` nor at its default: they are named."""
+def require_known(
+    arch: Architecture, known: Collection[str], what: str, parts: Collection[str] = ()
+) -> None:
+    """Raises: ValueError where an architecture has a part that is none of `parts`, or a field of
+    its own that is neither `known` nor at its default: they are named."""
     if unknown := unknown_fields(arch, known):
         raise ValueError(
             f"an architecture must have no {unknown[0]} to be written as {what}, which does not "
             "know it; leave it out"
         )
-    for part in arch.active:
-        if given := part.given(arch):
+    for setting in arch.parts:
+        if setting.name not in parts and (given := setting.part.given(arch)):
             said = ", ".join(f"{name}={value}" for name, value in given.items())
             raise ValueError(
                 f"an architecture must have no {said} to be written as {what}, which does not know "

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from space.arch import Architecture
-from space.formats import Format, require_no_parts
-from space.formats.gguf import require_groups
+from space.formats import Format, require_known
+from space.formats.gguf import KNOWN, require_groups
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +30,7 @@ LAYERS = (
     "`isoparam.json`. The program takes token ids (1, T) and their positions (T,), keeps keys and "
     "values, and gives the logits (1, 1, V) that follow the last token."
 )
-KNOWN = ("ffn_scaling", "sliding_window")
+PARTS = ("ffn_scaling", "sliding_window")
 """Parts that the program computes."""
 
 
@@ -42,8 +42,7 @@ class ExecuTorch(Format):
     package = extra = "executorch"
 
     def require(self, arch: Architecture, precision: str) -> None:
-        if any(setting.name not in KNOWN for setting in arch.parts):
-            require_no_parts(arch, "ExecuTorch")
+        require_known(arch, KNOWN, "ExecuTorch", PARTS)
         if precision == "8da4w":
             require_groups(arch, precision, "fp32")
 
