@@ -167,58 +167,7 @@ def _valley(valley: Valley, color: str) -> Iterator[Json]:
 
 
 def _growth(law: Law) -> Json:
-    data: list[Json] = []
-    if law.growth is not None:
-        budgets, best, low, high = band(law)
-        around = {"hoverinfo": "skip", "showlegend": False, "line": {"width": 0}}
-        data.append(_trace(budgets, low, "lines", **around))
-        tint = {"fill": "tonexty", "fillcolor": "rgba(128,128,128,0.18)"}
-        data.append(_trace(budgets, high, "lines", **around, **tint))
-        line = {"color": "var(--soft)", "width": 1.4, "dash": "dot"}
-        name = "predicted, with 95% interval"
-        data.append(_trace(budgets, best, "lines", line=line, name=name, hoverinfo="skip"))
-    found = list(best_depths(law))
-    data.append(
-        _trace(
-            [valley.budget for valley, *_ in found],
-            [best for _, best, _, _ in found],
-            "markers",
-            name="best depth, with 95% interval",
-            marker={"color": "var(--series-1)", "size": 8},
-            error_y={
-                "array": [high - best for _, best, _, high in found],
-                "arrayminus": [best - low for _, best, low, _ in found],
-                "color": "var(--series-1)",
-                "thickness": 1.6,
-                "width": 5,
-            },
-            hovertemplate="%{x:.3s}<br>%{y:.1f} layers<extra></extra>",
-        )
-    )
-    if at_edge := list(bounds(law)):
-        symbols = ["triangle-up" if deep else "triangle-down" for *_, deep in at_edge]
-        data.append(
-            _trace(
-                [valley.budget for valley, *_ in at_edge],
-                [edge for _, edge, _ in at_edge],
-                "markers",
-                name="at or beyond the edge of the depths tried",
-                marker={"color": "var(--series-1)", "size": 10, "symbol": symbols},
-            )
-        )
-    rows = law.predicted
-    data.append(
-        _trace(
-            rows["size"],
-            rows.layers,
-            "markers+text",
-            name="MobileLLM (published)",
-            text=list(rows.name),
-            textposition="top left",
-            marker={"color": "var(--series-2)", "size": 9, "symbol": "diamond"},
-            hovertemplate="%{text}: %{y} layers<extra></extra>",
-        )
-    )
+    data = [*_predicted(law), _best_depths(law), *_beyond(law), _published(law)]
     x = {"type": "log", "title": {"text": f"N ({law.counted})"}, "exponentformat": "SI"}
     y = {
         "type": "log",
@@ -227,6 +176,66 @@ def _growth(law: Law) -> Json:
         "ticktext": [str(layers) for layers in LAYERS],
     }
     return {"data": data, "layout": _layout(x, y)}
+
+
+def _predicted(law: Law) -> Iterator[Json]:
+    """The line through best depths, in its band."""
+    if law.growth is None:
+        return
+    budgets, best, low, high = band(law)
+    around = {"hoverinfo": "skip", "showlegend": False, "line": {"width": 0}}
+    yield _trace(budgets, low, "lines", **around)
+    tint = {"fill": "tonexty", "fillcolor": "rgba(128,128,128,0.18)"}
+    yield _trace(budgets, high, "lines", **around, **tint)
+    line = {"color": "var(--soft)", "width": 1.4, "dash": "dot"}
+    name = "predicted, with 95% interval"
+    yield _trace(budgets, best, "lines", line=line, name=name, hoverinfo="skip")
+
+
+def _best_depths(law: Law) -> Json:
+    found = list(best_depths(law))
+    return _trace(
+        [valley.budget for valley, *_ in found],
+        [best for _, best, _, _ in found],
+        "markers",
+        name="best depth, with 95% interval",
+        marker={"color": "var(--series-1)", "size": 8},
+        error_y={
+            "array": [high - best for _, best, _, high in found],
+            "arrayminus": [best - low for _, best, low, _ in found],
+            "color": "var(--series-1)",
+            "thickness": 1.6,
+            "width": 5,
+        },
+        hovertemplate="%{x:.3s}<br>%{y:.1f} layers<extra></extra>",
+    )
+
+
+def _beyond(law: Law) -> Iterator[Json]:
+    """Budgets whose best depth is a bound."""
+    if at_edge := list(bounds(law)):
+        symbols = ["triangle-up" if deep else "triangle-down" for *_, deep in at_edge]
+        yield _trace(
+            [valley.budget for valley, *_ in at_edge],
+            [edge for _, edge, _ in at_edge],
+            "markers",
+            name="at or beyond the edge of the depths tried",
+            marker={"color": "var(--series-1)", "size": 10, "symbol": symbols},
+        )
+
+
+def _published(law: Law) -> Json:
+    rows = law.predicted
+    return _trace(
+        rows["size"],
+        rows.layers,
+        "markers+text",
+        name="MobileLLM (published)",
+        text=list(rows.name),
+        textposition="top left",
+        marker={"color": "var(--series-2)", "size": 9, "symbol": "diamond"},
+        hovertemplate="%{text}: %{y} layers<extra></extra>",
+    )
 
 
 def _residuals(law: Law) -> Json:
