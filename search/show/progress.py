@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from search.executors import Event
 from search.objectives import Measure
 from search.record import Run
-from search.states import Status
+from search.states import Kind, Status
 from space.words import amount, duration
 
 
@@ -51,11 +51,11 @@ class Tally:
     def count(self, worker: int, event: Event) -> None:
         """Take note of an event."""
         kind = event["event"]
-        if kind == "step":
+        if kind == Kind.STEP:
             self.shares[worker] = event["step"] / event["of"]
-        if kind in ("end", "death"):
+        if kind in (Kind.END, Kind.DEATH):
             self.shares.pop(worker, None)
-        if kind == "end":
+        if kind == Kind.END:
             self.worked += 0 if event["reused"] else 1
             if event["status"] == Status.FINISHED:
                 self.done += 1
@@ -115,7 +115,7 @@ def ended(
 ) -> Event:
     """The event of a trial's end."""
     return {
-        "event": "end",
+        "event": Kind.END,
         "number": number,
         "status": status,
         "reason": reason,
@@ -145,13 +145,13 @@ class View:
 
     def _line(self, event: Event) -> str | None:
         kind = event["event"]
-        if kind == "end":
+        if kind == Kind.END:
             return f"{_outcome(event, self.tally.metric)}; {self.tally}"
-        if kind == "death":
+        if kind == Kind.DEATH:
             return f"a worker died ({event['reason']}; see {event['log']}); another takes over"
-        if kind == "interrupt":
+        if kind == Kind.INTERRUPT:
             return "stopping: workers write their checkpoints; interrupt again to stop at once"
-        return str(event["text"]) if kind == "print" else None
+        return str(event["text"]) if kind == Kind.PRINT else None
 
 
 class Bars(View):
@@ -190,20 +190,20 @@ class Bars(View):
         if worker not in self.tasks:
             self.tasks[worker] = self.progress.add_task(f"worker {worker + 1}", total=1, text="")
         task, kind = self.tasks[worker], event["event"]
-        if kind == "start":
+        if kind == Kind.START:
             self.runs[worker] = event
             title = f"worker {worker + 1}: trial {event['number']}, {shape(event)}"
             self.progress.update(task, description=title, completed=0, text="starting")
-        elif kind == "step":
+        elif kind == Kind.STEP:
             left = (event["of"] - event["step"]) * event["tokens"] / event["step"]
             text = (
                 f"{amount(event['tokens'])} tokens, {amount(event['tokens_per_s'])}/s, "
                 f"loss {event['train_loss']:.3f}, {duration(left / event['tokens_per_s'])} left"
             )
             self.progress.update(task, completed=event["step"] / event["of"], text=text)
-        elif kind == "ask":
+        elif kind == Kind.ASK:
             self.progress.update(task, completed=1, text=f"asking {event['task']}")
-        elif kind in ("idle", "done", "death"):
+        elif kind in (Kind.IDLE, Kind.DONE, Kind.DEATH):
             title = f"worker {worker + 1}"
             self.progress.update(task, description=title, completed=0, text=kind)
 

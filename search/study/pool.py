@@ -15,7 +15,7 @@ from search.objectives import Unreadable
 from search.record import Record
 from search.runs import usable_record, write_record
 from search.show.progress import ended
-from search.states import End, Status
+from search.states import End, Kind, Status
 from search.study.job import Job
 from search.study.plan import MAX_DEATHS, deaths
 from search.study.storage import lose, read_attempts, running
@@ -88,7 +88,7 @@ class Pool:
         if self.interrupts and not self._passed_on:
             self._passed_on = True
             self._stop()
-            self._tell(-1, {"event": "interrupt"})
+            self._tell(-1, {"event": Kind.INTERRUPT})
         try:
             number, start, event = self._events.get(timeout=0.5)
         except queue.Empty:
@@ -106,20 +106,20 @@ class Pool:
         try:
             kind = require_event(event)["event"]
         except ValueError as error:
-            self._tell(number, {"event": "print", "text": f"worker {number + 1}: {error}"})
+            self._tell(number, {"event": Kind.PRINT, "text": f"worker {number + 1}: {error}"})
             return
-        if kind == "done":
+        if kind == Kind.DONE:
             self._finished.add(number)
-        if kind == "end":
+        if kind == Kind.END:
             self._deaths = 0
-        if kind == "fatal":
+        if kind == Kind.FATAL:
             self._trouble = self._trouble or Ending(End.FATAL, event["reason"])
             self._stop()
-        if kind == "interrupt":  # who gives the executor its hosts wants the study to stop
+        if kind == Kind.INTERRUPT:  # who gives the executor its hosts wants the study to stop
             self.interrupts = max(1, self.interrupts)
             return
         self._tell(number, event)
-        if kind == "death":  # of a worker that its host has replaced
+        if kind == Kind.DEATH:  # of a worker that its host has replaced
             self._count_death(event["reason"])
 
     def _tell(self, number: int, event: Event) -> None:
@@ -143,7 +143,7 @@ class Pool:
             self._give_up(number, trial.number, reason)
         if number in self._finished or stopping:
             return
-        self._tell(number, {"event": "death", "reason": reason, "log": worker.log})
+        self._tell(number, {"event": Kind.DEATH, "reason": reason, "log": worker.log})
         if not lost:
             self._count_death(reason)
         if self._trouble is None:  # its death could be recorded

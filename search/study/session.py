@@ -25,7 +25,7 @@ from search.runs import WEIGHTS, usable_record
 from search.show.estimate import Estimate, estimate
 from search.show.progress import Tally, view
 from search.show.trackers import Mirror, open_tracker
-from search.states import End, State, Status
+from search.states import End, Kind, State, Status
 from search.study.ending import describe, tidy
 from search.study.job import Job
 from search.study.locks import hold_study, require_writable
@@ -232,7 +232,7 @@ class Session(Generic[W]):
 
             def listen(worker: int, event: Event) -> None:
                 shown.show(worker, event)
-                if event["event"] == "end":
+                if event["event"] == Kind.END:
                     describe(self, finished=False)
                     tidy(self, arms=self.subject.kept_arms)
 

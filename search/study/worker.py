@@ -28,7 +28,7 @@ from search.executors import Event
 from search.record import Reading, Record, Run, architecture_id
 from search.runs import disk_error, usable_record
 from search.show.progress import ended, identity
-from search.states import Role, State, Status
+from search.states import Kind, Role, State, Status
 from search.study.job import Job
 from search.study.locks import HOST, run_lock
 from search.study.plan import Attempt, Cell, Step, distinct, is_open
@@ -104,7 +104,7 @@ class Worker:
                 self.score_earlier_runs()
                 return
             if step is Step.WAIT:
-                self.emit({"event": "idle"})
+                self.emit({"event": Kind.IDLE})
                 self.stopping.wait(POLL_S)
 
     def take_next(self) -> Step | Cell:
@@ -149,14 +149,14 @@ class Worker:
             if (disk := disk_error(error)) is not None:
                 raise disk from error
             traceback.print_exc()  # to the log
-            self.emit({"event": "print", "text": f"run {key} was not scored: {error}"})
+            self.emit({"event": Kind.PRINT, "text": f"run {key} was not scored: {error}"})
             return record
 
     def _before_answers(self, task: str | None) -> None:
         if self.stopping.is_set():
             raise Stop
         if task is not None:
-            self.emit({"event": "ask", "task": task})
+            self.emit({"event": Kind.ASK, "task": task})
 
     def _optimize(self) -> None:
         """One trial, under Optuna's heartbeat."""
@@ -179,7 +179,7 @@ class Worker:
             return self._answer(trial, twin)
         self._claim(trial, cell, run)
         self.planning.release()
-        self.emit({"event": "start", "number": trial.number, **identity(run)})
+        self.emit({"event": Kind.START, "number": trial.number, **identity(run)})
         try:
             record, reused = self._train(run, trial)
         except Pruned as pruned:
@@ -362,7 +362,7 @@ class Worker:
             now = time.monotonic()
             if now - last >= TELL_S or event["step"] == event["of"]:
                 last = now
-                self.emit({"event": "step", "key": key, **event})
+                self.emit({"event": Kind.STEP, "key": key, **event})
 
         return progress
 
@@ -388,12 +388,12 @@ def work(
         disk = disk_error(error)
         if disk is None and "disk is full" not in f"{error} {error.__cause__}":  # as SQLite says it
             raise
-        emit({"event": "fatal", "reason": str(disk or error)})
+        emit({"event": Kind.FATAL, "reason": str(disk or error)})
         return
     except (Changed, Unusable) as error:
-        emit({"event": "fatal", "reason": str(error)})
+        emit({"event": Kind.FATAL, "reason": str(error)})
         return
-    emit({"event": "done"})
+    emit({"event": Kind.DONE})
 
 
 class Relay(io.TextIOBase):
@@ -405,7 +405,7 @@ class Relay(io.TextIOBase):
     def write(self, text: str) -> int:
         *lines, self.line = (self.line + text).split("\n")
         for line in lines:
-            self.emit({"event": "print", "text": line})
+            self.emit({"event": Kind.PRINT, "text": line})
         return len(text)
 
 
@@ -432,7 +432,7 @@ def main() -> None:
     try:
         job = Job.from_json(sys.stdin.buffer.readline())
     except ValueError as error:
-        emit({"event": "fatal", "reason": str(error)})
+        emit({"event": Kind.FATAL, "reason": str(error)})
         return
     threading.Thread(target=watch_parent, daemon=True).start()
     work(job, number, emit, stopping)
