@@ -70,19 +70,18 @@ def main(config: AblationConfig) -> None:
         question = standalone(str(config.table))
     if question is not None and not question.trains:
         question.measure(config)
-        make_report([f"table={config.table}", f"outputs={config.outputs}"])
-        return
+        made = make_report({"table": str(config.table), "outputs": config.outputs})
+        raise SystemExit(0 if made else 1)
     names = tables_of_one_proxy() if config.table == "all" else [str(config.table)]
     if len(names) > 1:  # an option that one table does not take is refused before any training
         with one_line_errors():
             for name in names:
                 check(replace(config, table=name))
-    for name in names:
-        make(replace(config, table=name))
+    raise SystemExit(max([make(replace(config, table=name)) for name in names]))
 
 
-def make(config: AblationConfig) -> None:
-    """One table, from wherever it stands."""
+def make(config: AblationConfig) -> int:
+    """One table, from wherever it stands. Its exit code."""
     with one_line_errors():
         check(config)
         session = open_table(config)
@@ -90,8 +89,8 @@ def make(config: AblationConfig) -> None:
     print(outlook, flush=True)
     ending = session.train(outlook) if config.train else Ending(End.DONE)
     with one_line_errors():
-        conclude(session, ending)
-    finish(session, ending)
+        reported = conclude(session, ending)
+    return finish(session, ending, reported)
 
 
 def with_overrides(name: str, config: AblationConfig) -> AblationConfig:
@@ -126,9 +125,9 @@ def open_table(config: AblationConfig) -> Session[TableWork]:
     """
     ground = lay_groundwork(config, verb="ablations", naming="called")
     work = plan(config, ground)
-    pages = [[f"table={config.table_name}"]]
+    pages = [{"table": config.table_name}]
     quoted_by = work.table.quoted_by
-    pages += [] if quoted_by is None else [[f"study={quoted_by}"]]
+    pages += [] if quoted_by is None else [{"study": quoted_by}]
     usual = usual_objective(ground.data)
     targets = targets_of(config, work.table, usual)
     require_bytes(targets, ground.data)

@@ -43,9 +43,10 @@ def main(config: SearchConfig) -> None:
     print(outlook, flush=True)
     ending = session.train(outlook)
     with one_line_errors():
-        conclude(session, ending)
-    finish(session, ending)
+        reported = conclude(session, ending)
+    code = finish(session, ending, reported)
     say_what_is_left(session, config)
+    raise SystemExit(code)
 
 
 def require_one_length(given: Sequence[str], ratio: float | None) -> None:
@@ -104,7 +105,7 @@ def open_search(config: SearchConfig) -> Session[SearchWork]:
         },
         targets=targets,
         facts=partial(facts, config),
-        pages=[[f"study={config.name}"]],
+        pages=[{"study": config.name}],
         plot="depth_vs_width.png",
         sampler=config.sampler,
         pruner=config.pruner,

@@ -228,8 +228,10 @@ def read_metrics(folder: Path, known: str | None = None) -> Iterator[dict[str, A
         Damaged: the file has another digest, or a line before the last is none.
     """
     path = folder / CURVE
-    content = path.read_bytes() if path.is_file() else b""
-    if content and known is not None and digest(content) != known:
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    if known is not None and digest(content) != known:
         raise Damaged(f"{path} must be as it was written, but its content has another digest")
     lines = content.splitlines()
     for number, line in enumerate(lines, 1):

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from space.budget import Budget
 from space.cost import Cost, cost
 from space.meters import KINDS
 from space.seals import Damaged, read_json
+from space.words import count
 
 REQUIRED = ("study", "metric", "budget", "space", "trials")
 WITHOUT_RECORD = {
@@ -139,11 +140,26 @@ def read_study(name: str | None, outputs: str | Path = "outputs", runs: str | No
         record = _record_of(trial, where, records, missing)
         asked = record.run if record else _asked_for(where / str(trial.get("key")))
         rows.append(_row(trial, asked, record, facts))
+    require_records(facts["trials"], set(records), where)
     keys = dict.fromkeys(trial["key"] for trial in facts["trials"] if trial.get("key"))
     curves = {key: _curve_of(where / key, records.get(key), missing) for key in keys}
     curves = {key: curve for key, curve in curves.items() if len(curve)}
     trials = pd.DataFrame(rows, columns=_columns(rows, facts))
     return Study(folder, facts, trials, records, curves, missing, runs)
+
+
+def require_records(
+    trials: Sequence[Mapping[str, Any]], found: Collection[str], runs: Path
+) -> None:
+    """Raises: ValueError where of finished runs none has a record, by key: a page without any would
+    take the place of a good one."""
+    ended = {str(t["key"]) for t in trials if t.get("state") == "COMPLETE" and t.get("key")}
+    if ended and not ended & set(found):
+        raise ValueError(
+            f"runs must be the folder with the records of {count(len(ended), 'finished run')}, but "
+            f"none can be read in {runs}; give it with runs=FOLDER, or start the same command "
+            "again, which does them again"
+        )
 
 
 def find_study(name: str | None, outputs: Path) -> Path:

@@ -18,11 +18,11 @@ from ablations.stats.bracket import CARRIED, EDGE, is_carried
 from ablations.stats.effects import compare
 from ablations.stats.sequential import verdicts
 from ablations.table import ARMS
-from reports.read.study import deviation
+from reports.read.study import deviation, require_records
 from reports.weigh import measured, scores
 from search.objectives import measures_of
 from search.recipe import Recipe
-from search.record import FINISHED
+from search.record import FINISHED, Record
 from search.runs import CorruptRecord, read_record
 from space.arch import Architecture
 from space.budget import MAX_DEVIATION
@@ -140,13 +140,18 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
         advice = f"choose one of {known}" if known else "run `python -m ablations` first"
         raise ValueError(f"table must name a folder of {tables}, but got {name!r}; {advice}")
     try:
-        return _read(read_json(path), path.parent, runs)
+        content = read_json(path)
+        report = _read(content, path.parent, runs)
     except CorruptRecord:  # which names a file of its own
         raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} must describe a table, but lacks it ({error}); start the same table again"
         ) from None
+    wanted = {place["key"] for place in content["places"]}
+    read = report.cells.key[~report.cells.status.isin([NOT_RUN, "missing"])]
+    require_records([t for t in content["trials"] if t["key"] in wanted], set(read), report.runs)
+    return report
 
 
 def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
@@ -274,7 +279,7 @@ def _rates(panel: dict[str, Any], table: Mapping[str, Any]) -> pd.DataFrame:
 def _search_note(search: dict[str, Any], runs: Path) -> str:
     """What choosing rates cost."""
     tries = {place["key"]: place for place in search["tries"]}
-    records = [r for key in tries if (r := read_record(runs / key)) is not None]
+    records = [record for key in tries if (record := _readable(runs / key)) is not None]
     seeds = sorted({place["seed"] for place in tries.values()})
     factors = ", ".join(f"{factor:g}" for factor in search["factors"])
     tokens = sum(record.run.recipe.trained_tokens for record in records)
@@ -285,6 +290,13 @@ def _search_note(search: dict[str, Any], runs: Path) -> str:
         f"({', '.join(map(str, seeds))}). That cost {len(records)} runs more: {tokens:,} tokens, "
         f"{seconds:,.0f} s of training."
     )
+
+
+def _readable(folder: Path) -> Record | None:
+    try:
+        return read_record(folder)
+    except CorruptRecord:
+        return None
 
 
 def weigh_panel(

@@ -4,7 +4,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,14 @@ from search.study.pool import Ending
 from search.study.storage import without_password
 from space.app import option_of
 from space.cli import fail
+from space.overrides import quoted
 
 if TYPE_CHECKING:
     from search.study.session import Session
 
 
-def conclude(session: "Session[Any]", ending: Ending) -> None:
-    """Describe, tidy and report; on a full disk as far as possible."""
+def conclude(session: "Session[Any]", ending: Ending) -> bool:
+    """Describe, tidy and report; on a full disk as far as possible. Whether all pages were made."""
     done = ending.kind == End.DONE
     session.known.clear()  # records may have been given scores since
     try:
@@ -32,10 +33,11 @@ def conclude(session: "Session[Any]", ending: Ending) -> None:
             measure_runs(session)
         content = describe(session, finished=done)
         tidy(session, arms=1 if done else session.subject.kept_arms)
-        report(session, content)
+        return report(session, content)
     except (OSError, Unreadable):
         if ending.kind != End.FATAL:
             raise
+        return False
 
 
 def describe(session: "Session[Any]", finished: bool) -> dict[str, Any]:
@@ -68,25 +70,33 @@ def tidy(session: "Session[Any]", arms: int = 1) -> None:
             weights.unlink(missing_ok=True)
 
 
-def report(session: "Session[Any]", content: dict[str, Any]) -> None:
-    """Make pages, figures and tables in a process of their own; show them in W&B."""
-    for page in session.subject.pages if session.config.report else ():
-        make_report([*page, f"outputs={session.config.outputs}"])
+def report(session: "Session[Any]", content: dict[str, Any]) -> bool:
+    """Make pages, figures and tables in a process of their own; show them in W&B. Whether all
+    pages were made."""
+    pages = session.subject.pages if session.config.report else ()
+    made = [make_report({**page, "outputs": session.config.outputs}) for page in pages]
     plot = session.job.folder / session.subject.plot
     session.tracker.summarise(session.job.runs, content, plot)
+    return all(made)
 
 
-def make_report(arguments: Sequence[str]) -> None:
-    """Run `python -m reports`; an error there is printed and ends nothing here."""
-    command = [sys.executable, "-m", "reports", *arguments]
+def make_report(options: Mapping[str, str]) -> bool:
+    """Run `python -m reports`; an error there is printed. Whether there was none."""
+    given = [f"{option}={quoted(value)}" for option, value in options.items()]
+    command = [sys.executable, "-m", "reports", *given]
     made = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     if made.returncode:
         lines = made.stderr.strip().splitlines() or ["no reason given"]
         print(f"the report could not be made: {lines[-1]}", file=sys.stderr)
+    return made.returncode == 0
 
 
-def finish(session: "Session[Any]", ending: Ending) -> None:
-    """Print how the study ended; exit with its code if it went wrong."""
+def finish(session: "Session[Any]", ending: Ending, reported: bool) -> int:
+    """Print how the study ended. Its exit code: 0 where it is complete and has its report.
+
+    Raises:
+        SystemExit: it was stopped before its end.
+    """
     done, total = session.count_done(), session.work.total
     if ending.kind == End.FATAL:
         fail(
@@ -102,8 +112,14 @@ def finish(session: "Session[Any]", ending: Ending) -> None:
     if ending.kind == End.LEFT:
         print(f"{done} of {total} runs; {ending.reason}; the same command says how far it is")
         raise SystemExit(0)
-    if failed := sum(run.state == State.FAIL and not run.done for run in session.runs()):
+    runs = session.runs()
+    if failed := sum(run.state == State.FAIL and not run.done for run in runs):
         print(f"{done} of {total} runs; {failed} failed, and the same command retries them")
+    elif runs and not any(run.state in (State.COMPLETE, State.PRUNED) for run in runs):
+        print(f"error: all {done} runs diverged: {runs[-1].reason}", file=sys.stderr)
+    else:
+        return 0 if reported else 1
+    return 1
 
 
 def _common_facts(session: "Session[Any]", finished: bool) -> dict[str, Any]:

@@ -84,8 +84,8 @@ class Subject(Generic[W]):
     """What must not change under the study's name."""
     facts: "Callable[[Session[W]], Mapping[str, Any]]"
     """What `study.json` says besides what it says of every study."""
-    pages: Sequence[Sequence[str]]
-    """Arguments of `python -m reports`, of each page that shows it."""
+    pages: Sequence[Mapping[str, str]]
+    """Options of `python -m reports`, of each page that shows it."""
     plot: str
     """The picture of it in its folder."""
     targets: Targets

@@ -40,6 +40,7 @@ from search.study.storage import (
     load_study,
     read_attempts,
 )
+from search.train.leftovers import give_back
 from search.train.loop import Stop, train
 from space.compat import TELL_ERRORS, is_tell_refused, without_experimental_warnings
 from space.doors import Changed, bare
@@ -169,6 +170,7 @@ class Worker:
                 raise
         if self.outcome is not None:
             self.emit(self.outcome)  # now that the storage has it too
+        give_back()
 
     def objective(self, trial: Trial) -> tuple[float, ...]:
         """The values of a trial: of a run already there, or of training it."""

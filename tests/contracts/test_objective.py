@@ -341,7 +341,7 @@ def test_a_column_that_raises_ends_the_study_with_its_reason(
     assert ending.kind == "fatal"
     conclude(search, ending)
     with pytest.raises(SystemExit):
-        finish(search, ending)
+        finish(search, ending, reported=False)
     [line] = capsys.readouterr().err.strip().splitlines()
     assert "broken could not be read from run" in line
     assert "no attribute 'nothing'" in line

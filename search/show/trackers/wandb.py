@@ -8,6 +8,7 @@ import shutil
 import threading
 import urllib.request
 from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -89,7 +90,7 @@ class WandbTracker(Tracker):
         import wandb
 
         identity = f"{self.study}-{part}"
-        for old in (self.folder / "wandb").glob(f"offline-run-*-{identity}"):
+        for old in (self.folder / "wandb").glob(f"offline-run-*-{escape(identity)}"):
             shutil.rmtree(old)
         common = {"project": self.project, "group": self.study, "id": identity, **facts}
         if self.mode == "online":

@@ -225,7 +225,7 @@ def test_a_run_that_keeps_killing_its_workers_is_recorded_as_failed(
         os.kill(worker, signal.SIGKILL)
         wait_for(lambda gone=worker: is_gone(gone) and gone not in workers_of(process))
     out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
+    assert process.returncode == 1, err
     (record,) = records(tmp_path).values()
     assert record["status"] == "failed"
     assert "SIGKILL" in record["reason"]

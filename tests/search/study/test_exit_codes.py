@@ -1,0 +1,77 @@
+"""Exit code 0 is for a complete study with its report."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from report_fixtures import default_study
+from study_fixtures import open_search, run, write_text
+
+from reports.__main__ import ReportsConfig
+from reports.read.study import read_study
+from search.states import End
+from search.study.ending import conclude, finish, make_report
+from search.study.pool import Ending
+from space.app import configuration
+
+NAMES = ["a=b, c", "x[1]", "o (1)", 'say "no"', "it's", "книги", "8e5", "a\\", "{a: 1}", "$x"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reports_get_the_names_that_a_study_has(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+
+    class Made:
+        returncode = 0
+
+    def started(command: list[str], **_: object) -> Made:
+        given.extend(command[3:])
+        return Made()
+
+    monkeypatch.setattr("subprocess.run", started)
+    assert make_report({"study": name, "outputs": f"in {name}"})
+    config = configuration("reports", ReportsConfig, given)
+    assert (config.study, config.outputs) == (name, f"in {name}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("outputs='o (1)'",), ("study='a=b, c'",), ("study='x[1]'",)])
+def test_a_study_of_any_name_gets_its_report(options: tuple[str, ...], tmp_path: Path) -> None:
+    ended = run(tmp_path, *options, "n_trials=1", "replicates.seeds=1", "report=true")
+    assert ended.returncode == 0, ended.stderr
+    assert len(list(tmp_path.glob("*/*/report.html"))) == 1
+
+
+@pytest.mark.slow
+def test_a_report_that_failed_is_no_success(tmp_path: Path) -> None:
+    blocked = tmp_path / "outputs" / "tiny" / "report.html"
+    blocked.mkdir(parents=True)
+    ended = run(tmp_path, "n_trials=1", "replicates.seeds=1", "report=true")
+    assert "the report could not be made" in ended.stderr
+    assert ended.returncode == 1
+
+
+def test_a_study_whose_runs_all_diverged_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from study_fixtures import work
+
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path)
+    search = open_search(tmp_path, "n_trials=2", "recipe.lr=1e15")
+    work(search)
+    ending = Ending(End.DONE)
+    assert finish(search, ending, conclude(search, ending)) == 1
+    assert "error: all 2 runs diverged: loss" in capsys.readouterr().err
+
+
+def test_a_good_report_stays_where_no_record_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = default_study(tmp_path)
+    with pytest.raises(ValueError, match=r"runs must be the folder with the records of 21 "):
+        read_study(study.name, tmp_path / "outputs", runs="typo")
+    shutil.rmtree(study.runs / study.trials[0]["key"])
+    assert len(read_study(study.name, tmp_path / "outputs").missing) == 1
