@@ -63,10 +63,20 @@ def windows(draw: st.DrawFn) -> str:
 
 PARTS = {
     "ffn_scaling": ffn_scalings(),
+    "layer_lora": st.integers(1, 3),
     "output_bias": st.booleans(),
     "sliding_window": windows(),
 }
 """A strategy for each field of the project's parts."""
+APART = {"layer_lora": "ffn_scaling"}
+"""Fields that do not go together with another."""
+
+
+@st.composite
+def fields_of_parts(draw: st.DrawFn, names: Collection[str] = tuple(PARTS)) -> dict[str, Any]:
+    """Some of these fields, that go together."""
+    found = {name: draw(PARTS[name]) for name in names if draw(st.booleans())}
+    return {name: value for name, value in found.items() if APART.get(name) not in found}
 
 
 @st.composite
@@ -97,8 +107,7 @@ def architectures(
         "attention_bias": draw(st.booleans()),
         "max_position_embeddings": draw(st.sampled_from([64, 2048])),
     }
-    for name in parts:
-        fields |= {name: draw(PARTS[name])} if draw(st.booleans()) else {}
+    fields |= draw(fields_of_parts(parts))
     return Architecture.from_dict({**fields, **draw(sharings(max_blocks))})
 
 
@@ -131,6 +140,4 @@ def partials(draw: st.DrawFn) -> dict[str, Any]:
         values["head_dim_scale"] = draw(st.sampled_from([0.5, 1, 2]))
     if draw(st.booleans()):
         values["ffn_ratio"] = draw(st.floats(1, 8))
-    for name, strategy in PARTS.items():
-        values |= {name: draw(strategy)} if draw(st.booleans()) else {}
-    return values
+    return values | draw(fields_of_parts())

@@ -102,6 +102,7 @@ def test_parts_add_up_to_the_parameters(arch: Architecture) -> None:
         + arch.num_attention_blocks * part.attention
         + arch.num_ffn_blocks * part.ffn
         + (num_norms(arch) + 1) * part.norm
+        + part.stack
     )
 
 
