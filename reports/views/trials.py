@@ -14,12 +14,14 @@ from reports.show.tables import (
     markdown_table,
     megas,
     percent,
+    places,
     printed_rows,
     probability,
     signed,
     whole,
 )
 from reports.weigh.answer import Evidence, budget_words
+from search.objectives import LOSSES
 from space.tables import Column
 from space.words import plain
 
@@ -105,12 +107,14 @@ def trial_rows(study: Study) -> tuple[list[Column], list[list[Cell]]]:
 def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
     """The table of architectures: columns that hold anything, and a row an architecture."""
     frame = evidence.arms.copy()
-    frame["interval"] = intervals(frame.diff_low, frame.diff_high, signed(4))
+    digits = 4 if evidence.metric in LOSSES else places(frame.value)
+    frame["interval"] = intervals(frame.diff_low, frame.diff_high, signed(digits))
     frame["series"] = frame.series.replace("", None)
     frame["diff"] = frame["diff"].where(frame.arm != evidence.baseline)
     frame["verdict"] = frame.verdict.where(frame.arm != evidence.baseline, "baseline")
     columns = ARM_COLUMNS if evidence.lower_is_better else [*map(_more_is_better, ARM_COLUMNS)]
-    return printed_rows(frame, columns)
+    texts = dict.fromkeys(("value", "sd", "mdd"), decimals(digits)) | {"diff": signed(digits)}
+    return printed_rows(frame, [replace(c, text=texts.get(c.name, c.text)) for c in columns])
 
 
 def _more_is_better(column: Column) -> Column:

@@ -18,6 +18,7 @@ from ablations.stats.block import arm_means
 from ablations.stats.effects import compare
 from ablations.stats.variances import equal_spread
 from reports.read.study import Study
+from search.objectives import in_digits
 from space.budget import Budget
 from space.device import unpinned
 from space.words import count, join, magnitude, plain
@@ -54,6 +55,12 @@ class Evidence:
     """The best arm and those not significantly different from it, best first."""
     lower_is_better: bool = True
     """Of the metric."""
+
+    @property
+    def metric(self) -> str:
+        """The objective by which they are compared."""
+        (name,) = [str(column) for column in self.cells if column not in ("arm", "seed")]
+        return name
 
     def arm(self, name: str) -> pd.Series:
         """The row of one arm."""
@@ -224,7 +231,7 @@ def _shortfall(excesses: Mapping[str, float]) -> float:
 def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
     assert evidence.best is not None, "asked only where two arms are replicated"
     best, n = evidence.arm(evidence.best), len(evidence.seeds)
-    mean = f"{best['mean']:.3f} {study.unit}"
+    mean = f"{in_digits(study.metric, best['mean'], 3)} {study.unit}"
     where = f"At {budget_words(study)}, best is {best.label} ({mean})"
     level = [evidence.arm(name) for name in evidence.level]
     if len(level) == 1:
@@ -245,7 +252,7 @@ def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
 def _unreplicated_answer(study: Study, evidence: Evidence) -> list[str]:
     arms = evidence.arms
     lowest = arms.sort_values(["once", "arm"], ascending=[study.lower_is_better, True]).iloc[0]
-    value = f"{lowest.once:.3f} {study.unit}"
+    value = f"{in_digits(study.metric, lowest.once, 3)} {study.unit}"
     if len(arms) == 1:
         return [
             f"At {budget_words(study)}, {lowest.label} has {value}, "

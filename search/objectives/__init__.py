@@ -439,6 +439,11 @@ class Targets:
         return value
 
 
+def in_digits(name: str, value: float, decimals: int = 4) -> str:
+    """A value of an objective as messages have it: decimals of a loss, six digits of others."""
+    return f"{value:.{decimals}f}" if name in LOSSES else f"{value:,.6g}"
+
+
 def dominated(values: Sequence[float], others: Sequence[float], directions: Sequence[str]) -> bool:
     """Whether others are as good in all objectives and better in one."""
     signs = [-1 if direction == "maximize" else 1 for direction in directions]

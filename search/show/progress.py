@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from search.executors import Event
-from search.objectives import Measure
+from search.objectives import Measure, in_digits
 from search.record import Run
 from search.states import Kind, Status
 from space.words import amount, duration
@@ -87,7 +87,7 @@ class Tally:
         parts += [f"{self.pruned} pruned"] if self.pruned else []
         parts += [f"{self.failed} failed"]
         if self.best is not None:
-            parts.append(f"best {self.best:.4f} ({self.best_shape})")
+            parts.append(f"best {in_digits(self.metric, self.best)} ({self.best_shape})")
         left = self.seconds_left
         parts += [f"{duration(left)} left"] if left and self.left else []
         return ", ".join(parts)
@@ -223,7 +223,7 @@ def _outcome(event: Event, metric: str) -> str:
     if event["status"] != Status.FINISHED:
         return f"{what} {event['status']}: {event['reason']}"
     how = "from its record" if event["reused"] else f"in {duration(event['seconds'])}"
-    return f"{what}: {event['value']:.4f} {Measure(metric).unit} {how}"
+    return f"{what}: {in_digits(metric, event['value'])} {Measure(metric).unit} {how}"
 
 
 def _say(line: str) -> None:

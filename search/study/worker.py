@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from search.data.cache import open_data
 from search.evaluate.scores import Scorer
 from search.executors import Event
+from search.objectives import in_digits
 from search.record import Reading, Record, Run, architecture_id
 from search.runs import disk_error, usable_record
 from search.show.progress import ended, identity
@@ -329,7 +330,8 @@ class Worker:
                 return
             trial.report(value, step=reading.tokens)
             if self._would_prune(trial):
-                raise Pruned(f"stopped after {reading.tokens:,} tokens at {value:.4f} {first.unit}")
+                at = f"{in_digits(first.name, value)} {first.unit}"
+                raise Pruned(f"stopped after {reading.tokens:,} tokens at {at}")
 
         return judge
 

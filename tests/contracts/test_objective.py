@@ -17,12 +17,22 @@ from table_fixtures import RECIPE, TABLE, made
 from ablations.cells import TableWork
 from ablations.files import TableFile
 from reports.read.study import read_study
+from reports.show.tables import places
 from reports.views.arms import csv, latex, markdown
 from reports.views.arms import html as table_html
 from reports.views.study import Findings, html
 from reports.weigh.answer import answer, weigh
 from search.models import WEIGHTS
-from search.objectives import DIRECTIONS, OBJECTIVES, Limit, Measure, Objective, Targets, dominated
+from search.objectives import (
+    DIRECTIONS,
+    OBJECTIVES,
+    Limit,
+    Measure,
+    Objective,
+    Targets,
+    dominated,
+    in_digits,
+)
 from search.recipe import Recipe
 from search.record import FINISHED, Reading, Record, Run
 from search.study.ending import conclude, describe, finish
@@ -200,6 +210,16 @@ def test_a_limit_of_another_source_is_another_limit(
     after = Targets.of(["val_bpb"], [], ["memory.py<=2048"]).settings("val_bpb")
     assert before != after
     assert before["constraints"][0].startswith("memory@")
+
+
+def test_values_have_the_digits_that_their_size_asks_for() -> None:
+    assert in_digits("val_bpb", 1.96771) == "1.9677"
+    assert in_digits("val_loss", 1.96771, 3) == "1.968"
+    assert in_digits("train_s", 12.3456789) == "12.3457"
+    assert in_digits("train_flops", 1.234567e15) == "1.23457e+15"
+    assert places(pd.Series([0.00123, -0.5])) == 5
+    assert places(pd.Series([123456.0])) == 0
+    assert places(pd.Series([float("nan")])) == 4
 
 
 def test_dominance_knows_directions() -> None:
