@@ -153,7 +153,7 @@ def plan(config: AblationConfig, ground: Groundwork) -> TableWork:
     timing = Timing(config.folder / FILE)
     table = ask(config, recipe, data.vocab_size, timing)
     if timing.missing:
-        timing.measure(data, share_cores(config.placement, config.worker_count))
+        timing.measure(data, share_cores(config.placement, config.workers_of()))
         table = ask(config, recipe, data.vocab_size, timing)
     if timing.content:
         table = replace(table, caption=f"{table.caption} {timing.words()}")

@@ -45,8 +45,8 @@ def describe_table(name: str, config: AblationConfig) -> str:
         work = TableWork(table=table, data_fingerprint="").after([], 0)
     except ValueError as error:
         return f"{name}: {file.caption}\n  {error}"
-    placement = settle(share_cores(config.placement, config.worker_count), work.typical)
-    whole = estimate(work, 0, config.worker_count, placement, Path(config.runs), 0)
+    placement = settle(share_cores(config.placement, config.workers_of()), work.typical)
+    whole = estimate(work, 0, config.workers_of(), placement, Path(config.runs), 0)
     lines = [f"{name}: {table.caption}"]
     for panel in table.panels:
         arms = "; ".join(arm.name for arm in panel.arms)

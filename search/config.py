@@ -4,13 +4,12 @@ and their groups."""
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 from search.data.config import DataConfig
 from search.evaluate.tasks import PACKAGE, SOURCES
-from search.executors import ExecutorConfig
+from search.executors import Executor, ExecutorConfig
 from search.measure.config import Measuring
 from search.objectives import Measure, Targets
 from search.recipe import Recipe
@@ -93,11 +92,13 @@ class StudyConfig(ABC):
             WORKERS.require("workers", self.workers)
         settle_numbers(self)
 
-    @cached_property
-    def worker_count(self) -> int:
-        """How many workers are asked for."""
-        given = self.workers
-        return given if isinstance(given, int) else usual_workers(self.placement)
+    def workers_of(self, executor: Executor | None = None) -> int:
+        """How many workers are asked for: with `auto` what an executor says, or what suits this
+        machine."""
+        if isinstance(self.workers, int):
+            return self.workers
+        usual = getattr(executor, "usual_workers", usual_workers)
+        return int(usual(self.placement))
 
     @property
     @abstractmethod

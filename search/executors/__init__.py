@@ -50,7 +50,9 @@ class Executor(Protocol):
     """Who runs workers where. It is made of `executor.options`; making it starts nothing.
 
     It may have `leave(job)` besides, for workers that need no parent: see to it that they work on
-    the job, and return what to tell the user, who is not to wait for them; None: wait.
+    the job, and return what to tell the user, who is not to wait for them; None: wait. And
+    `usual_workers(placement)`: how many workers `workers=auto` is, where that does not follow from
+    this machine.
     """
 
     def slots(self, workers: int) -> int:

@@ -19,6 +19,7 @@ from uuid import uuid4
 from search.executors import Deliver, Event
 from search.executors.local import Child, Local
 from search.study.job import Job
+from search.train.placement import Placement
 
 BEGUN, ENDED = "begun", "ended"
 """Events of a node about its worker, which go no further."""
@@ -44,6 +45,18 @@ class Ray:
         self.resources = dict(resources or {})
         self.dashboard, self.usage_stats = dashboard, usage_stats
 
+    def usual_workers(self, placement: Placement) -> int:
+        """As many as the cluster has room for now: nodes may come, `workers=N` says for how many.
+
+        Raises:
+            ValueError: there is no cluster.
+        """
+        there = self._connect().cluster_resources()
+        rooms = [there.get("CPU", 0) / self.num_cpus] if self.num_cpus else []
+        if gpus := self._gpus(placement):
+            rooms.append(there.get("GPU", 0) / gpus)
+        return max(1, int(min(rooms, default=1)))
+
     def slots(self, workers: int) -> int:
         """As many as are asked for, since nodes may come.
 
@@ -60,7 +73,7 @@ class Ray:
 
     def start(self, job: Job, number: int, deliver: Deliver) -> "Seat":
         ray = self._connect()
-        needs = {"num_cpus": self.num_cpus, "num_gpus": self._gpus(job)}
+        needs = {"num_cpus": self.num_cpus, "num_gpus": self._gpus(job.placement)}
         kind = ray.remote(Host).options(
             **needs, resources=self.resources, max_concurrency=4, max_restarts=0
         )
@@ -99,12 +112,12 @@ class Ray:
             ) from None
         return ray
 
-    def _gpus(self, job: Job) -> float:
+    def _gpus(self, placement: Placement) -> float:
         """Of a worker."""
         if self.num_gpus is not None:
             return self.num_gpus
-        wanted = job.placement.device != "cpu" and self._connect().cluster_resources().get("GPU", 0)
-        return 1 / job.placement.workers_per_gpu if wanted else 0
+        wanted = placement.device != "cpu" and self._connect().cluster_resources().get("GPU", 0)
+        return 1 / placement.workers_per_gpu if wanted else 0
 
 
 class Seat:

@@ -24,6 +24,7 @@ from typing import Any
 from search.executors import Deliver, Event
 from search.executors._slurm_node import BEGUN, serve
 from search.study.job import Job
+from search.train.placement import Placement
 from space.files import write_atomically
 
 LOOK_S = 0.3
@@ -62,6 +63,14 @@ class Slurm:
         self.flags = {name: value for name, value in flags.items() if value is not None}
         self.warning_s = warning_s
         self.array: Array | None = None
+
+    def usual_workers(self, placement: Placement) -> int:
+        """By what is asked of each node: `workers_per_gpu` for each GPU of `gres`, else one for
+        each of `cpus`, else one."""
+        gpus = re.fullmatch(r"gpu(?::[\w.-]+)??(?::(\d+))?", str(self.flags.get("gres", "")))
+        if gpus and placement.device != "cpu":
+            return self.nodes * int(gpus[1] or 1) * placement.workers_per_gpu
+        return self.nodes * (self.cpus or 1)
 
     def slots(self, workers: int) -> int:
         """As many as are asked for, shared out among the nodes.

@@ -132,7 +132,7 @@ def _common_facts(session: "Session[Any]", finished: bool) -> dict[str, Any]:
     return {
         "study": job.study,
         **job.targets.facts(),
-        "workers": config.worker_count,
+        "workers": session.job.workers,
         "runs": config.runs,
         "config": configuration,
         "command": _command(session),

@@ -150,7 +150,7 @@ class Session(Generic[W]):
             seed=config.seed,
             targets=subject.targets,
             placement=config.placement,
-            workers=ground.executor.slots(config.worker_count),
+            workers=ground.executor.slots(config.workers_of(ground.executor)),
             since=len(study.get_trials(deepcopy=False)),
             evaluate=config.evaluate,
         )

@@ -18,6 +18,7 @@ from search.runs import read_metrics
 from search.study.plan import distinct
 from search.study.pool import MAX_DEATHS_IN_A_ROW, Ending, Pool
 from search.study.storage import read_attempts, running
+from search.train.placement import Placement, usual_workers
 
 DOOR = EXECUTORS
 CLUSTERS = {"ray": "ray_here", "slurm": "slurm_here"}
@@ -107,6 +108,8 @@ def test_it_runs_a_worker_at_least_and_no_more_than_are_asked_for(implementation
     executor = ExecutorConfig(name=implementation).make()
     slots = [executor.slots(workers) for workers in (1, 2, 5)]
     assert all(1 <= n <= asked for n, asked in zip(slots, (1, 2, 5), strict=True)), slots
+    usual = getattr(executor, "usual_workers", usual_workers)
+    assert usual(Placement(device="cpu")) >= 1, "what workers=auto is"
 
 
 def test_an_option_that_it_does_not_take_is_refused_in_one_line(implementation: str) -> None:

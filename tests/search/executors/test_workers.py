@@ -30,6 +30,7 @@ from study_fixtures import (
 )
 
 from search.executors import local as workers
+from search.executors.slurm import Slurm
 from search.runs import read_metrics
 from search.study.plan import MAX_DEATHS, distinct
 from search.study.pool import Listener, Pool
@@ -362,6 +363,27 @@ def test_as_many_workers_as_suit_the_machine(monkeypatch: pytest.MonkeyPatch) ->
     assert placement.usual_workers(Placement()) == 2
     assert placement.usual_workers(Placement(workers_per_gpu=3)) == 6
     assert placement.usual_workers(Placement(device="cpu", workers_per_gpu=3)) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "workers"),
+    [
+        ({}, 1),
+        ({"nodes": 3, "cpus": 4}, 12),
+        ({"nodes": 2, "gres": "gpu:8"}, 16),
+        ({"gres": "gpu:h100:4"}, 4),
+        ({"nodes": 2, "gres": "gpu:h100"}, 2),
+        ({"gres": "shard:4"}, 1),
+    ],
+)
+def test_slurm_has_a_worker_for_each_gpu_of_its_nodes(
+    options: dict[str, Any], workers: int
+) -> None:
+    executor = Slurm(**options)
+    assert executor.usual_workers(Placement()) == workers
+    if "gpu" in str(options.get("gres")):
+        assert executor.usual_workers(Placement(workers_per_gpu=2)) == 2 * workers
+        assert executor.usual_workers(Placement(device="cpu")) == options.get("nodes", 1)
 
 
 @pytest.mark.parametrize("given", ["workers=0", "workers=many", "placement.workers_per_gpu=0"])
