@@ -12,8 +12,8 @@ from ablations.questions import QUESTIONS, Wanted
 from ablations.stats.bracket import FIRST_SEED, Choice, LrSearch, choose
 from ablations.table import Arm, Panel, Table
 from search.objectives import Targets
-from search.record import DIVERGED, FAILED, Run
-from search.states import State
+from search.record import Run
+from search.states import State, Status
 from search.study.plan import Attempt, Cell, Step, distinct, is_open
 from space.arch import Architecture
 from space.cost import cost
@@ -212,12 +212,12 @@ class TableWork:
         }
         # One crash says nothing of a rate, which waits for the next start.
         crashes = Counter(
-            a.key for a in attempts if a.state == State.FAIL and a.status in (FAILED, None)
+            a.key for a in attempts if a.state == State.FAIL and a.status in (Status.FAILED, None)
         )
         tried = {
             key: value
             for key, value in ended.items()
-            if value is not None or runs[key].status == DIVERGED or crashes[key] > 1
+            if value is not None or runs[key].status == Status.DIVERGED or crashes[key] > 1
         }
         known = tuple(ended.items()), tuple(tried.items())
         if known not in self._last:

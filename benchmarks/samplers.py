@@ -35,6 +35,7 @@ from torch import set_num_threads
 
 from benchmarks.show import RESULTS, heading, leave, parser, say, style, table
 from benchmarks.tabular import TABLE, Tabular, load, train
+from search.states import State
 from search.study.exploration import Exploration, Replicates
 from search.study.plan import Attempt, Cell, Step
 from search.study.pruners import PRUNERS, PrunerConfig, make_pruner
@@ -221,8 +222,9 @@ class Replay:
         for number, branch in enumerate(recipe.branches if self.prunes else ()):
             trial.report(readings[number], step=branch.end * recipe.tokens_per_step)
             if trial.should_prune():
-                return "PRUNED", None, recipe.tokens_until(number) / whole
-        return "COMPLETE", readings[-1], (recipe.trained_tokens if self.prunes else whole) / whole
+                return State.PRUNED, None, recipe.tokens_until(number) / whole
+        trained = recipe.trained_tokens if self.prunes else whole
+        return State.COMPLETE, readings[-1], trained / whole
 
 
 @cache
@@ -548,7 +550,7 @@ def rounded(value: float, digits: int) -> float | None:
 
 def outcome(run: Attempt) -> dict[str, Any]:
     """The arguments of `study.tell` for a run."""
-    if run.state == "PRUNED":
+    if run.state == State.PRUNED:
         return {"state": TrialState.PRUNED}
     return {"values": run.value}
 

@@ -18,8 +18,9 @@ import pandas as pd
 
 from benchmarks.show import RESULTS
 from search.recipe import Recipe
-from search.record import FINISHED, Record, architecture_id
+from search.record import Record, architecture_id
 from search.runs import read_record
+from search.states import Status
 from search.study.exploration import Option, options_of
 from space.axes import Space
 from space.budget import Budget
@@ -174,7 +175,7 @@ def gather(study: Path, runs: Path) -> Tabular:
     records = [
         record
         for trial in content["trials"]
-        if (record := read_record(runs / trial["key"])) and record.status == FINISHED
+        if (record := read_record(runs / trial["key"])) and record.status == Status.FINISHED
     ]
     if not records:
         raise ValueError(f"study {study.name} must have finished runs, but has none")

@@ -17,7 +17,7 @@ from search.config import SearchConfig
 from search.record import Record
 from search.run import RunConfig, prepare_run, train_alone
 from search.runs import load_records
-from search.states import End
+from search.states import End, Status
 from search.study.ending import conclude
 from space.app import configuration
 from space.arch import Architecture
@@ -84,7 +84,7 @@ class StudyResult:
         seed."""
         roles = {trial["key"]: trial["role"] for trial in self.facts["trials"]}
         frame = load_records(self.runs)
-        frame = frame[frame.key.isin(roles) & (frame.status == "finished")]
+        frame = frame[frame.key.isin(roles) & (frame.status == Status.FINISHED)]
         frame = frame.sort_values("tokens").groupby("key", as_index=False).last()
         return frame.assign(arm=self._names(frame), role=frame.key.map(roles))
 

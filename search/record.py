@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 NUMERICS_VERSION = 3
 """Part of every run's key. Raise it when a change of the code changes results."""
 
-FINISHED, DIVERGED = Status.FINISHED, Status.DIVERGED
-FAILED, PRUNED = Status.FAILED, Status.PRUNED
-
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -219,11 +216,11 @@ class Record:
     @property
     def final(self) -> bool:
         """Whether the run need not be tried again."""
-        return self.status in (FINISHED, DIVERGED)
+        return self.status in (Status.FINISHED, Status.DIVERGED)
 
     def value(self, metric: str) -> float | None:
         """`val_bpb` or `val_loss` at the run's end; None where it did not come to it."""
-        ended = self.status == FINISHED and self.readings
+        ended = self.status == Status.FINISHED and self.readings
         value = getattr(self.readings[-1], metric) if ended else None
         return None if value is None else float(value)
 

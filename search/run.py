@@ -15,7 +15,8 @@ from search.data.config import DataConfig
 from search.data.packed import Data, require_tokens
 from search.evaluate.scores import Scorer, require_answers
 from search.recipe import Recipe
-from search.record import FINISHED, Record, Run
+from search.record import Record, Run
+from search.states import Status
 from search.study.locks import run_lock
 from search.train.loop import train
 from search.train.placement import Placement, rank, settle, settle_precision, what_is_lost
@@ -58,7 +59,7 @@ def main(config: RunConfig) -> None:
     if rank() == 0:
         last = record.readings[-1].numbers() if record.readings else {}
         print(f"{record.status}: {record.reason or _listed(last)}\nrecord: {folder}")
-    if record.status != FINISHED:
+    if record.status != Status.FINISHED:
         raise SystemExit(1)
 
 

@@ -22,13 +22,13 @@ import yaml
 
 from search.record import (
     NUMERICS_VERSION,
-    PRUNED,
     Reading,
     Record,
     Run,
     architecture_id,
     run_from_dict,
 )
+from search.states import Status
 from space.files import write_atomically
 from space.parts import DOOR, part_fields
 from space.seals import Damaged, digest, digest_of_file, parse_json, set_aside, write_json
@@ -122,7 +122,7 @@ def pruned_record(folder: Path, reason: str | None) -> Record | None:
     scored = [line for line in read_metrics(folder) if "horizon" in line and "val_loss" in line]
     names = ("tokens", "val_loss", "val_bpb")
     readings = tuple(Reading(**{name: line[name] for name in names}) for line in scored)
-    return Record(run=run, status=PRUNED, reason=reason, readings=readings)
+    return Record(run=run, status=Status.PRUNED, reason=reason, readings=readings)
 
 
 def write_record(folder: Path, record: Record) -> None:

@@ -13,8 +13,9 @@ from ablations.facts import measured, table_facts
 from reports.weigh.table import Report, read_table
 from search.objectives import Targets
 from search.recipe import Recipe
-from search.record import FINISHED, Record, Run
+from search.record import Record, Run
 from search.runs import write_record
+from search.states import Status
 from search.study.plan import Attempt, Cell
 
 RECIPE = Recipe(tokens=100_000, precision="fp32")
@@ -77,7 +78,7 @@ def made(
                 key=run.key,
                 seed=cell.seed,
                 value=targets.first.of(record),
-                status=FINISHED,
+                status=Status.FINISHED,
             )
         )
     after, runs = work.after(attempts, 0), folder / "runs"

@@ -51,6 +51,7 @@ def test_reports_read_records_and_effects_alone() -> None:
         "search.recipe",
         "search.record",
         "search.runs",
+        "search.states",
         *NAMED_BY_RECIPES,
     }
     allowed |= {*STATISTICS, *QUESTIONS}

@@ -14,6 +14,7 @@ from ablations.questions.arms import Arms
 from ablations.table import Arm, Panel, Table, seeds_of
 from search.recipe import Recipe
 from search.runs import read_record
+from search.states import State
 from search.study.plan import Attempt, best_runs
 from space.budget import Budget
 from space.seals import Damaged, read_json
@@ -66,7 +67,7 @@ class Confirm(Arms):
 
 def _keys(content: dict[str, Any], top: int) -> list[str]:
     """Keys of runs of the baseline and of the best others."""
-    trials = [t for t in content["trials"] if t["state"] == "COMPLETE" and t["key"]]
+    trials = [t for t in content["trials"] if t["state"] == State.COMPLETE and t["key"]]
     keys = {t["arm"]: t["key"] for t in reversed(trials)}
     base = content.get("baseline")
     if base not in keys:

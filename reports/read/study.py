@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pandas as pd
 from search.objectives import measures_of
 from search.record import Record, Run, architecture_id
 from search.runs import CURVE, CorruptRecord, asked_run, read_metrics, read_record
+from search.states import Role, State, Status
 from space.arch import Architecture
 from space.budget import Budget
 from space.cost import Cost, cost
@@ -21,14 +23,25 @@ from space.seals import Damaged, read_json
 from space.words import count
 
 REQUIRED = ("study", "metric", "budget", "space", "trials")
-WITHOUT_RECORD = {
-    "RUNNING": "running",
-    "WAITING": "waiting",
-    "PRUNED": "pruned",
-    "FAIL": "failed",
-    "COMPLETE": "missing",
+
+
+class Open(StrEnum):
+    """What a trial is called that has no record and no end known."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    MISSING = "missing"
+    """Its record should be there, and cannot be read."""
+
+
+WITHOUT_RECORD: dict[str, StrEnum] = {
+    State.RUNNING: Open.RUNNING,
+    State.WAITING: Open.WAITING,
+    State.PRUNED: Status.PRUNED,
+    State.FAIL: Status.FAILED,
+    State.COMPLETE: Open.MISSING,
 }
-"""What a trial without a record is called, by Optuna's name of its state."""
+"""What a trial without a record is called, by its state."""
 HORIZON_TOLERANCE = 0.01
 """Runs whose last readings are this close in tokens were trained equally long."""
 
@@ -107,7 +120,7 @@ class Study:
     @cached_property
     def finished(self) -> pd.DataFrame:
         """One row for each finished (arm, seed) trained to the study's horizon, by number."""
-        done = self.trials[(self.trials.status == "finished") & self.trials[self.metric].notna()]
+        done = self.trials[self.trials.status == Status.FINISHED].dropna(subset=self.metric)
         done = done.drop_duplicates(["arm", "seed"])
         if done.empty:
             return done
@@ -118,7 +131,7 @@ class Study:
     @property
     def finished_elsewhere(self) -> int:
         """Finished runs in no comparison, because they were trained longer or shorter."""
-        done = self.trials[self.trials.status == "finished"].drop_duplicates(["arm", "seed"])
+        done = self.trials[self.trials.status == Status.FINISHED].drop_duplicates(["arm", "seed"])
         return len(done) - len(self.finished)
 
 
@@ -228,7 +241,7 @@ def _record_of(
     except (CorruptRecord, OSError) as error:
         _note(missing, key, str(error))
         return None
-    if record is None and trial.get("state") == "COMPLETE":
+    if record is None and trial.get("state") == State.COMPLETE:
         _note(missing, key, f"{runs / key / 'record.json'} is not there")
     if record is not None:
         records[key] = record
@@ -250,7 +263,7 @@ def _row(
         "key": trial.get("key"),
         "arm": trial.get("arm") or (run and architecture_id(run.architecture)),
         "seed": run.seed if run else trial.get("seed"),
-        "role": trial.get("role", "explore"),
+        "role": trial.get("role", Role.EXPLORE),
         "state": state,
         "status": WITHOUT_RECORD.get(state, state.lower()),
         "reason": trial.get("reason"),
@@ -261,7 +274,7 @@ def _row(
         row |= _architecture_columns(run.architecture)
         row |= _cost_columns(cost(run.architecture, run.recipe.seq_len))
         row |= {"budget_deviation": deviation(run.architecture, facts["budget"])}
-    if state == "PRUNED":  # what it may have come to since is no part of this study
+    if state == State.PRUNED:  # what it may have come to since is no part of this study
         return row | {"pruned_at": trial.get("pruned_at"), "pruned_value": trial.get("value")}
     if record is None:
         return row

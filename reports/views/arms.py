@@ -23,7 +23,7 @@ from reports.views import Shown, measured, scores
 from reports.views.arm_columns import COLUMNS, MEASURED, Digits, columns_of
 from reports.weigh.table import OTHER, Panel, Report
 from search.objectives import LOSSES
-from search.record import DIVERGED
+from search.states import Status
 from space.tables import Column
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def summary(report: Report) -> str:
     text = f"{resolved} of {compared} differences from the baseline are resolved"
     if any(map(_one_seed_only, report.panels)):
         text += ", because one seed per arm is too few"
-    diverged = int((report.cells.status == DIVERGED).sum())
+    diverged = int((report.cells.status == Status.DIVERGED).sum())
     gaps = f"; {lost} cells have no result, {diverged} of them diverged" if lost else ""
     return f"{report.name}: {text}{gaps}."
 

@@ -10,7 +10,7 @@ from reports.views.arm_columns import Digits
 from reports.views.arms import VIEW, table_rows
 from reports.weigh import table
 from reports.weigh.table import Report
-from search.record import FINISHED
+from search.states import Status
 from space.tables import Column
 from space.words import count
 
@@ -38,7 +38,7 @@ def confirmed(study: str, outputs: Path, runs: str | None) -> Confirmation | Non
         report = table.read_table(name, outputs, runs)
     except ValueError as error:
         return Confirmation(f"The confirmation of this search cannot be read: {error}.", None)
-    if not (report.cells.status == FINISHED).any():
+    if not (report.cells.status == Status.FINISHED).any():
         return None
     return Confirmation(order(report), table_rows(report.panels[0]))
 

@@ -10,6 +10,7 @@ from reports.show.tables import decimals, percent, span
 from reports.weigh.law import SHARE_TOLERANCE, Law, embedding_shares
 from reports.weigh.quality import FEWEST_FOR_FLOOR
 from reports.weigh.valley import EDGE, INSIDE, NONE, Valley
+from search.states import Status
 from space.app import option_of
 from space.words import count, join, magnitude
 
@@ -150,7 +151,7 @@ def unknown(law: Law) -> list[str]:
     if stopped := [
         f"{count(n, 'run')} at {magnitude(v.budget)}"
         for study, v in zip(law.studies, law.valleys, strict=True)
-        if (n := int((study.trials.status == "pruned").sum()))
+        if (n := int((study.trials.status == Status.PRUNED).sum()))
     ]:
         unknowns.append(
             f"Depths that a pruner stopped: {join(stopped)} are not part of the fit; readings at "
@@ -202,7 +203,7 @@ def share_range(study: Study) -> str:
 def how_it_was_made(law: Law) -> list[tuple[str, str]]:
     """The particulars of a law, (term, text)."""
     runs = [study.records[key] for study in law.studies for key in study.finished.key]
-    lost = {s.name: int((s.trials.status == "diverged").sum()) for s in law.studies}
+    lost = {s.name: int((s.trials.status == Status.DIVERGED).sum()) for s in law.studies}
     diverged = [f"{count(n, 'run')} of {name}" for name, n in lost.items() if n]
     return [
         ("Studies", "; ".join(f"{s.name}: {command(s.facts)}" for s in law.studies)),

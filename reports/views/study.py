@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from markupsafe import Markup
 
-from reports.read.study import Study, is_number
+from reports.read.study import Open, Study, is_number
 from reports.show.figures import SERIES, Json, mixed
 from reports.show.html import in_script, marked, unbroken
 from reports.show.recipes import recipe_in_words
@@ -19,11 +19,15 @@ from reports.weigh.front import Front, front_of, in_words
 from reports.weigh.measured import of_study as measured_of
 from reports.weigh.scores import of_study
 from search.record import Record
+from search.states import Role, Status
 from space.words import count, exact_duration, join
 
 Facts = list[tuple[str, str]]
 
-STATES = ("finished", "diverged", "failed", "missing", "pruned", "running", "waiting")
+OUTCOMES = (
+    *(Status.FINISHED, Status.DIVERGED, Status.FAILED, Open.MISSING),
+    *(Status.PRUNED, Open.RUNNING, Open.WAITING),
+)
 """Outcomes of a trial, in the order in which the page counts them."""
 
 
@@ -107,7 +111,7 @@ def page_figures(study: Study, found: Findings) -> dict[str, Json]:
 def outcomes(study: Study) -> str:
     """ "20 finished, 1 diverged and 1 failed"."""
     states = study.trials.status.value_counts()
-    known = [*STATES, *sorted(set(states.index) - set(STATES))]
+    known = [*OUTCOMES, *sorted(set(states.index) - set(OUTCOMES))]
     return join([f"{states[name]} {name}" for name in known if name in states]) or "none"
 
 
@@ -121,12 +125,13 @@ def importance(study: Study) -> list[tuple[str, float]]:
 
 def unhappy(study: Study) -> list[tuple[str, str, str]]:
     """(trial, what happened, why) of every trial that was run and has no result."""
-    rows = study.trials[study.trials.status.isin(["diverged", "failed", "pruned"])]
+    lost = [Status.DIVERGED, Status.FAILED, Status.PRUNED]
+    rows = study.trials[study.trials.status.isin(lost)]
     reasons = [
         (f"trial {row['number']}", str(row["status"]), str(row["reason"] or "no reason recorded"))
         for row in rows.to_dict("records")
     ]
-    return reasons + [(f"run {key}", "missing", reason) for key, reason in study.missing]
+    return reasons + [(f"run {key}", str(Open.MISSING), reason) for key, reason in study.missing]
 
 
 def how_it_was_run(study: Study) -> Facts:
@@ -200,9 +205,9 @@ def _trials(study: Study) -> str:
 
 def _seeds(study: Study) -> str:
     roles = study.trials.dropna(subset="seed").groupby("role").seed.unique()
-    named = {"explore": "exploring", "replicate": "further"}
+    named: dict[Any, str] = {Role.EXPLORE: "exploring", Role.REPLICATE: "further"}
     return "; ".join(
-        f"{named.get(str(role), role)}: {', '.join(f'{seed:.0f}' for seed in sorted(seeds))}"
+        f"{named.get(role, role)}: {', '.join(f'{seed:.0f}' for seed in sorted(seeds))}"
         for role, seeds in roles.items()
     )
 

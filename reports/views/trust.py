@@ -28,8 +28,8 @@ from reports.show.tables import (
 from reports.views import Shown, arms
 from reports.weigh.table import Report
 from search.recipe import Recipe
-from search.record import FINISHED
 from search.runs import read_record
+from search.states import Status
 from space.arch import Architecture
 from space.tables import Column
 from space.words import magnitude
@@ -122,7 +122,7 @@ def _scales(report: Report) -> Iterator[Scale]:
         cells = report.cells[(report.cells.panel == panel["name"])]
         rows = [
             {"arm": cell["arm"], "seed": cell["seed"], "tokens": tokens, "value": value}
-            for cell in cells[cells.status == FINISHED].to_dict("records")
+            for cell in cells[cells.status == Status.FINISHED].to_dict("records")
             for tokens, value in _readings(report, cell["key"])
         ]
         yield Scale(
@@ -189,7 +189,7 @@ def grid_words(report: Report, rows: pd.DataFrame) -> str:
         f"{arms} arms × {seeds} seeds. The target: {target.tokens:,.0f} tokens{where}; with one "
         f"seed left out it resolves {target.pairs:.1f} of {pairs} pairs on average."
     )
-    lost = int((report.cells.status != FINISHED).sum())
+    lost = int((report.cells.status != Status.FINISHED).sum())
     return text + (f" {lost} cells have no result and are left out." if lost else "")
 
 

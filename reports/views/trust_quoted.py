@@ -14,8 +14,9 @@ from reports.views.trust import accuracy_in_words, measured
 from reports.weigh import table
 from reports.weigh.table import Report
 from search.recipe import Recipe
-from search.record import FINISHED, Run
+from search.record import Run
 from search.runs import read_record
+from search.states import Status
 from space.seals import read_json
 
 LEFT_OUT = ("tokens", "horizons", "warmup_fraction", "evaluations")
@@ -99,7 +100,7 @@ def _typical(study: Study) -> Run | None:
 
 def _data(report: Report) -> str | None:
     """The fingerprint of what a table was trained on."""
-    done = report.cells[report.cells.status == FINISHED]
+    done = report.cells[report.cells.status == Status.FINISHED]
     record = read_record(report.runs / done.key.iloc[0]) if len(done) else None
     return None if record is None else record.run.data_fingerprint
 

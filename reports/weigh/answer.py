@@ -19,6 +19,7 @@ from ablations.stats.effects import compare
 from ablations.stats.variances import equal_spread
 from reports.read.study import Study
 from search.objectives import in_digits
+from search.states import Role, Status
 from space.budget import Budget
 from space.device import unpinned
 from space.words import count, join, magnitude, plain
@@ -99,7 +100,7 @@ def comparable_cells(
     columns = ["arm", "seed", metric]
     tried = {str(arm): set(rows.seed) for arm, rows in done.groupby("arm")} if len(done) else {}
     several = {arm: seeds for arm, seeds in tried.items() if len(seeds) >= FEWEST_SEEDS}
-    exploring = set(done.loc[done.role == "explore", "seed"]) if len(done) else set()
+    exploring = set(done.loc[done.role == Role.EXPLORE, "seed"]) if len(done) else set()
     fresh = {arm: seeds - exploring for arm, seeds in several.items()}
     chosen = len(several) < len(tried)  # replicating all of them selects nothing
     set_aside: set[int] = set()
@@ -195,7 +196,7 @@ def answer(study: Study, evidence: Evidence) -> list[str]:
             f"{count(out, 'architecture')} {'does' if out == 1 else 'do'} not meet "
             f"{join(study.constraints)}, and {'is' if out == 1 else 'are'} not compared."
         )
-    if stopped := int((study.trials.status == "pruned").sum()):
+    if stopped := int((study.trials.status == Status.PRUNED).sum()):
         sentences.append(
             f"{count(stopped, 'run')} {'was' if stopped == 1 else 'were'} stopped early by the "
             f"{study.facts.get('pruner')} pruner, and not compared."

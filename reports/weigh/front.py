@@ -11,6 +11,7 @@ from ablations.stats.block import arm_means
 from ablations.stats.front import DOMINATED, FRONT, UNRESOLVED, pareto
 from reports.read.study import Study
 from reports.weigh.answer import Evidence
+from search.states import Role
 from space.compat import hypervolume
 from space.words import count, join
 
@@ -95,7 +96,7 @@ def _compared(
 def _volume(study: Study, objectives: dict[str, bool]) -> pd.DataFrame:
     """Of one run per architecture, in the order in which they were tried."""
     runs = study.eligible
-    runs = runs[runs.role == "explore"].drop_duplicates("arm").sort_values("number")
+    runs = runs[runs.role == Role.EXPLORE].drop_duplicates("arm").sort_values("number")
     signs = np.array([1 if lower else -1 for lower in objectives.values()])
     values = runs[list(objectives)].to_numpy(float) * signs
     low, high = values.min(axis=0), values.max(axis=0)

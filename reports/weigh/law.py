@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.read.study import Study, read_study
+from reports.read.study import Open, Study, read_study
 from reports.weigh.growth import Growth, HeldOut, growth, held_out
 from reports.weigh.quality import Quality, quality
 from reports.weigh.valley import FEWEST_DEPTHS, Valley, valley
@@ -126,7 +126,7 @@ def _check(study: Study) -> None:
             f"study {study.name} must have a budget of {' or '.join(OF_WEIGHTS)} for a law, but "
             f"has one of {kind}"
         )
-    busy = study.trials.status.isin(["running", "waiting"]).sum()
+    busy = study.trials.status.isin([Open.RUNNING, Open.WAITING]).sum()
     if not study.facts.get("finished", True) or busy:
         raise ValueError(
             f"study {study.name} must be finished, but {len(study.finished)} of "

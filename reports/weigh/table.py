@@ -18,12 +18,13 @@ from ablations.stats.bracket import CARRIED, EDGE, is_carried
 from ablations.stats.effects import compare
 from ablations.stats.sequential import verdicts
 from ablations.table import ARMS
-from reports.read.study import deviation, require_records
+from reports.read.study import Open, deviation, require_records
 from reports.weigh import measured, scores
 from search.objectives import measures_of
 from search.recipe import Recipe
-from search.record import FINISHED, Record
+from search.record import Record
 from search.runs import CorruptRecord, read_record
+from search.states import Status
 from space.arch import Architecture
 from space.budget import MAX_DEVIATION
 from space.cost import cost
@@ -221,11 +222,11 @@ def _cell(
     try:
         record = read_record(runs / place["key"], trial.get("result_id"))
     except (CorruptRecord, OSError) as error:
-        return {**place, **blank, "status": "missing", "reason": str(error)}
+        return {**place, **blank, "status": Open.MISSING, "reason": str(error)}
     if record is None:
         return {**place, **blank}
     value = record.value(metric) if said is None else said.get(metric)
-    usable = record.status == FINISHED and value is not None
+    usable = record.status == Status.FINISHED and value is not None
     reason = record.reason or (None if usable else blank["reason"])
     ended = {"status": record.status, "reason": reason}
     found = {name: v for m in record.measured for name, v in m.numbers().items()}
@@ -233,7 +234,7 @@ def _cell(
 
 
 def _scores(cells: pd.DataFrame, runs: Path) -> dict[str, pd.DataFrame]:
-    done = cells[cells.status == FINISHED]
+    done = cells[cells.status == Status.FINISHED]
     frames = {
         str(name): scores.gather(
             (cell["arm"], cell["seed"], read_record(runs / cell["key"]))

@@ -15,8 +15,9 @@ from search.data.cache import open_data
 from search.data.packed import Data, held_out_documents
 from search.evaluate.score import be_quiet, open_model, score
 from search.evaluate.tasks import TaskSpec, build, chosen, made_pairs, require, source_of
-from search.record import FINISHED, Record, Score
+from search.record import Record, Score
 from search.runs import WEIGHTS, write_record
+from search.states import Status
 
 
 def require_answers(evaluation: Evaluation, data: Data | None = None) -> None:
@@ -42,7 +43,7 @@ def require_answers(evaluation: Evaluation, data: Data | None = None) -> None:
 
 def lacking(record: Record, evaluation: Evaluation) -> list[TaskSpec]:
     """The tasks that a record has no score of, as they are asked now."""
-    if record.status != FINISHED or not record.readings:
+    if record.status != Status.FINISHED or not record.readings:
         return []
     have = {(s.task, s.source, s.limit) for s in record.readings[-1].scores}
     return [

@@ -12,7 +12,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
-from search.record import FINISHED, Reading, Record, Run
+from search.record import Reading, Record, Run
+from search.states import Status
 from space import device
 from space.doors import Door, bare
 from space.meters import Meter, meter_of
@@ -214,7 +215,7 @@ class Measure:
 
     def at(self, run: Run, reading: Reading) -> float | None:
         """The number at one reading of a run in progress."""
-        return self.of(Record(run=run, status=FINISHED, readings=(reading,)))
+        return self.of(Record(run=run, status=Status.FINISHED, readings=(reading,)))
 
     def facts(self) -> dict[str, Any]:
         """What `study.json` says of it; `exact` where an architecture has one value of it."""
@@ -418,7 +419,7 @@ class Targets:
         limits = self.known_limits
         if not limits or not runs:
             return
-        untrained = [Record(run=run, status=FINISHED) for run in runs]
+        untrained = [Record(run=run, status=Status.FINISHED) for run in runs]
         found = [[limit.shortfall(record) for limit in limits] for record in untrained]
         if any(not any(each) for each in found):
             return

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from search.record import FINISHED, Run
+from search.record import Run
 from search.runs import CorruptRecord, read_record
+from search.states import Status
 from search.study.plan import Work
 from search.train.optimizers import OPTIMIZERS
 from search.train.placement import Placement, what_is_lost
@@ -138,7 +139,7 @@ def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]
             record = read_record(path.parent)
         except (CorruptRecord, json.JSONDecodeError):
             continue
-        if record is None or record.status != FINISHED or not record.train_s:
+        if record is None or record.status != Status.FINISHED or not record.train_s:
             continue
         device, recipe = record.device, record.run.recipe
         here = (device_name(placement.device), placement.device, placement.threads)

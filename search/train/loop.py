@@ -28,8 +28,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from search.data.packed import Data, batch, validation_windows
-from search.record import DIVERGED, FAILED, FINISHED, Reading, Record, Run
+from search.record import Reading, Record, Run
 from search.runs import CURVE, WEIGHTS, digests, disk_error, usable_record, write_record, write_run
+from search.states import Status
 from search.train import checkpoint
 from search.train.engines import engine_of
 from search.train.engines.weights import Weights
@@ -89,14 +90,16 @@ def train(
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before anything is put on a card
     if torch.cuda.is_available() and placement.device != "cpu" and placement.workers_per_gpu > 1:
         torch.cuda.set_per_process_memory_fraction(1 / placement.workers_per_gpu)
-    record = Record(run=run, status=FAILED, started=datetime.now(UTC).isoformat(timespec="seconds"))
+    record = Record(
+        run=run, status=Status.FAILED, started=datetime.now(UTC).isoformat(timespec="seconds")
+    )
     training, smaller = None, None
     try:
         training = Training(run, data, folder, placement, progress, listener)
         training.to_the_end()
-        record = replace(record, status=FINISHED)
+        record = replace(record, status=Status.FINISHED)
     except Diverged as reason:
-        record = replace(record, status=DIVERGED, reason=str(reason))
+        record = replace(record, status=Status.DIVERGED, reason=str(reason))
     except Exception as error:
         if training is not None and error is training.called_back:
             raise

@@ -23,8 +23,9 @@ from ablations.stats.bracket import FIRST_SEED, Choice, LrSearch, choose, is_car
 from reports.views.arms import csv, html, latex, markdown
 from reports.weigh.table import Report, read_table
 from search.recipe import Recipe
-from search.record import FINISHED, Reading, Record
+from search.record import Reading, Record
 from search.runs import write_record
+from search.states import Status
 from search.study.plan import Attempt, Cell, Step
 from space.budget import Budget, fit
 
@@ -154,7 +155,9 @@ def report_of(
         for n, (key, cell) in enumerate(work.wanted.items()):
             run = work.run(cell.params, cell.seed)
             reading = Reading(tokens=1, val_loss=2.0 + 0.01 * n, val_bpb=2.0 + 0.01 * n)
-            write_record(Path(folder) / key, Record(run=run, status=FINISHED, readings=(reading,)))
+            write_record(
+                Path(folder) / key, Record(run=run, status=Status.FINISHED, readings=(reading,))
+            )
         return read_table("small", folder, folder)
 
 

@@ -25,7 +25,8 @@ from ablations.stats.effects import compare
 from reports.views.arms import csv, forest, html, latex, markdown, table_rows
 from reports.weigh.table import Report
 from search.objectives import Targets
-from search.record import FINISHED, Reading, Record, Run
+from search.record import Reading, Record, Run
+from search.states import Status
 from search.study.plan import Attempt, Cell
 from space.app import CONF
 from space.cost import cost
@@ -53,7 +54,7 @@ def record_of(run: Run) -> Record:
     loss = 4.0 - 0.1 * run.architecture.num_layers + NOISE[run.seed % 4]
     reading = Reading(tokens=run.recipe.tokens, val_loss=loss, val_bpb=loss)
     seconds = 2.0 + run.seed + 10 * run.architecture.num_layers
-    return Record(run=run, status=FINISHED, readings=(reading,), train_s=seconds)
+    return Record(run=run, status=Status.FINISHED, readings=(reading,), train_s=seconds)
 
 
 @pytest.fixture
@@ -190,7 +191,7 @@ def test_learning_rates_are_chosen_in_the_direction_of_the_objective(
         run = work.run(cell.params, cell.seed)
         off = abs(run.recipe.lr / RECIPE.lr - 2.0)
         value = sign * (1.0 + off)
-        given = {"number": len(attempts), "state": "COMPLETE", "status": FINISHED}
+        given = {"number": len(attempts), "state": "COMPLETE", "status": Status.FINISHED}
         attempts.append(
             Attempt(**given, params=cell.params, key=run.key, seed=run.seed, value=value)
         )

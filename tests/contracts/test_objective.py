@@ -34,7 +34,8 @@ from search.objectives import (
     in_digits,
 )
 from search.recipe import Recipe
-from search.record import FINISHED, Reading, Record, Run
+from search.record import Reading, Record, Run
+from search.states import Status
 from search.study.ending import conclude, describe, finish
 from search.study.plan import Cell
 from search.study.pool import Ending
@@ -67,7 +68,9 @@ READINGS = (
     Reading(tokens=50_000, val_loss=3.0, val_bpb=1.5),
     Reading(tokens=100_000, val_loss=2.0, val_bpb=1.0),
 )
-RECORD = Record(run=run_of(), status=FINISHED, readings=READINGS, train_s=2.0, tokens_per_s=5e4)
+RECORD = Record(
+    run=run_of(), status=Status.FINISHED, readings=READINGS, train_s=2.0, tokens_per_s=5e4
+)
 
 
 def test_it_says_what_it_is(implementation: str) -> None:
@@ -93,7 +96,7 @@ def test_it_is_read_from_the_record_as_it_is_kept(implementation: str) -> None:
 
 
 def test_before_training_it_is_known_or_is_not_asked(implementation: str) -> None:
-    untrained = Record(run=run_of(), status=FINISHED)
+    untrained = Record(run=run_of(), status=Status.FINISHED)
     measure = Measure(implementation)
     value = measure.of(untrained)
     assert (value is None) == measure.objective.needs_training
@@ -114,7 +117,9 @@ def record_of(run: Run) -> Record:
     """Of a deeper run larger losses and more seconds, by far more than seeds vary."""
     size = run.architecture.num_layers + 0.01 * (run.seed % 3)
     reading = Reading(tokens=run.recipe.tokens, val_loss=2 * size, val_bpb=size)
-    return Record(run=run, status=FINISHED, readings=(reading,), train_s=size, tokens_per_s=5e4)
+    return Record(
+        run=run, status=Status.FINISHED, readings=(reading,), train_s=size, tokens_per_s=5e4
+    )
 
 
 def test_a_table_compares_arms_by_it_and_shows_it(implementation: str, tmp_path: Path) -> None:

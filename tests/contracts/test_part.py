@@ -24,8 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ablations.files import TableFile
 from search.recipe import Recipe
-from search.record import FINISHED, Record, Run, architecture_id
+from search.record import Record, Run, architecture_id
 from search.runs import usable_record, write_record
+from search.states import Status
 from search.train.engines.autograd import AutogradEngine
 from search.train.engines.kernels import KernelEngine
 from search.train.engines.weights import Weights
@@ -428,7 +429,7 @@ def test_a_record_stays_when_a_part_of_its_architecture_changes(
     arch = with_part("gate.py", {}, {"output_gate": True})
     recipe = Recipe(tokens=1000, precision="fp32")
     run = Run(architecture=arch, recipe=recipe, data_fingerprint="none")
-    record = Record(run=run, status=FINISHED)
+    record = Record(run=run, status=Status.FINISHED)
     write_record(tmp_path / run.key, record)
     assert usable_record(tmp_path / run.key) == record
     Path("gate.py").write_text(GATE.replace("sigmoid()", "tanh()"))

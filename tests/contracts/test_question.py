@@ -26,8 +26,9 @@ from ablations.table import Table
 from reports.views import view_of
 from reports.weigh.table import read_table
 from search.config import DataConfig
-from search.record import DIVERGED, FAILED, FINISHED, Reading, Record
+from search.record import Reading, Record
 from search.runs import write_record
+from search.states import Status
 from search.study.plan import Attempt, Cell, Step
 
 DOOR = QUESTIONS
@@ -64,14 +65,14 @@ def work(implementation: str, tmp_path: Path) -> TableWork:
 def outcome(work: TableWork, cell: Cell, number: int) -> Outcome:
     """How a cell ends: a value that depends on the cell alone."""
     key = work.run(cell.params, cell.seed).key
-    return FINISHED, 3.0 + random.Random(key).gauss(0, 0.1)
+    return Status.FINISHED, 3.0 + random.Random(key).gauss(0, 0.1)
 
 
 def attempt(work: TableWork, cell: Cell, number: int, ended: Outcome) -> Attempt:
     status, value = ended
     return Attempt(
         number=number,
-        state="COMPLETE" if status == FINISHED else "FAIL",
+        state="COMPLETE" if status == Status.FINISHED else "FAIL",
         params=cell.params,
         key=work.run(cell.params, cell.seed).key,
         seed=cell.seed,
@@ -138,10 +139,11 @@ def test_a_restart_wants_the_same(work: TableWork) -> None:
 
 def test_it_ends_when_runs_fail_or_diverge(work: TableWork) -> None:
     def unlucky(work: TableWork, cell: Cell, number: int) -> Outcome:
-        return (outcome(work, cell, number), (FAILED, None), (DIVERGED, None))[number % 3]
+        lost = ((Status.FAILED, None), (Status.DIVERGED, None))
+        return (outcome(work, cell, number), *lost)[number % 3]
 
     assert told(work, unlucky)
-    assert told(work, lambda work, cell, number: (FAILED, None))
+    assert told(work, lambda work, cell, number: (Status.FAILED, None))
 
 
 def test_what_it_does_not_know_is_refused_in_one_line(implementation: str, tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ def write_table(work: TableWork, folder: Path, lost: int = 0) -> Path:
             Reading(tokens=tokens, val_loss=4.0, val_bpb=(ended.value or 0.0) + 1000 / tokens)
             for tokens in [*horizons, run.recipe.tokens]
         ]
-        kept = (DIVERGED, ()) if place < lost else (FINISHED, tuple(readings))
+        kept = (Status.DIVERGED, ()) if place < lost else (Status.FINISHED, tuple(readings))
         (folder / "runs" / run.key).mkdir(parents=True, exist_ok=True)
         record = Record(run=run, status=kept[0], readings=kept[1])
         write_record(folder / "runs" / run.key, record)

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.recipe import Recipe
-from search.record import FINISHED, Record, Run
+from search.record import Record, Run
 from search.runs import load_records, write_record
+from search.states import Status
 from space.arch import Architecture
 from space.budget import MAX_DEVIATION, Budget, fit
 from space.cost import cost
@@ -189,7 +190,7 @@ def test_generation_holds_no_more_than_the_window() -> None:
 def test_frames_have_the_default_where_an_architecture_lacks_the_part(tmp_path: Path) -> None:
     for arch in (tiny(), tiny(sliding_window=3)):
         run = Run(architecture=arch, recipe=RECIPE, data_fingerprint="d")
-        write_record(tmp_path / run.key, Record(run=run, status=FINISHED))
+        write_record(tmp_path / run.key, Record(run=run, status=Status.FINISHED))
     frame = load_records(tmp_path)
     assert frame.attrs["corrupt"] == []
     assert sorted(frame.sliding_window) == ["3", "none"]

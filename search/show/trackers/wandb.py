@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from search.record import FINISHED, PRUNED, Record
+from search.record import Record
 from search.show.trackers import (
     COLUMNS,
     Tracker,
@@ -24,6 +24,7 @@ from search.show.trackers import (
     summary,
     table,
 )
+from search.states import Status
 
 if TYPE_CHECKING:
     from search.study.plan import Attempt
@@ -59,7 +60,7 @@ class WandbTracker(Tracker):
         for step, values in curve(folder):
             run.log(values, step=step)
         run.summary.update(summary(record))
-        run.finish(exit_code=0 if record.status in (FINISHED, PRUNED) else 1)
+        run.finish(exit_code=0 if record.status in (Status.FINISHED, Status.PRUNED) else 1)
 
     def show_study(self, runs: Path, content: Mapping[str, Any], plot: Path) -> None:
         import wandb

@@ -92,12 +92,13 @@ def test_it_is_part_of_a_record_and_of_no_key(measured: list[Measured], record: 
 @pytest.fixture
 def record() -> Record:
     from search.recipe import Recipe
-    from search.record import FINISHED, Run
+    from search.record import Run
+    from search.states import Status
 
     run = Run(
         architecture=SMALL, recipe=Recipe(tokens=1000, precision="fp32"), data_fingerprint="x"
     )
-    return Record(run=run, status=FINISHED)
+    return Record(run=run, status=Status.FINISHED)
 
 
 def test_memory_is_that_of_this_process() -> None:

@@ -23,9 +23,8 @@ from reports.views.study import how_it_was_run, outcomes, unhappy
 from reports.views.trials import trials_csv
 from reports.weigh.answer import answer, weigh
 from search.recipe import Recipe
-from search.record import DIVERGED
 from search.runs import usable_record, write_record
-from search.states import Role
+from search.states import Role, Status
 from search.study.ending import describe, tidy
 from search.study.plan import Attempt, baseline, distinct
 from search.study.pruners import PRUNERS, make_pruner
@@ -305,7 +304,7 @@ def test_a_diverged_run_that_is_there_shows_all_that_it_read(here: Path) -> None
     folder = here / "runs" / key
     record = usable_record(folder)
     assert record is not None
-    write_record(folder, replace(record, status=DIVERGED, readings=record.readings[:1]))
+    write_record(folder, replace(record, status=Status.DIVERGED, readings=record.readings[:1]))
     search = open_search(here, *only, *EAGER)
     work(search)
     (attempt,) = distinct(read_attempts(search.study))

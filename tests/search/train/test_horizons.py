@@ -22,9 +22,10 @@ from search.data.cache import prepare
 from search.data.config import DataConfig
 from search.data.packed import Data
 from search.recipe import Recipe
-from search.record import DIVERGED, Reading, Record, Run, run_from_dict
+from search.record import Reading, Record, Run, run_from_dict
 from search.runs import load_records, read_metrics, write_record
 from search.show.trackers import curve
+from search.states import Status
 from search.train.loop import Stop, train
 from search.train.parametrise import lr_factor
 from search.train.placement import Placement
@@ -257,7 +258,7 @@ def test_a_record_has_a_row_for_each_reading(tmp_path: Path, whole: tuple[Record
     assert list(frame.val_bpb) == [reading.val_bpb for reading in record.readings]
     assert set(frame.branch_s) == {record.branch_s}
     assert record.value("val_bpb") == record.readings[-1].val_bpb
-    lost = replace(record, status=DIVERGED, readings=record.readings[:2])
+    lost = replace(record, status=Status.DIVERGED, readings=record.readings[:2])
     assert lost.value("val_bpb") is None, "a horizon is not the end"
 
 
