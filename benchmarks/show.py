@@ -15,6 +15,7 @@ import matplotlib
 
 from search.train.placement import Placement
 from search.train.provenance import commit, device_name
+from space.tables import in_markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,8 +52,7 @@ def heading(placement: Placement, packages: Iterable[str] = ("torch", "numpy")) 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table whose first column is text and whose others are numbers."""
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return in_markdown(columns, rows, [n > 0 for n in range(len(columns))], left="---")
 
 
 def spread(values: Sequence[float], form: Callable[[float], str]) -> str:

@@ -55,6 +55,7 @@ from space.model import MLP, Attention, Decoder, rotate
 from space.overrides import Place
 from space.ranges import AtLeast1, NotNegative, settle_numbers
 from space.sharing import PATTERNS
+from space.tables import in_markdown
 
 EMBEDDING, SCORES, ATTENTION, FFN = "embedding", "attention scores", "attention out", "FFN out"
 STREAM, LOGITS = "residual stream", "logits of targets"
@@ -182,7 +183,7 @@ def main(config: CoordinateCheckConfig) -> None:
         found = {name: check(config, name, data) for name in names}
         folder = Path(config.outputs) / "coordinate_check" / _folder(config.recipe)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "table.md").write_text(markdown(config, found))
+        (folder / "table.md").write_text(tables_of(config, found))
         draw(config, found, folder / "slopes.png")
     drifting = {
         name: [r for r in rows if r.drifts(config.tolerance)] for name, rows in found.items()
@@ -402,35 +403,30 @@ def rms(tensors: Sequence[Tensor]) -> float:
     return math.sqrt(total / sum(t.numel() for t in tensors))
 
 
-def markdown(config: CoordinateCheckConfig, found: dict[str, list[Row]]) -> str:
+def tables_of(config: CoordinateCheckConfig, found: dict[str, list[Row]]) -> str:
     """One table per parametrisation: slopes, and the sizes that they are fitted to."""
     recipe, times = config.recipe, [f"{m}×" for m in config.multiples]
-    lines = [
+    text = (
         f"Base shape {recipe.base_num_hidden_layers} layers × {recipe.base_hidden_size}; "
         f"{config.steps} steps of {recipe.tokens_per_step} tokens, warming up to {recipe.lr:g} "
         f"over {recipe.warmup_fraction * recipe.steps:.0f} steps; {config.seeds} seeds. "
         f"Slopes of log RMS against log multiple, ± standard error; "
-        f"**bold** where outside ±{config.tolerance:g}.",
-    ]
+        f"**bold** where outside ±{config.tolerance:g}.\n"
+    )
+    headings = ["over", "layer type", "of its", "slope", *times]
+    numeric = [name not in headings[:3] for name in headings]
     for name, rows in found.items():
-        lines += [
-            "",
-            f"**{name}**",
-            "",
-            f"| over | layer type | of its | slope | {' | '.join(times)} |",
-            f"| :--- | :--- | :--- | ---: | {' | '.join('---:' for _ in times)} |",
-        ]
-        lines += [_line(row, config.tolerance) for row in rows]
-    return "\n".join(lines) + "\n"
+        cells = [_cells(row, config.tolerance) for row in rows]
+        text += f"\n**{name}**\n\n{in_markdown(headings, cells, numeric)}"
+    return text
 
 
-def _line(row: Row, tolerance: float) -> str:
+def _cells(row: Row, tolerance: float) -> list[str]:
     slope = f"{row.slope:+.2f}".replace("-", "\u2212")
     slope = f"**{slope}**" if row.drifts(tolerance) else slope
     slope += f" ± {row.spread:.2f}" if math.isfinite(row.spread) else ""
     slope += "" if row.judged else " (not judged)"
-    values = " | ".join(f"{value:.3g}" for value in row.values)
-    return f"| {row.axis} | {row.kind} | {row.measure} | {slope} | {values} |"
+    return [row.axis, row.kind, row.measure, slope, *(f"{value:.3g}" for value in row.values)]
 
 
 def draw(config: CoordinateCheckConfig, found: dict[str, list[Row]], path: Path) -> None:

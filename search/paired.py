@@ -18,6 +18,7 @@ import numpy as np
 from space.app import verb
 from space.cli import one_line_errors
 from space.overrides import Place
+from space.tables import in_columns
 
 LEVEL = 0.95
 POWER = 0.8
@@ -255,16 +256,7 @@ def table(rows: Sequence[Difference]) -> str:
         ]
         for row in rows
     ]
-    return aligned([head, *cells])
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return in_columns([head, *cells])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import logging
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from space.parts import part_fields
 from space.ranges import AtLeast1
 from space.stored import Stored
 from space.tables import Column, aligned
-from space.words import count, prefixed
+from space.words import count, percent, prefixed
 
 FORMATS = ("table", "markdown", "csv", "json")
 
@@ -299,10 +300,6 @@ def _figures(value: float) -> str:
     return f"{value:,.4g}"
 
 
-def _percent(value: float) -> str:
-    return f"{value:.1%}"
-
-
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
@@ -325,7 +322,7 @@ LADDER = [
     Column("sharing_pattern", "sharing"),
     Column("parameters", "parameters", _count),
     Column("deviation", "deviation", lambda v: f"{v:+.3%}"),
-    Column("embedding_share", "embeddings", _percent),
+    Column("embedding_share", "embeddings", partial(percent, digits=1)),
     Column("forward_flops_per_token", "FLOPs", prefixed),
     Column("kv_bytes_per_token", "KV bytes", prefixed),
     Column("decode_bytes_per_token", "moved", prefixed),
@@ -336,7 +333,7 @@ PARTS = [
     Column("distinct", "distinct"),
     Column("uses", "uses"),
     Column("parameters", "parameters", _count),
-    Column("share", "share", _percent),
+    Column("share", "share", partial(percent, digits=1)),
 ]
 COST = [Column("cost", "cost"), Column("value", "value", _count)]
 

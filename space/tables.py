@@ -1,6 +1,6 @@
-"""Tables: what a column is, and aligned text. Other forms are in `reports.show.tables`."""
+"""Tables: what a column is, text in columns, Markdown; `reports.show.tables` has HTML and LaTeX."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,15 +23,45 @@ def aligned(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], style:
     """A table for people: aligned text, or Markdown that is aligned as well."""
     cells = [[c.heading for c in columns]]
     cells += [[c.text(row[c.name]) for c in columns] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     numeric = [not isinstance(rows[0][c.name], str) for c in columns]
-    lines = [
-        [t.rjust(w) if n else t.ljust(w) for t, w, n in zip(line, widths, numeric, strict=True)]
-        for line in cells
-    ]
+    lines = _padded(cells, numeric)
+    widths = [len(heading) for heading in lines[0]]
     if style == "table":
-        lines.insert(1, ["-" * w for w in widths])
-        return "\n".join("  ".join(line).rstrip() for line in lines)
+        return _lines_of([lines[0], ["-" * w for w in widths], *lines[1:]])
     rule = ["-" * (w - 1) + (":" if n else "-") for w, n in zip(widths, numeric, strict=True)]
-    lines.insert(1, rule)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return _markdown_lines([lines[0], rule, *lines[1:]]).removesuffix("\n")
+
+
+def in_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Text in columns, all to the left."""
+    return _lines_of(_padded(rows, [False] * len(rows[0])))
+
+
+def in_markdown(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numeric: Sequence[bool],
+    left: str = ":---",
+) -> str:
+    """A table in GitHub's Markdown, numeric columns to the right and the rule `left` under others;
+    it ends with a line break."""
+    rule = ["---:" if number else left for number in numeric]
+    cells = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    return _markdown_lines([headings, rule, *cells])
+
+
+def _padded(rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> list[list[str]]:
+    """The cells of each column made equally wide."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        [t.rjust(w) if n else t.ljust(w) for t, w, n in zip(row, widths, numeric, strict=True)]
+        for row in rows
+    ]
+
+
+def _lines_of(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("  ".join(row).rstrip() for row in rows)
+
+
+def _markdown_lines(rows: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -47,6 +47,12 @@ def prefixed(value: float) -> str:
     return f"{value:.{digits}f}{prefix}"
 
 
+def percent(share: float, digits: int | None = None, *, sign: bool = False) -> str:
+    """ "12.5%": with so many decimals, or as many as it has; "+12.5%" with its sign."""
+    form = "+" * sign + ("g" if digits is None else f",.{digits}f")
+    return f"{100 * share:{form}}%"
+
+
 def duration(seconds: float) -> str:
     """ "45 s", "12 min", "3.5 h", "4 days": what something will take, about."""
     if seconds < 90:

@@ -6,15 +6,16 @@ from search.recipe import Recipe
 from search.train.optimizers import OPTIMIZERS
 from search.train.parametrisations import PARAMETRISATIONS
 from space.doors import Door
+from space.words import percent
 
 
 def recipe_in_words(recipe: Recipe) -> str:
     """How each candidate was trained, in a sentence."""
     r = recipe
     decay = (
-        f"decaying over the last {_percent(r.decay_fraction)}" if r.schedule == "wsd" else "cosine"
+        f"decaying over the last {percent(r.decay_fraction)}" if r.schedule == "wsd" else "cosine"
     )
-    horizons = ", ".join(_percent(share) for share in r.horizons)
+    horizons = ", ".join(percent(share) for share in r.horizons)
     branches = (
         f"; readings by decay branches at {horizons} of them, {r.branch_tokens:,} tokens more"
         if r.horizons
@@ -24,14 +25,10 @@ def recipe_in_words(recipe: Recipe) -> str:
         f"{r.tokens:,} tokens in {r.steps:,} steps of {r.batch_size} × {r.seq_len}; "
         f"{_described(OPTIMIZERS, r)}, "
         f"peak learning rate {r.lr:g} {_described(PARAMETRISATIONS, r)}; "
-        f"warm-up over {_percent(r.warmup_fraction)}, {decay} to {_percent(r.final_lr_fraction)} "
+        f"warm-up over {percent(r.warmup_fraction)}, {decay} to {percent(r.final_lr_fraction)} "
         f"of the peak; gradient norm at most {r.grad_clip:g}; {r.precision}; "
         f"scored on {r.eval_tokens:,} validation tokens{branches}"
     )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:g}%"
 
 
 def _described(door: Door[Any], recipe: Recipe) -> str:

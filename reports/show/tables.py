@@ -1,4 +1,4 @@
-"""Tables: their cells and formats, as HTML, Markdown, LaTeX and CSV."""
+"""Tables of reports: their cells and formats, as HTML, Markdown, LaTeX and CSV."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +10,8 @@ import jinja2
 import pandas as pd
 
 from reports.read.study import is_number
-from space.tables import Column
+from space import words
+from space.tables import Column, in_markdown
 
 MINUS, NONE = "\u2212", "\u2013"
 
@@ -53,7 +54,7 @@ def places(values: "pd.Series[Any]") -> int:
 
 def percent(digits: int, sign: bool = False) -> Callable[[Any], str]:
     """Formats a share as a percentage."""
-    return lambda value: (signed if sign else decimals)(digits)(100 * value) + "%"
+    return lambda value: words.percent(value, digits, sign=sign).replace("-", MINUS)
 
 
 def megas(value: Any) -> str:
@@ -119,10 +120,9 @@ def _cell(column: Column, value: Any, hint: Any) -> Cell:
 
 def markdown_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> str:
     """A table in GitHub's Markdown."""
-    rule = ["---:" if column.numeric else ":---" for column in columns]
-    lines = [[column.heading for column in columns], rule]
-    lines += [[cell.text.replace("|", "\\|") for cell in row] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    headings = [column.heading for column in columns]
+    texts = ([cell.text for cell in row] for row in rows)
+    return in_markdown(headings, texts, [column.numeric for column in columns])
 
 
 def latex_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> str:

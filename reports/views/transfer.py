@@ -20,7 +20,7 @@ from reports.show.tables import (
 )
 from reports.views import Shown, arms
 from reports.weigh.table import NOT_RUN, Report
-from space.tables import Column
+from space.tables import Column, in_markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,10 +123,7 @@ def _with_interval(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _curves(frame: pd.DataFrame) -> str:
     rates = sorted(frame.rate.unique())
-    lines = [
-        f"| parametrisation | shape | {' | '.join(map(rate, rates))} |",
-        f"| :--- | :--- | {' | '.join('---:' for _ in rates)} |",
-    ]
+    lines = []
     keys = ["parametrisation", "shape"]
     for (parametrisation, shape), cells in frame.groupby(keys, sort=False):
         found = cells.groupby("rate").value.agg(["mean", "count"]).reindex(rates)
@@ -134,8 +131,9 @@ def _curves(frame: pd.DataFrame) -> str:
             NONE if not n > 0 else decimals(4)(mean) + (f" ({n:.0f})" if n > 1 else "")
             for mean, n in zip(found["mean"], found["count"], strict=True)
         ]
-        lines.append(f"| {parametrisation} | {shape} | {' | '.join(shown)} |")
-    return "".join(f"{line}\n" for line in lines)
+        lines.append([parametrisation, shape, *shown])
+    numeric = [False, False, *(True for _ in rates)]
+    return in_markdown([*keys, *map(rate, rates)], lines, numeric)
 
 
 def picture(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> bytes:

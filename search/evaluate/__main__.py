@@ -12,11 +12,11 @@ from search.config import Evaluation
 from search.evaluate.score import TaskScore, be_quiet, find_model, open_model, score
 from search.evaluate.tasks import build, chosen, source_of
 from search.models import is_run, run_data
-from search.paired import aligned
 from space.app import verb
 from space.cli import one_line_errors
 from space.files import write_atomically
 from space.overrides import Place
+from space.tables import in_columns
 
 
 @dataclass(kw_only=True)
@@ -93,7 +93,7 @@ def table(scores: list[TaskScore]) -> str:
         cells = [_average(scores, m) for m in metrics]
         seconds = sum(s.seconds for s in scores)
         rows.append(["average", "", str(sum(s.n for s in scores)), *cells, f"{seconds:.1f}"])
-    return aligned(rows)
+    return in_columns(rows)
 
 
 def _average(scores: list[TaskScore], metric: str) -> str:

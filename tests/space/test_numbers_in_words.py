@@ -1,11 +1,22 @@
 """`space.words`: how numbers, times and lists read."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
-from space.words import amount, count, duration, exact_duration, join, magnitude, plain, prefixed
+from space.words import (
+    amount,
+    count,
+    duration,
+    exact_duration,
+    join,
+    magnitude,
+    percent,
+    plain,
+    prefixed,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +32,10 @@ from space.words import amount, count, duration, exact_duration, join, magnitude
         (prefixed, 999.6, "1.00k"),
         (prefixed, 12_340_000, "12.3M"),
         (prefixed, 2e15, "2000T"),
+        (percent, 0.125, "12.5%"),
+        (percent, 0.2, "20%"),
+        (partial(percent, digits=1), 0.2, "20.0%"),
+        (partial(percent, digits=2, sign=True), 0.0012, "+0.12%"),
         (duration, 89, "89 s"),
         (duration, 90, "2 min"),
         (duration, 5400, "1.5 h"),
