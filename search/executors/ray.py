@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from search.executors import Deliver, Event
 from search.executors.local import Child, Local
+from search.states import Kind
 from search.study.job import Job
 from search.train.placement import Placement
 
@@ -188,7 +189,7 @@ class Seat:
         if not self.begun:
             wanted = ", ".join(f"{name}={value:g}" for name, value in self.needs.items() if value)
             text = f"worker {self.number + 1} waits for a node of the Ray cluster with {wanted}"
-            self.deliver({"event": "print", "text": f"{text}; `ray status` shows what there is"})
+            self.deliver({"event": Kind.PRINT, "text": f"{text}; `ray status` shows what there is"})
 
 
 class Host:

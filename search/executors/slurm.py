@@ -23,6 +23,7 @@ from typing import Any
 
 from search.executors import Deliver, Event
 from search.executors._slurm_node import BEGUN, serve
+from search.states import Kind
 from search.study.job import Job
 from search.train.placement import Placement
 from space.files import write_atomically
@@ -258,7 +259,9 @@ class Array:
             self._watch()
         except Exception as error:  # nobody else would say so
             for seat in self._seats(self.tasks):
-                seat.end({"event": "fatal", "reason": f"Slurm's jobs cannot be watched: {error!r}"})
+                seat.end(
+                    {"event": Kind.FATAL, "reason": f"Slurm's jobs cannot be watched: {error!r}"}
+                )
 
     def _watch(self) -> None:
         asked = 0.0
@@ -340,7 +343,7 @@ class Array:
             self.submit(wanted)
         except ValueError as error:
             for seat in self._seats(wanted):
-                seat.end({"event": "fatal", "reason": str(error)})
+                seat.end({"event": Kind.FATAL, "reason": str(error)})
 
     def _end_what_is_over(self) -> None:
         """Tell the workers of jobs that do not come back. Where a user has cancelled all of them,
@@ -352,7 +355,7 @@ class Array:
         cancelled = [t for t in over if t.state == "CANCELLED" and not (t.killed or t.stopping)]
         left = [t for t in self.tasks.values() if t.seats and not t.over]
         for task in over:
-            gone: Event = {"event": "done" if left else "interrupt"}
+            gone: Event = {"event": Kind.DONE if left else Kind.INTERRUPT}
             seats, task.seats = task.seats, {}
             for seat in seats.values():
                 seat.end(*([gone] if task in cancelled else []))

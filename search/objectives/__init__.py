@@ -398,12 +398,14 @@ class Targets:
 
     def known_excesses(self, run: Run) -> dict[str, float]:
         """`excesses` of the limits that are known before training."""
-        return replace(self, limits=self.known_limits).excesses(Record(run=run, status=FINISHED))
+        return replace(self, limits=self.known_limits).excesses(
+            Record(run=run, status=Status.FINISHED)
+        )
 
     def beyond(self, run: Run) -> list[str]:
         """What is known before training of a run that is beyond limits: `kv_bytes of 4,096 is
         beyond kv_bytes<=2048`. Such a run is not trained."""
-        record = Record(run=run, status=FINISHED)
+        record = Record(run=run, status=Status.FINISHED)
         return [
             f"{limit.measure.short} of {limit.measure.of(record):,.4g} is beyond {limit}"
             for limit in self.known_limits
