@@ -131,7 +131,7 @@ def _curves(frame: pd.DataFrame) -> str:
             NONE if not n > 0 else decimals(4)(mean) + (f" ({n:.0f})" if n > 1 else "")
             for mean, n in zip(found["mean"], found["count"], strict=True)
         ]
-        lines.append([parametrisation, shape, *shown])
+        lines.append([str(parametrisation), str(shape), *shown])
     numeric = [False, False, *(True for _ in rates)]
     return in_markdown([*keys, *map(rate, rates)], lines, numeric)
 
