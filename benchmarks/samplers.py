@@ -43,6 +43,7 @@ from search.study.samplers import SAMPLERS, SamplerConfig, make_sampler, worker_
 from search.train.placement import Placement
 from space.app import CONF
 from space.cli import one_line_errors
+from space.files import write_atomically
 from space.ranges import Range
 
 if TYPE_CHECKING:
@@ -330,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = compete(chosen.table, tabular, strategies, chosen)
     leave("samplers", described(tabular, found, chosen), picture(found, chosen.limit), chosen.save)
     if chosen.save:
-        (RESULTS / "samplers.json").write_text(as_json(found, chosen))
+        write_atomically(RESULTS / "samplers.json", as_json(found, chosen))
 
 
 def asked(samplers: Sequence[str], pruners: Sequence[str]) -> list[Strategy]:

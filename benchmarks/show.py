@@ -15,6 +15,7 @@ import matplotlib
 
 from search.train.placement import Placement
 from search.train.provenance import commit, device_name
+from space.files import file_atomically, write_atomically
 from space.tables import in_markdown
 
 if TYPE_CHECKING:
@@ -72,9 +73,9 @@ def leave(name: str, text: str, figure: "Figure | None", save: bool) -> None:
     print(text, flush=True)
     if not save:
         return
-    RESULTS.mkdir(exist_ok=True)
     if figure is not None:
         metadata: dict[str, Any] = {"Software": None}
-        figure.savefig(RESULTS / f"{name}.png", dpi=160, metadata=metadata)
+        with file_atomically(RESULTS / f"{name}.png") as part:
+            figure.savefig(part, format="png", dpi=160, metadata=metadata)
         text += f"\n![{name}]({name}.png)\n"
-    (RESULTS / f"{name}.md").write_text(text)
+    write_atomically(RESULTS / f"{name}.md", text)

@@ -24,6 +24,7 @@ from search.states import Status
 from search.study.exploration import Option, options_of
 from space.axes import Space
 from space.budget import Budget
+from space.files import file_atomically, write_atomically
 from space.seals import read_json
 
 TABLE = RESULTS / "tabular.csv.xz"
@@ -123,15 +124,17 @@ class Tabular:
 
     def write(self, path: Path = TABLE) -> None:
         """The table as compressed CSV, and what it is as JSON beside it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.frame.to_csv(path, index=False, lineterminator="\n", float_format="%.7g")
+        with file_atomically(path) as part:
+            self.frame.to_csv(
+                part, index=False, lineterminator="\n", float_format="%.7g", compression="xz"
+            )
         about = {
             **self.origin,
             "space": self.space.to_dict(),
             "recipe": self.recipe.to_dict(),
             "columns": COLUMNS,
         }
-        beside(path).write_text(json.dumps(about, indent=1) + "\n")
+        write_atomically(beside(path), json.dumps(about, indent=1) + "\n")
 
 
 def beside(path: Path) -> Path:

@@ -51,6 +51,7 @@ from search.train.placement import Placement
 from space.app import PRINT_STYLE, verb
 from space.arch import Architecture
 from space.cli import one_line_errors
+from space.files import file_atomically, write_atomically
 from space.model import MLP, Attention, Decoder, rotate
 from space.overrides import Place
 from space.ranges import AtLeast1, NotNegative, settle_numbers
@@ -182,8 +183,7 @@ def main(config: CoordinateCheckConfig) -> None:
         names = [checked, *map(str, beside)]
         found = {name: check(config, name, data) for name in names}
         folder = Path(config.outputs) / "coordinate_check" / _folder(config.recipe)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "table.md").write_text(tables_of(config, found))
+        write_atomically(folder / "table.md", tables_of(config, found))
         draw(config, found, folder / "slopes.png")
     drifting = {
         name: [r for r in rows if r.drifts(config.tolerance)] for name, rows in found.items()
@@ -459,7 +459,8 @@ def draw(config: CoordinateCheckConfig, found: dict[str, list[Row]], path: Path)
             frameon=False,
             fontsize=9,
         )
-        figure.savefig(path, dpi=100, metadata={"Software": None})
+        with file_atomically(path) as part:
+            figure.savefig(part, format="png", dpi=100, metadata={"Software": None})
 
 
 def _panels(

@@ -1,8 +1,11 @@
-"""Files that readers see whole, the old one or the new one and never a part, and what may be
-their name."""
+"""Files and folders that readers see whole, the old one or the new one and never a part, and what
+may be their name."""
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 NOT_IN_NAMES = set("/\\\0#?%:\n\r\t")
@@ -11,24 +14,87 @@ LONGEST_NAME = 100
 """Bytes. A file name takes 255 and the id of a W&B run 128, a run's key among them."""
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file by `content`, atomically.
+def write_atomically(path: Path, content: str | bytes, mode: int = 0o644) -> None:
+    """Replace a file by `content`, atomically; `mode` says who may read it.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
+    with file_atomically(path, mode=mode) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def file_atomically(path: Path, *, one_writer: bool = False, mode: int = 0o644) -> Iterator[Path]:
+    """A file beside this one, to be written as a whole; it takes this one's place when all went
+    well, and is on the disk then.
+
+    Args:
+        one_writer: none writes it at the same time, as under a lock: the file always has one name,
+            so that what a killed writer left is written over.
+        mode: who may read it, once it is in its place.
 
     Raises:
         OSError: it cannot be written; what was there stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    part = path.with_name(f".{path.name}.part") if one_writer else _new_file(path)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        yield part
+        sync(part)
+        part.chmod(mode)
+        part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
+
+
+def _new_file(path: Path) -> Path:
+    """An empty file beside this one, that no other writer has."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    return Path(name)
+
+
+@contextmanager
+def folder_atomically(folder: Path) -> Iterator[Path]:
+    """A folder beside this one, private to the user, to be filled as a whole; it takes this one's
+    place when all went well, and is on the disk then.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield part
+        for path in (*part.rglob("*"), part):
+            sync(path)
+        if folder.exists() and any(folder.iterdir()):
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+            folder.replace(old)  # onto an empty folder
+            part.replace(folder)
+            shutil.rmtree(old)
+        else:
+            part.replace(folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed writers of a folder left. For the holder of its lock alone."""
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Bring a file or a folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def place(option: str, given: str) -> str:

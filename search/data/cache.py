@@ -7,9 +7,7 @@ under a key of content and settings.
 
 import json
 import mmap
-import os
 import shutil
-import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +22,7 @@ from search.data.corpora import CORPORA, Corpus
 from search.data.hashes import FileHashes, digest_of, seal
 from search.data.packed import Array, Data
 from search.data.tokenizer import tokenizer_file
-from space.files import write_atomically
+from space.files import folder_atomically, remove_parts, write_atomically
 
 
 def prepare(config: DataConfig, progress: Progress = print) -> Data:
@@ -140,28 +138,12 @@ def _set_aside(folder: Path) -> Path:
 def _build(
     config: DataConfig, corpus: Corpus, recipe: dict[str, Any], folder: Path, progress: Progress
 ) -> None:
-    """Build beside the folder, then rename: it is there as a whole or not at all. Only the holder
-    of its lock builds it, so what an earlier builder left half-made can go."""
-    for left in folder.parent.glob(f".{folder.name}-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    half_made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        manifest = pack(config, corpus, half_made, progress)
-        files = sorted(half_made.iterdir())
+    """Build it as a whole or not at all. Only the holder of its lock builds it, so what an earlier
+    builder left half-made can go."""
+    remove_parts(folder)
+    with folder_atomically(folder) as part:
+        manifest = pack(config, corpus, part, progress)
+        files = sorted(part.iterdir())
         manifest |= {"recipe": recipe, "files": {path.name: seal(path) for path in files}}
         sealed = {"digest": digest_of(manifest), "manifest": manifest}
-        write_atomically(half_made / "manifest.json", json.dumps(sealed, indent=1))
-        for path in (*files, half_made):
-            _fsync(path)
-        half_made.rename(folder)
-        _fsync(folder.parent)
-    finally:
-        shutil.rmtree(half_made, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        write_atomically(part / "manifest.json", json.dumps(sealed, indent=1))

@@ -298,10 +298,9 @@ class Array:
         """
         import submitit
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        secret = 0o600  # it may hold the storage's password
         path = self.folder / "job.json"
-        path.touch(mode=0o600)  # it may hold the storage's password
-        path.write_text(self.job.to_json())
+        write_atomically(path, self.job.to_json(), mode=secret)
         tasks = [self.tasks[index] for index in indexes]
         for task in tasks:
             task.events.unlink(missing_ok=True)

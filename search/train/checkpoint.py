@@ -4,7 +4,6 @@ runs/<key>/checkpoint/state.pt     of the trunk
 runs/<key>/checkpoint/branch.pt    of a decay branch in progress, which left the trunk at `state.pt`
 """
 
-import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from space.files import file_atomically
 from space.seals import Damaged, Digesting, digest_of_file, set_aside
 
 TRUNK, BRANCH = "state.pt", "branch.pt"
@@ -43,13 +43,10 @@ def write(folder: Path, key: str, saved: Saved, *, branch: bool) -> None:
     place = folder / "checkpoint"
     place.mkdir(exist_ok=True)
     path = place / (BRANCH if branch else TRUNK)
-    part = path.with_suffix(".pt.part")
-    with open(part, "wb") as file:
+    with file_atomically(path, one_writer=True) as part, part.open("wb") as file:
         sealed = Digesting(file)
         torch.save({**saved, "key": key}, sealed)  # type: ignore[arg-type]  # it only writes
         file.write(SEAL + sealed.hash.hexdigest().encode())
-        sync(file)
-    part.replace(path)
     if not branch:
         (place / BRANCH).unlink(missing_ok=True)
 
@@ -99,10 +96,3 @@ def _require_own(saved: Saved, key: str, sealed: bool) -> None:
         raise Damaged("its digest is gone")
     if saved.get("key") != key:
         raise Damaged(f"it belongs to run {saved.get('key')}")
-
-
-def sync(file: Any) -> None:
-    """Bring a file to the disk."""
-    file.flush()
-    if file.name != os.devnull:
-        os.fsync(file.fileno())

@@ -39,6 +39,7 @@ from search.train.parametrise import initialise, lr_factor, parameter_groups
 from search.train.placement import Placement, rank, settle, world
 from search.train.provenance import commit, device_name, versions
 from space.doors import Changed
+from space.files import file_atomically, write_atomically
 from space.model import Attention, Decoder
 from space.seals import set_aside
 
@@ -112,7 +113,7 @@ def train(
         if training is not None and _is_memory(error):
             smaller = training.placement.halved
         if smaller is None:
-            (folder / "error.txt").write_text(traceback.format_exc())
+            write_atomically(folder / "error.txt", traceback.format_exc())
         record = replace(record, reason=_reason(error))
     if training is not None and smaller is not None:
         before = training.placement.micro_batch
@@ -211,7 +212,8 @@ class Training:
             self._loop(metrics)
         if rank() == 0:
             weights = {n: p.detach().cpu().clone() for n, p in self.model.named_parameters()}
-            save_file(weights, self.folder / WEIGHTS)
+            with file_atomically(self.folder / WEIGHTS, one_writer=True) as part:
+                save_file(weights, part)
 
     def outcome(self) -> dict[str, Any]:
         """The fields of the record that the run itself decides."""
@@ -427,7 +429,7 @@ class Training:
                 file.truncate(self.state.metrics_bytes)
                 file.seek(0, os.SEEK_END)  # where a checkpoint before the next line finds it
             yield file
-            checkpoint.sync(file)
+            _sync(file)
 
     def _mend_curve(self, known: bytes | None) -> None:
         """Put a curve that is not as the checkpoint knows it back to that."""
@@ -439,7 +441,7 @@ class Training:
                 return
             aside = set_aside(path)
             print(f"warning: {path} was damaged; it was set aside as {aside.name}")
-        path.write_bytes(known)
+        write_atomically(path, known)
 
     def _log(self, metrics: TextIO, **values: Any) -> None:
         state = self.state
@@ -454,7 +456,7 @@ class Training:
         """Replace the checkpoint: all of it is there, or the one before."""
         if rank() != 0:
             return
-        checkpoint.sync(metrics)
+        _sync(metrics)
         self.state.metrics_bytes = metrics.tell()
         saved = {
             "weights": dict(self.model.named_parameters()),
@@ -513,6 +515,13 @@ def _forget_other_shapes(run: Run) -> None:
     if shape != _compiled:
         torch.compiler.reset()
         _compiled = shape
+
+
+def _sync(metrics: TextIO) -> None:
+    """Bring the curve to the disk; only the first rank has one."""
+    metrics.flush()
+    if rank() == 0:
+        os.fsync(metrics.fileno())
 
 
 def _ignore(event: Any) -> None: ...

@@ -1,13 +1,12 @@
 """Out: a folder that `transformers` loads."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from space.arch import Architecture
+from space.files import folder_atomically
 from space.hf.card import model_card
 from space.hf.config import config_of, read_config
 from space.hf.read import find, load
@@ -91,20 +90,9 @@ def require_replaceable(folder: Path) -> None:
 
 @contextmanager
 def half_made(folder: Path) -> Iterator[Path]:
-    """A folder beside this one, which takes its place when all went well."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    """A folder beside this one, which takes its place when all went well; all may read it."""
+    with folder_atomically(folder) as part:
         yield part
         part.chmod(0o755)
         for path in part.iterdir():
             path.chmod(0o644)
-        if folder.exists() and any(folder.iterdir()):
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-            folder.replace(old)  # onto an empty folder
-            part.replace(folder)
-            shutil.rmtree(old)
-        else:
-            part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

@@ -12,11 +12,12 @@ import platform
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
+
+from space.files import file_atomically
 
 if TYPE_CHECKING:  # the parent process does without torch
     import torch
@@ -77,14 +78,12 @@ def _load() -> ctypes.CDLL:
 
 
 def _build(command: list[str], path: Path) -> None:
-    """Compile beside the place and move there, so that workers that build at once do no harm."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        part = Path(folder) / path.name
+    """Compile it as a whole, so that workers that build at once do no harm."""
+    with file_atomically(path) as part:
         made = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True)
         if made.returncode:
             lines = made.stderr.strip().splitlines() or ["no reason given"]
             raise Unavailable(f"{command[0]} failed: {lines[0]}")
-        part.replace(path)
 
 
 def _processor() -> str:
