@@ -107,7 +107,7 @@ def compare_curves(history: list[dict[str, Any]], lines: list[dict[str, Any]]) -
 
 
 def test_a_diverged_run_is_shown_with_its_reason(here: Path) -> None:
-    search = open_search(here, "tracker=wandb", "n_trials=1", "recipe.lr=1e30")
+    search = open_search(here, "tracker=wandb", "n_trials=1", "recipe.lr=1e15")
     work(search)
     describe(search, finished=True)
     (content,) = shown(here).values()

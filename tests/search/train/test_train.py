@@ -165,7 +165,7 @@ def test_a_finished_run_is_not_trained_again(data: Data, tmp_path: Path) -> None
 
 
 def test_divergence_is_a_recorded_outcome(data: Data, tmp_path: Path) -> None:
-    run = run_of(data, lr=1e30, grad_clip=1e30, parametrisation="sp")
+    run = run_of(data, lr=1e15, grad_clip=1e15, parametrisation="sp")
     record = train(run, data, tmp_path, placement=HERE)
     assert record.status == "diverged"
     assert "at step" in str(record.reason)
