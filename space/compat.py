@@ -8,14 +8,16 @@ needs none of them.
 import os
 import warnings
 from argparse import ArgumentParser
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partialmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     import optuna
+    import torch
     from numpy.typing import NDArray
     from omegaconf import DictConfig
     from optuna.storages import BaseStorage
@@ -102,6 +104,53 @@ def hypervolume(losses: "NDArray[np.float64]", reference: "NDArray[np.float64]")
     from optuna._hypervolume import compute_hypervolume
 
     return float(compute_hypervolume(losses, reference))
+
+
+def lm_eval_task(path: Path) -> dict[str, Any]:
+    """A definition of lm-eval's, with all that it includes. The public way takes a task's name and
+    wants its data at once."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    return load_yaml(path)  # type: ignore[no-any-return]
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 natively. torch shows it for GPUs alone."""
+    import torch
+
+    avx512, amx = torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported
+    return avx512() or amx()
+
+
+def fake_tensors() -> AbstractContextManager[Any]:
+    """Tensors made within have sizes and no content, whatever device they say. torch's device
+    `meta` has no content either, but operations that ask for the device then go another way."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode()
+
+
+def results_seen(see: Callable[[Any], None]) -> AbstractContextManager[Any]:
+    """`see` gets each result of each operation within. torch documents such modes, under a private
+    name."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+        ) -> Any:
+            result = func(*args, **(kwargs or {}))
+            for leaf in tree_leaves(result):
+                see(leaf)
+            return result
+
+    return Mode()  # type: ignore[no-untyped-call]
+
+
+def identity_of_storage(storage: "torch.UntypedStorage") -> int:
+    """The same for all tensors over one storage while it lives; a fake one has no address."""
+    return int(storage._cdata)
 
 
 @contextmanager

@@ -1,19 +1,29 @@
 """`space.compat` against the libraries that are installed: what it relies on is no interface of
 theirs, so each of these fails when an upgrade takes it away."""
 
+import ast
+import gc
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+import torch
 import yaml
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
 from space import compat
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("space", "search", "ablations", "reports")
+OF_TUPLES = {"_asdict", "_replace"}
+"""Documented, though they begin so."""
 
 
 def test_hydras_parser_knows_its_flags_and_takes_overrides() -> None:
@@ -119,19 +129,17 @@ def test_progress_bars_are_hidden_once_tqdm_is_imported() -> None:
         "import tqdm, tqdm.auto; from space.compat import hide_progress_bars; "
         "hide_progress_bars(); list(tqdm.tqdm(range(3))); list(tqdm.auto.tqdm(range(3)))"
     )
-    root = Path(__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
 
 
 def test_nothing_is_imported_before_it_is_needed() -> None:
-    libraries = {"hydra", "omegaconf", "optuna", "tqdm", "yaml"}
+    libraries = {"hydra", "lm_eval", "omegaconf", "optuna", "torch", "tqdm", "yaml"}
     code = f"import sys, space.compat; print(*({libraries} & set(sys.modules)))"
-    root = Path(__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == []
 
@@ -140,3 +148,102 @@ def test_hypervolume_is_the_area_that_points_dominate() -> None:
     """Two steps below (1, 1): a quarter and a rectangle beside it, by hand."""
     points = np.array([[0.5, 0.5], [0.0, 0.8], [0.9, 0.9]])
     assert compat.hypervolume(points, np.ones(2)) == pytest.approx(0.5 * 0.5 + 0.5 * 0.2)
+
+
+def test_a_task_of_lm_eval_is_read_with_what_it_includes(tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval")
+    (tmp_path / "base.yaml").write_text("output_type: multiple_choice\ntask: base\n")
+    (tmp_path / "own.yaml").write_text("include: base.yaml\ntask: own\n")
+    found = compat.lm_eval_task(tmp_path / "own.yaml")
+    assert (found["output_type"], found["task"]) == ("multiple_choice", "own")
+
+
+CPU = Path("/proc/cpuinfo")
+
+
+@pytest.mark.skipif(not CPU.is_file(), reason="Linux lists what the processor can do")
+def test_a_processor_that_multiplies_bf16_says_so() -> None:
+    flags = set(CPU.read_text().split())
+    assert compat.multiplies_bf16() == bool({"avx512_bf16", "amx_tile"} & flags)
+
+
+def test_fake_tensors_have_sizes_and_no_content() -> None:
+    with compat.fake_tensors():
+        product = torch.empty(2**30, 8) @ torch.empty(8, 2**30)
+    assert product.shape == (2**30, 2**30)
+    assert product.device.type == "cpu"
+
+
+def test_all_results_of_operations_are_seen() -> None:
+    seen: list[Any] = []
+    with compat.results_seen(seen.append):
+        values, places = torch.sort(torch.tensor([3, 1, 2]))
+    assert seen[-2] is values
+    assert seen[-1] is places
+
+
+@pytest.mark.parametrize("fake", [True, False])
+def test_tensors_over_one_storage_have_one_identity_while_it_lives(fake: bool) -> None:
+    with compat.fake_tensors() if fake else nullcontext():
+        tensors = [torch.empty(4, 4) for _ in range(8)]
+        found = [compat.identity_of_storage(t.untyped_storage()) for t in tensors]
+        gc.collect()
+        again = [compat.identity_of_storage(t.T[1:].untyped_storage()) for t in tensors]
+    assert found == again
+    assert len(set(found)) == len(tensors)
+
+
+def private(source: str, own: set[str]) -> Iterator[str]:
+    """What code takes of others under a private name: modules and their parts, and attributes of
+    anything that no class of `own` has."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None) or ""
+            names = [".".join(filter(None, (module, alias.name))) for alias in node.names]
+            yield from (n for n in names if "._" in n and not n.startswith(PACKAGES))
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            if not node.attr.startswith("__") and node.attr not in own:
+                yield ast.unparse(node)
+
+
+def defined(source: str) -> Iterator[str]:
+    """Names that code gives to functions, fields and attributes of its own."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.attr if isinstance(node, ast.Attribute) else node.id
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[Path, str]:
+    paths = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    return {path: path.read_text() for path in paths}
+
+
+def test_what_is_private_to_others_is_taken_in_one_place(sources: dict[Path, str]) -> None:
+    own = OF_TUPLES.union(*map(defined, sources.values()))
+    for path, source in sources.items():
+        if path != ROOT / "space" / "compat.py":
+            assert list(private(source, own)) == [], f"{path}: put it into space/compat.py"
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from torch._dynamo.utils import counters", "torch._dynamo.utils.counters"),
+        ("from torch import _dynamo", "torch._dynamo"),
+        ("import torch._dynamo", "torch._dynamo"),
+        ("x = study._storage", "study._storage"),
+        ("class A:\n    def f(self):\n        self.x = self.study._storage", "self.study._storage"),
+    ],
+)
+def test_what_is_private_is_found(source: str, found: str) -> None:
+    assert list(private(source, own=set())) == [found]
+
+
+@pytest.mark.parametrize(
+    "source", ["self._own = 1", "x = a._own", "from search._a import b", "x.__class__", "import a"]
+)
+def test_what_is_ours_or_public_is_not(source: str) -> None:
+    assert list(private(source, own={"_own"})) == []

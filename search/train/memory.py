@@ -6,16 +6,12 @@ and need less. Buffers inside an operation are not seen.
 """
 
 import weakref
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from search.recipe import Recipe
 from search.train.engines.autograd import AutogradEngine
@@ -24,6 +20,7 @@ from search.train.optimizers import OPTIMIZERS
 from search.train.parametrise import parameter_groups
 from search.train.placement import Placement
 from space.arch import Architecture
+from space.compat import fake_tensors, identity_of_storage, results_seen
 from space.model import Attention, Decoder
 
 HEADROOM = 0.85
@@ -45,25 +42,27 @@ class Peak:
         return max(self.training, self.scoring)
 
 
-class StorageCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class StorageCounter:
     """Counts bytes of all storages made within it, now and at the peak."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._live: dict[int, int] = {}
+        self._mode = results_seen(self._see)
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._count(leaf.untyped_storage())
-        return result
+    def __enter__(self) -> Self:
+        self._mode.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._mode.__exit__(*exception)
+
+    def _see(self, result: Any) -> None:
+        if isinstance(result, Tensor):
+            self._count(result.untyped_storage())
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
+        key = identity_of_storage(storage)
         if key in self._live:
             return
         self._live[key] = storage.nbytes()
@@ -79,7 +78,7 @@ class StorageCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def peak_memory(architecture: Architecture, recipe: Recipe, micro_batch: int) -> Peak:
     """What one process takes for steps of two micro-batches of so many sequences, and for scoring
     as many: weights, gradients, the optimiser's state, and activations."""
-    with FakeTensorMode(), StorageCounter() as counter:
+    with fake_tensors(), StorageCounter() as counter:
         model = Decoder(architecture)
         for module in model.modules():
             if isinstance(module, Attention):

@@ -12,6 +12,7 @@ from search.recipe import Recipe
 from search.record import Run
 from search.train.kernels import MAX_HEAD_DIM, Unavailable, library
 from space.arch import KEYED, Architecture, unknown_fields
+from space.compat import multiplies_bf16
 from space.ranges import Count, Positive, Range, settle_numbers
 
 CPU_TOKENS, GPU_TOKENS = 1024, 32768
@@ -238,9 +239,8 @@ def settle_precision(recipe: Recipe, placement: Placement) -> Recipe:
         return recipe
     import torch
 
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     on_gpu = placement.device != "cpu" and torch.cuda.is_available()
-    return replace(recipe, precision="bf16" if on_gpu or native else "fp32")
+    return replace(recipe, precision="bf16" if on_gpu or multiplies_bf16() else "fp32")
 
 
 def autocast(placement: Placement, precision: str) -> AbstractContextManager[None]:
