@@ -153,6 +153,13 @@ def identity_of_storage(storage: "torch.UntypedStorage") -> int:
     return int(storage._cdata)
 
 
+def set_executorch_threads(threads: int) -> None:
+    """How many threads programs of ExecuTorch run on in this process. It has no other way."""
+    from executorch.extension.pybindings import portable_lib
+
+    portable_lib._unsafe_reset_threadpool(threads)
+
+
 @contextmanager
 def without_experimental_warnings() -> Iterator[None]:
     """Heartbeats, QMC and other parts of Optuna are called experimental; its version is pinned."""

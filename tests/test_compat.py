@@ -193,6 +193,13 @@ def test_tensors_over_one_storage_have_one_identity_while_it_lives(fake: bool) -
     assert len(set(found)) == len(tensors)
 
 
+def test_executorch_takes_a_number_of_threads() -> None:
+    """In a process of its own, which has one pool of them."""
+    pytest.importorskip("executorch")
+    code = "from space.compat import set_executorch_threads; set_executorch_threads(2)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def private(source: str, own: set[str]) -> Iterator[str]:
     """What code takes of others under a private name: modules and their parts, and attributes of
     anything that no class of `own` has."""

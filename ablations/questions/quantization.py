@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ablations.questions.power import Untrained
 from search.models import run_data, stored_run
 from search.runs import WEIGHTS, usable_record
+from search.states import State
 from space.cli import one_line_errors
 from space.files import write_atomically
 
@@ -45,7 +46,7 @@ def cells_of(config: "AblationConfig") -> list[dict[str, Any]]:
             "study=NAME"
         )
     content = _described(config.study, Path(config.outputs))
-    done = [t for t in content["trials"] if t["state"] == "COMPLETE" and t["value"] is not None]
+    done = [t for t in content["trials"] if t["state"] == State.COMPLETE and t["value"] is not None]
     cells = [{"arm": str(t["arm"]), "seed": t["seed"], "key": t["key"]} for t in done]
     kept = [c for c in cells if (Path(config.runs) / c["key"] / WEIGHTS).is_file()]
     if not kept:

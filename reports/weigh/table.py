@@ -246,7 +246,7 @@ def _scores(cells: pd.DataFrame, runs: Path) -> dict[str, pd.DataFrame]:
 
 
 def _measured(cells: pd.DataFrame, runs: Path) -> dict[str, pd.DataFrame]:
-    done = cells[cells.status == FINISHED]
+    done = cells[cells.status == Status.FINISHED]
     frames = {
         str(name): measured.gather(
             (cell["arm"], read_record(runs / cell["key"])) for cell in panel.to_dict("records")

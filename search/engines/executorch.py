@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from search.engines import Asked, Engine, Session, clocked
+from space.compat import set_executorch_threads
 from space.formats.executorch import FILE, quiet
 
 
@@ -17,11 +18,10 @@ class ExecuTorchSession(Session):
         import torch
 
         with quiet():
-            from executorch.extension.pybindings import portable_lib
             from executorch.runtime import Runtime, Verification
 
         self.torch, self.position = torch, 0
-        portable_lib._unsafe_reset_threadpool(asked.threads)
+        set_executorch_threads(asked.threads)
         runtime, path = Runtime.get(), asked.folder / FILE
         try:
             with clocked(self, "load"):

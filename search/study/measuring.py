@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from search.measure.config import Measuring
 from search.measure.measured import identity, measure
-from search.record import FINISHED, Measured, Record
+from search.record import Measured, Record
 from search.runs import usable_record, write_record
+from search.states import Status
 from search.study.locks import run_lock
 from space.arch import Architecture
 from space.words import count
@@ -27,7 +28,9 @@ def measure_runs(session: "Session[Any]") -> None:
     if how.engine is None:
         return
     keys = [str(run.key) for run in session.runs() if run.value is not None]
-    records = [r for key in keys if (r := usable_record(runs / key)) and r.status == FINISHED]
+    records = [
+        r for key in keys if (r := usable_record(runs / key)) and r.status == Status.FINISHED
+    ]
     known = {r.run.architecture: m for r in records if (m := find(r, how)) is not None}
     lacking = [r for r in records if find(r, how) is None]
     new = list(
