@@ -166,7 +166,7 @@ def require_records(
 ) -> None:
     """Raises: ValueError where of finished runs none has a record, by key: a page without any would
     take the place of a good one."""
-    ended = {str(t["key"]) for t in trials if t.get("state") == "COMPLETE" and t.get("key")}
+    ended = {str(t["key"]) for t in trials if t.get("state") == State.COMPLETE and t.get("key")}
     if ended and not ended & set(found):
         raise ValueError(
             f"runs must be the folder with the records of {count(len(ended), 'finished run')}, but "

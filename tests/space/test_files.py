@@ -103,10 +103,9 @@ def test_what_killed_writers_of_a_folder_left_is_removed_and_nothing_else(tmp_pa
 
 def in_files(found: Callable[[str], object]) -> set[str]:
     """Files of the packages in whose code something is found."""
-    folders = ("space", "search", "ablations", "reports", "benchmarks")
+    folders = ("space", "search", "ablations", "reports")
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-    files = {str(path.relative_to(ROOT)) for path in paths if found(path.read_text())}
-    return {file for file in files if not file.startswith("benchmarks/servers/")}  # for themselves
+    return {str(path.relative_to(ROOT)) for path in paths if found(path.read_text())}
 
 
 def test_files_are_put_in_their_place_by_this_module_alone() -> None:
