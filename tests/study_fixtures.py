@@ -45,7 +45,7 @@ TINY = (
     "report=false",
     "workers=1",
 )
-"""Four architectures, eight steps a run."""
+"""Four architectures, eight steps per run."""
 
 
 def write_text(folder: Path) -> Path:

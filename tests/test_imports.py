@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -27,15 +29,82 @@ WITHOUT_TORCH += NAMED_BY_RECIPES
 WITHOUT_TORCH += ["search.objectives"]
 
 
-def imported(path: Path) -> set[str]:
-    """Modules of ours that a file imports, anywhere in it."""
+def imported(path: Path, of: set[str] = OURS) -> set[str]:
+    """Modules of ours, or in some others, that a file imports, anywhere in it."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
-    return {name for name in names if name.split(".")[0] in OURS}
+    return {name for name in names if name.split(".")[0] in of}
+
+
+def modules() -> dict[str, Path]:
+    """The files of all packages, by the names that their modules have."""
+    paths = [path for folder in OURS - {"tests"} for path in (ROOT / folder).rglob("*.py")]
+    names = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths)
+    return {name.removesuffix(".__init__"): path for name, path in zip(names, paths, strict=True)}
+
+
+def when_loaded(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports that loading a module runs: none within functions or for types alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for other in node.orelse:
+                yield from when_loaded(other)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from when_loaded(node)
+
+
+def loaded_first(name: str, path: Path, known: set[str]) -> set[str]:
+    """Modules of ours that are loaded before this one is complete, the packages that they are in
+    among them."""
+    named: set[str] = set()
+    for node in when_loaded(ast.parse(path.read_text())):
+        for alias in node.names:
+            parts = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            named.add(".".join([*parts, alias.name]))
+    found = {known_part for full in named for known_part in _beginnings(full)} & known
+    return found - {name, *_beginnings(name)}
+
+
+def _beginnings(name: str) -> Iterator[str]:
+    """`a`, `a.b` and `a.b.c` of `a.b.c`."""
+    parts = name.split(".")
+    yield from (".".join(parts[: n + 1]) for n in range(len(parts)))
+
+
+def in_order(found: dict[str, Path]) -> list[str]:
+    """Modules, each after those that it imports. Raises: CycleError where there is no such order,
+    with the modules of a cycle."""
+    before = {name: loaded_first(name, path, set(found)) for name, path in found.items()}
+    return list(TopologicalSorter(before).static_order())
+
+
+def test_no_modules_import_each_other() -> None:
+    order = in_order(modules())
+    assert order.index("space.arch") < order.index("search.record")
+
+
+def test_modules_that_import_each_other_are_found(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("class A:\n    from b import c\n")
+    (tmp_path / "b.py").write_text("import a\n")
+    found = {name: tmp_path / f"{name}.py" for name in ("a", "b")}
+    with pytest.raises(CycleError, match="'a', 'b'"):
+        in_order(found)
+    (tmp_path / "b.py").write_text("def f():\n    import a\n")
+    assert in_order(found) == ["b", "a"]
+
+
+def test_nothing_imports_tests() -> None:
+    """Tests share files of `fixtures`, which pytest finds by their names alone."""
+    of_tests = {"tests", *(path.stem for path in (ROOT / "tests").rglob("test_*.py"))}
+    for path in (path for folder in OURS for path in (ROOT / folder).rglob("*.py")):
+        roots = {name.split(".")[0] for name in imported(path, of_tests)}
+        assert roots == set(), f"{path} imports {roots}"
 
 
 @pytest.mark.parametrize("folder", ALLOWED)

@@ -12,14 +12,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     [
-        *(ROOT / name for name in ("README.md", "CHANGELOG.md", "DECISIONS.md")),
+        *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "DECISIONS.md")),
         *(ROOT / "reports" / name for name in ("log.md", "results/README.md")),
         *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "reports" / "log").glob("*.md"),
     ]
 )
 PACKAGES = ("ablations", "benchmarks", "reports", "search", "space")
-CODE = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
+CODE = sorted(
+    {path for name in (*PACKAGES, "tests") for path in (ROOT / name).rglob("*.py")}
+    - {Path(__file__)}  # it names the words
+)
+KERNELS = sorted((ROOT / "search").rglob("*.cpp"))
 TEMPLATES = sorted([*(ROOT / "conf").rglob("*.yaml"), *(ROOT / "reports").rglob("*.j2")])
 INSTEAD = {
     r"fore(told|tells?)": "predicted",
@@ -46,9 +50,10 @@ def found(text: str) -> Iterator[str]:
     for quotation in MEANT_LITERALLY:
         text = text.replace(quotation, "")
     text = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)  # names are no words
+    text = re.sub(r"(?<!\n)\n(?!\n)\s*", " ", text)  # lines of a paragraph
     for pattern, instead in INSTEAD.items():
         for match in re.finditer(rf"\b(?:{pattern})\b", text, re.IGNORECASE):
-            around = text[max(0, match.start() - 40) : match.end() + 40].replace("\n", " ")
+            around = text[max(0, match.start() - 40) : match.end() + 40]
             yield f"'{match[0]}' in '…{around}…': write {instead}"
 
 
@@ -61,7 +66,13 @@ def prose(source: str) -> Iterator[str]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield node.value
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    yield "\n".join(t.string.lstrip("#") for t in tokens if t.type == tokenize.COMMENT)
+    lines = {t.start[0]: t.string.lstrip("#") for t in tokens if t.type == tokenize.COMMENT}
+    yield "".join(("\n" if n - 1 in lines else "\n\n") + text for n, text in lines.items())
+
+
+def comments(source: str) -> list[str]:
+    """Comments of C++ code, each block of lines as one."""
+    return re.findall(r"(?:^[ \t]*//.*\n?)+|//.*|/\*[\s\S]*?\*/", source, flags=re.MULTILINE)
 
 
 def broken_links(page: Path) -> list[str]:
@@ -87,6 +98,19 @@ def test_a_page_has_plain_words_and_names_what_there_is(page: Path) -> None:
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_code_has_plain_words(path: Path) -> None:
     assert [word for text in prose(path.read_text()) for word in found(text)] == []
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.name)
+def test_kernels_have_plain_words(path: Path) -> None:
+    said = comments(path.read_text())
+    assert len(said) > 10
+    assert [word for text in said for word in found(text.replace("//", ""))] == []
+
+
+def test_words_of_the_list_are_found_in_comments_of_c() -> None:
+    source = "int told;  // four rows a\n// as\n// yet\n/* the dearest\n */ x = told / 2;"
+    words = [word for text in comments(source) for word in found(text.replace("//", ""))]
+    assert [word.split("'")[1] for word in words] == ["as yet", "dearest"]
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: str(path.relative_to(ROOT)))

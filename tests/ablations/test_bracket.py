@@ -1,4 +1,4 @@
-"""Learning rates that arms get for themselves: which are tried, which is chosen, what is told."""
+"""Learning rates that arms get for themselves: which are tried, which is chosen, what is shown."""
 
 import json
 import re

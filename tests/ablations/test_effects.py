@@ -22,7 +22,7 @@ from ablations.stats.widths import half_widths
 
 compare = partial(compare_by_three, pooled=True)
 indistinguishable = partial(indistinguishable_by_three, pooled=True)
-"""Equal spread taken for granted, as in the references."""
+"""Equal spread is assumed, as in the references."""
 COLUMNS = ["arm", "n", "mean", "sd", "diff", "ci_low", "ci_high", "p_adjusted", "mdd", "verdict"]
 HOLES = [(1, 0), (1, 2), (3, 1), (5, 0), (0, 3)]
 """Cells (arm, seed) that the unbalanced tables lack: in the baseline and in other arms."""

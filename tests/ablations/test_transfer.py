@@ -80,7 +80,7 @@ def test_a_verdict_speaks_for_all_shapes_and_all_rates_that_may_be_best() -> Non
     wide = ("completep", 3e-3, -1, (-1, 0), 0.001, 0.0, 0.0015)
     deep = ("completep", 3e-3, 0, (0, 1, 2), 0.0, 0.0, 0.02)
     told = transfer.verdicts(pd.DataFrame([wide, deep], columns=names)).iloc[0]
-    assert (told.cost, told.cost_high) == (0.001, 0.02), "another shape's than the dearest"
+    assert (told.cost, told.cost_high) == (0.001, 0.02), "the two are of different shapes"
     assert (told.near, told.cheap) == ("unresolved", "unresolved")
     deep = (*deep[:3], (0, 1), 0.0, 0.0, 0.002)
     told = transfer.verdicts(pd.DataFrame([wide, deep], columns=names)).iloc[0]

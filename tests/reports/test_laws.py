@@ -1,4 +1,4 @@
-"""Laws over budgets: planted ones are found again, and what cannot be told is said to be so."""
+"""Laws over budgets: planted ones are found again, and what cannot be known is said to be so."""
 
 import io
 import math
@@ -365,7 +365,7 @@ def test_the_law_of_the_readme_is_what_its_records_say(tmp_path: Path) -> None:
 def test_the_published_models_are_counted_as_the_law_counts(tmp_path: Path) -> None:
     found = read_law(law_studies(tmp_path), tmp_path / "outputs").predicted
     assert list(found.layers) == [30, 32]
-    # 124,635,456 less 32,000 × 576; MobileLLM-350M likewise, 960 wide (arXiv:2402.14905)
+    # 124,635,456 less 32,000 × 576; MobileLLM-350M the same way, 960 wide (arXiv:2402.14905)
     assert found["size"][0] == 124_635_456 - 32_000 * 576
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from study_fixtures import environment, open_search, records
 
 from search.study.session import Session
 from search.study.storage import read_attempts
 from search.study.worker import work
-from tests.study_fixtures import environment, open_search, records
 
 
 @pytest.fixture

@@ -224,8 +224,8 @@ def stopped_after(
 
 
 def test_asha_has_a_rung_at_each_horizon() -> None:
-    """Whoever is the best so far goes on at both; the worse half is stopped at the first, and at
-    the second whoever is the worse of those there."""
+    """A run that is the best so far goes on at both; the worse half is stopped at the first, and at
+    the second the worse half of those there."""
     assert stopped_after("asha", [8, 7, 6, 9, 10]) == [0, 0, 0, 1, 1]
     assert stopped_after("asha", [8, 5, 6, 9, 5.5]) == [0, 0, 1, 1, 2]
 

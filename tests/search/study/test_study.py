@@ -476,8 +476,12 @@ def test_a_changed_space_under_the_same_name_is_refused_with_the_difference(here
 
 
 def test_what_does_not_change_a_run_may_change_under_the_same_name(here: Path) -> None:
-    open_search(here, "n_trials=1").lock.release()
-    open_search(here, "n_trials=3", "sampler=random", "replicates.top=1", "keep=all")
+    first = open_search(here, "n_trials=1", "keep=best")
+    first.study.set_user_attr("mark", 1)
+    first.lock.release()
+    again = open_search(here, "n_trials=3", "sampler=random", "replicates.top=1", "keep=all")
+    assert again.study.user_attrs["mark"] == 1, "it is the same study"
+    assert (again.job.sampler.name, again.config.keep) == ("random", "all")
 
 
 def test_the_precision_that_auto_became_stays_the_studys(here: Path) -> None:
