@@ -20,6 +20,7 @@ from ablations.help import help_text
 from ablations.questions import QUESTIONS, standalone
 from ablations.timing import FILE, Timing
 from search.data.packed import require_tokens
+from search.objectives import USUAL
 from search.states import End, State
 from search.study.ending import conclude, finish, make_report
 from search.study.pool import Ending
@@ -114,7 +115,7 @@ def check(config: AblationConfig) -> None:
     table = ask(config, config.recipe, config.data.vocab_size)
     if config.data.tokenizer is None and not standalone(str(config.table)):
         require_vocabulary(table, config.data.vocab_size)
-    targets_of(config, table, usual="val_bpb")
+    targets_of(config, table, usual=USUAL)
 
 
 def open_table(config: AblationConfig) -> Session[TableWork]:

@@ -8,7 +8,7 @@ from ablations.questions import PAPER, PROXY, standalone, table_stem
 from ablations.stats.bracket import LrSearch
 from ablations.stats.sequential import AUTO
 from search.config import StudyConfig
-from search.objectives import Measure
+from search.objectives import USUAL, Measure
 from space.axes import SpaceConfig
 from space.files import require_name
 from space.ranges import AtLeast1, Range
@@ -80,7 +80,7 @@ class AblationConfig(StudyConfig):
     @property
     def _measured(self) -> str:
         """What a table's name says of an objective that is not the default."""
-        if self.objectives[:1] in ([], ["val_bpb"]):
+        if self.objectives[:1] in ([], [USUAL]):
             return ""
         return f"_{Measure(self.objectives[0]).short}"
 

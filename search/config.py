@@ -11,7 +11,7 @@ from search.data.config import DataConfig
 from search.evaluate.tasks import PACKAGE, SOURCES
 from search.executors import Executor, ExecutorConfig
 from search.measure.config import Measuring
-from search.objectives import Measure, Targets
+from search.objectives import USUAL, Measure, Targets
 from search.recipe import Recipe
 from search.show.trackers import TrackerConfig
 from search.study.exploration import Replicates
@@ -148,7 +148,7 @@ class SearchConfig(StudyConfig):
                 )
             self.recipe = replace(self.recipe, tokens=max(1, round(ratio * budget.value)))
         require_name("study", self.name)
-        self._check_objectives(self.targets("val_bpb"))
+        self._check_objectives(self.targets(USUAL))
 
     def targets(self, usual: str) -> Targets:
         """What is optimised, shown and kept to, with `usual` where no objective was given."""
@@ -179,7 +179,7 @@ class SearchConfig(StudyConfig):
         parts += [] if self.proxy == "default" else [self.proxy]
         parts += [] if self.data.source == "embedded" else [self.data.label]
         parts += [] if self.pruner.name == "none" else [label(self.pruner.name)]
-        if self.objectives not in ([], ["val_bpb"]):
+        if self.objectives not in ([], [USUAL]):
             parts += [_in_folders(Measure(name).short) for name in self.objectives]
         return "_".join(parts)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablations.questions.power import Untrained
 from search.models import run_data, stored_run
+from search.objectives import USUAL, WITHOUT_BYTES
 from search.runs import WEIGHTS, usable_record
 from search.states import State
 from space.cli import one_line_errors
@@ -120,7 +121,7 @@ def scored(folder: Path, cache: str) -> dict[str, Any]:
     return {
         "parameters": record.cost.parameters,
         "layers": record.run.architecture.num_layers,
-        "metric": "val_loss" if data.token_bytes is None else "val_bpb",
+        "metric": WITHOUT_BYTES if data.token_bytes is None else USUAL,
         "forms": found,
     }
 

@@ -8,10 +8,7 @@ import pandas as pd
 
 from reports.read.study import Study, plain, shorten
 from reports.show.figures import Json, ramp, xy
-from search.objectives import Measure
-
-CURVES = ("val_bpb", "val_loss")
-"""What curves have of the validation slice."""
+from search.objectives import LOSSES, USUAL, WITHOUT_BYTES, Measure
 
 
 def learning_curves(study: Study, column: str) -> Json | None:
@@ -53,10 +50,10 @@ def _curve(points: list[tuple[float, float]], trial: Mapping[Any, Any], color: s
 
 def curve_of(study: Study) -> str:
     """The validation curve that goes with the study's metric."""
-    if study.metric in CURVES:
+    if study.metric in LOSSES:
         return study.metric
-    drawn = pd.concat(study.curves.values()) if study.curves else pd.DataFrame(columns=[*CURVES])
-    return "val_bpb" if drawn.val_bpb.notna().any() else "val_loss"
+    drawn = pd.concat(study.curves.values()) if study.curves else pd.DataFrame(columns=[*LOSSES])
+    return USUAL if drawn.val_bpb.notna().any() else WITHOUT_BYTES
 
 
 def depth_colors(study: Study) -> dict[int, str]:
@@ -73,7 +70,7 @@ def _depth(trial: Mapping[Any, Any]) -> int:
 
 
 def _curve_title(column: str) -> str:
-    known = column in CURVES
+    known = column in LOSSES
     return Measure(column).title if known else "Training loss (nats per token)"
 
 

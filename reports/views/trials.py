@@ -21,7 +21,7 @@ from reports.show.tables import (
     whole,
 )
 from reports.weigh.answer import Evidence, budget_words
-from search.objectives import LOSSES
+from search.objectives import LOSSES, USUAL, WITHOUT_BYTES
 from space.tables import Column
 from space.words import plain
 
@@ -30,8 +30,8 @@ TRIAL_COLUMNS = (
     Column("num_hidden_layers", "layers", whole, "layers executed"),
     Column("hidden_size", "width", whole, "hidden_size"),
     Column("seed", "seed", whole),
-    Column("val_bpb", "val bpb", decimals(4), "validation bits per byte; lower is better"),
-    Column("val_loss", "val loss", decimals(4), "validation nats per token"),
+    Column(USUAL, "val bpb", decimals(4), "validation bits per byte; lower is better"),
+    Column(WITHOUT_BYTES, "val loss", decimals(4), "validation nats per token"),
     Column("status", "state", str, numeric=False),
     Column("heads", "heads", str, "query heads / key-value heads", numeric=False),
     Column("head_dim", "head dim", whole),

@@ -20,7 +20,7 @@ from ablations.stats.sequential import verdicts
 from ablations.table import ARMS
 from reports.read.study import Open, deviation, require_records
 from reports.weigh import measured, scores
-from search.objectives import measures_of
+from search.objectives import USUAL, measures_of
 from search.recipe import Recipe
 from search.record import Record
 from search.runs import CorruptRecord, read_record
@@ -74,7 +74,7 @@ class Criteria:
         return {n: m for n, m in self.measures.items() if n not in (self.metric, "parameters")}
 
 
-USUAL = Criteria.of({"metric": "val_bpb"})
+BY_BPB = Criteria.of({"metric": USUAL})
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Panel:
     """One row per arm, the names of `COLUMNS` and `runs`, the keys of its runs."""
     missing: tuple[str, ...]
     """Each cell that has no result, and why."""
-    criteria: Criteria = USUAL
+    criteria: Criteria = BY_BPB
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Report:
     """What `study.json` says of it."""
     runs: Path = Path("runs")
     """The folder that their records are in."""
-    criteria: Criteria = USUAL
+    criteria: Criteria = BY_BPB
     measured: dict[str, pd.DataFrame] | None = None
     """What engines measured, by panel (`reports.weigh.measured.gather`), where they did."""
     scores: dict[str, pd.DataFrame] | None = None
@@ -306,7 +306,7 @@ def weigh_panel(
     metric: str,
     auto: bool,
     table: Mapping[str, Any] = MappingProxyType({}),
-    criteria: Criteria = USUAL,
+    criteria: Criteria = BY_BPB,
 ) -> Panel:
     """The arms of a panel against its baseline; `content` and `table` as `study.json` has them."""
     arms = pd.DataFrame([_costs(arm, content["budget"]) for arm in content["arms"]])

@@ -20,7 +20,10 @@ from space.meters import Meter, meter_of
 from space.ranges import ANY
 
 DIRECTIONS = ("minimize", "maximize")
-LOSSES = ("val_bpb", "val_loss")
+USUAL, WITHOUT_BYTES = "val_bpb", "val_loss"
+"""What is optimised where no objective is given: comparable across vocabularies, or what data that
+does not state its bytes per token has instead."""
+LOSSES = (USUAL, WITHOUT_BYTES)
 """Of validation text: what every reading has, at horizons too."""
 
 

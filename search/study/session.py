@@ -19,7 +19,7 @@ from search.data.cache import prepare
 from search.data.packed import Data
 from search.evaluate.scores import lacking, require_answers
 from search.executors import Event, Executor
-from search.objectives import Targets
+from search.objectives import USUAL, WITHOUT_BYTES, Targets
 from search.recipe import Recipe
 from search.runs import WEIGHTS, usable_record
 from search.show.estimate import Estimate, estimate
@@ -344,12 +344,12 @@ def _wall_s(folder: Path) -> float:
 
 def usual_objective(data: Data) -> str:
     """`val_bpb`, or `val_loss` where the data does not state its bytes per token."""
-    return "val_loss" if data.token_bytes is None else "val_bpb"
+    return WITHOUT_BYTES if data.token_bytes is None else USUAL
 
 
 def require_bytes(targets: Targets, data: Data) -> None:
     """Raises: ValueError where bits per byte are asked of data without bytes."""
-    if "val_bpb" in targets.measures and data.token_bytes is None:
+    if USUAL in targets.measures and data.token_bytes is None:
         raise ValueError(
             "objectives must be computable from the data, but val_bpb needs the bytes behind "
             f"tokens, which {data.name} does not say; use val_loss"
