@@ -4,7 +4,6 @@ Every quantity is linear in counts of the architecture (`space.cost`), because a
 is limited by what it moves:
 
     decode_ms   moved_mb / bandwidth + repeated_mb / bandwidth of the cache + layers × overhead
-                (rows instead of layers, where each row of a matrix has an overhead)
     prefill_ms  gflops / rate + layers × overhead
     load_ms     stored_mb / rate + layers × overhead
     init_ms     stored_mb / rate + layers × overhead
@@ -13,7 +12,8 @@ is limited by what it moves:
 A block that is repeated immediately is moved from memory once, and its repeats are read from the
 processor's cache. On a phone's accelerator they cost nothing that was measured; on a CPU whose
 arithmetic is the limit they cost nearly as much. So `repeated_mb` is a term of its own. `copies_mb`
-are the further copies that an engine keeps which knows nothing of sharing.
+are the further copies that an engine keeps which knows nothing of sharing. Where each row of a
+matrix has an overhead, `rows` stand for layers.
 
 Which terms a device needs, and the measurements that they are fitted to, stand in its file in
 `conf/device/`. A fit is by least squares of relative errors with coefficients of at least zero.
