@@ -20,6 +20,9 @@ from space.files import write_atomically
 if TYPE_CHECKING:
     from ablations.config import AblationConfig
 
+AT_ONCE = 16
+"""Windows of text that are read together."""
+
 
 class Quantization(Untrained):
     """Arms after quantisation without training."""
@@ -113,9 +116,10 @@ def scored(folder: Path, cache: str) -> dict[str, Any]:
     for form in FORMS:
         rounded, nll = quantised(model, form), 0.0
         with torch.inference_mode():
-            for x, y in zip(torch.from_numpy(inputs), torch.from_numpy(targets), strict=True):
-                hidden = rounded.hidden(x[None])
-                nll += float(token_nll(hidden, rounded.lm_head.weight, y[None]).double().sum())
+            for start in range(0, len(inputs), AT_ONCE):
+                x, y = (torch.from_numpy(a[start : start + AT_ONCE]) for a in (inputs, targets))
+                hidden = rounded.hidden(x)
+                nll += float(token_nll(hidden, rounded.lm_head.weight, y).double().sum())
         loss, bpb = data.score(nll, targets)
         found[form] = {"bytes": stored_bytes(model, form), "value": loss if bpb is None else bpb}
     return {
