@@ -34,6 +34,13 @@ class Changed(ValueError):
     """A pinned source has changed. Caught where a study ends: no run can go on."""
 
 
+@cache
+def _modules(package: str) -> list[str]:
+    """Names of the project's own implementations; looked up once, for each recipe names two."""
+    path = importlib.import_module(package).__path__
+    return [m.name for m in iter_modules(path) if not m.name.startswith("_")]
+
+
 @dataclass(frozen=True)
 class Door(Generic[T]):
     """One kind of thing that users may add."""
@@ -135,8 +142,7 @@ class Door(Generic[T]):
             yield name, self.load(name)
 
     def _own(self) -> list[str]:
-        path = importlib.import_module(self.package).__path__
-        return [m.name for m in iter_modules(path) if not m.name.startswith("_")]
+        return _modules(self.package)
 
     def _installed(self) -> tuple[EntryPoint, ...]:
         return tuple(entry_points(group=f"isoparam.{self.name}"))

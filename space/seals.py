@@ -53,8 +53,13 @@ class Digesting:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write values with their digest as the last field, at once or not at all."""
+    write_atomically(path, sealed_json(values))
+
+
+def sealed_json(values: Mapping[str, Any]) -> bytes:
+    """What `write_json` writes."""
     body = json.dumps(values, indent=1).removesuffix("\n}").encode()
-    write_atomically(path, body + BEFORE + digest(body).encode() + AFTER)
+    return body + BEFORE + digest(body).encode() + AFTER
 
 
 def read_json(path: Path) -> Any:

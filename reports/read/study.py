@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from search.objectives import measures_of
@@ -16,7 +17,7 @@ from search.record import Record, Run, architecture_id
 from search.runs import CURVE, CorruptRecord, asked_run, read_metrics, read_record
 from search.states import Role, State, Status
 from space.arch import Architecture
-from space.budget import Budget
+from space.budget import OF_WEIGHTS, Budget
 from space.cost import Cost, cost
 from space.meters import KINDS
 from space.seals import Damaged, read_json
@@ -42,6 +43,9 @@ WITHOUT_RECORD: dict[str, StrEnum] = {
     State.COMPLETE: Open.MISSING,
 }
 """What a trial without a record is called, by its state."""
+MOST_SHOWN = 500
+"""Rows of a table, and curves, that a page has at most: those of the best runs. Browsers take no
+more, and `trials.csv` has all."""
 HORIZON_TOLERANCE = 0.01
 """Runs whose last readings are this close in tokens were trained equally long."""
 
@@ -61,7 +65,8 @@ class Study:
     records: dict[str, Record]
     """The readable records, by key of the run."""
     curves: dict[str, pd.DataFrame]
-    """`tokens`, `train_loss`, `val_loss`, `val_bpb` of each run that left metrics, by key."""
+    """`tokens`, `train_loss`, `val_loss`, `val_bpb` of each run that left metrics, by key; of more
+    than `MOST_SHOWN` runs only of the best."""
     missing: list[tuple[str, str]]
     """What should be there and cannot be read: (name, reason)."""
     runs: str | None = None
@@ -148,16 +153,17 @@ def read_study(name: str | None, outputs: str | Path = "outputs", runs: str | No
     where = Path(runs or facts.get("runs") or "runs")
     records: dict[str, Record] = {}
     missing: list[tuple[str, str]] = []
-    rows = []
+    rows, shared = [], dict[str, Any]()
     for trial in sorted(facts["trials"], key=lambda t: t["number"]):
-        record = _record_of(trial, where, records, missing)
+        record = _record_of(trial, where, records, missing, shared)
         asked = record.run if record else _asked_for(where / str(trial.get("key")))
         rows.append(_row(trial, asked, record, facts))
     require_records(facts["trials"], set(records), where)
-    keys = dict.fromkeys(trial["key"] for trial in facts["trials"] if trial.get("key"))
+    trials = pd.DataFrame(rows, columns=_columns(rows, facts))
+    del rows
+    keys = _shown(facts)
     curves = {key: _curve_of(where / key, records.get(key), missing) for key in keys}
     curves = {key: curve for key, curve in curves.items() if len(curve)}
-    trials = pd.DataFrame(rows, columns=_columns(rows, facts))
     return Study(folder, facts, trials, records, curves, missing, runs)
 
 
@@ -231,6 +237,7 @@ def _record_of(
     runs: Path,
     records: dict[str, Record],
     missing: list[tuple[str, str]],
+    shared: dict[str, Any],
 ) -> Record | None:
     """The record of a trial's run, kept in `records`; what should be there goes to `missing`."""
     key = trial.get("key")
@@ -244,8 +251,18 @@ def _record_of(
     if record is None and trial.get("state") == State.COMPLETE:
         _note(missing, key, f"{runs / key / 'record.json'} is not there")
     if record is not None:
-        records[key] = record
+        records[key] = record = _sharing(record, shared)
     return record
+
+
+def _sharing(record: Record, shared: dict[str, Any]) -> Record:
+    """The record, with what others have too as one object in memory."""
+    parts = {name: getattr(record, name) for name in ("data", "versions", "device")}
+    recipe = record.run.recipe
+    run = replace(record.run, recipe=shared.setdefault(repr(recipe), recipe))
+    return replace(
+        record, run=run, **{n: shared.setdefault(f"{n} {v}", v) for n, v in parts.items()}
+    )
 
 
 def _note(missing: list[tuple[str, str]], key: str, reason: str) -> None:
@@ -272,8 +289,9 @@ def _row(
     if run is not None:
         row |= {"init_seed": run.init_seed}
         row |= _architecture_columns(run.architecture)
-        row |= _cost_columns(cost(run.architecture, run.recipe.seq_len))
-        row |= {"budget_deviation": deviation(run.architecture, facts["budget"])}
+        counts = cost(run.architecture, run.recipe.seq_len)
+        row |= _cost_columns(counts)
+        row |= {"budget_deviation": deviation(run.architecture, facts["budget"], counts)}
     if state == State.PRUNED:  # what it may have come to since is no part of this study
         return row | {"pruned_at": trial.get("pruned_at"), "pruned_value": trial.get("value")}
     if record is None:
@@ -312,11 +330,16 @@ def _cost_columns(counts: Cost) -> dict[str, Any]:
     return asdict(counts) | {"embedding_share": counts.embedding_share}
 
 
-def deviation(architecture: Architecture, budget: Mapping[str, Any]) -> float | None:
+def deviation(
+    architecture: Architecture, budget: Mapping[str, Any], counts: Cost | None = None
+) -> float | None:
     """How far an architecture lies off the budget of a `study.json`, as a share; None where that is
-    of a device whose file is not here or has changed."""
+    of a device whose file is not here or has changed. Its `counts` need not be made again."""
     try:
-        return Budget(**budget).deviation(architecture)
+        asked = Budget(**budget)
+        if counts is not None and asked.kind in OF_WEIGHTS:
+            return asked.of(counts) / asked.value - 1
+        return asked.deviation(architecture)
     except ValueError:
         return None
 
@@ -339,6 +362,17 @@ def _columns(rows: list[dict[str, Any]], facts: Mapping[str, Any]) -> list[str]:
     return [*always, *axes, *(name for name in architecture if name not in seen), *measured]
 
 
+def _shown(facts: Mapping[str, Any]) -> list[str]:
+    """Keys of the runs whose curves are read, in the order of their trials."""
+    trials = {trial["key"]: trial for trial in facts["trials"] if trial.get("key")}
+    if len(trials) <= MOST_SHOWN:
+        return list(trials)
+    sign = -1 if facts.get("direction") == "maximize" else 1
+    valued = [key for key, trial in trials.items() if is_number(trial.get("value"))]
+    best = set(sorted(valued, key=lambda key: sign * trials[key]["value"])[:MOST_SHOWN])
+    return [key for key in trials if key in best]
+
+
 def _curve_of(folder: Path, record: Record | None, missing: list[tuple[str, str]]) -> pd.DataFrame:
     """A run's curve; a damaged one is named in `missing` and empty."""
     try:
@@ -352,8 +386,9 @@ def _read_curve(folder: Path, known: str | None = None) -> pd.DataFrame:
     """A run's curve, empty where it left none. Branches to shorter horizons are not part of it."""
     names = ["tokens", "train_loss", "val_loss", "val_bpb"]
     trunk = (line for line in read_metrics(folder, known) if "horizon" not in line)
-    rows = [{name: line.get(name) for name in names} for line in trunk]
-    return pd.DataFrame(rows, columns=names).astype(float).dropna(subset="tokens")
+    rows = [[line.get(name) for name in names] for line in trunk]
+    points = np.array(rows, dtype=float).reshape(-1, len(names))
+    return pd.DataFrame(points[~np.isnan(points[:, 0])], columns=names)
 
 
 def is_number(value: object) -> bool:
@@ -374,6 +409,11 @@ def plain(value: Any) -> Any:
 
 def shorten(points: pd.DataFrame, column: str, most: int = 200) -> Iterator[tuple[float, float]]:
     """At most `most` (tokens, value) of a curve: means over equal stretches of it."""
+    tokens, values = points["tokens"].to_numpy(), points[column].to_numpy()
+    known = ~(np.isnan(tokens) | np.isnan(values))
+    if known.sum() <= most:
+        yield from zip(tokens[known].tolist(), values[known].tolist(), strict=True)
+        return
     points = points[["tokens", column]].dropna()
     if len(points) > most:
         stretch = pd.Series(range(len(points)), index=points.index) * most // len(points)

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from markupsafe import Markup
 
-from reports.read.study import Open, Study, is_number
+from reports.read.study import MOST_SHOWN, Open, Study, is_number
 from reports.show.figures import SERIES, Json, mixed
 from reports.show.html import in_script, marked, unbroken
 from reports.show.recipes import recipe_in_words
@@ -78,6 +78,9 @@ def html(study: Study, found: Findings) -> str:
         front_words=in_words(found.front) if found.front else [],
         front_columns=front_columns,
         front_rows=front_rows,
+        fewer_arms=trials.left_out(len(evidence.arms), "architectures"),
+        fewer_trials=trials.left_out(len(study.trials), "trials"),
+        fewer_curves=fewer_curves(study),
         arm_columns=arm_columns,
         arm_rows=arm_rows,
         trial_columns=trial_columns,
@@ -106,6 +109,12 @@ def page_figures(study: Study, found: Findings) -> dict[str, Json]:
     }
     drawn |= front.drawn(study, found.front) if found.front else {}
     return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def fewer_curves(study: Study) -> str:
+    """Which curves are drawn, in a sentence, where not all are."""
+    runs = study.trials.key.nunique()
+    return "" if runs <= MOST_SHOWN else f" Of {runs:,} runs the best {MOST_SHOWN:,} are drawn."
 
 
 def outcomes(study: Study) -> str:
@@ -143,7 +152,7 @@ def how_it_was_run(study: Study) -> Facts:
         ("Space", _space(facts["space"]) + _ruled_out(study)),
         ("Trials", _trials(study)),
         ("Seeds", _seeds(study)),
-        ("Recipe", _agreed([recipe_in_words(r.run.recipe) for r in records])),
+        ("Recipe", _agreed(_recipes(records))),
         ("Data", _agreed([_data(r) for r in records])),
         ("Time", _time(study)),
         ("Device", _agreed([_device(r) for r in records])),
@@ -210,6 +219,14 @@ def _seeds(study: Study) -> str:
         f"{named.get(role, role)}: {', '.join(f'{seed:.0f}' for seed in sorted(seeds))}"
         for role, seeds in roles.items()
     )
+
+
+def _recipes(records: Sequence[Record]) -> list[str]:
+    """The recipe of each record in words, which are made once for all that have one recipe."""
+    names = [repr(record.run.recipe) for record in records]
+    recipes = dict(zip(names, (record.run.recipe for record in records), strict=True))
+    words = {name: recipe_in_words(recipe) for name, recipe in recipes.items()}
+    return [words[name] for name in names]
 
 
 def _data(record: Record) -> str:

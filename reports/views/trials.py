@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
-from reports.read.study import Study
+import pandas as pd
+
+from reports.read.study import MOST_SHOWN, Study
 from reports.show.tables import (
     Cell,
     csv_text,
@@ -90,6 +92,7 @@ def trial_rows(study: Study) -> tuple[list[Column], list[list[Cell]]]:
         if set(frame.sharing.dropna()) == {"none"}:
             frame["sharing"] = None
     frame["run"] = frame.key.str[:8]
+    frame = best_rows(frame, study.metric, study.lower_is_better)
     own, there = list(TRIAL_COLUMNS), {column.name for column in TRIAL_COLUMNS}
     place = 1 + next(i for i, column in enumerate(own) if column.name == "seed")
     own[place:place] = [
@@ -106,7 +109,7 @@ def trial_rows(study: Study) -> tuple[list[Column], list[list[Cell]]]:
 
 def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
     """The table of architectures: columns that hold anything, and a row an architecture."""
-    frame = evidence.arms.copy()
+    frame = best_rows(evidence.arms, "value", evidence.lower_is_better).copy()
     digits = 4 if evidence.metric in LOSSES else places(frame.value)
     frame["interval"] = intervals(frame.diff_low, frame.diff_high, signed(digits))
     frame["series"] = frame.series.replace("", None)
@@ -117,6 +120,21 @@ def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
     return printed_rows(frame, [replace(c, text=texts.get(c.name, c.text)) for c in columns])
 
 
+def best_rows(frame: pd.DataFrame, metric: str, lower_is_better: bool) -> pd.DataFrame:
+    """The rows that a table shows, in their order: of more than `MOST_SHOWN` the best."""
+    if len(frame) <= MOST_SHOWN:
+        return frame
+    best = frame[metric].sort_values(ascending=lower_is_better, kind="stable").index[:MOST_SHOWN]
+    return frame.loc[sorted(best)]
+
+
+def left_out(n: int, what: str) -> str:
+    """What a table of `n` does not show, in a sentence; empty where it shows all."""
+    if n <= MOST_SHOWN:
+        return ""
+    return f"The best {MOST_SHOWN:,} of {n:,} {what}; trials.csv has all."
+
+
 def _more_is_better(column: Column) -> Column:
     return replace(column, hint=column.hint.replace("negative is better", "positive is better"))
 
@@ -125,7 +143,7 @@ def trials_csv(study: Study) -> str:
     """Every trial and every column at full precision."""
     frame = study.trials.copy()
     for column in frame.select_dtypes("float"):
-        if frame[column].dropna().map(float.is_integer).all():
+        if (frame[column].dropna() % 1 == 0).all():
             frame[column] = frame[column].astype("Int64")  # gaps made whole numbers float
     return csv_text(frame)
 
@@ -133,7 +151,10 @@ def trials_csv(study: Study) -> str:
 def markdown(study: Study, evidence: Evidence) -> str:
     """The table of architectures in GitHub's Markdown."""
     columns, rows = arm_rows(evidence)
-    return markdown_table(columns, rows) if rows else f"No finished trial in {study.name}.\n"
+    if not rows:
+        return f"No finished trial in {study.name}.\n"
+    note = left_out(len(evidence.arms), "architectures")
+    return markdown_table(columns, rows) + (f"\n{note}\n" if note else "")
 
 
 def latex(study: Study, evidence: Evidence) -> str:

@@ -98,7 +98,9 @@ def comparable_cells(
 ) -> tuple[pd.DataFrame, tuple[int, ...], tuple[int, ...]]:
     """The replicated arms on the seeds they share; those seeds; the exploring seeds set aside."""
     columns = ["arm", "seed", metric]
-    tried = {str(arm): set(rows.seed) for arm, rows in done.groupby("arm")} if len(done) else {}
+    tried: dict[str, set[int]] = {}
+    for arm, seed in zip(done.arm, done.seed, strict=True) if len(done) else ():
+        tried.setdefault(str(arm), set()).add(seed)
     several = {arm: seeds for arm, seeds in tried.items() if len(seeds) >= FEWEST_SEEDS}
     exploring = set(done.loc[done.role == Role.EXPLORE, "seed"]) if len(done) else set()
     fresh = {arm: seeds - exploring for arm, seeds in several.items()}
@@ -127,13 +129,17 @@ def _describe_arms(done: pd.DataFrame, metric: str) -> pd.DataFrame:
     names = ["arm", "label", "depth", "width", "series", "tried", "once"]
     varying = _varying(done)
     rows = []
-    for arm, runs in done.groupby("arm", sort=False) if len(done) else ():
-        first = runs.iloc[0]
+    values: dict[str, list[float]] = {}
+    for arm, value in zip(done.arm, done[metric], strict=True) if len(done) else ():
+        values.setdefault(arm, []).append(value)
+    for first in done.drop_duplicates("arm").to_dict("records") if len(done) else ():
         series = SEPARATOR.join(_level(column, first[column]) for column in varying)
-        size = f"{first.num_hidden_layers} layers × {first.hidden_size} wide"
+        size = f"{first['num_hidden_layers']} layers × {first['hidden_size']} wide"
         label = f"{size}, {series.replace(SEPARATOR, ', ')}" if series else size
-        depth, width = int(first.num_hidden_layers), int(first.hidden_size)
-        rows.append((arm, label, depth, width, series, len(runs), runs[metric].mean()))
+        depth, width = int(first["num_hidden_layers"]), int(first["hidden_size"])
+        own = values[first["arm"]]
+        once = own[0] if len(own) == 1 else pd.Series(own).mean()
+        rows.append((first["arm"], label, depth, width, series, len(own), once))
     frame = pd.DataFrame(rows, columns=names)
     return frame.sort_values(["depth", "series", "width", "arm"], ignore_index=True)
 

@@ -1,0 +1,45 @@
+"""A page over more runs than browsers take shows the best of them, and says so."""
+
+from pathlib import Path
+
+import pytest
+from report_fixtures import default_study
+
+from reports.__main__ import render
+from reports.read.study import Study, read_study
+
+MOST = 5
+MODULES = ("reports.read.study", "reports.views.trials", "reports.views.study")
+
+
+def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """A study of 21 runs of nine architectures, read as if five were many."""
+    for module in MODULES:
+        monkeypatch.setattr(f"{module}.MOST_SHOWN", MOST)
+    return read_study(default_study(tmp_path).name, tmp_path / "outputs")
+
+
+def test_a_page_shows_the_best_of_many_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = few(tmp_path, monkeypatch)
+    best = study.trials.sort_values("val_bpb").key[:MOST]
+    assert set(study.curves) == set(best)
+    files = {name: content.decode(errors="ignore") for name, content in render(study).items()}
+    page = files["report.html"]
+    assert "The best 5 of 21 trials; trials.csv has all." in page
+    assert "The best 5 of 9 architectures; trials.csv has all." in page
+    assert "Of 21 runs the best 5 are drawn." in page
+    assert [key in page for key in study.trials.key] == [
+        key in set(best) for key in study.trials.key
+    ]
+    assert len(files["trials.csv"].splitlines()) == 22
+    assert "The best 5 of 9 architectures" in files["table.md"]
+
+
+def test_a_page_of_few_runs_shows_them_all(tmp_path: Path) -> None:
+    study = read_study(default_study(tmp_path).name, tmp_path / "outputs")
+    page = render(study)["report.html"].decode()
+    assert len(study.curves) == 21
+    assert all(key in page for key in study.trials.key)
+    assert "trials.csv has all" not in page
