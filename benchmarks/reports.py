@@ -23,8 +23,9 @@ from typing import Any
 
 from benchmarks.show import heading, leave, parser, spread, table
 from search.recipe import Recipe
-from search.record import FINISHED, Reading, Record, Run, architecture_id
+from search.record import Reading, Record, Run, architecture_id
 from search.runs import CURVE
+from search.states import Status
 from search.train.placement import Placement, settle
 from space.arch import Architecture
 from space.axes import Space
@@ -137,7 +138,7 @@ def write_run(runs: Path, run: Run, number: int, role: str, curve: bytes) -> dic
     )
     record = Record(
         run=run,
-        status=FINISHED,
+        status=Status.FINISHED,
         readings=(reading,),
         data={"name": "made up", "fingerprint": "made up", "bytes_per_token": BYTES_PER_TOKEN},
         train_s=24.0 + noise.random(),
