@@ -26,6 +26,10 @@ SIZED = {"hidden_size", "intermediate_size", "num_attention_heads"}
 """With these its architecture is taken as it is."""
 
 
+PANEL = ("name", "baseline", "base", "arms", "budget", "equal", "source")
+"""What a panel may say."""
+
+
 def make_panel(
     content: Mapping[str, Any],
     budget: Budget,
@@ -35,6 +39,11 @@ def make_panel(
     timing: Timing,
 ) -> Panel:
     name, baseline = str(content.get("name") or ""), str(content.get("baseline"))
+    if unknown := sorted(set(map(str, content)) - set(PANEL)):
+        raise ValueError(
+            f"panel {name!r} may have {', '.join(PANEL)}, but has {unknown[0]!r}; take it out, or "
+            "mend its name"
+        )
     arms = {str(label): given for label, given in (content.get("arms") or {}).items()}
     if baseline not in arms:
         raise ValueError(

@@ -8,7 +8,7 @@ document is hard for both models; in their difference that cancels.
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,11 +82,24 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     """
     try:
         scores = json.loads(Path(path).read_text())
-        if all({"task", "source", "split", "documents"} <= score.keys() for score in scores):
+        if scores and all(map(_is_score, scores)):
             return list(scores)
-    except (ValueError, AttributeError, TypeError, FileNotFoundError):
+    except (ValueError, AttributeError, TypeError, KeyError, FileNotFoundError, RecursionError):
         pass
     raise ValueError(f"{path} must be a file of scores, as search.evaluate to=FILE writes them")
+
+
+def _is_score(score: Mapping[str, Any]) -> bool:
+    """Whether each of its documents has a number for each of its metrics."""
+    documents, metrics = score["documents"], score["values"].keys()
+    known = isinstance(score["task"], str) and {"source", "split"} <= score.keys()
+    return known and bool(documents) and all(_has(document, metrics) for document in documents)
+
+
+def _has(document: Mapping[str, Any], metrics: Collection[str]) -> bool:
+    named = all(isinstance(document[name], str | int) for name in ("hash", "group"))
+    values = [document["values"][metric] for metric in metrics]
+    return named and all(type(v) in (int, float, bool) and math.isfinite(v) for v in values)
 
 
 def compare(
@@ -169,6 +182,11 @@ def _task(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[Effect]:
             f"both models must be scored on the same documents, but those of {ours['task']} "
             f"differ ({len(ours['documents'])} and {len(theirs['documents'])}); evaluate both with "
             "the same source and limit"
+        )
+    if ours["values"].keys() != theirs["values"].keys():
+        raise ValueError(
+            f"both models must have the same metrics, but of {ours['task']} one has "
+            f"{', '.join(ours['values'])}, the other {', '.join(theirs['values'])}"
         )
     groups = [a["group"] for a, _ in pairs]
     effects = []

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from space.cli import describe, fail, one_line_errors, reader_may_leave
+from space.cli import describe, fail, one_line_errors, reader_may_leave, speak_utf8
 from space.compat import child_nodes, hide_group, hydra_flags, names_of
 from space.doors import Door
 from space.experiments import require_own_experiment
@@ -30,7 +30,7 @@ PRINT_STYLE = str(Path(CONF) / "print.mplstyle")
 
 CONFIGURING = (
     *(ValueError, OSError, HydraException, OmegaConfBaseException),
-    *(TypeError, AttributeError, OverflowError, RecursionError),
+    *(TypeError, AttributeError, AssertionError, OverflowError, RecursionError),
 )
 """What values may raise before they are a verb's configuration: Hydra has no kind of its own for
 some that it has no use for."""
@@ -76,6 +76,7 @@ def verb(
 
         @wraps(main)
         def run() -> None:
+            speak_utf8()
             opening = (sys.modules[main.__module__].__doc__ or "").partition("\n")[0]
             OmegaConf.register_new_resolver("about", lambda: opening.replace("`", ""), replace=True)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed there

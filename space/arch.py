@@ -466,6 +466,7 @@ class Shape(NamedTuple):
 
 def read_mapping(path: Path, holds: str) -> dict[str, Any]:
     """What a YAML file says, read as Hydra would: `6e-3` is a number, and no key stands twice.
+    Names stay as they are written: `no:` is no switch.
 
     Raises:
         ValueError: it is no YAML, or no mapping; `holds` is what it should.
@@ -475,8 +476,10 @@ def read_mapping(path: Path, holds: str) -> dict[str, Any]:
     from space.compat import yaml_loader
 
     try:
-        values = yaml.load(path.read_text(), Loader=yaml_loader())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml_loader())
+    except RecursionError:
+        raise ValueError(f"{path} must be YAML, but is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
         what = " ".join(str(error).split())
         raise ValueError(f"{path} must be YAML, but is not: {what}") from None
     if not isinstance(values, dict):

@@ -3,6 +3,9 @@
 Hydra alone prints several lines and exits with 1.
 """
 
+import codecs
+import io
+import locale
 import os
 import re
 import sys
@@ -19,6 +22,18 @@ ADVICE = re.compile(
 """Of Hydra, which leads to nothing here."""
 
 
+def speak_utf8() -> None:
+    """Text in files is UTF-8 whatever the locale says, and no letter stops a print. Python cannot
+    change the first once it runs, so that it may begin anew here."""
+    named = codecs.lookup(locale.getpreferredencoding(False)).name
+    if named != "utf-8" and "PYTHONUTF8" not in os.environ:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
+            stream.reconfigure(errors="backslashreplace")
+
+
 @contextmanager
 def one_line_errors(
     kinds: Sequence[type[BaseException]] = (
@@ -26,6 +41,7 @@ def one_line_errors(
         OSError,
         HydraException,
         OmegaConfBaseException,
+        RecursionError,
     ),
 ) -> Iterator[None]:
     """What is wrong in here with what the user gave ends the program with one line and exit code
@@ -63,7 +79,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "values must not be nested so deeply that they cannot be read"
     texts = [_first_lines(error)]
-    if isinstance(error, TypeError | AttributeError):  # from within Hydra
+    if isinstance(error, TypeError | AttributeError | AssertionError):  # from within Hydra
         texts.insert(0, "options must fit together, but do not")
     cause: Any = error.__cause__
     if isinstance(error, HydraException) and cause is not None:

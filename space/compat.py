@@ -47,9 +47,19 @@ def hide_group(name: str) -> None:
 def yaml_loader() -> type[Any]:
     """The YAML loader of Hydra's own files: `6e-3` is a number to it, and a key that stands twice
     an error. OmegaConf opens files by it, but makes nodes of them."""
+    import yaml
     from omegaconf._utils import get_yaml_loader
 
-    return get_yaml_loader()  # type: ignore[no-any-return]
+    class Loader(get_yaml_loader()):  # type: ignore[misc]
+        """With keys as they are written: `no` and `1e3` would be something else."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+                    key.tag = "tag:yaml.org,2002:str"
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def child_nodes(node: "DictConfig") -> "Iterator[tuple[str, DictConfig]]":

@@ -473,7 +473,7 @@ def _use(text: str, length: int) -> Use:
 
 def measured_here() -> Path:
     """The folder of devices that `python -m benchmarks.device` has measured."""
-    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     return Path(config) / "isoparam" / "device"
 
 

@@ -13,10 +13,11 @@ module, or by the path of a file.
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -218,6 +219,24 @@ def taking_options(
     except kinds as error:
         said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{option} must be what {who} takes, but {said[0]}") from None
+
+
+def require_plain_arguments(option: str, kind: type[Any], given: Mapping[str, Any]) -> None:
+    """Raises: ValueError where arguments are not of the plain types that a class states for them:
+    few classes look at what they are given before it is too late. No count is negative."""
+    stated = inspect.signature(kind).parameters
+    for name, value in given.items():
+        hint = getattr(stated.get(name), "annotation", "")
+        said = hint.__name__ if isinstance(hint, type) else str(hint)
+        kinds = {kind.strip() for kind in said.split("|")}
+        own = "None" if value is None else type(value).__name__
+        known = not kinds <= PLAIN or own in kinds or (own == "int" and "float" in kinds)
+        if not known or (own == "int" and value < 0):
+            wanted = " or ".join(sorted(kinds & PLAIN, key="None".__eq__)) or "what its class takes"
+            raise ValueError(f"{option}.{name} must be {wanted}, but got {value!r}")
+
+
+PLAIN = {"int", "float", "bool", "str", "None"}
 
 
 def members(protocol: type[Any]) -> list[str]:

@@ -14,8 +14,8 @@ LONGEST_NAME = 100
 """Bytes. A file name takes 255 and the id of a W&B run 128, a run's key among them."""
 
 
-def write_atomically(path: Path, content: str | bytes, mode: int = 0o644) -> None:
-    """Replace a file by `content`, atomically; `mode` says who may read it.
+def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+    """Replace a file by `content`, atomically; `mode` and the umask say who may read it.
 
     Raises:
         OSError: it cannot be written; what was there stays.
@@ -25,14 +25,14 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o644) -> Non
 
 
 @contextmanager
-def file_atomically(path: Path, *, one_writer: bool = False, mode: int = 0o644) -> Iterator[Path]:
+def file_atomically(path: Path, *, one_writer: bool = False, mode: int = 0o666) -> Iterator[Path]:
     """A file beside this one, to be written as a whole; it takes this one's place when all went
     well, and is on the disk then.
 
     Args:
         one_writer: none writes it at the same time, as under a lock: the file always has one name,
             so that what a killed writer left is written over.
-        mode: who may read it, once it is in its place.
+        mode: who may read it, once it is in its place, less what the umask takes.
 
     Raises:
         OSError: it cannot be written; what was there stays.
@@ -42,7 +42,7 @@ def file_atomically(path: Path, *, one_writer: bool = False, mode: int = 0o644) 
     try:
         yield part
         sync(part)
-        part.chmod(mode)
+        part.chmod(mode & ~umask())
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -95,6 +95,15 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def umask() -> int:
+    """Permissions that new files of this process do not have."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("Umask:")[2].split()[0], 8)
+    except (OSError, ValueError, IndexError):
+        return 0o022
 
 
 def place(option: str, given: str) -> str:

@@ -1,6 +1,8 @@
 """Tables of reports: their cells and formats, as HTML, Markdown, LaTeX and CSV."""
 
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +123,7 @@ def _cell(column: Column, value: Any, hint: Any) -> Cell:
 def markdown_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> str:
     """A table in GitHub's Markdown."""
     headings = [column.heading for column in columns]
-    texts = ([cell.text for cell in row] for row in rows)
+    texts = ([one_line(cell.text) for cell in row] for row in rows)
     return in_markdown(headings, texts, [column.numeric for column in columns])
 
 
@@ -180,12 +182,62 @@ LATEX = {
     NONE: "--",
     "’": "'",
     "±": r"$\pm$",
+    "·": r"$\cdot$",
+    "≈": r"$\approx$",
+    "∞": r"$\infty$",
+    "√": r"$\surd$",
+    "µ": r"$\mu$",
+    "°": r"$^\circ$",
+    "²": "$^2$",
+    "³": "$^3$",
 }
 
 
+def one_line(text: str) -> str:
+    """The text without breaks, which would end a row of Markdown or a paragraph of LaTeX."""
+    return " ".join(part.strip() for part in text.splitlines() if part.strip())
+
+
 def escape(text: str) -> str:
-    """Plain text for LaTeX."""
-    return "".join(LATEX.get(letter, letter) for letter in text)
+    """Plain text for LaTeX, of letters that pdflatex has without further packages: others are named
+    by their code."""
+    return "".join(map(_escaped, one_line(text)))
+
+
+def _escaped(letter: str) -> str:
+    if letter in LATEX or letter.isascii() or letter in PLAIN:
+        return LATEX.get(letter, letter)
+    name = unicodedata.name(letter, "")
+    greek = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (?:FINAL )?(\w+)", name)
+    if greek and (command := _greek(greek[2].lower(), greek[1] == "CAPITAL")):
+        return f"${command}$"
+    parts = unicodedata.normalize("NFD", letter)
+    if len(parts) == 2 and parts[0].isascii() and parts[1] in ACCENTS:
+        return letter
+    return f"U+{ord(letter):04X}"
+
+
+GREEK = (
+    *("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"),
+    *("lamda", "mu", "nu", "xi", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi"),
+    "omega",
+)
+LIKE_LATIN = {"alpha": "A", "beta": "B", "epsilon": "E", "zeta": "Z", "eta": "H", "iota": "I"}
+LIKE_LATIN |= {"kappa": "K", "mu": "M", "nu": "N", "rho": "P", "tau": "T", "chi": "X"}
+"""Capitals that LaTeX has no command for."""
+
+
+def _greek(name: str, capital: bool) -> str | None:
+    if name not in GREEK:
+        return "o" if name == "omicron" and not capital else "O" if name == "omicron" else None
+    if capital and name in LIKE_LATIN:
+        return f"\\mathrm{{{LIKE_LATIN[name]}}}"
+    command = name.replace("lamda", "lambda")
+    return f"\\{command.capitalize() if capital else command}"
+
+
+ACCENTS = "\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327"
+PLAIN = "“”‘’–—…"
 
 
 def fill(template: str, **values: Any) -> str:

@@ -22,7 +22,7 @@ from search.data.corpora import CORPORA, Corpus
 from search.data.hashes import FileHashes, digest_of, seal
 from search.data.packed import Array, Data
 from search.data.tokenizer import tokenizer_file
-from space.files import folder_atomically, remove_parts, write_atomically
+from space.files import folder_atomically, remove_parts, umask, write_atomically
 
 
 def prepare(config: DataConfig, progress: Progress = print) -> Data:
@@ -35,11 +35,14 @@ def prepare(config: DataConfig, progress: Progress = print) -> Data:
         ValueError, OSError: what is asked for cannot be read or does not fit together.
     """
     cache = Path(config.cache)
-    cache.mkdir(parents=True, exist_ok=True)
+    with suppress(PermissionError):  # what is there may be all that is needed
+        cache.mkdir(parents=True, exist_ok=True)
     corpus = config.corpus()
     recipe = _recipe(config, corpus)
     folder = cache / f"{config.label}-{digest_of(recipe)}"
-    with FileLock(folder.with_suffix(".lock")):
+    if not os.access(cache, os.W_OK):
+        return replace(_there(folder), name=str(config.name))
+    with FileLock(folder.with_suffix(".lock"), mode=0o666 & ~umask()):
         if folder.exists():
             try:
                 return replace(open_data(folder), name=str(config.name))
@@ -47,6 +50,20 @@ def prepare(config: DataConfig, progress: Progress = print) -> Data:
                 aside = _set_aside(folder)
                 progress(f"{error}; set aside as {aside}, building again")
         _build(config, corpus, recipe, folder, progress)
+    return open_data(folder)
+
+
+def _there(folder: Path) -> Data:
+    """The data of a cache that cannot be written.
+
+    Raises:
+        ValueError: they are not there.
+    """
+    if not folder.is_dir():
+        raise ValueError(
+            "data.cache must be a folder that can be written, or hold the data, but "
+            f"{folder.parent} cannot be written and has no {folder.name}; set data.cache=FOLDER"
+        )
     return open_data(folder)
 
 
@@ -147,3 +164,4 @@ def _build(
         manifest |= {"recipe": recipe, "files": {path.name: seal(path) for path in files}}
         sealed = {"digest": digest_of(manifest), "manifest": manifest}
         write_atomically(part / "manifest.json", json.dumps(sealed, indent=1))
+        part.chmod(0o777 & ~umask())  # until now it is its maker's alone

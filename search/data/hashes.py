@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class FileHashes:
         before = dict(known)
         hashes = [self._hash(path, known) for path in files]
         if known != before:
-            write_atomically(self.memo, json.dumps(known, indent=1))
+            with suppress(PermissionError):  # of a cache that is only read
+                write_atomically(self.memo, json.dumps(known, indent=1))
         return hashes
 
     def _hash(self, path: Path, known: dict[str, Any]) -> str:

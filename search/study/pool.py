@@ -3,6 +3,7 @@
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,10 @@ class Ending:
     reason: str = ""
 
 
+PATIENCE_S = 120.0
+"""Of a study for workers that were asked to stop: they write a checkpoint, unless they hang."""
+
+
 @dataclass
 class Pool:
     """`size` workers on one job, until nothing is left to do."""
@@ -45,10 +50,13 @@ class Pool:
     size: int
     listener: Listener
     executor: Executor = field(default_factory=lambda: ExecutorConfig().make())
-    stopping: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+    stopping: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     """Signals that stop the workers instead of this process."""
     workers: dict[int, Handle] = field(default_factory=dict)
     interrupts: int = 0
+    patience_s: float = PATIENCE_S
+    """For workers that are to stop; then they are killed."""
+    _stopping_since: float | None = None
     _passed_on: bool = False
     """Whether workers and listener know of the interrupt."""
     _finished: set[int] = field(default_factory=set)
@@ -89,6 +97,9 @@ class Pool:
             self._passed_on = True
             self._stop()
             self._tell(-1, {"event": Kind.INTERRUPT})
+        since = self._stopping_since
+        if since is not None and time.monotonic() - since > self.patience_s:
+            self._kill()
         try:
             number, start, event = self._events.get(timeout=0.5)
         except queue.Empty:
@@ -171,6 +182,7 @@ class Pool:
         self._tell(worker, ended(run, number, status=Status.FAILED, reason=why))
 
     def _stop(self) -> None:
+        self._stopping_since = self._stopping_since or time.monotonic()
         for worker in self.workers.values():
             worker.stop()
 
@@ -188,7 +200,7 @@ class Pool:
                 self._kill()
 
         here = threading.current_thread() is threading.main_thread()  # others get no signals
-        signals = self.stopping if here else ()
+        signals = [s for s in self.stopping if here and signal.getsignal(s) != signal.SIG_IGN]
         before = {s: signal.signal(s, interrupt) for s in signals}
         try:
             yield

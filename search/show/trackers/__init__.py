@@ -137,8 +137,14 @@ def open_tracker(config: TrackerConfig, study: str, folder: Path, scored: bool =
         ValueError: an option that the tracker does not take.
     """
     kind = cast(type[Tracker], TRACKERS.load(config.name))
-    with taking_options("tracker.options", f"tracker={config.name}"):
-        tracker = kind(config, study, folder, **config.options)
+    try:
+        with taking_options("tracker.options", f"tracker={config.name}"):
+            tracker = kind(config, study, folder, **config.options)
+    except OSError as error:
+        if disk_error(error) is not None:
+            raise
+        print(f"{kind.title} cannot be used: {error}; the study goes on without {kind.title}")
+        tracker = cast(type[Tracker], TRACKERS.load("none"))(config, study, folder)
     return Mirror(tracker, folder / label(config.name) / "mirrored.txt", scored)
 
 

@@ -33,6 +33,21 @@ REACH_S = 3.0
 """How long the server may take to answer before the study goes on offline."""
 
 
+OF_ONE_RUN = tuple(
+    f"WANDB_{name}"
+    for name in (
+        "RUN_ID",
+        "RUN_GROUP",
+        "SWEEP_ID",
+        "SWEEP_PARAM_PATH",
+        "NAME",
+        "RESUME",
+        "JOB_TYPE",
+    )
+)
+"""Variables of the surroundings that would make one run of all that are shown."""
+
+
 class WandbTracker(Tracker):
     """Mirrors into W&B; its files are under `<study>/wandb`."""
 
@@ -46,6 +61,8 @@ class WandbTracker(Tracker):
         os.environ.setdefault("WANDB_CACHE_DIR", str(self.folder / "wandb" / "cache"))
         os.environ.setdefault("WANDB_DATA_DIR", str(self.folder / "wandb" / "staging"))
         os.environ.update(WANDB_SILENT="true", WANDB_CONSOLE="off", WANDB_DIR=str(self.folder))
+        for name in OF_ONE_RUN:
+            os.environ.pop(name, None)
         if self.mode == "online" and (obstacle := unreachable()):
             self._go_offline(obstacle)
 

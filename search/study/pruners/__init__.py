@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from search.recipe import Recipe
 from space.compat import without_experimental_warnings
-from space.doors import Chosen, Door, taking_options
+from space.doors import Chosen, Door, require_plain_arguments, taking_options
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -59,6 +59,7 @@ class OptunaPruner(Pruner):
             taking_options("pruner.options", own, (TypeError, ValueError)),
             without_experimental_warnings(),
         ):
+            require_plain_arguments("pruner.options", getattr(pruners, self.kind), options)
             return getattr(pruners, self.kind)(**self.usual(recipe) | options)  # type: ignore[no-any-return]
 
 

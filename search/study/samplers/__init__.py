@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from space.compat import without_experimental_warnings
-from space.doors import Chosen, Door, taking_options
+from space.doors import Chosen, Door, require_plain_arguments, taking_options
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -62,6 +62,7 @@ class OptunaSampler(Sampler):
             taking_options("sampler.options", own, (TypeError, ValueError)),
             without_experimental_warnings(),
         ):
+            require_plain_arguments("sampler.options", getattr(samplers, self.kind), options)
             return getattr(samplers, self.kind)(seed=seed, **options)  # type: ignore[no-any-return]
 
 
@@ -79,4 +80,4 @@ def worker_seed(config: SamplerConfig, seed: int, worker: int, trials: int) -> i
     """The seed of a worker's sampler, at a start with so many trials there."""
     if SAMPLERS.load(config.name).one_sequence:
         return seed
-    return (seed + 1) * 1_000_003 + trials * 1009 + worker
+    return ((seed + 1) * 1_000_003 + trials * 1009 + worker) % 2**32  # numpy takes no larger one

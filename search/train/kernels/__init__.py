@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
@@ -66,7 +67,7 @@ def _load() -> ctypes.CDLL:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     parts = (SOURCE.read_text(), version, " ".join(flags), _processor())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "isoparam"
+    folder = _cache()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"kernels-{key}.so"
@@ -75,6 +76,24 @@ def _load() -> ctypes.CDLL:
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise Unavailable(f"the kernels could not be built or loaded: {error}") from None
+
+
+def _cache() -> Path:
+    """Where built kernels are kept: below the temporary folder, one of this user alone, where there
+    is no home that can be written."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    home = os.path.expanduser("~")
+    usual = Path(given) if given else Path(home) / ".cache"
+    if (given or home != "~") and usual.is_absolute():
+        with suppress(OSError):
+            (usual / "isoparam").mkdir(parents=True, exist_ok=True)
+            if os.access(usual / "isoparam", os.W_OK):
+                return usual / "isoparam"
+    own = Path(tempfile.gettempdir()) / f"isoparam-{os.getuid()}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    if own.stat().st_uid != os.getuid():
+        raise Unavailable(f"{own} must be a folder of this user, but is another's")
+    return own
 
 
 def _build(command: list[str], path: Path) -> None:
