@@ -7,6 +7,7 @@ under a key of content and settings.
 
 import json
 import mmap
+import os
 import shutil
 from contextlib import suppress
 from dataclasses import replace
