@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.servers import Missing, end, free_ports, left_of, says, wait_until
+from benchmarks.servers import Missing, end, environment_of, free_ports, left_of, says, wait_until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 
@@ -88,6 +88,22 @@ class Slurm:
     def pid(self, node: str) -> int:
         """Of a node's daemon."""
         return int((self.folder / f"slurmd-{node}.pid").read_text())
+
+    def lose(self, node: str) -> None:
+        """Kill a node's daemon and all that it has started, and start it again."""
+        self.kill(node)
+        self.start_node(node)
+
+    def kill(self, node: str) -> None:
+        """End a node's daemon and all that it has started at once, as a loss of power would."""
+        mark = f"SLURMD_NODENAME={node}".encode()
+        steps = [pid for pid in left_of(self.folder) if mark in environment_of(pid)]
+        for pid in (self.pid(node), *steps):
+            end(pid, seconds=0)
+
+    def jobs(self, state: str) -> list[str]:
+        """Those in a state."""
+        return self.says("squeue", "-h", "--array", "-t", state, "-o", "%i").split()
 
     def state(self, job: str) -> str:
         """Of a job or a task of an array, such as RUNNING; nothing once it is forgotten."""

@@ -9,6 +9,7 @@ Slurm says when a job must leave its node, by SIGUSR1 some time before its limit
 it is pre-empted. Its workers then write checkpoints, and it goes back into the queue.
 """
 
+import io
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -308,13 +309,14 @@ class Array:
         try:
             executor = submitit.SlurmExecutor(folder=self.folder)
             executor.update_parameters(**self._parameters())
-            jobs = executor.map_array(
-                serve,
-                [str(path.resolve())] * len(tasks),
-                [str(task.events.resolve()) for task in tasks],
-                [task.index * self.size for task in tasks],
-                [self.size] * len(tasks),
-            )
+            with redirect_stderr(io.StringIO()):  # what sbatch says is in the error
+                jobs = executor.map_array(
+                    serve,
+                    [str(path.resolve())] * len(tasks),
+                    [str(task.events.resolve()) for task in tasks],
+                    [task.index * self.size for task in tasks],
+                    [self.size] * len(tasks),
+                )
         except Exception as error:
             raise ValueError(
                 f"executor=slurm must be able to submit, but {_words(error)}"

@@ -1,0 +1,162 @@
+"""`executor=slurm` on a real Slurm: jobs that are pre-empted, requeued and cancelled."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from process_fixtures import wait_for
+from study_fixtures import records, run, start, study_json
+
+from benchmarks.servers.slurm import Slurm
+from search.runs import read_metrics
+
+pytestmark = pytest.mark.slow
+
+LONG = (
+    "n_trials=1",
+    "replicates.seeds=1",
+    "recipe.tokens=12800",
+    "recipe.optimizer=benchmarks.sleeping",
+    "placement.checkpoint_s=0.3",
+)
+"""A hundred steps of a tenth of a second, most of it asleep."""
+SLURM = ("executor=slurm", "executor.time=10")
+
+
+def losses(folder: Path) -> list[Any]:
+    """Of the only run."""
+    (run_folder,) = (folder / "runs").iterdir()
+    return [{k: v for k, v in x.items() if k != "elapsed_s"} for x in read_metrics(run_folder)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The losses of `LONG` where nothing happens to it and it does not sleep."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISOPARAM_STEP_S", "0")
+        done = run(folder, "executor=local", *LONG)
+    assert done.returncode == 0, done.stderr
+    return losses(folder)
+
+
+def training(folder: Path) -> Path:
+    """The checkpoint of the only run, once it has one."""
+    found: Path = wait_for(lambda: next((folder / "runs").glob("*/checkpoint/state.pt"), None))
+    return found
+
+
+def jobs(folder: Path) -> dict[str, str]:
+    """The last submission's jobs, by their numbers."""
+    note = json.loads((folder / "outputs/tiny/slurm/array.json").read_text())
+    found: dict[str, str] = note["jobs"]
+    return found
+
+
+def at_once(slurm: Slurm, job: str) -> None:
+    """Let a job that was put back into the queue start now: Slurm would wait two minutes."""
+    wait_for(lambda: slurm.state(job) == "PENDING")
+    slurm.says("scontrol", "update", f"jobid={job}", "StartTime=now")
+
+
+def end_of(command: "subprocess.Popen[str]") -> str:
+    """What a command that ends well printed."""
+    out, errors = command.communicate(timeout=200)
+    assert command.returncode == 0, out + errors
+    return out
+
+
+def requeued(slurm: Slurm, job: str) -> None:
+    slurm.says("scontrol", "requeue", job)
+
+
+def preempted(slurm: Slurm, job: str) -> None:
+    """By jobs of higher priority that want all nodes, for a second."""
+    for _ in slurm.nodes:
+        slurm.says("sbatch", "--partition=high", "-c2", "--output=/dev/null", "--wrap=sleep 1")
+
+
+def warned(slurm: Slurm, job: str) -> None:
+    """As Slurm does some time before a job's limit (`--signal`)."""
+    slurm.says("scancel", "--signal=USR1", job)
+
+
+@pytest.mark.parametrize("disturb", [requeued, preempted, warned])
+def test_a_job_that_must_leave_goes_on_bit_for_bit(
+    slurm_here: Slurm,
+    tmp_path: Path,
+    undisturbed: list[Any],
+    disturb: Callable[[Slurm, str], None],
+) -> None:
+    command = start(tmp_path, *SLURM, *LONG)
+    training(tmp_path)
+    (job,) = jobs(tmp_path).values()
+    disturb(slurm_here, job)
+    at_once(slurm_here, job)
+    end_of(command)
+    assert losses(tmp_path) == undisturbed
+    log = (tmp_path / "outputs/tiny/slurm" / f"{job}_0_log.out").read_text()
+    assert [x for x in log.splitlines() if "submitit" not in x] == ["interrupted", "done"]
+
+
+def test_an_array_works_together_and_its_logs_are_in_the_studys_folder(
+    slurm_here: Slurm, tmp_path: Path
+) -> None:
+    given = ("workers=2", "executor.nodes=2", "n_trials=4", "replicates.seeds=1")
+    done = run(tmp_path, *SLURM, *given, "executor.gres=gpu:1")
+    assert done.returncode == 0, done.stderr
+    assert len(records(tmp_path)) == 4
+    first, second = (job.split("_") for job in jobs(tmp_path).values())
+    assert first[0] == second[0], "one array"
+    assert len(list((tmp_path / "outputs/tiny/workers").glob("*.log"))) == 2
+
+
+def test_a_command_that_leaves_is_called_again_to_look(slurm_here: Slurm, tmp_path: Path) -> None:
+    given = (*SLURM, "executor.wait=false", *LONG)
+    first = run(tmp_path, *given)
+    assert first.returncode == 0, first.stderr
+    assert "0 of 1 runs; submitted to Slurm as job" in first.stdout
+    (job,) = jobs(tmp_path).values()
+    again = run(tmp_path, *given)
+    assert f"0 of 1 runs; Slurm: job {job}, 1 " in again.stdout, again.stderr
+    assert list(jobs(tmp_path).values()) == [job]
+    wait_for(lambda: slurm_here.state(job) == "COMPLETED")
+    assert run(tmp_path, *given).returncode == 0
+    assert study_json(tmp_path)["finished"]
+
+
+def test_cancelling_all_jobs_leaves_a_study_that_goes_on(
+    slurm_here: Slurm, tmp_path: Path, undisturbed: list[Any]
+) -> None:
+    command = start(tmp_path, *SLURM, *LONG)
+    training(tmp_path)
+    slurm_here.says("scancel", *jobs(tmp_path).values())
+    out, _ = command.communicate(timeout=100)
+    assert command.returncode == 130, out
+    assert "the same command continues" in out
+    assert run(tmp_path, *SLURM, *LONG).returncode == 0
+    assert losses(tmp_path) == undisturbed
+
+
+def test_an_interrupt_of_the_command_ends_its_jobs_at_a_checkpoint(
+    slurm_here: Slurm, tmp_path: Path
+) -> None:
+    command = start(tmp_path, *SLURM, *LONG)
+    training(tmp_path)
+    (job,) = jobs(tmp_path).values()
+    command.send_signal(signal.SIGINT)
+    out, _ = command.communicate(timeout=100)
+    assert command.returncode == 130, out
+    assert slurm_here.state(job) == "COMPLETED"
+    assert training(tmp_path)
+
+
+def test_what_slurm_refuses_ends_the_command_in_one_line(slurm_here: Slurm, tmp_path: Path) -> None:
+    done = run(tmp_path, *SLURM, *LONG, "executor.partition=nowhere")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "executor=slurm must be able to submit, but invalid partition" in done.stderr
