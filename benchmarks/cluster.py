@@ -33,7 +33,8 @@ from benchmarks.show import heading, leave, parser, say, table
 from benchmarks.trial import write_text
 from search.__main__ import open_search
 from search.config import SearchConfig
-from search.record import FINISHED, Reading, Record, Run
+from search.record import Reading, Record, Run
+from search.states import Status
 from search.study.worker import Worker
 from search.train.placement import Placement
 from space.app import configuration
@@ -117,7 +118,7 @@ class Untrained(Worker):
 
     def _train(self, run: Run, trial: Trial) -> tuple[Record, bool]:
         reading = Reading(tokens=run.recipe.tokens, val_loss=3.0, val_bpb=1.0 + trial.number % 7)
-        return Record(run=run, status=FINISHED, readings=(reading,)), False
+        return Record(run=run, status=Status.FINISHED, readings=(reading,)), False
 
 
 def orchestration(name: str, sizes: Sequence[int]) -> Iterator[tuple[int, float, float]]:
