@@ -15,6 +15,7 @@ from search.objectives import USUAL, Measure, Targets
 from search.recipe import Recipe
 from search.show.trackers import TrackerConfig
 from search.study.exploration import Replicates
+from search.study.leases import GRACE_S
 from search.study.pruners import PrunerConfig
 from search.study.samplers import SAMPLERS, SamplerConfig
 from search.train.placement import Placement, usual_workers
@@ -28,6 +29,8 @@ from space.ranges import AtLeast1, Positive, Range, Seed, settle_numbers
 KEEP = ("best", "all", "none")
 AUTO = "auto"
 WORKERS = Range(1, 10_000)
+Grace = Annotated[float, Range(3)]
+"""Seconds. A lease is renewed within a sixth of it."""
 
 
 @dataclass(kw_only=True)
@@ -68,6 +71,9 @@ class StudyConfig(ABC):
     """First seed of the runs, and the samplers'."""
     storage: str | None = None
     """SQLAlchemy URL. Default: SQLite in the study's folder."""
+    grace_s: Grace = GRACE_S
+    """After how many seconds without a sign a worker has lost its run, which another then takes.
+    Workers of this start that die are noticed at once."""
     outputs: Place = "outputs"
     runs: Place = "runs"
     keep: str = "best"

@@ -1,10 +1,15 @@
 """`python -m search.run architecture=mobilellm_125m`: train one architecture, outside any study.
 
 Several GPUs share each batch under `torchrun --nproc-per-node=8 -m search.run …`. The record lands
-among those of the studies, and the same run is trained once, wherever it is asked for.
+among those of the studies, and the same run is trained once, wherever it is asked for. On SIGINT,
+SIGTERM or SIGUSR1, as a queue sends it before it takes a node away, the run writes a checkpoint and
+ends with exit code 130; the same command goes on.
 """
 
-from contextlib import nullcontext
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +23,7 @@ from search.recipe import Recipe
 from search.record import Record, Run
 from search.states import Status
 from search.study.locks import run_lock
-from search.train.loop import train
+from search.train.loop import Stop, train
 from search.train.placement import Placement, rank, settle, settle_precision, what_is_lost
 from space.app import verb
 from space.arch import Architecture
@@ -26,6 +31,8 @@ from space.cli import one_line_errors
 from space.doors import Changed
 from space.overrides import Place
 from space.ranges import Seed, settle_numbers
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @dataclass(kw_only=True)
@@ -53,8 +60,14 @@ def main(config: RunConfig) -> None:
     """Train the run, or go on with it, and print its last reading."""
     with one_line_errors():
         run, data = prepare_run(config)
-    with one_line_errors((OSError, Changed)):
-        record = train_alone(run, data, config)
+    try:
+        with one_line_errors((OSError, Changed)):
+            record = train_alone(run, data, config)
+    except Stop:
+        if rank() == 0:
+            where = Path(config.runs) / run.key
+            print(f"stopped; {where} has a checkpoint, and the same command goes on")
+        raise SystemExit(130) from None
     folder = Path(config.runs) / run.key
     if rank() == 0:
         last = record.readings[-1].numbers() if record.readings else {}
@@ -98,15 +111,49 @@ def train_alone(run: Run, data: Data, config: RunConfig) -> Record:
     Raises:
         OSError: the disk is full or cannot be written; the last checkpoint stays.
         Changed: a source that the recipe names has; the last checkpoint stays.
+        Stop: a signal asked for an end; a checkpoint is written.
     """
-    runs = Path(config.runs)
-    with run_lock(runs, run.key) if rank() == 0 else nullcontext():
-        folder = runs / run.key
-        record = train(run, data, folder, placement=config.placement, progress=_print_some)
+    runs, folder = Path(config.runs), Path(config.runs) / run.key
+    with signals_stop() as stop, run_lock(runs, run.key) if rank() == 0 else nullcontext():
+
+        def progress(event: dict[str, Any]) -> None:
+            stop()
+            _print_some(event)
+
+        record = train(run, data, folder, placement=config.placement, progress=progress)
         if rank() == 0:
             with one_line_errors((ValueError,)):
-                record = Scorer(config.evaluate, data.folder).score(record, folder)
+                scorer = Scorer(config.evaluate, data.folder, lambda _: stop())
+                record = scorer.score(record, folder)
     return record
+
+
+@contextmanager
+def signals_stop() -> Iterator[Callable[[], None]]:
+    """While it lasts, signals end this process by what it gives, which raises Stop once there was
+    one; a second one ends it as usual.
+
+    Of several ranks the first alone ends, for only it writes, and between two of its steps; the
+    others, which may be a step ahead, then miss it.
+    """
+    asked = threading.Event()
+
+    def stop() -> None:
+        if asked.is_set():
+            raise Stop
+
+    def ask(number: int, _: Any) -> None:
+        if rank() == 0:
+            asked.set()
+            signal.signal(number, before[signal.Signals(number)])
+
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, ask) for number in STOPPING} if here else {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _listed(numbers: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from search.record import (
     run_from_dict,
 )
 from search.states import Status
-from space.files import write_atomically
+from space.files import Fence, nothing, write_atomically
 from space.parts import DOOR, part_fields
 from space.seals import Damaged, digest, digest_of_file, parse_json, set_aside, write_json
 
@@ -125,15 +125,15 @@ def pruned_record(folder: Path, reason: str | None) -> Record | None:
     return Record(run=run, status=Status.PRUNED, reason=reason, readings=readings)
 
 
-def write_record(folder: Path, record: Record) -> None:
+def write_record(folder: Path, record: Record, fence: Fence = nothing) -> None:
     """Write `record.json` at once or not at all."""
-    write_json(folder / "record.json", record.to_dict())
+    write_json(folder / "record.json", record.to_dict(), fence)
 
 
-def write_run(folder: Path, run: Run) -> None:
+def write_run(folder: Path, run: Run, fence: Fence = nothing) -> None:
     """Write `run.yaml`: what was asked for, with a digest of the text in its last line."""
     text = yaml.safe_dump(run.to_dict(), sort_keys=False)
-    write_atomically(folder / "run.yaml", f"{text}{SEAL}{digest(text.encode())}\n")
+    write_atomically(folder / "run.yaml", f"{text}{SEAL}{digest(text.encode())}\n", fence)
 
 
 def read_asked(folder: Path) -> dict[str, Any]:

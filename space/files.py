@@ -4,28 +4,40 @@ may be their name."""
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+Fence = Callable[[], None]
+"""Asked when a file is whole, before it takes its place. What it raises leaves what was there."""
+PART = ".part"
+"""What names of files end in that are being written."""
 NOT_IN_NAMES = set("/\\\0#?%:\n\r\t")
 """Of folders and of W&B runs."""
 LONGEST_NAME = 100
 """Bytes. A file name takes 255 and the id of a W&B run 128, a run's key among them."""
 
 
-def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+def nothing() -> None:
+    """A fence where nobody else writes."""
+
+
+def write_atomically(
+    path: Path, content: str | bytes, fence: Fence = nothing, mode: int = 0o666
+) -> None:
     """Replace a file by `content`, atomically; `mode` and the umask say who may read it.
 
     Raises:
         OSError: it cannot be written; what was there stays.
     """
-    with file_atomically(path, mode=mode) as part:
+    with file_atomically(path, mode=mode, fence=fence) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def file_atomically(path: Path, *, one_writer: bool = False, mode: int = 0o666) -> Iterator[Path]:
+def file_atomically(
+    path: Path, *, one_writer: bool = False, mode: int = 0o666, fence: Fence = nothing
+) -> Iterator[Path]:
     """A file beside this one, to be written as a whole; it takes this one's place when all went
     well, and is on the disk then.
 
@@ -33,25 +45,46 @@ def file_atomically(path: Path, *, one_writer: bool = False, mode: int = 0o666) 
         one_writer: none writes it at the same time, as under a lock: the file always has one name,
             so that what a killed writer left is written over.
         mode: who may read it, once it is in its place, less what the umask takes.
+        fence: asked before it takes its place.
 
     Raises:
         OSError: it cannot be written; what was there stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part") if one_writer else _new_file(path)
+    part = path.with_name(f".{path.name}{PART}") if one_writer else _new_file(path)
     try:
         yield part
         sync(part)
-        part.chmod(mode & ~umask())
-        part.replace(path)
+        take_place(part, path, fence, mode)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
 
 
+def take_place(part: Path, path: Path, fence: Fence = nothing, mode: int = 0o666) -> None:
+    """Give a file that is whole its name.
+
+    The fence is asked while the part is there, and who takes a folder over removes all parts
+    first: so a process that was stopped after it asked finds its part gone, and replaces nothing.
+    """
+    fence()
+    try:
+        part.chmod(mode & ~umask())
+        part.replace(path)
+    except FileNotFoundError:
+        fence()
+        raise
+
+
+def remove_begun(folder: Path) -> None:
+    """Remove the files that others, dead or stopped, were about to put into this folder."""
+    for part in folder.glob(f".*{PART}"):
+        part.unlink(missing_ok=True)
+
+
 def _new_file(path: Path) -> Path:
     """An empty file beside this one, that no other writer has."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     os.close(handle)
     return Path(name)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from space.files import write_atomically
+from space.files import Fence, nothing, write_atomically
 
 FIELD = "digest"
 BLOCK = 1 << 20
@@ -51,9 +51,9 @@ class Digesting:
         self.file.flush()
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, Any], fence: Fence = nothing) -> None:
     """Write values with their digest as the last field, at once or not at all."""
-    write_atomically(path, sealed_json(values))
+    write_atomically(path, sealed_json(values), fence)
 
 
 def sealed_json(values: Mapping[str, Any]) -> bytes:

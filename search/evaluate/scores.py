@@ -18,6 +18,7 @@ from search.evaluate.tasks import TaskSpec, build, chosen, made_pairs, require, 
 from search.record import Record, Score
 from search.runs import WEIGHTS, write_record
 from search.states import Status
+from space.files import Fence, nothing
 
 
 def require_answers(evaluation: Evaluation, data: Data | None = None) -> None:
@@ -66,8 +67,9 @@ class Scorer:
         before it, and with None between batches; what it raises ends the scoring."""
         self.evaluation, self.data, self.check = evaluation, data, check
 
-    def score(self, record: Record, folder: Path) -> Record:
+    def score(self, record: Record, folder: Path, fence: Fence = nothing) -> Record:
         """The record with the scores that it lacked, written to the run's folder task by task.
+        `fence` is asked before each writing.
 
         Raises:
             ValueError: the run's weights were not kept, or a task cannot be asked.
@@ -88,7 +90,7 @@ class Scorer:
             source = source_of(spec, self.evaluation.source)
             found = score(lm, self._tasks[spec.name], source, self.evaluation.limit, spec.group)
             record = _with(record, found.without_documents())
-            write_record(folder, record)
+            write_record(folder, record, fence)
         return record
 
     @cached_property

@@ -19,7 +19,7 @@ class Inside(threading.Thread):
     def __init__(self, job: Job, number: int, deliver: Deliver) -> None:
         self.owner, self.stopping = f"{HOST}:{os.getpid()}", threading.Event()
         self.job, self.number, self.deliver = job, number, deliver
-        self.path = job.folder / "workers" / f"{HOST}-{number}.log"
+        self.path = job.log(number)
         self.words = "it ended without a word"
         super().__init__(name=self.owner, daemon=True)
 

@@ -68,7 +68,7 @@ class Local:
         return environment(share_cores(job.placement, job.workers), number)
 
     def start(self, job: Job, number: int, deliver: Deliver) -> Child:
-        path = job.folder / "workers" / f"{HOST}-{number}.log"
+        path = job.log(number)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab") as errors:
             start = errors.tell()

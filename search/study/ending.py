@@ -135,14 +135,13 @@ def _common_facts(session: "Session[Any]", finished: bool) -> dict[str, Any]:
         "workers": session.job.workers,
         "runs": config.runs,
         "config": configuration,
-        "command": _command(session),
+        "command": shlex.join(["python", "-m", session.verb, *given(job.storage)]),
         "wall_s": session.before_s + time.monotonic() - session.started,
         "finished": finished,
     }
 
 
-def _command(session: "Session[Any]") -> str:
-    """The command that was given, without the storage's password however that is spelt."""
-    shown = f"storage={without_password(session.job.storage)}"
-    given = [shown if option_of(text) == "storage" else text for text in sys.argv[1:]]
-    return shlex.join(["python", "-m", session.verb, *given])
+def given(url: str) -> list[str]:
+    """The options that were given, without the storage's password however that is spelt."""
+    shown = f"storage={without_password(url)}"
+    return [shown if option_of(text) == "storage" else text for text in sys.argv[1:]]

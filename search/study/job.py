@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from search.config import Evaluation
 from search.objectives import Targets
+from search.study.leases import GRACE_S
+from search.study.locks import HOST
 from search.study.plan import Work
 from search.study.pruners import PrunerConfig
 from search.study.samplers import SamplerConfig
@@ -46,10 +48,21 @@ class Job:
     """That run at once: on one machine they share its cores."""
     since: int = 0
     """Trials there were at this start."""
+    start: str = ""
+    """Names this start in the storage."""
+    place: int = 0
+    """Of this start among those that run now: workers of several are numbered apart."""
+    grace_s: float = GRACE_S
+    """After how long a worker that is silent has lost its run."""
     evaluate: Evaluation = field(default_factory=Evaluation)
     """What each run is asked at its last reading."""
     unscored: tuple[str, ...] = ()
     """Keys of runs finished before, which have not been asked all of it."""
+
+    def log(self, number: int) -> Path:
+        """What worker `number` prints, on this machine."""
+        place = f"{self.place}." if self.place else ""
+        return self.folder / "workers" / f"{HOST}-{place}{number}.log"
 
     def to_json(self) -> str:
         """All of it in one line. It may hold the storage's password."""

@@ -1,5 +1,6 @@
-"""Locks of one machine: who works in a run's folder, and in a study's."""
+"""Locks of one machine: who works in a run's folder, of studies in different storages."""
 
+import os
 import socket
 import tempfile
 from pathlib import Path
@@ -15,22 +16,24 @@ def run_lock(runs: Path, key: str) -> filelock.FileLock:
     return filelock.FileLock(runs / key / ".lock")
 
 
-def hold_study(folder: Path, verb: str, naming: str) -> filelock.FileLock:
-    """The study's folder, held for this machine until the process ends.
-
-    Raises:
-        ValueError: another start on this machine has it, or it cannot be written.
-    """
-    require_writable(folder, "outputs")
-    lock = filelock.FileLock(folder / f".lock.{HOST}")
+def holder_of(lock: filelock.BaseFileLock) -> int | None:
+    """The process that has a file's lock; None where none has, or the system does not say."""
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise ValueError(
-            f"{folder} must be free, but another {verb} on this machine works in it; wait for "
-            f"it, stop it, or choose another name with {naming}=NAME"
-        ) from None
-    return lock
+        node = os.stat(lock.lock_file).st_ino
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    fields = [line.split() for line in lines]
+    found = [f[4] for f in fields if f[1] == "FLOCK" and f[5].rpartition(":")[2] == str(node)]
+    return int(found[0]) if found else None
+
+
+def is_stopped(process: int) -> bool:
+    """Whether a process waits for SIGCONT."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except OSError:
+        return False
 
 
 def require_writable(folder: Path, option: str) -> None:

@@ -17,7 +17,8 @@ from search.states import Role, State, Status
 from space.arch import Architecture
 
 MAX_DEATHS = 3
-"""A cell that takes so many workers down with it is recorded as failed."""
+"""A cell that takes so many workers down with it is recorded as failed. One whose checkpoint came
+further is none that kills: it was on hosts that were taken away."""
 MAX_DUPLICATES = 10
 """Proposals in a row that were tried before; then an untried one is taken instead."""
 
@@ -69,6 +70,12 @@ class Attempt:
     """Its record was there before."""
     result_id: str | None = None
     """Of the record that it ended with."""
+    saved: int = 0
+    """Tokens at the last checkpoint that it wrote."""
+    worker: str = ""
+    """Who took it: `host:process:`."""
+    holder: str | None = None
+    """The lease behind it, while it is in progress."""
 
     @property
     def feasible(self) -> bool:
@@ -153,12 +160,16 @@ def distinct(attempts: Sequence[Attempt]) -> list[Attempt]:
 
 
 def deaths(run: Attempt, attempts: Sequence[Attempt], since: int = 0) -> int:
-    """How many workers were lost with this run since the trial `since`."""
-    return sum(
-        a.key == run.key and a.state == State.FAIL and a.status is None and a.number >= since
-        for a in attempts
-        if not a.duplicate
-    )
+    """How many workers were lost with this run since the trial `since`, one after another without a
+    checkpoint that is further than all before."""
+    in_a_row, furthest = 0, 0
+    for a in attempts:
+        if a.key != run.key or a.duplicate:
+            continue
+        if a.state == State.FAIL and a.status is None and a.number >= since:
+            in_a_row = 0 if a.saved > furthest else in_a_row + 1
+        furthest = max(furthest, a.saved)
+    return in_a_row
 
 
 def is_open(run: Attempt, attempts: Sequence[Attempt], since: int = 0) -> bool:

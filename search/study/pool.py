@@ -1,5 +1,6 @@
 """The workers of a study, wherever they run: started, watched, replaced when they die, stopped."""
 
+import os
 import queue
 import signal
 import threading
@@ -7,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -18,8 +20,10 @@ from search.runs import usable_record, write_record
 from search.show.progress import ended
 from search.states import End, Kind, Status
 from search.study.job import Job
+from search.study.leases import RUN, WORKER, Leases
+from search.study.locks import HOST
 from search.study.plan import MAX_DEATHS, deaths
-from search.study.storage import lose, read_attempts, running
+from search.study.storage import leases_of, lose, read_attempts, running
 
 Listener = Callable[[int, Event], None]
 """Called with a worker's number and each of its events."""
@@ -61,6 +65,9 @@ class Pool:
     """Whether workers and listener know of the interrupt."""
     _finished: set[int] = field(default_factory=set)
     """Workers that said that nothing is left to do."""
+    _silent: dict[int, bool] = field(default_factory=dict)
+    """Of each worker that had a lease, whether that had run out at the last look."""
+    _looked: float = field(default_factory=time.monotonic)
     _deaths: int = 0
     _trouble: Ending | None = None
     _starts: dict[int, object] = field(default_factory=dict)
@@ -68,6 +75,12 @@ class Pool:
     _events: "queue.SimpleQueue[tuple[int, object, Event | None]]" = field(
         default_factory=queue.SimpleQueue  # whole also where `kill` interrupts who puts
     )
+
+    @cached_property
+    def leases(self) -> Leases:
+        """In the name of this start: gives back what its dead workers held."""
+        owner = f"{HOST}:{os.getpid()}"
+        return leases_of(self.study, owner, start=self.job.start, grace_s=self.job.grace_s)
 
     def run(self) -> Ending:
         """Work through the job. An interrupt stops it cleanly, a second one at once."""
@@ -100,6 +113,8 @@ class Pool:
         since = self._stopping_since
         if since is not None and time.monotonic() - since > self.patience_s:
             self._kill()
+        if time.monotonic() - self._looked > self.job.grace_s / 2:
+            self._kill_silent()
         try:
             number, start, event = self._events.get(timeout=0.5)
         except queue.Empty:
@@ -111,6 +126,19 @@ class Pool:
             self._bury(number, self.workers.pop(number))
         else:
             self._take(number, event)
+
+    def _kill_silent(self) -> None:
+        """End workers whose leases had run out at two looks: they are stopped, or hang. What they
+        worked on is then another's."""
+        live = {lease.owner for lease in self.leases.read(WORKER) if lease.left_s > 0}
+        for number, worker in self.workers.items():
+            if worker.name in live:
+                self._silent[number] = False
+            elif self._silent.get(number):
+                worker.kill()
+            elif number in self._silent:
+                self._silent[number] = True
+        self._looked = time.monotonic()
 
     def _take(self, number: int, event: Event) -> None:
         """Act on an event, and pass it on."""
@@ -145,9 +173,11 @@ class Pool:
     def _bury(self, number: int, worker: Handle) -> None:
         """Free what a dead worker held, and replace it unless it was to end."""
         worker.stop()
+        self._silent.pop(number, None)
         stopping = bool(self.interrupts or self._trouble)
         lost = getattr(worker, "lost", False)
         reason = worker.last_words()
+        self.leases.free(worker.name)
         for trial in running(self.study, worker.name):
             blameless = Status.INTERRUPTED if stopping or lost else None
             lose(self.study, trial, reason, status=blameless)
@@ -177,8 +207,12 @@ class Pool:
         run = self.job.work.run(lost.params, lost.seed)
         why = f"{MAX_DEATHS} workers died of it, the last with: {reason}"
         folder = self.job.runs / lost.key
-        if (record := usable_record(folder)) is None or not record.final:  # else it was being asked
-            write_record(folder, Record(run=run, status=Status.FAILED, reason=why))
+        lease = f"{RUN}/{lost.key}"
+        if self.leases.claim(lease):
+            record = usable_record(folder)
+            if record is None or not record.final:  # else it was being asked
+                write_record(folder, Record(run=run, status=Status.FAILED, reason=why))
+            self.leases.release(lease)
         self._tell(worker, ended(run, number, status=Status.FAILED, reason=why))
 
     def _stop(self) -> None:

@@ -4,15 +4,14 @@
 is said of it and which page shows it.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
-import filelock
 import optuna
-from optuna.storages import RDBStorage
 
 from search.config import StudyConfig
 from search.data.cache import prepare
@@ -26,15 +25,19 @@ from search.show.estimate import Estimate, estimate
 from search.show.progress import Tally, view
 from search.show.trackers import Mirror, open_tracker
 from search.states import End, Kind, State, Status
-from search.study.ending import describe, tidy
+from search.study.ending import describe, given, tidy
 from search.study.job import Job
-from search.study.locks import hold_study, require_writable
+from search.study.locks import HOST, require_writable
 from search.study.lost import reopen_lost
+from search.study.patience import PatientStorage
 from search.study.plan import Attempt, Work, distinct
 from search.study.pool import Ending, Pool
 from search.study.pruners import PrunerConfig, make_pruner
 from search.study.samplers import SamplerConfig
+from search.study.starts import Start, enter
 from search.study.storage import (
+    COMMAND,
+    TOTAL,
     lose_abandoned,
     open_storage,
     open_study,
@@ -64,9 +67,9 @@ class Groundwork:
     naming: str
     """The option that chooses the study's name."""
     executor: Executor
-    lock: filelock.BaseFileLock
-    """Keeps other starts on this machine out."""
-    storage: RDBStorage
+    lock: Start
+    """As others see it."""
+    storage: PatientStorage
     data: Data
     recipe: Recipe
     """With nothing left open."""
@@ -111,7 +114,7 @@ class Session(Generic[W]):
     tracker: Mirror
     placement: Placement
     """Of a typical run."""
-    lock: filelock.BaseFileLock
+    lock: Start
     started: float
     before_s: float
     """Wall time of earlier starts."""
@@ -128,16 +131,20 @@ class Session(Generic[W]):
         config, data, work = ground.config, ground.data, subject.work
         require_engine(config.placement, work.architectures)
         config.measure.require(*work.architectures)
-        study = open_study(
-            ground.storage,
-            config.name,
-            subject.settings,
-            naming=ground.naming,
-            pruner=make_pruner(subject.pruner, ground.recipe),
-            directions=subject.targets.directions,
-        )
-        lose_abandoned(study, Path(config.runs))
-        reopen_lost(study, Path(config.runs))
+        with ground.lock.leases.holding(ground.lock.planning):
+            study = open_study(
+                ground.storage.as_optunas,
+                config.name,
+                subject.settings,
+                naming=ground.naming,
+                pruner=make_pruner(subject.pruner, ground.recipe),
+                directions=subject.targets.directions,
+            )
+            lose_abandoned(study, Path(config.runs), ground.lock.leases)
+            reopen_lost(study, Path(config.runs))
+            study.set_user_attr(TOTAL, work.total)
+            here = {"verb": ground.verb, "given": given(config.url), "folder": str(Path.cwd())}
+            study.set_user_attr(COMMAND, here)
         job = Job(
             study=config.name,
             storage=config.url,
@@ -153,6 +160,9 @@ class Session(Generic[W]):
             workers=ground.executor.slots(config.workers_of(ground.executor)),
             since=len(study.get_trials(deepcopy=False)),
             evaluate=config.evaluate,
+            start=ground.lock.name,
+            place=ground.lock.place,
+            grace_s=config.grace_s,
         )
         session = cls(
             config=config,
@@ -298,17 +308,19 @@ class Outlook:
 
 
 def lay_groundwork(config: StudyConfig, verb: str, naming: str) -> Groundwork:
-    """Hold the study's folder, open its storage, read the data, settle the recipe.
+    """Open the study's storage, read the data, settle the recipe.
 
     Raises:
-        ValueError: something in the configuration, or another start that works there.
+        ValueError: something in the configuration.
     """
     leave_group()
     executor = config.executor.make()
     require_answers(config.evaluate)
-    lock = hold_study(config.folder, verb, naming)
+    require_writable(config.folder, "outputs")
     require_writable(Path(config.runs), "runs")
     storage = open_storage(config.url)
+    owner = f"{HOST}:{os.getpid()}"
+    lock = enter(storage.engine, storage.patience, config.name, owner, config.grace_s)
     data = prepare(config.data)
     require_answers(config.evaluate, data)
     return Groundwork(
@@ -319,7 +331,7 @@ def lay_groundwork(config: StudyConfig, verb: str, naming: str) -> Groundwork:
         lock=lock,
         storage=storage,
         data=data,
-        recipe=_settle(config, settled_precision(storage, config.name)),
+        recipe=_settle(config, settled_precision(storage.as_optunas, config.name)),
     )
 
 

@@ -1,11 +1,14 @@
 """The study in Optuna's storage.
 
 A trial's user attributes say which run it is (`key`, `arm`, `seed`, `role`, `layers`, `cell`), who
-works on it (`worker`), and how it ended (`status`, `reason`, `reused`, `duplicate`).
+works on it (`worker`, and `holder` of the lease that must be renewed), and how it ended (`status`,
+`reason`, `reused`, `duplicate`).
 """
 
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,44 +18,51 @@ import filelock
 import optuna
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search.states import Role, State, Status
 from search.study.job import Job
+from search.study.leases import TABLE, WORKER, Leases
 from search.study.locks import HOST, run_lock
+from search.study.patience import Patience, PatientStorage
 from search.study.plan import Attempt
-from space.compat import reopened, without_experimental_warnings
+from space.compat import reopened, storage_of
 from space.doors import alike
 
-HEARTBEAT_S, GRACE_S = 20, 120
-"""A trial silent for so long is lost: that is how other machines' deaths are noticed. This
-machine's are at once."""
+NETWORK = {"connect_timeout": 5, "keepalives_idle": 10, "tcp_user_timeout": 30_000}
+"""Of PostgreSQL's drivers: a lost connection is noticed in less than a minute."""
+SCHEMA_LOCK = 0x150BA7A3
+"""Of PostgreSQL, held while tables are made."""
 
+COMMAND = "command"
+"""Of a study: how its last start was asked for, which `search.join` repeats."""
+TOTAL = "total"
+"""Of a study: how many runs it will have, by what its last start was asked."""
 LOST = "lost"
 """Of a study: the numbers of trials whose records were damaged or removed after they had ended."""
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def open_storage(url: str) -> RDBStorage:
-    """Optuna's storage at a SQLAlchemy URL, made where there is none.
+def open_storage(
+    url: str, *, stopping: threading.Event | None = None, patient: bool = False
+) -> "PatientStorage":
+    """Optuna's storage at a SQLAlchemy URL, made where there is none, beside the leases. It waits
+    where the database is away; for opening only if `patient`.
 
     Raises:
         ValueError: it cannot be opened.
     """
     try:
-        sqlite = make_url(url).get_backend_name() == "sqlite"
-        with without_experimental_warnings():
-            return RDBStorage(
-                url,
-                engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else None,
-                heartbeat_interval=HEARTBEAT_S,
-                grace_period=GRACE_S,
-            )
+        if is_in_memory(url):
+            raise ValueError("a database in memory is seen by no other process; name a file")
+        opening = Patience(create_engine(url), stopping).wrap(_open) if patient else _open
+        storage = opening(url)
     except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
         shown = (
             "storage" if isinstance(error, ArgumentError) else f"storage {without_password(url)}"
@@ -61,6 +71,55 @@ def open_storage(url: str) -> RDBStorage:
             f"{shown} must be a SQLAlchemy URL that can be opened, such as sqlite:///study.db or "
             f"postgresql+psycopg://user@host/name, but {_first_line(error)}"
         ) from None
+    return PatientStorage(get_storage(storage), Patience(storage.engine, stopping))
+
+
+def _open(url: str) -> RDBStorage:
+    """The storage; one process at a time makes its tables."""
+    with _alone(url):
+        storage = RDBStorage(url, engine_kwargs=_engine_options(url))
+        TABLE.metadata.create_all(storage.engine)
+    return storage
+
+
+def _engine_options(url: str) -> dict[str, Any]:
+    backend, given = make_url(url).get_backend_name(), make_url(url).query
+    if backend == "sqlite":
+        return {"connect_args": {"timeout": 60}}
+    own = NETWORK if make_url(url).get_driver_name() in ("psycopg", "psycopg2") else {}
+    return {
+        "pool_pre_ping": True,
+        "pool_size": 2,
+        "max_overflow": 4,
+        "connect_args": {name: value for name, value in own.items() if name not in given},
+    }
+
+
+@contextmanager
+def _alone(url: str) -> Iterator[None]:
+    """Keep out others that make the same tables: they would fail on what is there by then."""
+    made = make_url(url)
+    if made.get_backend_name() == "sqlite":
+        path = Path(str(made.database))
+        with filelock.FileLock(f"{path}.lock") if path.parent.is_dir() else nullcontext():
+            yield
+    elif made.get_backend_name() == "postgresql":
+        engine = create_engine(url, **_engine_options(url))
+        with engine.begin() as database:  # whose end frees the lock
+            database.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": SCHEMA_LOCK})
+            yield
+        engine.dispose()
+    else:
+        yield
+
+
+def is_in_memory(url: str) -> bool:
+    """Whether a database is of one process alone."""
+    made = make_url(url)
+    if made.get_backend_name() != "sqlite":
+        return False
+    name = made.database or ""
+    return not name or name.endswith(":memory:") or made.query.get("mode") == "memory"
 
 
 def without_password(url: str) -> str:
@@ -74,7 +133,7 @@ def without_password(url: str) -> str:
 
 
 def open_study(
-    storage: RDBStorage,
+    storage: BaseStorage,
     name: str,
     settings: Mapping[str, Any],
     naming: str = "study",
@@ -106,17 +165,19 @@ def open_study(
     return study
 
 
-def load_study(job: Job, sampler: BaseSampler, pruner: BasePruner) -> optuna.Study:
+def load_study(
+    job: Job, sampler: BaseSampler, pruner: BasePruner, stopping: threading.Event | None = None
+) -> optuna.Study:
     """The study that a worker joins."""
     return optuna.load_study(
         study_name=job.study,
-        storage=open_storage(job.storage),
+        storage=open_storage(job.storage, stopping=stopping, patient=True).as_optunas,
         sampler=sampler,
         pruner=pruner,
     )
 
 
-def settled_precision(storage: RDBStorage, name: str) -> str | None:
+def settled_precision(storage: BaseStorage, name: str) -> str | None:
     """The precision that `auto` became when the study was made."""
     for summary in optuna.get_all_study_summaries(storage, include_best_trial=False):
         if summary.study_name == name:
@@ -173,6 +234,9 @@ def _attempt(trial: FrozenTrial) -> Attempt:
         duplicate=kept.get("duplicate", False),
         reused=kept.get("reused", False),
         result_id=kept.get("result_id"),
+        saved=kept.get("saved", 0),
+        worker=kept.get("worker", ""),
+        holder=kept.get("holder"),
     )
 
 
@@ -196,27 +260,52 @@ def running(study: optuna.Study, worker: str) -> list[FrozenTrial]:
     return [t for t in trials if str(t.user_attrs.get("worker", "")).startswith(f"{worker}:")]
 
 
-def lose_abandoned(study: optuna.Study, runs: Path) -> int:
-    """Mark this host's trials whose workers were killed; their number.
+def leases_of(study: optuna.Study, owner: str, **options: Any) -> Leases:
+    """The leases of an owner in the study's storage."""
+    storage: Any = storage_of(study)
+    return Leases(storage.engine, study.study_name, owner, patience=storage.patience, **options)
+
+
+def lose_abandoned(study: optuna.Study, runs: Path, leases: Leases) -> int:
+    """Mark this host's trials whose workers were killed; their number. Called by who plans.
 
     A worker holds its run's lock while it lives: where the lock is free, no one is behind it.
     """
+    leases.free_dead()
     abandoned = 0
-    for trial in running(study, HOST):
-        lock = run_lock(runs, trial.user_attrs.get("key", ".unclaimed"))
-        try:
-            with lock.acquire(timeout=0):
-                lose(study, trial, "its worker was killed", status=Status.INTERRUPTED)
-                abandoned += 1
-        except filelock.Timeout:
-            continue
+    for trial in silent(study, leases):
+        worker, key = trial.user_attrs.get("worker"), trial.user_attrs.get("key")
+        if worker is None or (worker.startswith(f"{HOST}:") and _is_free(runs, key)):
+            lose(study, trial, "its worker was killed", status=Status.INTERRUPTED)
+            abandoned += 1
     return abandoned
 
 
-def fail_silent(study: optuna.Study) -> None:
-    """Mark trials that have not beaten for `GRACE_S`: other machines' workers that are gone."""
-    with without_experimental_warnings():
-        optuna.storages.fail_stale_trials(study)
+def _is_free(runs: Path, key: str | None) -> bool:
+    try:
+        with run_lock(runs, key or ".unclaimed").acquire(timeout=0):
+            return True
+    except filelock.Timeout:
+        return False
+
+
+def silent(study: optuna.Study, leases: Leases) -> list[FrozenTrial]:
+    """The trials in progress behind which no worker is that renews its lease. Of those that nobody
+    has taken yet, who asks must be the one who plans."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    live = {lease.holder for lease in leases.read(WORKER) if lease.left_s > 0} if trials else set()
+    return [trial for trial in trials if trial.user_attrs.get("holder") not in live]
+
+
+def lose_silent(study: optuna.Study, leases: Leases) -> None:
+    """Mark trials whose workers have been silent for too long, wherever they ran. Called by who
+    plans."""
+    if not (trials := silent(study, leases)):
+        return
+    leases.take_from(str(trial.user_attrs.get("holder")) for trial in trials)
+    for trial in trials:
+        worker = str(trial.user_attrs.get("worker", "")).rstrip(":") or "that had taken nothing yet"
+        lose(study, trial, f"its worker {worker} was silent for too long")
 
 
 def _first_line(error: BaseException) -> str:

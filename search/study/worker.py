@@ -13,12 +13,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, NoReturn
 
 import filelock
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -31,14 +32,17 @@ from search.runs import disk_error, usable_record
 from search.show.progress import ended, identity
 from search.states import Kind, Role, State, Status
 from search.study.job import Job
-from search.study.locks import HOST, run_lock
+from search.study.leases import PLANNING, RUN, WORKER
+from search.study.locks import HOST, holder_of, is_stopped, run_lock
 from search.study.plan import Attempt, Cell, Step, distinct, is_open
 from search.study.pruners import make_pruner
 from search.study.samplers import make_sampler, worker_seed
 from search.study.standing import Standing
+from search.study.starts import SeveralHosts, require_one_host
 from search.study.storage import (
-    fail_silent,
+    leases_of,
     load_study,
+    lose_silent,
     read_attempts,
 )
 from search.train.leftovers import give_back
@@ -48,8 +52,11 @@ from space.doors import Changed, bare
 
 Emit = Callable[[Event], None]
 
-POLL_S = 0.3
-"""Between looks at a study in which nothing can be decided yet, or at a run that is locked."""
+POLL_S, LONGEST_POLL_S = 0.3, 3.0
+"""Between looks at a study in which nothing can be decided yet, or at a run that is locked: longer
+the longer it is so."""
+PLACES = 499
+"""Between the numbers of workers of two starts, from which samplers have their seeds."""
 TELL_S = 0.2
 """Between two events of a run's progress."""
 STORAGE_ERRORS = (OSError, SQLAlchemyError, optuna.exceptions.OptunaError)
@@ -62,6 +69,14 @@ class Ended(Exception):
 
 class Pruned(Stop):
     """Raised in a run that the study's pruner stops; its checkpoint stays."""
+
+
+class Lost(Stop):
+    """This worker was silent for too long, and its run is another's by now: it writes nothing."""
+
+
+class Locked(Exception):
+    """A run's folder is locked by a process that is stopped and no worker of this study."""
 
 
 class Unusable(Exception):
@@ -81,39 +96,62 @@ class Worker:
     ) -> None:
         self.job, self.emit, self.stopping = job, emit, stopping
         self.owner = owner or f"{HOST}:{os.getpid()}"
+        number += PLACES * job.place
         seed = worker_seed(job.sampler, job.seed, number, trials=job.since)
         self.study = load_study(
             job,
             sampler=make_sampler(job.sampler, seed),
             pruner=make_pruner(job.pruner, job.work.typical.recipe),
+            stopping=stopping,
         )
         for measure in job.targets.measures.values():
             _ = measure.objective  # loaded, and from here on the same
         self.standing = Standing(self.study)
         self.data = open_data(job.data)
-        self.planning = filelock.FileLock(job.folder / ".plan.lock")
-        """Held from looking at the study until a trial is claimed, by one worker at a time."""
+        self.leases = leases_of(self.study, self.owner, start=job.start, grace_s=job.grace_s)
+        self.planning = f"{PLANNING}/{job.study}"
+        """The lease held from looking at the study until a trial is claimed."""
+        self.presence = f"{WORKER}/{self.leases.holder}"
+        """The lease behind all trials of this worker."""
         self.attempts: list[Attempt] = []
         self.outcome: Event | None = None
         """The event of the last trial's end."""
+        self.born, self.busy_s = time.monotonic(), 0.0
+        """When it began, and for how long it has worked on runs since."""
+        self.run_began: float | None = None
         self.scorer = Scorer(job.evaluate, job.data, self._before_answers)
 
     def work(self) -> None:
         """Run trials until nothing is left or the parent wants an end."""
+        require_one_host(self.leases)
+        self.leases.keep()
+        try:
+            self._work()
+        finally:
+            self.leases.close()
+
+    def _work(self) -> None:
+        pause = POLL_S
         while not self.stopping.is_set():
             step = self.take_next()
-            if step is Step.DONE:
+            if step is Step.DONE and not self._others_work():
                 self.score_earlier_runs()
                 return
-            if step is Step.WAIT:
+            if step in (Step.DONE, Step.WAIT):
+                self._say("waiting")
                 self.emit({"event": Kind.IDLE})
-                self.stopping.wait(POLL_S)
+                self.stopping.wait(pause)
+                pause = min(1.5 * pause, LONGEST_POLL_S)
+            else:
+                pause = POLL_S
 
     def take_next(self) -> Step | Cell:
         """Do what the plan says next; one trial at most."""
-        self.planning.acquire()
-        try:
-            fail_silent(self.study)
+        self.leases.claim(self.presence)  # again where it was lost
+        with self.leases.holding(self.planning, self.stopping) as planning:
+            if not planning:
+                return Step.WAIT
+            lose_silent(self.study, self.leases)
             self.attempts = read_attempts(self.study)
             step = self.job.work.next(self.attempts, self.job.since)
             if step in (Step.DONE, Step.WAIT):
@@ -123,28 +161,41 @@ class Worker:
                 self.study.enqueue_trial(dict(step.params), user_attrs=cell)
             self._optimize()
             return step
-        finally:
-            self.planning.release()
+
+    def _others_work(self) -> bool:
+        """Whether workers of other starts have runs in progress, which become this one's if they
+        die. Those of its own start are its parent's to replace."""
+        busy = {attempt.holder for attempt in self.attempts if attempt.busy}
+        return any(
+            lease.holder in busy and lease.start != self.job.start
+            for lease in self.leases.read(WORKER)
+        )
 
     def score_earlier_runs(self) -> None:
         """Ask runs that were finished before this start what they were not asked then. Of several
         workers each takes those that no other works on."""
         for key in self.job.unscored:
-            lock = run_lock(self.job.runs, key)
+            lease, lock = f"{RUN}/{key}", run_lock(self.job.runs, key)
+            if not self.leases.claim(lease):
+                continue
             try:
                 with lock.acquire(timeout=0):
                     if (record := usable_record(self.job.runs / key)) is not None:
                         self._score(record)
             except filelock.Timeout:
                 continue
+            except Lost:
+                continue
             except Stop:
                 return
+            finally:
+                self.leases.release(lease)
 
     def _score(self, record: Record) -> Record:
         """The record with its scores; what is wrong with them does not touch the run."""
         key = record.run.key
         try:
-            return self.scorer.score(record, self.job.runs / key)
+            return self.scorer.score(record, self.job.runs / key, self._fence(key))
         except Stop:
             raise
         except Exception as error:
@@ -158,20 +209,58 @@ class Worker:
         if self.stopping.is_set():
             raise Stop
         if task is not None:
+            self._say("asking", task=task)
             self.emit({"event": Kind.ASK, "task": task})
 
+    def _fence(self, key: str, trial: Trial | None = None) -> Callable[[], None]:
+        """Asked before each file of a run takes its place. It notes how far its trial is, if any:
+        after the first steps that file is a checkpoint."""
+        noted = 0
+
+        def fence() -> None:
+            nonlocal noted
+            if not self.leases.owns(f"{RUN}/{key}"):
+                raise Lost
+            tokens = int(self.leases.said.get("tokens", 0))
+            if trial is not None and tokens > noted:
+                noted = tokens
+                with self._while_it_runs():
+                    trial.set_user_attr("saved", tokens)
+
+        return fence
+
+    @contextmanager
+    def _while_it_runs(self) -> Iterator[None]:
+        """For what is told of a trial. Raises: Lost where another took it for lost."""
+        try:
+            yield
+        except UpdateFinishedTrialError:
+            raise Lost from None
+
     def _optimize(self) -> None:
-        """One trial, under Optuna's heartbeat."""
+        """One trial."""
         self.outcome = None
         try:
-            self.study.optimize(self.objective, n_trials=1, catch=(Ended,))
+            self.study.optimize(self.objective, n_trials=1, catch=(Ended, Lost))
+        except UpdateFinishedTrialError:
+            self.outcome = None  # as below
         except TELL_ERRORS as error:
-            # Another machine took this one for dead, as after a suspension. The record stands.
+            # Another took this worker for dead, as after a suspension. The record stands.
             if not is_tell_refused(error):
                 raise
+            self.outcome = None
         if self.outcome is not None:
             self.emit(self.outcome)  # now that the storage has it too
         give_back()
+
+    def _say(self, doing: str, **more: Any) -> None:
+        """Have the next renewal tell the storage what this worker does."""
+        lived = time.monotonic() - self.born
+        idle = max(0.0, 1 - (self.busy_s + self._in_run_s()) / lived) if lived > 0 else 0.0
+        self.leases.said = {"doing": doing, "idle": round(idle, 4), **more}
+
+    def _in_run_s(self) -> float:
+        return time.monotonic() - self.run_began if self.run_began is not None else 0.0
 
     def objective(self, trial: Trial) -> tuple[float, ...]:
         """The values of a trial: of a run already there, or of training it."""
@@ -181,7 +270,7 @@ class Worker:
         if (twin := self._twin(run.key)) is not None:
             return self._answer(trial, twin)
         self._claim(trial, cell, run)
-        self.planning.release()
+        self.leases.release(self.planning)
         self.emit({"event": Kind.START, "number": trial.number, **identity(run)})
         try:
             record, reused = self._train(run, trial)
@@ -190,8 +279,15 @@ class Worker:
             trial.set_user_attr("reason", str(pruned))
             self.outcome = ended(run, trial.number, status=Status.PRUNED, reason=str(pruned))
             raise optuna.TrialPruned from None
+        except Lost:
+            said = "was silent for too long, and another worker goes on with its run"
+            self.emit({"event": "print", "text": f"trial {trial.number}: this worker {said}"})
+            raise
         except Stop:
             self._end(trial, Status.INTERRUPTED, "the study was stopped")
+        except Locked as locked:
+            self.outcome = ended(run, trial.number, status=Status.FAILED, reason=str(locked))
+            self._end(trial, Status.FAILED, str(locked))
         except (*STORAGE_ERRORS, Changed, Unusable):
             trial.set_user_attr("status", Status.INTERRUPTED)
             raise
@@ -270,8 +366,11 @@ class Worker:
 
     def _claim(self, trial: Trial, params: dict[str, Any], run: Run) -> None:
         """Write into the trial which run it is, so that no one else takes it."""
+        if not (self.leases.owns(self.planning) and self.leases.owns(self.presence)):
+            raise Lost  # another plans by now, and may have taken the same
         for name, value in {
             "worker": f"{self.owner}:",
+            "holder": self.leases.holder,
             "cell": params,
             "seed": run.seed,
             "arm": architecture_id(run.architecture),
@@ -292,7 +391,7 @@ class Worker:
             Pruned: the study's pruner stopped it at a horizon.
         """
         folder = self.job.runs / run.key
-        with self._hold(run_lock(self.job.runs, run.key)):
+        with self._own(run.key):
             before = usable_record(folder)
             judge = self._judge(run, trial)
             horizons = len(run.recipe.horizons)  # a diverged run has no reading after these
@@ -304,8 +403,9 @@ class Worker:
                 self.data,
                 folder,
                 placement=self.job.placement,
-                progress=self._progress(run.key),
+                progress=self._progress(run.key, trial.number),
                 listener=judge,
+                fence=self._fence(run.key, trial),
             )
             return self._score(record), before is not None and before.final
 
@@ -328,7 +428,8 @@ class Worker:
                 raise Unusable(str(error)) from error
             if value is None:
                 return
-            trial.report(value, step=reading.tokens)
+            with self._while_it_runs():
+                trial.report(value, step=reading.tokens)
             if self._would_prune(trial):
                 at = f"{in_digits(first.name, value)} {first.unit}"
                 raise Pruned(f"stopped after {reading.tokens:,} tokens at {at}")
@@ -347,22 +448,62 @@ class Worker:
                 f"{type(error).__name__}: {said}"
             ) from error
 
-    def _hold(self, lock: filelock.BaseFileLock) -> Any:
-        """The lock, once another study's worker has left the run."""
+    @contextmanager
+    def _own(self, key: str) -> Iterator[None]:
+        """A run's folder, once others have left it: the lease in the storage, and on this machine
+        the lock of the folder, which studies in other storages share.
+
+        Raises:
+            Stop: the parent wants an end first.
+            Locked: whoever has the lock is stopped.
+        """
+        with self.leases.holding(f"{RUN}/{key}", self.stopping) as owned:
+            if not owned:
+                raise Stop
+            with self._lock(run_lock(self.job.runs, key), key):
+                self.run_began = time.monotonic()
+                try:
+                    yield
+                finally:
+                    self.busy_s, self.run_began = self.busy_s + self._in_run_s(), None
+                    self._say("planning")
+
+    def _lock(self, lock: filelock.BaseFileLock, key: str) -> Any:
+        """The lock of a folder; none where a worker of this study has it whose lease has run out,
+        since that one writes nothing any more."""
+        began = time.monotonic()
         while True:
             try:
                 return lock.acquire(timeout=POLL_S)
             except filelock.Timeout:
                 if self.stopping.is_set():
                     raise Stop from None
+            process = holder_of(lock)
+            if process is not None and f"{HOST}:{process}:" in self._lost_with(key):
+                return nullcontext()
+            if process is None or not is_stopped(process):
+                began = time.monotonic()
+            elif time.monotonic() - began > self.job.grace_s:
+                raise Locked(
+                    f"its folder is locked by process {process} of {HOST}, which is stopped; end "
+                    "or continue that"
+                )
 
-    def _progress(self, key: str) -> Emit:
+    def _lost_with(self, key: str) -> set[str]:
+        """Workers that have lost this run."""
+        return {a.worker for a in self.attempts if a.key == key and a.state == State.FAIL}
+
+    def _progress(self, key: str, number: int) -> Emit:
         last = 0.0
 
         def progress(event: Event) -> None:
             nonlocal last
+            if f"{RUN}/{key}" not in self.leases.held:
+                raise Lost
             if self.stopping.is_set():
                 raise Stop
+            told = {name: event[name] for name in ("step", "of", "tokens", "tokens_per_s")}
+            self._say("training", key=key, trial=number, **told)
             now = time.monotonic()
             if now - last >= TELL_S or event["step"] == event["of"]:
                 last = now
@@ -394,7 +535,7 @@ def work(
             raise
         emit({"event": Kind.FATAL, "reason": str(disk or error)})
         return
-    except (Changed, Unusable) as error:
+    except (Changed, SeveralHosts, Unusable) as error:
         emit({"event": Kind.FATAL, "reason": str(error)})
         return
     emit({"event": Kind.DONE})

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from space.files import file_atomically
+from space.files import Fence, file_atomically, nothing, remove_begun
 from space.seals import Damaged, Digesting, digest_of_file, set_aside
 
 TRUNK, BRANCH = "state.pt", "branch.pt"
@@ -37,18 +37,24 @@ def load_trunk(folder: Path, key: str) -> Saved | None:
     return _read(folder / "checkpoint" / TRUNK, key)
 
 
-def write(folder: Path, key: str, saved: Saved, *, branch: bool) -> None:
+def write(folder: Path, key: str, saved: Saved, *, branch: bool, fence: Fence = nothing) -> None:
     """Replace the checkpoint of a run folder by that of run `key`, its digest after it. A branch
     has its own beside the trunk's, and on the trunk none is left."""
     place = folder / "checkpoint"
     place.mkdir(exist_ok=True)
     path = place / (BRANCH if branch else TRUNK)
-    with file_atomically(path, one_writer=True) as part, part.open("wb") as file:
+    with file_atomically(path, fence=fence) as part, part.open("wb") as file:
         sealed = Digesting(file)
         torch.save({**saved, "key": key}, sealed)  # type: ignore[arg-type]  # it only writes
         file.write(SEAL + sealed.hash.hexdigest().encode())
     if not branch:
         (place / BRANCH).unlink(missing_ok=True)
+
+
+def take_over(folder: Path) -> None:
+    """Remove what whoever worked in a run folder before was about to put there."""
+    remove_begun(folder)
+    remove_begun(folder / "checkpoint")
 
 
 def remove(folder: Path) -> None:

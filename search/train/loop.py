@@ -13,7 +13,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -39,7 +39,7 @@ from search.train.parametrise import initialise, lr_factor, parameter_groups
 from search.train.placement import Placement, rank, settle, world
 from search.train.provenance import commit, device_name, versions
 from space.doors import Changed
-from space.files import file_atomically, write_atomically
+from space.files import Fence, file_atomically, nothing, write_atomically
 from space.model import Attention, Decoder
 from space.seals import set_aside
 
@@ -70,6 +70,7 @@ def train(
     placement: Placement,
     progress: Progress | None = None,
     listener: Listener | None = None,
+    fence: Fence = nothing,
 ) -> Record:
     """The record of a run: the one in its folder, or that of training it, going on from its
     checkpoint.
@@ -78,7 +79,8 @@ def train(
     on the trunk; first of those that the checkpoint has. Out of memory, it goes on from its
     checkpoint with half the micro-batch. Divergence, lack of memory for one sequence and crashes of
     the run itself are recorded with their reason. What `progress` or `listener` raises, `Stop` or
-    another, is no outcome of the run: it is passed on, once a checkpoint is written.
+    another, is no outcome of the run: it is passed on, once a checkpoint is written. `fence` is
+    asked before any file takes its place, and raises `Stop` where the run is no longer this one's.
 
     Raises:
         OSError: the disk is full or cannot be written; the last checkpoint stays.
@@ -87,6 +89,8 @@ def train(
     if (existing := usable_record(folder)) is not None and existing.final:
         return existing
     folder.mkdir(parents=True, exist_ok=True)
+    if rank() == 0:
+        checkpoint.take_over(folder)
     if torch.cuda.is_available() and world() > 1:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before anything is put on a card
     if torch.cuda.is_available() and placement.device != "cpu" and placement.workers_per_gpu > 1:
@@ -96,7 +100,7 @@ def train(
     )
     training, smaller = None, None
     try:
-        training = Training(run, data, folder, placement, progress, listener)
+        training = Training(run, data, folder, placement, progress, listener, fence)
         training.to_the_end()
         record = replace(record, status=Status.FINISHED)
     except Diverged as reason:
@@ -104,7 +108,7 @@ def train(
     except Exception as error:
         if training is not None and error is training.called_back:
             raise
-        if isinstance(error, Changed):
+        if isinstance(error, Changed | Stop):
             raise
         if (disk := disk_error(error)) is not None:
             raise disk from error
@@ -113,21 +117,29 @@ def train(
         if training is not None and _is_memory(error):
             smaller = training.placement.halved
         if smaller is None:
-            write_atomically(folder / "error.txt", traceback.format_exc())
+            write_atomically(folder / "error.txt", traceback.format_exc(), fence)
         record = replace(record, reason=_reason(error))
     if training is not None and smaller is not None:
         before = training.placement.micro_batch
         print(f"run {run.key}: no memory for {before} sequences at once; it goes on with half")
         del training  # and what it holds
         torch.cuda.empty_cache()
-        return train(run, data, folder, placement=smaller, progress=progress, listener=listener)
+        return train(
+            run,
+            data,
+            folder,
+            placement=smaller,
+            progress=progress,
+            listener=listener,
+            fence=fence,
+        )
     if training is not None:
         record = replace(record, **training.outcome())
     if record.final and rank() == 0:
         record = replace(record, files=digests(folder))
     record = replace(record, data=data.describe(), commit=commit(), versions=versions())
     if rank() == 0:
-        write_record(folder, record)
+        write_record(folder, record, fence)
         if record.final:
             checkpoint.remove(folder)
     return record
@@ -171,7 +183,9 @@ class Training:
         placement: Placement,
         progress: Progress | None = None,
         listener: Listener | None = None,
+        fence: Fence = nothing,
     ) -> None:
+        self.fence = fence
         self.run, self.recipe, self.data, self.folder = run, run.recipe, data, folder
         self.progress, self.listener = progress or _ignore, listener or _ignore
         self.branches = run.recipe.branches
@@ -207,12 +221,12 @@ class Training:
     def to_the_end(self) -> None:
         """Train what is left, then write the weights."""
         if rank() == 0:
-            write_run(self.folder, self.run)
+            write_run(self.folder, self.run, self.fence)
         with self._open_metrics() as metrics, _process_group(self.placement):
             self._loop(metrics)
         if rank() == 0:
             weights = {n: p.detach().cpu().clone() for n, p in self.model.named_parameters()}
-            with file_atomically(self.folder / WEIGHTS, one_writer=True) as part:
+            with file_atomically(self.folder / WEIGHTS, fence=self.fence) as part:
                 save_file(weights, part)
 
     def outcome(self) -> dict[str, Any]:
@@ -422,12 +436,19 @@ class Training:
 
     @contextmanager
     def _open_metrics(self) -> Iterator[TextIO]:
-        """The curve's file, cut back to what the checkpoint knows."""
-        path = self.folder / CURVE if rank() == 0 else Path(os.devnull)
-        with open(path, "a+") as file:
-            if rank() == 0:
-                file.truncate(self.state.metrics_bytes)
-                file.seek(0, os.SEEK_END)  # where a checkpoint before the next line finds it
+        """The curve's file, with what the checkpoint knows of it: a new one, since a process that
+        lost this run may still have the old one open."""
+        if rank() != 0:
+            with open(os.devnull, "a+") as file:
+                yield file
+            return
+        path = self.folder / CURVE
+        known = path.read_bytes()[: self.state.metrics_bytes] if path.is_file() else b""
+        with ExitStack() as stack:
+            with file_atomically(path, fence=self.fence) as part:
+                file = stack.enter_context(open(part, "w+"))
+                file.write(known.decode())
+                file.flush()
             yield file
             _sync(file)
 
@@ -441,7 +462,7 @@ class Training:
                 return
             aside = set_aside(path)
             print(f"warning: {path} was damaged; it was set aside as {aside.name}")
-        write_atomically(path, known)
+        write_atomically(path, known, self.fence)
 
     def _log(self, metrics: TextIO, **values: Any) -> None:
         state = self.state
@@ -466,7 +487,7 @@ class Training:
             "curve": (self.folder / CURVE).read_bytes()[: self.state.metrics_bytes],
         }
         started = time.perf_counter()
-        checkpoint.write(self.folder, self.run.key, saved, branch=self.in_branch)
+        checkpoint.write(self.folder, self.run.key, saved, branch=self.in_branch, fence=self.fence)
         self.write_s = time.perf_counter() - started
 
     def _restore(self, saved: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from study_fixtures import command, environment, open_search, run, write_text
+from study_fixtures import command, environment, open_search, write_text
 
 from search.__main__ import main
 
@@ -68,6 +68,10 @@ def complain(
         (["storage=nonsense"], ["storage", "SQLAlchemy URL"]),
         (["storage=sqlite:////nowhere/at/all.db"], ["storage", "unable to open database file"]),
         (["storage=nodriver://host/name"], ["storage", "nodriver"]),
+        (["storage=sqlite:///:memory:"], ["storage", "in memory", "name a file"]),
+        (["storage=sqlite://"], ["storage", "in memory", "name a file"]),
+        (["grace_s=1"], ["grace_s must be at least 3", "got 1"]),
+        (["grace_s=nan"], ["grace_s must be a finite number"]),
         (["data.path=missing.txt"], ["missing.txt"]),
         (["recipe.seq_len=100000"], ["training split", "tokens", "smaller seq_len"]),
         (["data.vocab_size=100000"], ["vocab"]),
@@ -119,18 +123,6 @@ def test_a_change_under_the_same_name_is_shown(
     open_search(tmp_path).lock.release()
     line = complain(capsys, monkeypatch, tmp_path, "recipe.lr=0.004")
     assert "recipe.lr was 0.003, is 0.004; choose another name with study=NAME" in line
-
-
-def test_a_study_in_use_is_refused_in_another_process(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    search = open_search(tmp_path)
-    second = run(tmp_path)
-    search.lock.release()
-    assert second.returncode == 2
-    (line,) = second.stderr.strip().splitlines()
-    assert "another search on this machine works in it" in line
 
 
 def test_a_misspelt_key_is_refused_by_the_command_itself(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -258,35 +257,6 @@ def test_two_studies_share_the_runs_that_both_want(
         said += out
     assert said.count("bits per byte in ") == 2
     assert said.count("bits per byte from its record") == 2
-
-
-@pytest.mark.slow
-def test_another_machine_joins_by_the_same_command(
-    tmp_path: Path, kill_left: list["subprocess.Popen[str]"]
-) -> None:
-    apart = ["unshare", "--user", "--map-root-user", "--uts", "--"]
-    if shutil.which("unshare") is None or subprocess.run([*apart, "true"]).returncode:
-        pytest.skip("needs unshare, to have another host name")
-    options = ("n_trials=4", "replicates.seeds=1", "recipe.tokens=256000")
-    here = start(tmp_path, *options)
-    kill_left.append(here)
-    wait_for(lambda: list((tmp_path / "runs").glob("*/metrics.jsonl")))
-    there = subprocess.Popen(
-        [*apart, "sh", "-c", 'hostname elsewhere && exec "$@"', "sh", *command(tmp_path, *options)],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    kill_left.append(there)
-    for process in (here, there):
-        _, err = process.communicate(timeout=600)
-        assert process.returncode == 0, err
-    assert (tmp_path / "outputs" / "tiny" / "workers" / "elsewhere-0.log").is_file()
-    trials = study_json(tmp_path)["trials"]
-    assert [trial["state"] for trial in trials] == ["COMPLETE"] * 4
-    assert len(records(tmp_path)) == 4
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import copy
 import random
 import shlex
-import sqlite3
 import sys
 import threading
 from collections import Counter
@@ -487,35 +486,6 @@ def test_what_does_not_change_a_run_may_change_under_the_same_name(here: Path) -
 def test_the_precision_that_auto_became_stays_the_studys(here: Path) -> None:
     open_search(here, "recipe.precision=fp32").lock.release()
     assert open_search(here, "recipe.precision=auto").work.recipe.precision == "fp32"
-
-
-def test_a_second_start_in_the_same_study_is_refused(here: Path) -> None:
-    search = open_search(here)
-    with pytest.raises(ValueError, match="another search on this machine works in it"):
-        open_search(here)
-    search.lock.release()
-
-
-def test_a_run_that_another_machine_left_is_taken_over(here: Path) -> None:
-    search = open_search(here, "n_trials=1", "replicates.seeds=1")
-    trial = search.study.ask()
-    cell = search.work.suggest(trial)
-    run = search.work.run(cell, 0)
-    marks = {"worker": "elsewhere:1:", "cell": cell, "key": run.key, "arm": "a", "seed": 0}
-    for name, value in marks.items():
-        trial.set_user_attr(name, value)
-    assert work(search) == [], "it may be alive"
-    database = sqlite3.connect(here / "outputs" / "tiny" / "study.db")
-    with database:
-        database.execute(
-            "insert into trial_heartbeats (trial_id, heartbeat) "
-            "select trial_id, datetime('now', '-1 hour') from trials"
-        )
-    database.close()
-    assert [event["event"] for event in work(search)] == ["start", "step", "step", "end"]
-    first, second = read_attempts(search.study)
-    assert (first.state, second.state) == ("FAIL", "COMPLETE")
-    assert first.key == second.key
 
 
 def test_each_record_is_read_once_while_a_study_runs(here: Path) -> None:

@@ -1,0 +1,179 @@
+"""`python -m search.status study=depth_width_1m`: how far a study is, and what its workers do.
+
+It looks at the study's storage alone, from any machine that reaches it, and changes nothing there.
+`--watch` looks again every few seconds; `format=json` is for programs.
+"""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from search.states import State, Status
+from search.study.leases import START, WORKER, Lease, read
+from search.study.patience import PatientStorage
+from search.study.plan import distinct
+from search.study.storage import TOTAL, open_storage, read_attempts
+from space.app import verb
+from space.cli import one_line_errors
+from space.overrides import Place
+from space.ranges import Positive, settle_numbers
+from space.tables import in_columns
+from space.words import amount
+
+FORMATS = ("text", "json")
+
+
+@dataclass(kw_only=True)
+class StatusConfig:
+    """What `conf/status.yaml` holds."""
+
+    study: str
+    storage: str | None = None
+    """SQLAlchemy URL, as the study was started with. Default: SQLite in the study's folder."""
+    outputs: Place = "outputs"
+    format: str = "text"
+    """`text` or `json`, an object a look."""
+    watch: bool = False
+    """Whether to look again until the study is done."""
+    every_s: Positive = 5.0
+
+    def __post_init__(self) -> None:
+        settle_numbers(self)
+        if self.format not in FORMATS:
+            raise ValueError(f"format must be text or json, but got {self.format!r}")
+
+
+def main() -> None:
+    """As other commands, with `--watch` for `watch=true`."""
+    sys.argv[1:] = ["watch=true" if word == "--watch" else word for word in sys.argv[1:]]
+    show()
+
+
+@verb("status", StatusConfig)
+def show(config: StatusConfig) -> None:
+    """Print where the study stands; with `watch` until it is done."""
+    with one_line_errors():
+        storage = storage_of(config)
+        name = name_of(storage, config.study)
+        while True:
+            found = look(storage, name)
+            print(json.dumps(found) if config.format == "json" else in_words(found), flush=True)
+            if not config.watch or found["done"] >= found["total"]:
+                return
+            time.sleep(config.every_s)
+
+
+def storage_of(config: StatusConfig) -> PatientStorage:
+    """The study's storage, which must be there.
+
+    Raises:
+        ValueError: it is not, or cannot be opened.
+    """
+    url = config.storage or f"sqlite:///{_file_of(config)}"
+    storage = open_storage(url)
+    return storage
+
+
+def name_of(storage: PatientStorage, given: str) -> str:
+    """A study's name in its storage: a table's begins with `table_`.
+
+    Raises:
+        ValueError: there is no such study.
+    """
+    known = optuna.get_all_study_names(storage.as_optunas)
+    for name in (given, f"table_{given}"):
+        if name in known:
+            return name
+    there = ", ".join(known[:5]) or "no study yet"
+    raise ValueError(f"study must be one of its storage, but got {given!r}; there is {there}")
+
+
+def _file_of(config: StatusConfig) -> Path:
+    """SQLite's file in the folder of a search, or of a table."""
+    outputs = Path(config.outputs)
+    folders = [outputs / config.study, outputs / "tables" / config.study.removeprefix("table_")]
+    for folder in folders:
+        if (found := folder / "study.db").is_file():
+            return found
+    raise ValueError(
+        f"study must be one that was started, but {folders[0] / 'study.db'} is not there; set "
+        "outputs=… to where it is, or storage=… to the database that it was started with"
+    )
+
+
+def look(storage: PatientStorage, name: str) -> dict[str, Any]:
+    """Where a study stands: runs by how they ended, and what each worker does that lives."""
+    study = optuna.load_study(study_name=name, storage=storage.as_optunas)
+    runs = distinct(read_attempts(study))
+    leases = [lease for lease in read(storage.engine, WORKER, name) if lease.left_s > 0]
+    starts = [lease for lease in read(storage.engine, START, name) if lease.left_s > 0]
+    workers = [_worker(lease) for lease in leases]
+    idle = [worker["idle"] for worker in workers if worker["idle"] is not None]
+    return {
+        "study": name,
+        "done": sum(run.done for run in runs),
+        "total": study.user_attrs.get(TOTAL, len(runs)),
+        "finished": sum(run.state == State.COMPLETE for run in runs),
+        "pruned": sum(run.state == State.PRUNED for run in runs),
+        "diverged": sum(run.status == Status.DIVERGED for run in runs),
+        "failed": sum(run.status == Status.FAILED for run in runs),
+        "running": sum(run.state == State.RUNNING for run in runs),
+        "tokens_per_s": sum(worker["tokens_per_s"] for worker in workers),
+        "idle": sum(idle) / len(idle) if idle else None,
+        "starts": sorted(lease.host for lease in starts),
+        "workers": sorted(workers, key=lambda worker: (worker["host"], worker["worker"])),
+    }
+
+
+def _worker(lease: Lease) -> dict[str, Any]:
+    said = lease.said
+    return {
+        "host": lease.host,
+        "worker": lease.owner,
+        "doing": said.get("doing", "starting"),
+        "trial": said.get("trial"),
+        "key": said.get("key"),
+        "task": said.get("task"),
+        "step": said.get("step"),
+        "of": said.get("of"),
+        "tokens_per_s": said.get("tokens_per_s") or 0.0,
+        "idle": said.get("idle"),
+        "lease_s": round(lease.left_s, 1),
+    }
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """The same for people: a line of the study, and a table of its workers by host."""
+    kinds = ("running", "pruned", "diverged", "failed")
+    counts = "".join(f", {found[kind]} {kind}" for kind in kinds if found[kind])
+    head = f"study {found['study']}: {found['done']} of {found['total']} runs done{counts}"
+    workers: Sequence[Mapping[str, Any]] = found["workers"]
+    if not workers:
+        return f"{head}; no worker is alive"
+    hosts = Counter(worker["host"] for worker in workers)
+    where = ", ".join(f"{number} on {host}" for host, number in hosts.items())
+    speed = f"{amount(found['tokens_per_s'])} tokens/s"
+    idle = "" if found["idle"] is None else f", {found['idle']:.0%} idle"
+    rows = [["host", "worker", "does", "trial", "run", "done", "tokens/s", "idle"]]
+    return f"{head}; workers: {where}; {speed}{idle}\n{in_columns([*rows, *map(_row, workers)])}"
+
+
+def _row(worker: Mapping[str, Any]) -> list[str]:
+    part = f"{worker['step'] / worker['of']:.0%}" if worker["of"] else ""
+    trial = "" if worker["trial"] is None else str(worker["trial"])
+    speed = amount(worker["tokens_per_s"]) if worker["tokens_per_s"] else ""
+    idle = "" if worker["idle"] is None else f"{worker['idle']:.0%}"
+    doing = f"asking {worker['task']}" if worker["task"] else str(worker["doing"])
+    name = str(worker["worker"]).removeprefix(f"{worker['host']}:")
+    return [str(worker["host"]), name, doing, trial, worker["key"] or "", part, speed, idle]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Waiting for a database that is away: restarted, failed over, or behind a lost connection."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+WAIT_S = 600
+"""How long a database may be away, in the middle of a study."""
+STOPPING_WAIT_S = 10
+"""The same for a worker that is to end."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10
+"""Between two attempts; each pause is twice the one before."""
+READ_ONLY = "25006"
+"""What PostgreSQL says after a fail-over that left this connection with a standby."""
+
+
+class Patience:
+    """Repeats what fails because the database is away, for a limited time."""
+
+    def __init__(self, engine: Engine, stopping: threading.Event | None = None) -> None:
+        self.engine, self.stopping = engine, stopping or threading.Event()
+        self.limited = engine.dialect.name != "sqlite"
+        """Whether it can be away: a file is there, or is not."""
+
+    def wrap(self, call: Callable[P, T]) -> Callable[P, T]:
+        """The call, which waits."""
+
+        @wraps(call)
+        def patient(*args: P.args, **options: P.kwargs) -> T:
+            began, pause = time.monotonic(), FIRST_PAUSE_S
+            while True:
+                try:
+                    return call(*args, **options)
+                except Exception as error:
+                    if not (self.limited and is_away(error)) or self._is_enough(began):
+                        raise
+                    if pause == FIRST_PAUSE_S:
+                        self._say(error)
+                self.engine.dispose()  # its other connections are as dead
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+
+        return patient
+
+    def _is_enough(self, began: float) -> bool:
+        limit = STOPPING_WAIT_S if self.stopping.is_set() else WAIT_S
+        return time.monotonic() - began > limit
+
+    def _say(self, error: Exception) -> None:
+        lines = str(error.__cause__ or error).strip().splitlines()
+        print(
+            f"the storage does not answer ({lines[0]}); waiting up to {WAIT_S // 60} minutes",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether this is the database's absence, which passes, and nothing that was asked of it."""
+    cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+    if not isinstance(cause, DBAPIError):
+        return False
+    state = getattr(cause.orig, "sqlstate", None) or getattr(cause.orig, "pgcode", None)
+    return (
+        cause.connection_invalidated
+        or isinstance(cause, OperationalError | InterfaceError)
+        or state == READ_ONLY
+    )
+
+
+class PatientStorage:
+    """Optuna's storage, each of whose methods waits. Nothing happens twice that must happen once:
+    what a lost answer leaves done is found done."""
+
+    def __init__(self, storage: BaseStorage, patience: Patience) -> None:
+        self._storage, self.patience = storage, patience
+        self.engine = patience.engine
+
+    @property
+    def as_optunas(self) -> BaseStorage:
+        """This, as what Optuna takes it for: it asks for methods alone."""
+        return cast(BaseStorage, self)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._storage, name)
+        if not callable(found):
+            return found
+        patient = self.patience.wrap(found)
+        setattr(self, name, patient)
+        return patient
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
+        """As Optuna's, where an end that was written without an answer is no error."""
+        tries = 0
+
+        def once() -> bool:
+            nonlocal tries
+            tries += 1
+            try:
+                return self._storage.set_trial_state_values(trial_id, state, values)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                if tries > 1 and self._storage.get_trial(trial_id).state == state:
+                    return True
+                raise
+
+        return self.patience.wrap(once)()

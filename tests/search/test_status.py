@@ -1,0 +1,218 @@
+"""A study looked at, joined and stopped from outside."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from process_fixtures import wait_for, workers_of
+from study_fixtures import environment, open_search, records, start, study_json, work
+
+from search.join import joining
+from search.states import State
+from search.status import StatusConfig, in_words, look, storage_of
+from search.study.leases import WORKER
+from search.study.plan import MAX_DEATHS, Attempt, deaths
+from search.study.storage import leases_of, open_storage
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ask(folder: Path, module: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", module, *words],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+# --- search.status -----------------------------------------------------------------------------
+
+
+def test_a_finished_study_has_all_its_runs_and_no_worker(here: Path) -> None:
+    search = open_search(here, "n_trials=2", "replicates.seeds=1")
+    work(search)
+    search.lock.release()
+    found = look(storage_of(StatusConfig(study="tiny")), "tiny")
+    assert (found["done"], found["total"], found["finished"]) == (2, 2, 2)
+    assert found["workers"] == found["starts"] == []
+    assert in_words(found) == "study tiny: 2 of 2 runs done; no worker is alive"
+
+
+def test_each_living_worker_says_what_it_does(here: Path) -> None:
+    search = open_search(here, "n_trials=2", "replicates.seeds=1")
+    doing = {"doing": "training", "trial": 3, "key": "abc", "step": 5, "of": 20, "idle": 0.25}
+    for owner, speed in (("one:1", 1000.0), ("two:2", 500.0)):
+        leases = leases_of(search.study, owner)
+        leases.said = {**doing, "tokens_per_s": speed}
+        assert leases.claim(f"{WORKER}/{leases.holder}")
+    silent = leases_of(search.study, "two:3", grace_s=-1.0)
+    assert silent.claim(f"{WORKER}/{silent.holder}")
+    found = look(open_storage(search.job.storage), "tiny")
+    assert [worker["worker"] for worker in found["workers"]] == ["one:1", "two:2"]
+    assert found["tokens_per_s"] == 1500.0
+    assert found["idle"] == 0.25
+    words = in_words(found)
+    assert "study tiny: 0 of 2 runs done; workers: 2 on" in words
+    assert "1.5k tokens/s, 25% idle" in words
+    assert words.count("training") == 2
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_looking_changes_nothing(here: Path) -> None:
+    search = open_search(here, "n_trials=1", "replicates.seeds=1")
+    work(search)
+    storage = open_storage(search.job.storage)
+    assert look(storage, "tiny") == look(storage, "tiny")
+    assert len(search.study.trials) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["study=nowhere"], "outputs/nowhere/study.db is not there; set outputs=… to where it is"),
+        (["study=tiny", "format=xml"], "format must be text or json, but got 'xml'"),
+        (["study=tiny", "storage=sqlite:///other.db"], "got 'tiny'; there is no study yet"),
+    ],
+)
+def test_what_is_not_there_is_one_line(here: Path, words: list[str], said: str) -> None:
+    ended = ask(here, "search.status", *words)
+    (line,) = ended.stderr.strip().splitlines()
+    assert ended.returncode == 2
+    assert said in line
+
+
+@pytest.mark.slow
+def test_the_command_prints_it_as_text_and_json_and_watches_until_the_end(tmp_path: Path) -> None:
+    process = start(
+        tmp_path, "n_trials=1", "replicates.seeds=1", "recipe.tokens=96000", "grace_s=3"
+    )
+    wait_for(lambda: list((tmp_path / "runs").glob("*/metrics.jsonl")))
+
+    def telling() -> Any:
+        found = json.loads(ask(tmp_path, "search.status", "study=tiny", "format=json").stdout)
+        return [worker for worker in found["workers"] if worker["tokens_per_s"]]
+
+    (worker,) = wait_for(telling)
+    assert worker["doing"] == "training"
+    assert worker["trial"] == 0
+    watched = ask(tmp_path, "search.status", "study=tiny", "--watch", "every_s=0.5")
+    assert watched.returncode == 0, watched.stderr
+    assert "1 of 1 runs done" in watched.stdout.splitlines()[-1]
+    assert process.wait(timeout=300) == 0
+
+
+# --- search.join -------------------------------------------------------------------------------
+
+
+def test_joining_gives_the_command_of_the_study_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["search", "budget=100k", "workers=1", "outputs=outputs"])
+    open_search(here, "n_trials=1").lock.release()
+    verb, given, folder = joining(["tiny", "workers=4", "executor=ray"])
+    assert (verb, folder) == ("search", here)
+    assert given == ["budget=100k", "outputs=outputs", "workers=4", "executor=ray"]
+
+
+def test_a_password_is_given_again_by_who_joins(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{here}/elsewhere.db"
+    monkeypatch.setattr(sys, "argv", ["search", f"storage={url}"])
+    open_search(here, "n_trials=1", f"storage={url}").lock.release()
+    _, given, _ = joining(["study=tiny", f"storage={url}"])
+    assert given == [f"storage={url}"]
+
+
+@pytest.mark.parametrize("words", [[], ["one", "two"], ["nowhere"]])
+def test_what_cannot_be_joined_is_one_line(here: Path, words: list[str]) -> None:
+    ended = ask(here, "search.join", *words)
+    assert ended.returncode == 2
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_who_joins_from_another_folder_takes_runs_of_the_study(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "study", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    options = ("n_trials=4", "replicates.seeds=1", "recipe.tokens=192000", "grace_s=6")
+    first = start(folder, *options)
+    wait_for(lambda: list((folder / "runs").glob("*/metrics.jsonl")))
+    joined = ask(elsewhere, "search.join", "tiny", f"outputs={folder}/outputs")
+    out, err = first.communicate(timeout=300)
+    assert (joined.returncode, first.returncode) == (0, 0), joined.stderr + err
+    assert joined.stdout.count("bits per byte in") >= 1
+    assert joined.stdout.count("bits per byte in") + out.count("bits per byte in") == 4
+    assert [trial["attempts"] for trial in study_json(folder)["trials"]] == [1] * 4
+
+
+# --- Lives of a run ----------------------------------------------------------------------------
+
+
+def lost(number: int, saved: int) -> Attempt:
+    return Attempt(number=number, state=State.FAIL, params={}, key="a", saved=saved)
+
+
+def test_a_run_that_came_further_has_not_used_up_a_life() -> None:
+    """Pre-empted five times, each time after another checkpoint."""
+    attempts = [lost(number, saved=100 * (number + 1)) for number in range(5)]
+    assert deaths(attempts[-1], attempts) == 0
+
+
+def test_a_run_that_comes_no_further_has() -> None:
+    stuck = [lost(0, saved=100), lost(1, saved=100), lost(2, saved=0), lost(3, saved=100)]
+    assert deaths(stuck[-1], stuck) == MAX_DEATHS
+    assert deaths(stuck[-1], stuck, since=3) == 1
+    assert deaths(stuck[-1], [*stuck, lost(4, saved=200)]) == 0
+
+
+@pytest.mark.slow
+def test_a_run_preempted_more_often_than_it_has_lives_is_finished(tmp_path: Path) -> None:
+    one = ("n_trials=1", "replicates.seeds=1", "recipe.tokens=384000", "placement.checkpoint_s=0.1")
+    process = start(tmp_path, *one)
+
+    def further(before: int) -> Any:
+        try:
+            (attempt,) = [a for a in _attempts(tmp_path) if a.state == State.RUNNING]
+        except ValueError:
+            return None
+        return attempt.saved if attempt.saved > before else None
+
+    saved = 0
+    for _ in range(MAX_DEATHS + 1):
+        saved = wait_for(lambda before=saved: further(before))
+        (worker,) = workers_of(process)
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda gone=worker: gone not in workers_of(process))
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    (record,) = records(tmp_path).values()
+    assert record["status"] == "finished"
+    assert study_json(tmp_path)["trials"][0]["attempts"] == MAX_DEATHS + 2
+
+
+def _attempts(folder: Path) -> list[Attempt]:
+    import optuna
+
+    from search.study.storage import read_attempts
+
+    path = folder / "outputs" / "tiny" / "study.db"
+    if not path.is_file():
+        return []
+    storage = open_storage(f"sqlite:///{path}")
+    if "tiny" not in optuna.get_all_study_names(storage.as_optunas):
+        return []
+    return read_attempts(optuna.load_study(study_name="tiny", storage=storage.as_optunas))
