@@ -214,7 +214,7 @@ class Leases:
             try:
                 self.renew()
             except SQLAlchemyError:
-                continue  # they last longer than that; whoever writes asks again
+                continue  # they last longer than that; who writes asks again
 
     def close(self) -> None:
         """Renew nothing any more, and give back what is held."""

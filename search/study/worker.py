@@ -455,7 +455,7 @@ class Worker:
 
         Raises:
             Stop: the parent wants an end first.
-            Locked: whoever has the lock is stopped.
+            Locked: the process that has the lock is stopped.
         """
         with self.leases.holding(f"{RUN}/{key}", self.stopping) as owned:
             if not owned:

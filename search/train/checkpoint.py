@@ -52,7 +52,7 @@ def write(folder: Path, key: str, saved: Saved, *, branch: bool, fence: Fence = 
 
 
 def take_over(folder: Path) -> None:
-    """Remove what whoever worked in a run folder before was about to put there."""
+    """Remove what the process that worked in a run folder before was about to put there."""
     remove_begun(folder)
     remove_begun(folder / "checkpoint")
 
