@@ -231,7 +231,7 @@ class Worker:
 
     @contextmanager
     def _while_it_runs(self) -> Iterator[None]:
-        """For what is told of a trial. Raises: Lost where another took it for lost."""
+        """For what is written of a trial. Raises: Lost where another took it for lost."""
         try:
             yield
         except UpdateFinishedTrialError:
