@@ -35,15 +35,11 @@ def write_atomically(
 
 
 @contextmanager
-def file_atomically(
-    path: Path, *, one_writer: bool = False, mode: int = 0o666, fence: Fence = nothing
-) -> Iterator[Path]:
+def file_atomically(path: Path, *, mode: int = 0o666, fence: Fence = nothing) -> Iterator[Path]:
     """A file beside this one, to be written as a whole; it takes this one's place when all went
     well, and is on the disk then.
 
     Args:
-        one_writer: none writes it at the same time, as under a lock: the file always has one name,
-            so that what a killed writer left is written over.
         mode: who may read it, once it is in its place, less what the umask takes.
         fence: asked before it takes its place.
 
@@ -51,7 +47,7 @@ def file_atomically(
         OSError: it cannot be written; what was there stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}{PART}") if one_writer else _new_file(path)
+    part = _new_file(path)
     try:
         yield part
         sync(part)

@@ -1,6 +1,7 @@
 """What a search's page says of its confirmation: as much as has finished, in the order it has."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ def test_runs_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
     confirm(study, dict.fromkeys(ARMS, range(5)), elsewhere)
     assert found(study) is None
     assert told(study, elsewhere).words.startswith("Confirmed over 5 fresh seeds")
+    shutil.copytree(tmp_path / "runs", elsewhere, dirs_exist_ok=True)  # of the search itself
     page = render(read_study(study.name, tmp_path / "outputs", str(elsewhere)))["report.html"]
     assert "Confirmed over 5 fresh seeds" in page.decode()
 

@@ -39,7 +39,7 @@ def complain(
         (["recipe.lr=-1"], ["lr must be positive", "-1"]),
         (["sampler=tpee"], ["sampler", "tpee", "grid", "tpe"]),
         (["proxy=day"], ["proxy", "day", "smoke"]),
-        (["executor=ray"], ["executor", "ray", "local"]),
+        (["executor=kubernetes"], ["executor", "kubernetes", "local"]),
         (["tracker=mlflow"], ["tracker", "mlflow", "wandb"]),
         (["tracker.mode=dry"], ["tracker.mode", "offline, online", "dry"]),
         (["sampler.name=best"], ["sampler.name", "grid", "best"]),

@@ -314,6 +314,8 @@ TWO_VALUES: dict[str, list[Any]] = {
     "attention_bias": [False, True],
     "ffn_scaling": ["1..1", "0.5..1.5"],
     "sliding_window": ["none", 16],
+    "output_bias": [False, True],
+    "layer_lora": [0, 4],
 }
 
 

@@ -45,23 +45,19 @@ def test_what_was_there_stays_when_a_writer_is_killed(kind: str, tmp_path: Path)
     assert old.read_text() == "whole"
 
 
-@pytest.mark.parametrize("one_writer", [True, False])
-def test_a_file_is_there_when_all_went_well_and_not_before(
-    one_writer: bool, tmp_path: Path
-) -> None:
+def test_a_file_is_there_when_all_went_well_and_not_before(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"
-    with file_atomically(path, one_writer=one_writer) as part:
+    with file_atomically(path) as part:
         part.write_text("text")
         assert not path.exists()
     assert path.read_text() == "text"
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("one_writer", [True, False])
-def test_a_file_stays_as_it_was_when_writing_fails(one_writer: bool, tmp_path: Path) -> None:
+def test_a_file_stays_as_it_was_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, "before")
-    with suppress(ZeroDivisionError), file_atomically(path, one_writer=one_writer) as part:
+    with suppress(ZeroDivisionError), file_atomically(path) as part:
         part.write_text("half")
         raise ZeroDivisionError
     assert path.read_text() == "before"
@@ -71,16 +67,6 @@ def test_a_file_stays_as_it_was_when_writing_fails(one_writer: bool, tmp_path: P
 def test_a_secret_can_be_read_by_its_user_alone(tmp_path: Path) -> None:
     write_atomically(tmp_path / "secret", "text", mode=0o600)
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
-
-
-def test_one_writer_writes_over_what_a_killed_one_left(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    parts = []
-    for _ in range(2):
-        with file_atomically(path, one_writer=True) as part:
-            part.write_text("text")
-            parts.append(part)
-    assert parts[0] == parts[1]
 
 
 def test_a_folder_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
