@@ -2,8 +2,7 @@
 
 Ray finds a node with what a worker needs, waits for one to come, and says when one is gone. On the
 node an actor starts the worker and passes its events on. The worker watches the actor as it watches
-a parent: where the actor ends, because the driver is gone or the node has lost the head, the worker
-writes a checkpoint and ends.
+a parent: where the actor ends, it ends too, at a checkpoint if Ray leaves it the time.
 """
 
 import importlib
