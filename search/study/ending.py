@@ -115,6 +115,8 @@ def finish(session: "Session[Any]", ending: Ending, reported: bool) -> int:
     runs = session.runs()
     if failed := sum(run.state == State.FAIL and not run.done for run in runs):
         print(f"{done} of {total} runs; {failed} failed, and the same command retries them")
+    elif busy := sum(run.busy for run in runs):
+        print(f"{done} of {total} runs; {busy} in progress elsewhere: the same command goes on")
     elif runs and not any(run.state in (State.COMPLETE, State.PRUNED) for run in runs):
         print(f"error: all {done} runs diverged: {runs[-1].reason}", file=sys.stderr)
     else:

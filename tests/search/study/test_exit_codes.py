@@ -67,6 +67,20 @@ def test_a_study_whose_runs_all_diverged_is_no_success(
     assert "error: all 2 runs diverged: loss" in capsys.readouterr().err
 
 
+def test_a_study_whose_runs_are_in_progress_elsewhere_is_not_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    search = open_search(tmp_path, "n_trials=2")
+    cell = search.work.next([], 0)
+    run_of = search.work.run(cell.params, cell.seed)
+    other = search.study.ask()
+    for name, value in {"cell": dict(cell.params), "seed": cell.seed, "key": run_of.key}.items():
+        other.set_user_attr(name, value)
+    assert finish(search, Ending(End.DONE), reported=True) == 1
+    assert "0 of 2 runs; 1 in progress elsewhere" in capsys.readouterr().out
+
+
 def test_a_good_report_stays_where_no_record_can_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
