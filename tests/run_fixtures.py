@@ -25,23 +25,30 @@ TINY = [
 ]
 
 
-def run(folder: Path, *overrides: str, before: list[str] | None = None) -> tuple[int, str]:
-    """Exit code and what was printed."""
+def start(
+    folder: Path, *overrides: str, before: list[str] | None = None
+) -> "subprocess.Popen[str]":
+    """The command, running in `folder`."""
     command = [sys.executable, *(before or []), "-m", "search.run", *TINY, *overrides]
     text = folder / "text"
     text.mkdir(exist_ok=True)
     for path in ROOT.glob("s*/**/*.py"):
         (text / f"{path.parent.name}_{path.stem}.txt").write_text(path.read_text())
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    return subprocess.Popen(
         [*command, f"data.path={text}"],
         cwd=folder,
-        env=environment,
-        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    return done.returncode, done.stdout + done.stderr
+
+
+def run(folder: Path, *overrides: str, before: list[str] | None = None) -> tuple[int, str]:
+    """Exit code and what was printed."""
+    process = start(folder, *overrides, before=before)
+    out, err = process.communicate()
+    return process.returncode, out + err
 
 
 def curve(folder: Path) -> list[float]:

@@ -1,11 +1,13 @@
 """Training one architecture from the command line, by one process and by two."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from run_fixtures import ROOT, TORCHRUN, curve, run
+from process_fixtures import wait_for
+from run_fixtures import ROOT, TORCHRUN, curve, run, start
 
 
 @pytest.mark.slow
@@ -18,6 +20,26 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         assert "finished" in printed
     assert curve(tmp_path / "one") == pytest.approx(curve(tmp_path / "two"), rel=1e-4)
     assert len(curve(tmp_path / "one")) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_ends_it_with_a_checkpoint_and_the_same_command_goes_on(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    longer = ("recipe.tokens=64000", "placement.checkpoint_s=600")
+    for name in ("whole", "ended"):
+        (tmp_path / name).mkdir()
+    assert run(tmp_path / "whole", *longer)[0] == 0
+    ended = start(tmp_path / "ended", *longer)
+    wait_for(lambda: list(tmp_path.glob("ended/runs/*/metrics*.jsonl")))
+    ended.send_signal(number)
+    out, err = ended.communicate(timeout=300)
+    assert ended.returncode == 130, err
+    assert "has a checkpoint, and the same command goes on" in out
+    assert list(tmp_path.glob("ended/runs/*/checkpoint/state.pt"))
+    assert run(tmp_path / "ended", *longer)[0] == 0
+    assert curve(tmp_path / "ended") == curve(tmp_path / "whole")
 
 
 @pytest.mark.slow
