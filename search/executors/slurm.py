@@ -187,10 +187,8 @@ class Task:
         """Once for all of its workers."""
         if self.job is not None and not self.stopping:
             self.stopping = True
-            if self.state == "RUNNING":
-                _say("scancel", "--signal=INT", self.job)
-            else:
-                _say("scancel", self.job)
+            _say("scancel", "--state=PENDING", self.job)  # what is known of it may be old
+            _say("scancel", "--signal=INT", "--state=RUNNING", self.job)
 
     def kill(self) -> None:
         if self.job is not None and not self.killed:
