@@ -1,6 +1,8 @@
 """Who owns a run, on real databases: claims are atomic, run out, and fence what is written."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -10,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from database_fixtures import database, postgres  # noqa: F401
+from process_fixtures import wait_for
 from study_fixtures import open_search, work
 
 from search.states import State
-from search.study.leases import PLANNING, RUN, START, WORKER, Leases, machine
+from search.study.leases import PLANNING, RUN, START, WORKER, Leases, lives, machine
 from search.study.storage import leases_of, open_storage, read_attempts, silent
 from search.study.worker import Lost, Worker
 from search.train import checkpoint
@@ -306,3 +309,10 @@ def test_trials_of_living_workers_are_not_silent(here: Path) -> None:
     expire(other, f"{WORKER}/{other.holder}")
     (trial,) = silent(search.study, search.lock.leases)
     assert trial.number == 0
+
+
+def test_a_process_that_nobody_has_taken_note_of_is_dead() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        wait_for(lambda: Path(f"/proc/{process.pid}/stat").read_text().split()[2] == "Z")
+        assert not lives(process.pid)
+    assert lives(os.getpid())
