@@ -27,8 +27,8 @@ from search.study.storage import open_storage, read_attempts
 pytestmark = pytest.mark.slow
 
 RUNS = ("n_trials=4", "replicates.seeds=1", "placement.checkpoint_s=0.2", "grace_s=6")
-LONG = ("recipe.tokens=96000",)
-"""Seven hundred and fifty steps: a few seconds."""
+LONG = ("recipe.tokens=288000",)
+"""Some two thousand steps: longer than another start takes, also on an idle machine."""
 APART = ["unshare", "--user", "--map-root-user", "--uts", "--"]
 
 Process = "subprocess.Popen[str]"
