@@ -18,7 +18,6 @@ import os
 import random
 import resource
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 from unittest.mock import patch
 
+from benchmarks.damage import Hangs, time_limit
 from benchmarks.show import heading, leave, parser, say, table
 from search.train.placement import Placement
 from space.app import CONF
@@ -45,10 +45,6 @@ MEMORY_BYTES = 8 << 30
 
 class Taken(BaseException):
     """A configuration was taken: data would be read, or a model trained."""
-
-
-class Hangs(BaseException):
-    """It took longer than LIMIT_S."""
 
 
 @dataclass(frozen=True)
@@ -147,27 +143,11 @@ def draw(rng: random.Random, verb: Verb, options: list[str]) -> list[str]:
     return given
 
 
-@contextmanager
-def bounded() -> Iterator[None]:
-    """Raises: Hangs after LIMIT_S."""
-
-    def stop(signum: int, frame: Any) -> None:
-        raise Hangs
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(LIMIT_S)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def outcome(command: Callable[[], None]) -> tuple[str, str]:
     """What a command did, in a word, and what it said where that is wrong."""
     errors = io.StringIO()
     try:
-        with bounded(), redirect_stdout(io.StringIO()), redirect_stderr(errors):
+        with time_limit(LIMIT_S), redirect_stdout(io.StringIO()), redirect_stderr(errors):
             command()
     except Taken:
         return "taken", ""

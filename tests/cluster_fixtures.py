@@ -4,13 +4,42 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from study_fixtures import run
 
 from benchmarks.servers import Missing
 from benchmarks.servers.network import Machine
 from benchmarks.servers.ray import Ray, ray
 from benchmarks.servers.slurm import Slurm, slurm
+from search.runs import read_metrics
+
+LONG = (
+    "n_trials=1",
+    "replicates.seeds=1",
+    "recipe.tokens=12800",
+    "recipe.optimizer=benchmarks.sleeping",
+    "placement.checkpoint_s=0.3",
+)
+"""A hundred steps of a tenth of a second, most of it asleep."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The losses of `LONG` where nothing happens to it and it does not sleep."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISOPARAM_STEP_S", "0")
+        done = run(folder, "executor=local", *LONG)
+    assert done.returncode == 0, done.stderr
+    return losses(folder)
+
+
+def losses(folder: Path) -> list[Any]:
+    """Of the only run."""
+    (run_folder,) = (folder / "runs").iterdir()
+    return [{k: v for k, v in x.items() if k != "elapsed_s"} for x in read_metrics(run_folder)]
 
 
 @pytest.fixture(scope="module")

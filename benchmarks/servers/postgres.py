@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from benchmarks.servers import Missing, free_ports, says
 
@@ -29,18 +30,32 @@ class Postgres:
     prefix: tuple[str, ...] = ()
     """What commands begin with, such as those of a host of `benchmarks.servers.network`."""
 
-    def url(self, host: str = "127.0.0.1") -> str:
+    def url(self, host: str = "127.0.0.1", database: str = "postgres") -> str:
         """The storage of a study there."""
-        return f"postgresql+psycopg://postgres:{PASSWORD}@{host}:{self.port}/postgres"
+        return f"postgresql+psycopg://postgres:{PASSWORD}@{host}:{self.port}/{database}"
+
+    def new_database(self) -> str:
+        """The URL of an empty one."""
+        import psycopg
+
+        name = f"d{uuid4().hex}"
+        plain = self.url().replace("+psycopg", "")
+        with psycopg.connect(plain, autocommit=True) as connection:
+            connection.execute(f"create database {name}")
+        return self.url(database=name)
 
     def start(self) -> None:
         log = str(self.folder.parent / "postgres.log")
         says(self._as_postgres("pg_ctl", "-D", str(self.folder), "-l", log, "-w", "start"))
 
+    def stop(self, mode: str = "fast") -> None:
+        """`fast` ends all connections with a word, `immediate` as a crash does."""
+        says(self._as_postgres("pg_ctl", "-D", str(self.folder), "-m", mode, "-w", "stop"))
+
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """End it at once, as a crash would; it may have ended."""
         with suppress(RuntimeError):
-            says(self._as_postgres("pg_ctl", "-D", str(self.folder), "-m", "immediate", "stop"))
+            self.stop("immediate")
 
     def _as_postgres(self, program: str, *arguments: str) -> list[str]:
         return [*self.prefix, *_as_user(), str(self.programs / program), *arguments]

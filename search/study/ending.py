@@ -111,7 +111,7 @@ def finish(session: "Session[Any]", ending: Ending, reported: bool) -> int:
         raise SystemExit(130)
     if ending.kind == End.LEFT:
         print(f"{done} of {total} runs; {ending.reason}; the same command says how far it is")
-        raise SystemExit(0)
+        return 0
     runs = session.runs()
     if failed := sum(run.state == State.FAIL and not run.done for run in runs):
         print(f"{done} of {total} runs; {failed} failed, and the same command retries them")

@@ -1,6 +1,6 @@
 """The exploration of a space: which architectures are tried, and which get further seeds."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
@@ -136,7 +136,8 @@ class Exploration:
         if middle is None or self.replicates.seeds == 1:
             return Step.DONE
         exploring = any(run.busy for run in explored)
-        arms = [*self._early(middle)] if exploring else self.worthy(explored)
+        early = [] if self.directions else [middle]  # a front is known once all have ended
+        arms = early if exploring else self.worthy(explored)
         have = {(run.arm, run.seed) for run in runs}
         left = self.n_trials - len(explored)
         worthy = min(self.replicates.top + 1, self.explorations)
@@ -163,11 +164,6 @@ class Exploration:
         if not self.directions:
             return baseline(explored)
         return baseline(front_first(explored, self.directions)[: self.replicates.top + 1])
-
-    def _early(self, middle: Attempt) -> Iterator[Attempt]:
-        """What is known to be worth it before the last explorers have ended."""
-        if not self.directions:
-            yield middle
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,7 +37,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from search.study.locks import HOST
+from search.study.locks import HOST, state_of
 from search.study.patience import Patience
 
 GRACE_S = 120.0
@@ -288,6 +288,4 @@ def lives(process: int) -> bool:
         return False
     except PermissionError:
         return True
-    with suppress(OSError):  # Linux alone says it here
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return True
+    return state_of(process) != "Z"

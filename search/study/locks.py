@@ -28,12 +28,13 @@ def holder_of(lock: filelock.BaseFileLock) -> int | None:
     return int(found[0]) if found else None
 
 
-def is_stopped(process: int) -> bool:
-    """Whether a process waits for SIGCONT."""
+def state_of(process: int) -> str:
+    """The letter that Linux has for what a process does: `T` and `t` wait for SIGCONT, `Z` has
+    ended and nobody has taken note of it. Empty where there is none, or elsewhere."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return ""
 
 
 def require_writable(folder: Path, option: str) -> None:

@@ -33,7 +33,7 @@ from search.show.progress import ended, identity
 from search.states import Kind, Role, State, Status
 from search.study.job import Job
 from search.study.leases import PLANNING, RUN, WORKER
-from search.study.locks import HOST, holder_of, is_stopped, run_lock
+from search.study.locks import HOST, holder_of, run_lock, state_of
 from search.study.plan import Attempt, Cell, Step, distinct, is_open
 from search.study.pruners import make_pruner
 from search.study.samplers import make_sampler, worker_seed
@@ -281,7 +281,7 @@ class Worker:
             raise optuna.TrialPruned from None
         except Lost:
             said = "was silent for too long, and another worker goes on with its run"
-            self.emit({"event": "print", "text": f"trial {trial.number}: this worker {said}"})
+            self.emit({"event": Kind.PRINT, "text": f"trial {trial.number}: this worker {said}"})
             raise
         except Stop:
             self._end(trial, Status.INTERRUPTED, "the study was stopped")
@@ -481,7 +481,7 @@ class Worker:
             process = holder_of(lock)
             if process is not None and f"{HOST}:{process}:" in self._lost_with(key):
                 return nullcontext()
-            if process is None or not is_stopped(process):
+            if process is None or state_of(process) not in ("T", "t"):
                 began = time.monotonic()
             elif time.monotonic() - began > self.job.grace_s:
                 raise Locked(
@@ -502,8 +502,8 @@ class Worker:
                 raise Lost
             if self.stopping.is_set():
                 raise Stop
-            told = {name: event[name] for name in ("step", "of", "tokens", "tokens_per_s")}
-            self._say("training", key=key, trial=number, **told)
+            shown = {name: event[name] for name in ("step", "of", "tokens", "tokens_per_s")}
+            self._say("training", key=key, trial=number, **shown)
             now = time.monotonic()
             if now - last >= TELL_S or event["step"] == event["of"]:
                 last = now

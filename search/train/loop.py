@@ -356,9 +356,9 @@ class Training:
     def _read(self, taken: Taken) -> None:
         """Read this step's numbers, or where that would wait, those of the one before, unless this
         one's are wanted for the curve."""
-        wanted = taken.step % self.log_every == 0 or taken.step in {*self.evaluate_at, self.end}
-        now = wanted or not self.waits
-        done, self.unread = (taken, None) if now else (self.unread, taken)
+        step = taken.step
+        wanted = step % self.log_every == 0 or step in self.evaluate_at or step == self.end
+        done, self.unread = (taken, None) if wanted or not self.waits else (self.unread, taken)
         if done is None:
             return
         self.loss, self.norm = float(done.loss), float(done.norm)

@@ -10,7 +10,7 @@ A format refuses by name what it cannot hold, and what its package is installed 
 from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from space.arch import Architecture, unknown_fields
 from space.doors import Door
@@ -52,6 +52,43 @@ class Format(Protocol):
             ValueError: as `require` does, or for the folder or the tokenizer as `export` does.
         """
         ...
+
+
+class OneFile(Format):
+    """A format of one file, with the origin of its model and a model card beside it."""
+
+    library: ClassVar[str]
+    """Which the card says loads it."""
+    layers: ClassVar[str]
+    """What the card says of layers that share a block."""
+
+    def fill(
+        self, model: "Decoder", folder: Path, tokenizer: Any, precision: str, room: int | None
+    ) -> None:
+        """Write the file into a folder that is there. Arguments as of `write`."""
+        raise NotImplementedError
+
+    def write(
+        self,
+        model: "Decoder",
+        folder: Path,
+        tokenizer: Any = None,
+        record: Any = None,
+        precision: str = "",
+        room: int | None = None,
+    ) -> Path:
+        from space.hf.card import model_card
+        from space.hf.write import half_made, require_replaceable, write_origin
+
+        precision = precision or self.precisions[0]
+        self.require(model.arch, precision)
+        require_replaceable(folder)
+        with half_made(folder) as part:
+            self.fill(model, part, tokenizer, precision, room)
+            write_origin(part, model.arch, self.package, precision)
+            card = model_card(model.arch, record, self.library, self.layers)
+            (part / "README.md").write_text(card)
+        return folder
 
 
 FORMATS = Door("format", __name__, Format)  # type: ignore[type-abstract]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from space.arch import Architecture
-from space.formats import Format, require_known
+from space.formats import OneFile, require_known
 from space.formats.gguf import KNOWN, require_groups
 
 if TYPE_CHECKING:
@@ -34,40 +34,27 @@ PARTS = ("ffn_scaling", "sliding_window")
 """Parts that the program computes."""
 
 
-class ExecuTorch(Format):
+class ExecuTorch(OneFile):
     """`format=executorch`."""
 
     title = "ExecuTorch"
     precisions = ("fp32", "8da8w", "8da4w")
-    package = extra = "executorch"
+    package = extra = library = "executorch"
+    layers = LAYERS
 
     def require(self, arch: Architecture, precision: str) -> None:
         require_known(arch, KNOWN, "ExecuTorch", PARTS)
         if precision == "8da4w":
             require_groups(arch, precision, "fp32")
 
-    def write(
-        self,
-        model: "Decoder",
-        folder: Path,
-        tokenizer: Any = None,
-        record: Any = None,
-        precision: str = "fp32",
-        room: int | None = None,
-    ) -> Path:
-        from space.hf.card import model_card
+    def fill(
+        self, model: "Decoder", folder: Path, tokenizer: Any, precision: str, room: int | None
+    ) -> None:
         from space.hf.tokenizer import write_tokenizer
-        from space.hf.write import half_made, require_replaceable, write_origin
 
-        self.require(model.arch, precision)
-        require_replaceable(folder)
-        with half_made(folder) as part:
-            write_tokenizer(tokenizer, part, model.arch)
-            content = program(model, precision, room or model.arch.max_position_embeddings)
-            (part / FILE).write_bytes(content)
-            write_origin(part, model.arch, "executorch", precision)
-            (part / "README.md").write_text(model_card(model.arch, record, "executorch", LAYERS))
-        return folder
+        write_tokenizer(tokenizer, folder, model.arch)
+        content = program(model, precision, room or model.arch.max_position_embeddings)
+        (folder / FILE).write_bytes(content)
 
 
 def program(model: "Decoder", precision: str, room: int) -> bytes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from space.arch import KEYED, Architecture
-from space.formats import Format, require_known
+from space.formats import OneFile, require_known
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -57,12 +57,13 @@ PLACES = {
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class Gguf(Format):
+class Gguf(OneFile):
     """One file that llama.cpp maps into memory."""
 
     title = "llama.cpp"
     precisions = tuple(TYPES)
     package = extra = "gguf"
+    library, layers = "llama.cpp", LAYERS
 
     def require(self, arch: Architecture, precision: str) -> None:
         require_known(arch, KNOWN, "GGUF")
@@ -75,25 +76,10 @@ class Gguf(Format):
         if precision != "fp16":
             require_groups(arch, precision, "fp16")
 
-    def write(
-        self,
-        model: "Decoder",
-        folder: Path,
-        tokenizer: Any = None,
-        record: Any = None,
-        precision: str = "fp16",
-        room: int | None = None,
-    ) -> Path:
-        from space.hf.card import model_card
-        from space.hf.write import half_made, require_replaceable, write_origin
-
-        self.require(model.arch, precision)
-        require_replaceable(folder)
-        with half_made(folder) as part:
-            write_file(model, part / FILE, precision, vocabulary(tokenizer, model.arch))
-            write_origin(part, model.arch, "gguf", precision)
-            (part / "README.md").write_text(model_card(model.arch, record, "llama.cpp", LAYERS))
-        return folder
+    def fill(
+        self, model: "Decoder", folder: Path, tokenizer: Any, precision: str, room: int | None
+    ) -> None:
+        write_file(model, folder / FILE, precision, vocabulary(tokenizer, model.arch))
 
 
 def _not_held(wanted: str, advice: str) -> ValueError:

@@ -1,13 +1,17 @@
 """What every engine must do. On your own: `--implementation mine.py`."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from model_fixtures import randomise
+from study_fixtures import environment
 
 from search.engines import ENGINES, Asked, Engine, Session
 from space.arch import Architecture
@@ -135,3 +139,19 @@ def test_the_example_of_the_page_is_one(tmp_path: Path, model: Decoder) -> None:
     session.prefill(PROMPT)
     session.decode(NEXT[0])
     assert apart(session.logits(), wanted(model, [*PROMPT, NEXT[0]])) < 1e-5
+
+
+@pytest.mark.slow
+def test_the_command_times_models_in_an_engine_of_ones_own(tmp_path: Path, model: Decoder) -> None:
+    (tmp_path / "mine.py").write_text(PAGE.read_text().split("```python\n")[1].split("```")[0])
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(model.arch.to_dict()))
+    command = ["-m", "search.measure", "model=small.yaml", "engine=mine.py", "context=16"]
+    done = subprocess.run(
+        [sys.executable, *command, "repeats=2"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "decode" in done.stdout

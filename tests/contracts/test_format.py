@@ -1,5 +1,7 @@
 """What every format must do. On your own: `--implementation mine.py`."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from model_fixtures import randomise
+from study_fixtures import environment
 
 from space.arch import Architecture
 from space.formats import FORMATS, Format, export_as, require
@@ -143,4 +146,19 @@ def test_the_example_of_the_page_is_one(tmp_path: Path, model: Decoder) -> None:
     found = FORMATS.load(str(tmp_path / "npz.py"))
     folder = found.write(model, tmp_path / "out", None, None, require("hf", model.arch))
     with np.load(folder / "weights.npz") as kept:
+        assert set(kept) == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.slow
+def test_the_command_exports_in_a_format_of_ones_own(tmp_path: Path, model: Decoder) -> None:
+    (tmp_path / "npz.py").write_text(PAGE.read_text().split("```python\n")[1].split("```")[0])
+    words = tmp_path / "tokenizer.json"
+    bytes_tokenizer().save(str(words))
+    export(model, tmp_path / "plain", str(words))
+    command = ["-m", "space", "export=plain", "to=out", "format=npz.py"]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "out" / "weights.npz") as kept:
         assert set(kept) == {name for name, _ in model.named_parameters()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_fixtures import LONG, losses
 from process_fixtures import wait_for
 from study_fixtures import command, environment, run
 
@@ -16,18 +17,8 @@ from benchmarks.servers import Missing
 from benchmarks.servers.network import Host, network
 from benchmarks.servers.postgres import Postgres, postgres
 from benchmarks.servers.ray import Ray, ray
-from search.runs import read_metrics
 
 pytestmark = pytest.mark.slow
-
-LONG = (
-    "n_trials=1",
-    "replicates.seeds=1",
-    "recipe.tokens=12800",
-    "recipe.optimizer=benchmarks.sleeping",
-    "placement.checkpoint_s=0.3",
-)
-"""A hundred steps of a tenth of a second, most of it asleep."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +57,6 @@ def hosts() -> Iterator[Hosts]:
         except Missing as reason:
             pytest.skip(str(reason))
         yield Hosts(cluster, nodes, database, database.url(base.address))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """The losses of `LONG` where nothing happens to it and it does not sleep."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ISOPARAM_STEP_S", "0")
-        done = run(folder, "executor=local", *LONG)
-    assert done.returncode == 0, done.stderr
-    return losses(folder)
-
-
-def losses(folder: Path) -> list[Any]:
-    """Of the only run."""
-    (run_folder,) = (folder / "runs").iterdir()
-    return [{k: v for k, v in x.items() if k != "elapsed_s"} for x in read_metrics(run_folder)]
 
 
 def training(folder: Path) -> Path:
