@@ -19,12 +19,22 @@ def wait_for(what: Callable[[], Any], seconds: float = 300) -> Any:
 
 def workers_of(parent: "subprocess.Popen[str]") -> list[int]:
     """Process ids of a search's workers."""
+    children = [pid for task in _listed(f"/proc/{parent.pid}/task") for pid in _children(task)]
+    return [pid for pid in children if b"search.study.worker" in _command_line(pid)]
+
+
+def _listed(folder: str) -> list[Path]:
     try:
-        tasks = Path(f"/proc/{parent.pid}/task").iterdir()
-        children = " ".join((task / "children").read_text() for task in tasks).split()
-        return [int(pid) for pid in children if b"search.study.worker" in _command_line(int(pid))]
+        return list(Path(folder).iterdir())
     except OSError:
-        return []
+        return []  # the process has ended
+
+
+def _children(task: Path) -> list[int]:
+    try:
+        return [int(pid) for pid in (task / "children").read_text().split()]
+    except OSError:
+        return []  # the thread has ended
 
 
 def _command_line(pid: int) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process_fixtures import wait_for, workers_of
+from process_fixtures import wait_for
 from study_fixtures import environment, open_search, records, start, study_json, work
 
 from search.join import joining
@@ -184,19 +184,16 @@ def test_a_run_preempted_more_often_than_it_has_lives_is_finished(tmp_path: Path
     one = ("n_trials=1", "replicates.seeds=1", "recipe.tokens=384000", "placement.checkpoint_s=0.1")
     process = start(tmp_path, *one)
 
-    def further(before: int) -> Any:
-        try:
-            (attempt,) = [a for a in _attempts(tmp_path) if a.state == State.RUNNING]
-        except ValueError:
-            return None
-        return attempt.saved if attempt.saved > before else None
+    def further(before: Attempt | None) -> Any:
+        """Another attempt, with another checkpoint than the one before."""
+        known = (before.number, before.saved) if before else (-1, 0)
+        attempts = [a for a in _attempts(tmp_path) if a.state == State.RUNNING]
+        return next((a for a in attempts if a.number > known[0] and a.saved > known[1]), None)
 
-    saved = 0
+    attempt = None
     for _ in range(MAX_DEATHS + 1):
-        saved = wait_for(lambda before=saved: further(before))
-        (worker,) = workers_of(process)
-        os.kill(worker, signal.SIGKILL)
-        wait_for(lambda gone=worker: gone not in workers_of(process))
+        attempt = wait_for(lambda before=attempt: further(before))
+        os.kill(int(attempt.worker.split(":")[1]), signal.SIGKILL)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
     (record,) = records(tmp_path).values()

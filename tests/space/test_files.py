@@ -26,7 +26,7 @@ with writer(Path("{path}")) as part:
 """
 TEMPORARY = re.compile(r"\b(mkstemp|mkdtemp|os\.replace|os\.rename)\(")
 DIRECT = re.compile(r"\.(write_text|write_bytes)\(")
-FORMATS = {"space/formats/gguf.py", "space/formats/executorch.py"}
+FORMATS = {"space/formats/__init__.py", "space/formats/executorch.py"}
 INTO_PARTS = {"space/hf/tokenizer.py", "space/hf/write.py", *FORMATS}
 """Files that write into a folder which is not yet in its place."""
 
