@@ -10,6 +10,7 @@ from ablations.table import ARMS, Table
 from search.recipe import Recipe
 from space.arch import read_mapping
 from space.axes import SpaceConfig
+from space.near import absent
 
 TABLES = Path(__file__).parent.parent / "conf" / "ablation"
 WANTED: dict[type, str] = {
@@ -57,8 +58,7 @@ class TableFile:
         if path.suffix not in (".yaml", ".yml"):
             path = TABLES / f"{name}.yaml"
         if not path.is_file():
-            known = ", ".join([*table_names(), "all", "help", *standalone_names()])
-            raise ValueError(f"table must be one of {known}, or a path, but got {name!r}")
+            raise absent("table", name, [*table_names(), "all", "help", *standalone_names()])
         values = read_mapping(path, _holds(_known()))
         question, key = _question_of(values, path)
         may_hold = _known() | ({key} if key else set())

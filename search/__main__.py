@@ -2,11 +2,13 @@
 
 `main` is the whole of it: check and open, estimate, train, describe and report. The training is
 done by workers, wherever the executor runs them: read on in `search.study.worker`.
+
+What opens a storage is imported where it is used, since `--help` and wrong options need none.
 """
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 
@@ -14,27 +16,22 @@ from search.config import SearchConfig
 from search.data.packed import require_tokens
 from search.objectives import Targets
 from search.states import State
-from search.study.describe import exploration_facts, pruning_facts
-from search.study.ending import conclude, finish
 from search.study.exploration import SearchWork
 from search.study.pruners import make_pruner
 from search.study.samplers import make_sampler
-from search.study.session import (
-    Session,
-    Subject,
-    data_settings,
-    lay_groundwork,
-    require_bytes,
-    usual_objective,
-)
 from space.app import verb
 from space.axes import Space
 from space.cli import one_line_errors
+
+if TYPE_CHECKING:
+    from search.study.session import Session
 
 
 @verb("search", SearchConfig)
 def main(config: SearchConfig) -> None:
     """Run a study, or resume it."""
+    from search.study.ending import conclude, finish
+
     with one_line_errors():
         require_one_length(HydraConfig.get().overrides.task, config.tokens_per_parameter)
         check(config)
@@ -68,12 +65,21 @@ def check(config: SearchConfig) -> None:
         Space.from_config(config.space, config.budget, config.data.vocab_size)
 
 
-def open_search(config: SearchConfig) -> Session[SearchWork]:
+def open_search(config: SearchConfig) -> "Session[SearchWork]":
     """The study of a space: created, or resumed.
 
     Raises:
         ValueError: something in the configuration, or a change under the same name.
     """
+    from search.study.session import (
+        Session,
+        Subject,
+        data_settings,
+        lay_groundwork,
+        require_bytes,
+        usual_objective,
+    )
+
     ground = lay_groundwork(config, verb="search", naming="study")
     data, recipe = ground.data, ground.recipe
     space = Space.from_config(config.space, config.budget, data.vocab_size)
@@ -134,8 +140,10 @@ def headline(config: SearchConfig, work: SearchWork, targets: Targets) -> str:
     return line
 
 
-def facts(config: SearchConfig, session: Session[SearchWork]) -> dict[str, Any]:
+def facts(config: SearchConfig, session: "Session[SearchWork]") -> dict[str, Any]:
     """What `study.json` says of a search."""
+    from search.study.describe import exploration_facts, pruning_facts
+
     work, attempts = session.subject.work, session.attempts()
     space = work.space
     return {
@@ -150,7 +158,7 @@ def facts(config: SearchConfig, session: Session[SearchWork]) -> dict[str, Any]:
     }
 
 
-def say_what_is_left(session: Session[SearchWork], config: SearchConfig) -> None:
+def say_what_is_left(session: "Session[SearchWork]", config: SearchConfig) -> None:
     """How to go on with runs that were stopped early; that a space is used up."""
     runs, work = session.runs(), session.subject.work
     done, pruned = session.count_done(), sum(run.state == State.PRUNED for run in runs)

@@ -15,7 +15,7 @@ from search.objectives import USUAL, Measure, Targets
 from search.recipe import Recipe
 from search.show.trackers import TrackerConfig
 from search.study.exploration import Replicates
-from search.study.leases import GRACE_S
+from search.study.plan import GRACE_S
 from search.study.pruners import PrunerConfig
 from search.study.samplers import SAMPLERS, SamplerConfig
 from search.train.placement import Placement, usual_workers
@@ -44,6 +44,7 @@ class Evaluation:
     limit: AtLeast1 | None = None
     """Documents of each task; None: all."""
     package: Place = str(PACKAGE)
+    """Where `make eval-data` has put the data."""
 
     def __post_init__(self) -> None:
         _choose("source", self.source, SOURCES)
@@ -75,6 +76,7 @@ class StudyConfig(ABC):
     """After how many seconds without a sign a worker has lost its run, which another then takes.
     Workers of this start that die are noticed at once."""
     outputs: Place = "outputs"
+    """Folder of studies and tables."""
     runs: Place = "runs"
     keep: str = "best"
     """Whose weights stay when the study is done: the `best` run's, `all` or `none`."""

@@ -96,6 +96,7 @@ class CoordinateCheckConfig:
     recipe: Recipe
     """Of the base shape; its parametrisation is checked."""
     proxy: str = "custom"
+    """Name of the file that the recipe came from."""
     beside: str | None = None
     """Another parametrisation that must be seen to drift, or else the check shows nothing."""
     axes: list[str] = field(default_factory=list)
@@ -107,7 +108,9 @@ class CoordinateCheckConfig:
     architecture: dict[str, Any] = field(default_factory=dict)
     """Further fields of all shapes."""
     steps: AtLeast1 = 10
+    """Of training, before and after which is measured."""
     seeds: AtLeast1 = 3
+    """Over which measurements are averaged."""
     tolerance: NotNegative = 0.1
     """Largest slope, up or down."""
     placement: Placement = field(default_factory=Placement)

@@ -33,6 +33,7 @@ class Recipe:
     tokens: Count
     """Training tokens, rounded up to whole steps."""
     seq_len: Count = 256
+    """Tokens of a sequence, which attention sees."""
     batch_size: Count = 16
     """Sequences a step."""
     lr: Positive = 3e-3
@@ -40,6 +41,7 @@ class Recipe:
     schedule: str = "wsd"
     """`wsd`: warmup, stable, decay (arXiv:2405.18392, decaying as 1 - sqrt); `cosine`."""
     warmup_fraction: Share = 0.1
+    """Share of the steps in which the learning rate rises."""
     decay_fraction: Share = 0.2
     """Share of the steps spent decaying (`wsd`)."""
     final_lr_fraction: Share = 0.0
@@ -49,7 +51,9 @@ class Recipe:
     beta1: Share = 0.9
     """AdamW's two, also if another optimizer takes the matrices inside layers."""
     beta2: Share = 0.95
+    """AdamW's, of the second moment."""
     eps: NotNegative = 1e-8
+    """AdamW's, of the base shape."""
     weight_decay: NotNegative = 0.1
     """Decoupled; on matrices only."""
     grad_clip: Positive = 1.0
@@ -58,12 +62,15 @@ class Recipe:
     """A file of `search/train/parametrisations/`, or one of your own:
     docs/doors/parametrisation.md."""
     base_hidden_size: Count = 96
+    """Width of the base shape, for which rates and scales are given."""
     base_num_hidden_layers: Count = 1
+    """Layers of the base shape."""
     init_std: Positive = 0.05
     """Initial standard deviation of the base shape's matrices."""
     residual_init: NotNegative = 0.0
     """Factor on it for `o_proj` and `down_proj`; 0 starts with closed residual branches."""
     embedding_std: NotNegative = 0.05
+    """Initial standard deviation of the embedding."""
     embedding_lr_factor: NotNegative = 4.0
     """Learning rate of the embedding, as a multiple of `lr`: most of its rows see few gradients."""
     precision: str = "auto"

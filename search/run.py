@@ -40,9 +40,11 @@ class RunConfig:
     """What `conf/run.yaml` holds."""
 
     architecture: dict[str, Any]
+    """Fields that replace those of the file."""
     data: DataConfig
     recipe: Recipe
     proxy: str = "custom"
+    """Name of the file that the recipe came from."""
     placement: Placement = field(default_factory=Placement)
     evaluate: Evaluation = field(default_factory=Evaluation)
     """What the run is asked at its last reading."""

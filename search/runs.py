@@ -15,9 +15,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import yaml
 
 from search.record import (
@@ -32,6 +31,9 @@ from search.states import Status
 from space.files import Fence, nothing, write_atomically
 from space.parts import DOOR, part_fields
 from space.seals import Damaged, digest, digest_of_file, parse_json, set_aside, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CURVE, WEIGHTS = "metrics.jsonl", "weights.safetensors"
 SEAL = "# digest "
@@ -189,7 +191,7 @@ def disk_error(error: BaseException) -> OSError | None:
     return OSError(number, os.strerror(number), own and own.filename)
 
 
-def load_records(runs: str | Path) -> pd.DataFrame:
+def load_records(runs: str | Path) -> "pd.DataFrame":
     """All records of a runs folder, one row per reading (a run without a reading has one row with
     blanks).
 
@@ -199,6 +201,8 @@ def load_records(runs: str | Path) -> pd.DataFrame:
     architecture's and the cost's fields under their own names; the recipe's as `recipe_<name>`.
     Damaged records are left out; `frame.attrs["corrupt"]` lists what is wrong with each.
     """
+    import pandas as pd  # the commands that train do without it
+
     rows: list[dict[str, Any]] = []
     corrupt: list[str] = []
     for path in sorted(Path(runs).glob("*/record.json")):

@@ -38,6 +38,7 @@ class StatusConfig:
     storage: str | None = None
     """SQLAlchemy URL, as the study was started with. Default: SQLite in the study's folder."""
     outputs: Place = "outputs"
+    """Folder of studies and tables."""
     format: str = "text"
     """`text` or `json`, an object a look."""
     watch: bool = False

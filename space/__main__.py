@@ -48,6 +48,7 @@ class Config:
 
     space: SpaceConfig
     architecture: dict[str, Any] | None = None
+    """Fields that replace those of the file."""
     architecture_file: Place | None = None
     architecture_from: Place | None = None
     export: Place | None = None

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -16,11 +17,14 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from space.cli import describe, fail, one_line_errors, reader_may_leave, speak_utf8
-from space.compat import child_nodes, hide_group, hydra_flags, names_of
+from space.compat import apart, child_nodes, flags_of, hide_group, hydra_flags, names_of
 from space.doors import Door
 from space.experiments import require_own_experiment
+from space.help import help_text
+from space.near import hint, require_known
 from space.overrides import as_text, settle_places
 from space.ranges import require_numbers
 
@@ -30,7 +34,7 @@ PRINT_STYLE = str(Path(CONF) / "print.mplstyle")
 
 CONFIGURING = (
     *(ValueError, OSError, HydraException, OmegaConfBaseException),
-    *(TypeError, AttributeError, AssertionError, OverflowError, RecursionError),
+    *(TypeError, AttributeError, AssertionError, OverflowError, RecursionError, YAMLError),
 )
 """What values may raise before they are a verb's configuration: Hydra has no kind of its own for
 some that it has no use for."""
@@ -78,17 +82,20 @@ def verb(
         def run() -> None:
             speak_utf8()
             opening = (sys.modules[main.__module__].__doc__ or "").partition("\n")[0]
-            OmegaConf.register_new_resolver("about", lambda: opening.replace("`", ""), replace=True)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed there
             trouble.clear()
             try:
                 with one_line_errors(CONFIGURING):
                     _require_one_start(sys.argv[1:])
-                    own = _require_known_flags(sys.argv[1:])
-                    folders = [Path(CONF), *([Path(own)] if own else [])]
-                    require_own_experiment(sys.argv[1:], schema, _module_of(main), folders)
-                    sys.argv[1:] = as_meant(sys.argv[1:], schema)
-                    sys.argv[1:1] = usual(sys.argv[1:])
+                    flags, given, known = _flags_and_options(sys.argv[1:])
+                    folders = [Path(CONF), *([Path(known.config_dir)] if known.config_dir else [])]
+                    if known.help:
+                        with reader_may_leave():
+                            print(help_text(name, schema, opening, given, folders))
+                        return
+                    require_own_experiment(given, schema, _module_of(main), folders)
+                    given = as_meant(given, schema, folders)
+                    sys.argv[1:] = [*flags, *usual(given), *given]
                 with one_line_errors(CONFIGURING), reader_may_leave():
                     app()
             except KeyboardInterrupt:  # before or after training, during which it is no exception
@@ -112,7 +119,7 @@ def configuration(name: str, schema: type[T], given: Sequence[str]) -> T:
         with hydra.initialize_config_dir(CONF, version_base="1.3"):
             config = hydra.compose(name, as_meant(given, schema))
         return _objects(config, name, schema)
-    except (HydraException, OmegaConfBaseException, RecursionError) as error:
+    except (HydraException, OmegaConfBaseException, RecursionError, YAMLError) as error:
         raise ValueError(describe(error)) from None
 
 
@@ -125,14 +132,18 @@ def _objects(config: DictConfig, name: str, schema: type[T]) -> T:
     return values
 
 
-def as_meant(given: Sequence[str], schema: type[Any]) -> list[str]:
+def as_meant(
+    given: Sequence[str], schema: type[Any], folders: Sequence[Path] = (Path(CONF),)
+) -> list[str]:
     """Overrides as Hydra has to get them: fields and files by their short forms written out, and
     names that look like numbers quoted.
 
     Raises:
-        ValueError: a value that Hydra cannot read; the message shows how it is spelt.
+        ValueError: a value that Hydra cannot read; the message shows how it is spelt. An option or
+            a file of `folders` that is not there.
     """
     full = by_name(in_full(given, schema), doors_of(schema))
+    require_known(full, schema, folders)
     return [as_text(text, schema) for text in full]
 
 
@@ -226,20 +237,22 @@ def _module_of(main: Callable[..., Any]) -> str:
     return (spec.name if spec else main.__module__).removesuffix(".__main__")
 
 
-def _require_known_flags(given: Sequence[str]) -> str | None:
-    """The folder of `--config-dir`. Hydra's parser alone answers with its whole usage."""
+def _flags_and_options(given: Sequence[str]) -> tuple[list[str], list[str], Namespace]:
+    """Hydra's flags, in whichever place they stand; the options; and what the flags say. Hydra's
+    parser takes no options after flags that follow some, and answers with its whole usage."""
     parser = hydra_flags()
     parser.error = lambda message: fail(  # type: ignore[method-assign]
         f"flags must be Hydra's, but {message}; --hydra-help lists them"
     )
-    known, unknown = parser.parse_known_args(given)
+    flags, options = apart(parser, given)
+    known, unknown = parser.parse_known_args(flags)
     if unknown:
+        flag = unknown[0]
         raise ValueError(
-            "flags must be Hydra's and stand before or after all options, but got "
-            f"{' '.join(unknown)}; --hydra-help lists them"
+            f"flags must be Hydra's, but got {flag}{hint(flag, flags_of(parser))}; --hydra-help "
+            "lists them"
         )
-    folder: str | None = known.config_dir
-    return folder
+    return flags, options, known
 
 
 def _thaw(node: DictConfig) -> DictConfig:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
 from space.keys import without_defaults
+from space.near import absent
 from space.parts import Part, Setting, field_of, settings
 from space.ranges import Count, Positive, Range, settle_numbers
 from space.sharing import MOST_LAYERS, LayerMap, from_order, layer_map
@@ -260,11 +261,8 @@ class Architecture:
         if path.suffix not in (".yaml", ".yml"):
             path = ARCHITECTURES / f"{name}.yaml"
         if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.yaml")))
-            raise ValueError(
-                f"architecture must be one of {known}, or a path to a YAML file, "
-                f"but got {str(name)!r}"
-            )
+            known = sorted(p.stem for p in ARCHITECTURES.glob("*.yaml"))
+            raise absent("architecture", str(name), known)
         return cls.from_dict(read_mapping(path, "the fields of one architecture, a line each"))
 
     @classmethod
@@ -480,7 +478,7 @@ def read_mapping(path: Path, holds: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError(f"{path} must be YAML, but is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
-        what = " ".join(str(error).split())
+        what = " ".join(str(error).replace('in "<unicode string>", ', "").split())
         raise ValueError(f"{path} must be YAML, but is not: {what}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold {holds}, but holds {values!r}")

@@ -27,6 +27,7 @@ from space.budget import (
 )
 from space.cost import cost
 from space.files import require_name
+from space.near import absent
 from space.parts import DOOR, part_fields, value_of
 from space.ranges import Range, require_numbers
 from space.sharing import MOST_LAYERS, PATTERNS, SCOPES
@@ -59,6 +60,7 @@ class SpaceConfig:
     """Schema of the files in `conf/space/`."""
 
     name: str
+    """Of the space, which studies are called after."""
     axes: dict[str, Any]
     """Name of each free value: a list of values; `2..40`, every whole number between; or, for
     `num_blocks`, `2..40 in 10 rungs`, so many well-proportioned depths between."""
@@ -81,8 +83,7 @@ class SpaceConfig:
         if path.suffix not in (".yaml", ".yml"):
             path = SPACES / f"{name}.yaml"
         if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in SPACES.glob("*.yaml")))
-            raise ValueError(f"space must be one of {known}, or a path, but got {str(name)!r}")
+            raise absent("space", str(name), sorted(p.stem for p in SPACES.glob("*.yaml")))
         return cls.of(read_mapping(path, "the name, axes and fixed values of a space"))
 
     @classmethod

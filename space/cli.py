@@ -15,11 +15,14 @@ from typing import Any, NoReturn
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 ADVICE = re.compile(
     r"To append to your default list use \S+|3\. To sweep over it, add --multirun.*"
 )
 """Of Hydra, which leads to nothing here."""
+NOT_THERE = re.compile(r"Could not override '(\w+\.[\w.]+)'")
+"""Hydra's words for a key of a mapping that the file does not have."""
 
 
 def speak_utf8() -> None:
@@ -78,7 +81,11 @@ def describe(error: BaseException) -> str:
     there."""
     if isinstance(error, RecursionError):
         return "values must not be nested so deeply that they cannot be read"
+    if added := NOT_THERE.search(str(error)):
+        return f"{added[1]} must be there to be changed, but is not; add it with +{added[1]}=…"
     texts = [_first_lines(error)]
+    if isinstance(error, YAMLError):  # where it is stands in the message
+        texts.insert(0, "files of the configuration must be YAML, but one is not")
     if isinstance(error, TypeError | AttributeError | AssertionError):  # from within Hydra
         texts.insert(0, "options must fit together, but do not")
     cause: Any = error.__cause__

@@ -7,8 +7,8 @@ needs none of them.
 
 import os
 import warnings
-from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Mapping
+from argparse import Action, ArgumentParser
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partialmethod
 from pathlib import Path
@@ -29,6 +29,26 @@ def hydra_flags() -> ArgumentParser:
     from hydra._internal.utils import get_args_parser
 
     return get_args_parser()
+
+
+def flags_of(parser: ArgumentParser) -> list[str]:
+    """`--config-dir`, `-cd`: all that a parser knows."""
+    return list(parser._option_string_actions)
+
+
+def apart(parser: ArgumentParser, given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The flags of a command line, each with its value, and all else: argparse itself takes no
+    positional arguments after flags that follow some."""
+    flags: list[str] = []
+    rest: list[str] = []
+    wanted: Action | None = None
+    """The flag before, where it takes a value."""
+    for text in given:
+        takes = wanted is not None and (wanted.nargs is None or text in (wanted.choices or ()))
+        (flags if takes or text.startswith("-") else rest).append(text)
+        action = None if takes else parser._option_string_actions.get(text)
+        wanted = action if action is not None and action.nargs != 0 else None
+    return flags, rest
 
 
 def hide_group(name: str) -> None:

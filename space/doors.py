@@ -20,13 +20,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+
+from space.near import hint
 
 T = TypeVar("T")
 
@@ -160,8 +161,7 @@ class Door(Generic[T]):
         return _imported(name) if "." in name and _is_module(name) else None
 
     def _choices(self, name: str) -> str:
-        near = get_close_matches(name, self.names(), n=1)
-        return f"; did you mean {near[0]}?" if near else ""
+        return hint(name, self.names())
 
 
 @dataclass(frozen=True, kw_only=True)

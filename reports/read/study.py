@@ -20,6 +20,7 @@ from space.arch import Architecture
 from space.budget import OF_WEIGHTS, Budget
 from space.cost import Cost, cost
 from space.meters import KINDS
+from space.near import hint
 from space.seals import Damaged, read_json
 from space.words import count
 
@@ -191,7 +192,7 @@ def find_study(name: str | None, outputs: Path) -> Path:
     if name in known:
         return outputs / str(name)
     there = f"choose one of {', '.join(known)}" if known else "run `python -m search` first"
-    given = "none was given" if name is None else f"got {name!r}"
+    given = "none was given" if name is None else f"got {name!r}{hint(name, known)}"
     raise ValueError(
         f"study must name a folder of {outputs} with a study.json, but {given}; {there}"
     )

@@ -31,8 +31,11 @@ class DataConfig:
     """`hf`: the data set's name on the hub, or a local folder. Else what records call the data;
     default: the source, or the path with `_` for all but letters and digits."""
     subset: str | None = None
+    """hf: which part of a data set that has several."""
     split: str = "train"
+    """hf: which split is read."""
     revision: str | None = None
+    """hf: a commit or tag of the data set; default: the newest."""
     text_key: str = "text"
     """The key (jsonl) or column (parquet, hf) that holds the text."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -53,6 +56,7 @@ class DataConfig:
     """At most so many are held out, for 5% of a large corpus are more than any reading takes; the
     other documents of that share are trained on. Default: no limit."""
     cache: Place = ".cache/data"
+    """Where prepared data are kept, for every study that uses them."""
 
     def __post_init__(self) -> None:
         settle_numbers(self, "data.")

@@ -30,9 +30,11 @@ class EvaluateConfig(Evaluation):
     """A run, or the folder of its data, whose held-out text gives the minimal pairs; None: the
     model's own run."""
     runs: Place = "runs"
+    """Where runs are."""
     cache: Place = ".cache/data"
     tokenizer: Place | None = None
     device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: CUDA where there is one."""
     to: Place | None = None
 
 

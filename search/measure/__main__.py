@@ -38,6 +38,7 @@ class MeasureConfig(Measuring):
     model: Any
     device: str | None = None
     runs: str = "runs"
+    """Where runs are."""
     to: str | None = None
 
 

@@ -25,6 +25,7 @@ class Measuring:
     repeats: int = 5
     """Processes, each of which loads the model once."""
     threads: int = 1
+    """Of the engine."""
     shared: bool = False
     """Whether layers that share a block read one copy of its weights where the engine would keep
     one for each."""

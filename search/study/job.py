@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from search.config import Evaluation
 from search.objectives import Targets
-from search.study.leases import GRACE_S
 from search.study.locks import HOST
-from search.study.plan import Work
+from search.study.plan import GRACE_S, Work
 from search.study.pruners import PrunerConfig
 from search.study.samplers import SamplerConfig
 from search.train.placement import Placement

@@ -39,9 +39,8 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from search.study.locks import HOST, state_of
 from search.study.patience import Patience
+from search.study.plan import GRACE_S
 
-GRACE_S = 120.0
-"""How long a lease lasts that nobody renews."""
 BEATS = 6
 """Renewals in that time."""
 PAUSE_S = (0.02, 0.1)

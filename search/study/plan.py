@@ -19,6 +19,8 @@ from space.arch import Architecture
 MAX_DEATHS = 3
 """A cell that takes so many workers down with it is recorded as failed. One whose checkpoint came
 further is none that kills: it was on hosts that were taken away."""
+GRACE_S = 120.0
+"""How long a lease lasts that nobody renews: see `search.study.leases`."""
 MAX_DUPLICATES = 10
 """Proposals in a row that were tried before; then an untried one is taken instead."""
 

@@ -1,0 +1,89 @@
+"""Names that are nearly right: did you mean …?"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+EXPERIMENT = "experiment"
+"""The one group of files that fills no field of its own."""
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """`; did you mean tpe?` where one of the known names is near, else nothing."""
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def require_known(given: Sequence[str], schema: type[Any], folders: Sequence[Path]) -> None:
+    """What Hydra says of misspelt options and groups, with the name that was probably meant.
+
+    Raises:
+        ValueError: an override of no field of the schema and no group of these folders of
+            configurations, or of a group that has no such file.
+    """
+    for text in given:
+        option, equals, value = text.partition("=")
+        plain = equals and option[:1] not in "+~" and not set("@/") & set(option)
+        if not plain or option.partition(".")[0] == "hydra":
+            continue
+        files = files_of(option, folders)
+        if files and option in (EXPERIMENT, *get_type_hints(schema)):
+            _require_file(option, value.strip("'\""), files)
+        elif option != EXPERIMENT:
+            _require_field(option, schema)
+
+
+def absent(option: str, given: str, names: Sequence[str]) -> ValueError:
+    """The error for what is neither one of the names nor, given as a path, a file that is there."""
+    if given.endswith((".yaml", ".yml")):
+        return ValueError(
+            f"{option} must be a file that is there, but {given} is not; check the spelling (it is "
+            "relative to the current folder)"
+        )
+    return ValueError(
+        f"{option} must be one of {', '.join(names)}, or a path to a YAML file, but got "
+        f"{given!r}{hint(given, names)}"
+    )
+
+
+def files_of(group: str, folders: Iterable[Path]) -> list[str]:
+    """The names that a group takes: its files in these folders of configurations."""
+    paths = (path for folder in folders for path in (folder / group).glob("*.yaml"))
+    return sorted({path.stem for path in paths}) if group else []
+
+
+def _require_file(group: str, value: str, files: Sequence[str]) -> None:
+    if value in (*files, "null", "") or value.isdigit() or not set(value).isdisjoint("[{$"):
+        return  # `space.overrides` says what is wrong with a number
+    if value.endswith((".yaml", ".yml")):
+        there = "is no name" if Path(value).exists() else "is not there"
+        raise ValueError(
+            f"{group} must be the name of a file, but {value} {there}; a file of your own is "
+            f"FOLDER/{group}/NAME.yaml: --config-dir FOLDER {group}=NAME"
+        )
+    raise ValueError(
+        f"{group} must be one of {', '.join(files)}, but got {value!r}{hint(value, files)}"
+    )
+
+
+def _require_field(option: str, schema: type[Any]) -> None:
+    """Each name on the way to a field, as far as dataclasses say which there are."""
+    at, kind = "", schema
+    for name in option.split("."):
+        known = get_type_hints(kind)
+        if name not in known:
+            names = [f"{at}{other}" for other in known] + ([] if at else [EXPERIMENT])
+            said = hint(f"{at}{name}", names) or f"; known are {', '.join(sorted(names))}"
+            raise ValueError(f"{at}{name} must be an option of this command, but is none{said}")
+        inner = dataclass_of(known[name])
+        if inner is None:
+            return
+        at, kind = f"{at}{name}.", inner
+
+
+def dataclass_of(hint_: Any) -> type[Any] | None:
+    """The dataclass that a field holds, perhaps besides None; None where it holds another thing."""
+    kinds = [kind for kind in (hint_, *get_args(hint_)) if is_dataclass(kind)]
+    return kinds[0] if kinds and isinstance(kinds[0], type) else None

@@ -1,0 +1,116 @@
+"""Names that are nearly right, flags in any place, files that are not there: one line, with what to
+do."""
+
+import subprocess
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+import pytest
+from hydra.errors import HydraException
+
+from ablations.files import TableFile
+from search.config import SearchConfig
+from space.app import CONF, configuration
+from space.arch import Architecture
+from space.axes import SpaceConfig
+from space.cli import describe
+from space.compat import apart, hydra_flags
+from space.near import require_known
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("samplr=tpe", "sampler"),
+        ("sampler=tpee", "tpe"),
+        ("space=depth_widht", "depth_width"),
+        ("recipe.lrr=1", "recipe.lr"),
+        ("n_trial=3", "n_trials"),
+        ("data=txt", "text"),
+        ("replicates.sed=3", "replicates.seeds"),
+        ("evaluate=comonsense", "commonsense"),
+    ],
+)
+def test_near_misses_are_answered_with_what_was_meant(given: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"did you mean {meant}\?$"):
+        configuration("search", SearchConfig, [given])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(
+            "sampler=tpe",
+            "executor.options.nodes=4",
+            "+space.axes.heads_per_kv=[1,2]",
+            "recipe.lr=1e-3",
+        ),
+        *("space.axes.num_blocks=[2,3]", "executor=slurm", "experiment=null", "~tracker"),
+        *("hydra.verbose=true", "sampler.options.n=3", "objectives=[val_bpb]"),
+    ],
+)
+def test_what_is_right_passes(given: str) -> None:
+    require_known([given], SearchConfig, [Path(CONF)])
+
+
+def test_files_of_a_users_folder_are_choices(tmp_path: Path) -> None:
+    (tmp_path / "space").mkdir()
+    (tmp_path / "space" / "mine.yaml").write_text("name: mine\n")
+    require_known(["space=mine"], SearchConfig, [Path(CONF), tmp_path])
+    with pytest.raises(ValueError, match="space must be one of"):
+        require_known(["space=mine"], SearchConfig, [Path(CONF)])
+
+
+@pytest.mark.parametrize(
+    "read", [SpaceConfig.read, Architecture.from_yaml, TableFile.read], ids=str
+)
+def test_an_absent_file_is_called_absent(read: object) -> None:
+    with pytest.raises(ValueError, match=r"must be a file that is there, but gone\.yaml is not"):
+        read("gone.yaml")  # type: ignore[operator]
+
+
+def test_a_file_of_a_group_is_called_absent_and_told_where_it_goes() -> None:
+    with pytest.raises(ValueError, match=r"gone\.yaml is not there; .*--config-dir FOLDER space="):
+        require_known(["space=gone.yaml"], SearchConfig, [Path(CONF)])
+
+
+def test_a_key_that_a_mapping_lacks_is_told_how_it_is_added() -> None:
+    error = HydraException("Could not override 'space.axes.num_block'.\nTo append …")
+    assert "add it with +space.axes.num_block=" in describe(error)
+
+
+def test_broken_yaml_of_a_space_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "space").mkdir()
+    (tmp_path / "space" / "mine.yaml").write_text("name: x\naxes:\n  num_blocks: [2, 3\n")
+    command = [sys.executable, "-m", "search", "space=mine", "--config-dir", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=Path(CONF).parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: files of the configuration must be YAML, but one is not: ")
+    assert "space/mine.yaml" in line
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--config-dir", "my", "sampler=tpe", "n_trials=3"],
+        ["sampler=tpe", "--config-dir", "my", "n_trials=3"],
+        ["sampler=tpe", "n_trials=3", "--config-dir", "my"],
+    ],
+)
+def test_flags_may_stand_anywhere(given: list[str]) -> None:
+    flags, options = apart(hydra_flags(), given)
+    assert flags == ["--config-dir", "my"]
+    assert options == ["sampler=tpe", "n_trials=3"]
+
+
+def test_a_flag_without_a_value_takes_none() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--info", nargs="?", const="all", choices=["all", "plugins"])
+    assert apart(parser, ["--resolve", "a=1"]) == (["--resolve"], ["a=1"])
+    assert apart(parser, ["--info", "a=1"]) == (["--info"], ["a=1"])
+    assert apart(parser, ["--info", "plugins", "a=1"]) == (["--info", "plugins"], ["a=1"])
