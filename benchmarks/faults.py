@@ -30,7 +30,7 @@ import filelock
 import optuna
 
 from benchmarks import sleeping
-from benchmarks.servers import alive, left_of
+from benchmarks.servers import alive, is_command, left_of
 from benchmarks.servers.place import EXECUTORS, Place, place_of
 from benchmarks.show import leave, parser, say, table
 from benchmarks.trial import write_text
@@ -80,12 +80,13 @@ class Site:
 
     def workers(self) -> list[int]:
         """Process ids of workers, on any host."""
-        return [pid for pid in left_of(self.folder) if alive(pid) and _is(pid, b".worker")]
+        pids = [pid for pid in left_of(self.folder) if alive(pid)]
+        return [pid for pid in pids if is_command(pid, "search.study.worker")]
 
     def of_command(self) -> list[int]:
         """The command's own process."""
         pids = [pid for pid in left_of(self.folder) if alive(pid)]
-        return [pid for pid in pids if _is(pid, b"-m\0search\0")]
+        return [pid for pid in pids if is_command(pid, "-m search ")]
 
     def kill(self, pids: Sequence[int]) -> None:
         for pid in pids:
@@ -241,7 +242,7 @@ def site_of(executor: str, folder: Path, runs: int, chance: random.Random) -> It
         try:
             yield site
         finally:
-            site.kill([pid for pid in left_of(place.folder) if _is(pid, b"search")])
+            site.kill([pid for pid in left_of(place.folder) if is_command(pid, "search")])
 
 
 def disturb(site: Site, kills: int, faults: Sequence[str]) -> None:
@@ -250,6 +251,8 @@ def disturb(site: Site, kills: int, faults: Sequence[str]) -> None:
     stalled = time.monotonic()
     while True:
         time.sleep(site.chance.uniform(*PAUSE_S))
+        if site.place.slurm is not None:
+            site.place.slurm.hurry()
         code = site.command.poll() if site.command is not None else None
         if code == 0:
             return
@@ -289,20 +292,13 @@ def what_is_left(site: Site) -> list[str]:
             filelock.FileLock(path).acquire(timeout=0)
         except filelock.Timeout:
             left.append(str(path))
-    trials = optuna.load_study(study_name=STUDY, storage=site.place.storage).trials
+    trials = optuna.load_study(study_name=STUDY, storage=site.place.database.url()).trials
     return left + [f"trial {t.number} {t.state}" for t in trials if not t.state.is_finished()]
 
 
 def _equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> int:
     """How many runs are the same in both."""
     return sum(one[key] == other.get(key) for key in one)
-
-
-def _is(pid: int, words: bytes) -> bool:
-    try:
-        return words in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A study small enough to run in a test: real text, real runs of a fraction of a second."""
 
+import hashlib
 import json
 import os
 import random
@@ -138,6 +139,12 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
     """All records by key."""
     paths: Sequence[Path] = sorted((folder / "runs").glob("*/record.json"))
     return {path.parent.name: json.loads(path.read_text()) for path in paths}
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """What is in each file of the runs."""
+    files = [path for path in (folder / "runs").rglob("*") if path.is_file()]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def plant(search: Session, value: float = 0.01) -> None:

@@ -77,6 +77,15 @@ def environment_of(pid: int) -> bytes:
         return b""
 
 
+def is_command(pid: int, words: str) -> bool:
+    """Whether a process has these words in its command line."""
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return False
+    return words in line
+
+
 def alive(pid: int) -> bool:
     """Whether a process is there and no zombie."""
     try:

@@ -1,13 +1,22 @@
-"""Hosts of this machine: network namespaces on one bridge, each with an address of its own."""
+"""Hosts of this machine: network namespaces on one bridge, each with an address of its own.
+
+This machine is on the bridge too. A host differs from it in its name and in its boot, so that no
+process takes those of another host for its own neighbours, though they share their numbers.
+"""
 
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
 
-from benchmarks.servers import Missing, alive, says, wait_until
+from benchmarks.servers import Missing, alive, is_command, says, wait_until
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class Machine:
@@ -17,6 +26,9 @@ class Machine:
 
     def command(self, *words: str) -> list[str]:
         return list(words)
+
+
+HERE = Machine()
 
 
 @dataclass(frozen=True)
@@ -29,16 +41,22 @@ class Host:
     """Its end on the bridge."""
     switch: str
     """The namespace of the bridge."""
+    boot: Path
+    """What the kernel says there of its last start."""
 
     def command(self, *words: str) -> list[str]:
-        """The command, run there, with a host name of its own."""
-        named = f'hostname {self.space} && exec "$@"'
-        inside = ["unshare", "--uts", "sh", "-c", named, "sh", *words]
+        """The command, run there, with a host name and a boot of its own."""
+        named = f"hostname {self.space} && mount --bind {self.boot} {BOOT_ID}"
+        inside = ["unshare", "--uts", "--mount", "sh", "-c", f'{named} && exec "$@"', "sh", *words]
         return ["ip", "netns", "exec", self.space, *inside]
 
     def pids(self) -> list[int]:
         """All processes there."""
         return [int(pid) for pid in says(["ip", "netns", "pids", self.space]).split()]
+
+    def running(self, program: str) -> list[int]:
+        """Processes there with this word in their command line."""
+        return [pid for pid in self.pids() if is_command(pid, program)]
 
     def kill(self) -> None:
         """All its processes at once, as a loss of power would."""
@@ -70,27 +88,41 @@ def network(count: int) -> Iterator[list[Host]]:
     mark = f"i{os.getpid() % 100000}"
     subnet = 1 + os.getpid() % 250
     switch = f"{mark}s"
-    hosts = [
-        Host(f"{mark}h{i}", f"10.77.{subnet}.{i + 1}", f"{mark}v{i}", switch) for i in range(count)
-    ]
-    try:
+    with tempfile.TemporaryDirectory(prefix="boots") as name:
+        hosts = [
+            Host(
+                space=f"{mark}h{i}",
+                address=f"10.77.{subnet}.{i + 1}",
+                link=f"{mark}v{i}",
+                switch=switch,
+                boot=Path(name) / str(i),
+            )
+            for i in range(count)
+        ]
         try:
-            _lay(switch, hosts)
-        except RuntimeError as error:
-            raise Missing(f"network namespaces cannot be made here: {error}") from None
-        yield hosts
-    finally:
-        for host in hosts:
-            with suppress(RuntimeError):
-                host.kill()
-        _take_away([switch, *(host.space for host in hosts)])
+            try:
+                _lay(switch, hosts, f"10.77.{subnet}.254")
+            except RuntimeError as error:
+                raise Missing(f"network namespaces cannot be made here: {error}") from None
+            yield hosts
+        finally:
+            for host in hosts:
+                with suppress(RuntimeError):
+                    host.kill()
+            _take_away([switch, *(host.space for host in hosts)])
 
 
-def _lay(switch: str, hosts: Sequence[Host]) -> None:
+def _lay(switch: str, hosts: Sequence[Host], own: str) -> None:
+    """Lay the cables; `own` is this machine's address."""
     says(["ip", "netns", "add", switch])
     says(["ip", "-n", switch, "link", "add", "bridge", "type", "bridge"])
     says(["ip", "-n", switch, "link", "set", "bridge", "up"])
+    says(["ip", "link", "add", switch, "type", "veth", "peer", "name", "here", "netns", switch])
+    says(["ip", "-n", switch, "link", "set", "here", "master", "bridge", "up"])
+    says(["ip", "addr", "add", f"{own}/24", "dev", switch])
+    says(["ip", "link", "set", switch, "up"])
     for host in hosts:
+        host.boot.write_text(f"{uuid4()}\n")
         says(["ip", "netns", "add", host.space])
         says(["ip", "-n", host.space, "link", "set", "lo", "up"])
         ends = ["link", "add", host.link, "type", "veth", "peer", "name", "eth0"]

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.servers.network import Host, Machine, network
+from benchmarks.servers.network import HERE, Host, Machine, network
 from benchmarks.servers.postgres import Postgres, postgres
 from benchmarks.servers.ray import Ray, ray
 from benchmarks.servers.slurm import Slurm, slurm
@@ -26,8 +26,6 @@ class Place:
     home: Host | Machine
     """Where the command runs."""
     database: Postgres
-    storage: str
-    """As workers reach it."""
     ray: Ray | None = None
     slurm: Slurm | None = None
     nodes: Sequence[Host] = ()
@@ -45,25 +43,20 @@ def place_of(executor: str, folder: Path, cpus: int = 2) -> Iterator[Place]:
     with ExitStack() as stack:
         if executor == "ray":
             home, base, *nodes = stack.enter_context(network(2 + NODES))
-            server = _database(stack, folder, base)
+            server = stack.enter_context(postgres(folder / "database", base))
             cluster = stack.enter_context(ray(folder / "ray", home))
             for node in nodes:
                 cluster.join(node, cpus)
             variables |= cluster.environment
-            storage = server.url(base.address)
-            given = ["executor=ray", "executor.address=auto", f"storage={storage}"]
-            yield Place(folder, given, variables, home, server, storage, ray=cluster, nodes=nodes)
+            given = ["executor=ray", "executor.address=auto", f"storage={server.url()}"]
+            yield Place(folder, given, variables, home, server, ray=cluster, nodes=nodes)
             return
-        server = _database(stack, folder, Machine())
+        server = stack.enter_context(postgres(folder / "database"))
         given = [f"executor={executor}", f"storage={server.url()}"]
         if executor == "local":
-            yield Place(folder, given, variables, Machine(), server, server.url())
+            yield Place(folder, given, variables, HERE, server)
             return
         queue = stack.enter_context(slurm(folder / "slurm", cpus=cpus))
         given += [f"executor.nodes={NODES}", f"executor.cpus={cpus}"]
         variables |= queue.environment
-        yield Place(folder, given, variables, Machine(), server, server.url(), slurm=queue)
-
-
-def _database(stack: ExitStack, folder: Path, host: Host | Machine) -> Postgres:
-    return stack.enter_context(postgres(folder / "database", "*", host.command()))
+        yield Place(folder, given, variables, HERE, server, slurm=queue)

@@ -45,6 +45,10 @@ class Ray:
             **QUICK,
         }
 
+    def lead(self, cpus: int = 0, gpus: int = 0) -> None:
+        """Start the head, new or after its end."""
+        self._start(self.head, "--head", cpus, gpus)
+
     def join(self, host: Host | Machine, cpus: int = 2, gpus: int = 1) -> None:
         """Start a node there."""
         self._start(host, f"--address={self.address}", cpus, gpus)
@@ -73,7 +77,7 @@ def ray(folder: Path, head: Host | Machine, cpus: int = 0, gpus: int = 0) -> Ite
     (folder / "token").write_text(secrets.token_hex(32))
     cluster = Ray(folder, head, free_ports(1)[0])
     try:
-        cluster._start(head, "--head", cpus, gpus)
+        cluster.lead(cpus, gpus)
         yield cluster
     finally:
         for pid in left_of(folder):

@@ -25,7 +25,8 @@ class Handle(Protocol):
     """A worker that was started.
 
     It may have `lost` besides: whether it ended because its host was taken from it, which is no
-    fault of its run. Asked for after its end.
+    fault of its run. Asked for after its end. And `watched`: whether its host replaces it where it
+    hangs; else a worker that is silent for too long is killed.
     """
 
     name: str

@@ -28,6 +28,9 @@ HINT_S = 30.0
 ANSWER_S = 5.0
 """For a node to end a worker, and for the head to be heard of."""
 
+OUTLIVES = {"RAY_kill_child_processes_on_worker_exit": "false"}
+"""For an actor: what it has started may write a checkpoint when it ends."""
+
 
 class Ray:
     """`executor=ray`."""
@@ -75,7 +78,11 @@ class Ray:
         ray = self._connect()
         needs = {"num_cpus": self.num_cpus, "num_gpus": self._gpus(job.placement)}
         kind = ray.remote(Host).options(
-            **needs, resources=self.resources, max_concurrency=4, max_restarts=0
+            **needs,
+            resources=self.resources,
+            max_concurrency=4,
+            max_restarts=0,
+            runtime_env={"env_vars": OUTLIVES},
         )
         seat = Seat(number, {**needs, **self.resources}, deliver)
         seat.begin(

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from search.executors import Deliver, Event
 from search.executors._slurm_node import BEGUN, serve
@@ -119,6 +119,8 @@ class Seat:
     name: str
     log: str = "no log yet: its job is in the queue"
     ended: bool = False
+    watched: ClassVar[bool] = True
+    """Its job has a pool of its own, and is silent while it waits in the queue again."""
 
     @property
     def lost(self) -> bool:

@@ -132,7 +132,7 @@ class Pool:
         worked on is then another's."""
         live = {lease.owner for lease in self.leases.read(WORKER) if lease.left_s > 0}
         for number, worker in self.workers.items():
-            if worker.name in live:
+            if worker.name in live or getattr(worker, "watched", False):
                 self._silent[number] = False
             elif self._silent.get(number):
                 worker.kill()

@@ -8,31 +8,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from cluster_fixtures import LONG, losses
 from process_fixtures import wait_for
-from study_fixtures import command, environment, run
+from study_fixtures import command, environment, run, snapshot
 
-from benchmarks.servers import Missing
+from benchmarks.servers import Missing, alive
 from benchmarks.servers.network import Host, network
 from benchmarks.servers.postgres import Postgres, postgres
 from benchmarks.servers.ray import Ray, ray
+from search.study.plan import Attempt
+from search.study.storage import open_storage, read_attempts
 
 pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)
 class Hosts:
-    """A head, two nodes that are not in the cluster yet, and a database."""
+    """A head on which nothing runs but commands, two nodes that may join, and a database."""
 
     ray: Ray
     nodes: list[Host]
     database: Postgres
-    storage: str
+
+    def renew(self, *nodes: Host) -> None:
+        """Have these nodes alone in the cluster, newly started."""
+        for node in self.nodes:
+            node.kill()
+        for node in nodes:
+            self.ray.join(node)
 
     def start(self, folder: Path, *more: str) -> "subprocess.Popen[str]":
-        """The command, running on the head's host."""
-        given = ("executor=ray", "executor.address=auto", f"storage={self.storage}", *more)
+        """The command, running on the head's host. The folder's name is the study's."""
+        storage = f"storage={self.database.url()}"
+        given = ("executor=ray", "executor.address=auto", storage, f"study={folder.name}", *more)
         words = command(folder, *given)
         return subprocess.Popen(
             self.ray.head.command(*words),
@@ -44,19 +54,18 @@ class Hosts:
         )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def hosts() -> Iterator[Hosts]:
     with tempfile.TemporaryDirectory(prefix="hosts") as name, ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o755)  # the database has a user of its own
         try:
             head, *nodes, base = stack.enter_context(network(4))
-            prefix = tuple(base.command())
-            database = stack.enter_context(postgres(folder / "database", "*", prefix))
+            database = stack.enter_context(postgres(folder / "database", base))
             cluster = stack.enter_context(ray(folder / "ray", head))
         except Missing as reason:
             pytest.skip(str(reason))
-        yield Hosts(cluster, nodes, database, database.url(base.address))
+        yield Hosts(cluster, nodes, database)
 
 
 def training(folder: Path) -> Path:
@@ -72,21 +81,79 @@ def end_of(started: "subprocess.Popen[str]") -> str:
     return out
 
 
+def hosts_of(folder: Path) -> set[str]:
+    """Where the study had workers."""
+    logs = (folder / "outputs" / folder.name / "workers").glob("*.log")
+    return {log.name.rpartition("-")[0] for log in logs}
+
+
+def attempts(hosts: Hosts, folder: Path) -> list[Attempt]:
+    storage = open_storage(hosts.database.url()).as_optunas
+    return read_attempts(optuna.load_study(study_name=folder.name, storage=storage))
+
+
 def test_nodes_that_come_are_used_and_a_node_that_dies_gives_its_run_back(
     hosts: Hosts, tmp_path: Path, undisturbed: list[Any]
 ) -> None:
     first, second = hosts.nodes
+    hosts.renew()
     started = hosts.start(tmp_path, *LONG)
-    hosts.ray.join(first, gpus=1)  # until then there was nothing to run on
+    hosts.ray.join(first)  # until then there was nothing to run on
     training(tmp_path)
-    hosts.ray.join(second, gpus=1)
+    hosts.ray.join(second)
     first.kill()
     out = end_of(started)
     assert "a worker died" in out
     assert losses(tmp_path) == undisturbed
-    logs = {path.name for path in (tmp_path / "outputs/tiny/workers").glob("*.log")}
-    assert any(first.space in name for name in logs), logs
-    assert any(second.space in name for name in logs), logs
+    assert hosts_of(tmp_path) == {first.space, second.space}
+
+
+def test_where_the_command_is_killed_workers_write_checkpoints_and_the_same_goes_on_at_once(
+    hosts: Hosts, tmp_path: Path, undisturbed: list[Any]
+) -> None:
+    hosts.renew(hosts.nodes[0])
+    killed = hosts.start(tmp_path, *LONG)
+    training(tmp_path)
+    killed.kill()
+    end_of(hosts.start(tmp_path, *LONG))
+    assert losses(tmp_path) == undisturbed
+    ends = [(attempt.state, attempt.reason) for attempt in attempts(hosts, tmp_path)]
+    assert ends == [("FAIL", "the study was stopped"), ("COMPLETE", None)]
+
+
+def test_a_new_head_and_the_same_command_go_on_with_the_study_of_a_dead_one(
+    hosts: Hosts, tmp_path: Path, undisturbed: list[Any]
+) -> None:
+    hosts.renew(hosts.nodes[0])
+    hosts.start(tmp_path, *LONG)
+    training(tmp_path)
+    hosts.ray.head.kill()
+    hosts.ray.lead()
+    hosts.ray.join(hosts.nodes[0])
+    end_of(hosts.start(tmp_path, *LONG))
+    assert losses(tmp_path) == undisturbed
+    assert [x.state for x in attempts(hosts, tmp_path) if x.state != "FAIL"] == ["COMPLETE"]
+
+
+def test_what_a_node_behind_a_lost_link_writes_is_not_taken(
+    hosts: Hosts, tmp_path: Path, undisturbed: list[Any]
+) -> None:
+    hosts.renew(hosts.nodes[0])
+    started = hosts.start(tmp_path, *LONG)
+    training(tmp_path)
+    hosts.ray.join(hosts.nodes[1])
+    (worker,) = hosts.nodes[0].running("search.study.worker")
+    hosts.nodes[0].unplug()
+    try:
+        end_of(started)
+        assert alive(worker), "it knows nothing of its successor"
+        before = snapshot(tmp_path)
+    finally:
+        hosts.nodes[0].plug()
+    wait_for(lambda: not alive(worker))
+    assert snapshot(tmp_path) == before
+    assert losses(tmp_path) == undisturbed
+    assert hosts_of(tmp_path) == {node.space for node in hosts.nodes}
 
 
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 Another host is a process with a host name of its own.
 """
 
-import hashlib
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ import optuna
 import pytest
 from database_fixtures import Postgres, postgres  # noqa: F401
 from process_fixtures import wait_for, workers_of
-from study_fixtures import command, environment, records, run, start, study_json
+from study_fixtures import command, environment, records, run, snapshot, start, study_json
 
 from search.study.plan import distinct
 from search.study.storage import open_storage, read_attempts
@@ -136,12 +135,6 @@ def test_a_file_as_storage_refuses_a_second_host_in_one_line(
     assert there.returncode == 2
     assert "storage must be PostgreSQL where several machines share a study" in line
     finished(here)
-
-
-def snapshot(folder: Path) -> dict[str, str]:
-    """What is in each file of the runs."""
-    files = [path for path in (folder / "runs").rglob("*") if path.is_file()]
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_a_process_stopped_and_continued_after_its_lease_writes_over_nothing(
