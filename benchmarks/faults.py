@@ -5,7 +5,8 @@ command, the database. The command is started again whenever it has ended before
 end there must be
 
 - exactly as many distinct finished runs as were asked for, with bit-identical losses;
-- at most one checkpoint interval of training done again for each worker that was killed;
+- at most one checkpoint interval of training done again for each worker that was killed, and none
+  where it could write a checkpoint;
 - no process and no lock left, and no trial that waits or runs.
 
 Steps sleep (`benchmarks.sleeping`). Ray has hosts in network namespaces, Slurm daemons of this
@@ -32,9 +33,10 @@ import optuna
 from benchmarks import sleeping
 from benchmarks.servers import alive, is_command, left_of
 from benchmarks.servers.place import EXECUTORS, Place, place_of
-from benchmarks.show import leave, parser, say, table
+from benchmarks.show import heading, leave, parser, say, table
 from benchmarks.trial import write_text
 from search.runs import read_metrics, read_record
+from search.train.placement import Placement
 
 STUDY = "faults"
 STEPS = 60
@@ -42,8 +44,8 @@ STEPS = 60
 CHECKPOINT_S = 1.0
 SLACK_S = 0.5
 """For writing a checkpoint, on a machine that is busy."""
-PAUSE_S = (2.0, 8.0)
-"""Between two faults."""
+PAUSE_S = (1.0, 5.0)
+"""Between two faults, at least: the study must have made a step since."""
 LIMIT_S = 120.0
 """For a fault, of waiting for the study to go on."""
 
@@ -60,7 +62,9 @@ class Site:
     done: Counter[str] = field(default_factory=Counter)
     """Faults."""
     killed: int = 0
-    """Workers, among them those that may have ended at a checkpoint instead."""
+    """Workers that were given no time."""
+    steps_before: int = 0
+    """That had been done at the last fault."""
 
     @property
     def folder(self) -> Path:
@@ -88,29 +92,35 @@ class Site:
         pids = [pid for pid in left_of(self.folder) if alive(pid)]
         return [pid for pid in pids if is_command(pid, "-m search ")]
 
+    def steps(self) -> int:
+        """That have been done, those done again included."""
+        with suppress(FileNotFoundError):
+            return (self.folder / sleeping.STEPS).stat().st_size
+        return 0
+
     def kill(self, pids: Sequence[int]) -> None:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 
-Fault = Callable[[Site], int]
-"""Does harm; returns how many workers it took down, 0 where there was nothing to harm."""
+Fault = Callable[[Site], int | None]
+"""Does harm; returns how many workers it killed, None where there was nothing to harm."""
 
 
-def worker(site: Site) -> int:
+def worker(site: Site) -> int | None:
     """Kill one."""
     victims = site.workers()[:]
     site.chance.shuffle(victims)
     site.kill(victims[:1])
-    return len(victims[:1])
+    return 1 if victims else None
 
 
-def driver(site: Site) -> int:
+def driver(site: Site) -> int | None:
     """Kill the command. Its workers end at a checkpoint; those of Slurm go on."""
     victims = site.of_command()
     site.kill(victims)
-    return len(site.workers()) if victims else 0
+    return 0 if victims else None
 
 
 def database(site: Site) -> int:
@@ -118,29 +128,33 @@ def database(site: Site) -> int:
     site.place.database.kill()
     time.sleep(1)
     site.place.database.start()
-    return len(site.workers())
+    return 0
 
 
-def host(site: Site) -> int:
+def host(site: Site) -> int | None:
     """Kill all processes of a node, and bring it back."""
-    before = len(site.workers())
+    before = set(site.workers())
     if site.place.ray is not None:
         node = site.chance.choice(site.place.nodes)
         node.kill()
+        killed = len(before - set(site.workers()))
         site.place.ray.join(node)
-    elif site.place.slurm is not None:
-        site.place.slurm.lose(site.chance.choice(site.place.slurm.nodes))
-    else:
-        return 0
-    return before
+        return killed
+    if site.place.slurm is not None:
+        name = site.chance.choice(site.place.slurm.nodes)
+        site.place.slurm.kill(name)
+        killed = len(before - set(site.workers()))
+        site.place.slurm.start_node(name)
+        return killed
+    return None
 
 
-def leaving(site: Site) -> int:
+def leaving(site: Site) -> int | None:
     """Have Slurm put a job back into the queue, as it does with one that it pre-empts."""
     if site.place.slurm is None or not (running := site.place.slurm.jobs("RUNNING")):
-        return 0
+        return None
     site.place.slurm.says("scontrol", "requeue", site.chance.choice(running))
-    return len(site.workers())
+    return 0
 
 
 FAULTS: Mapping[str, Fault] = {
@@ -163,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="faults") as name:
         Path(name).chmod(0o755)  # the database has a user of its own
         text = measured(Path(name), chosen.executor, chosen.kills, chosen.faults, chosen.seed)
+    text = f"{heading(Placement(), ('torch', 'optuna'))}\n\n{text}"
     leave(f"faults_{chosen.executor}", text, None, chosen.save)
 
 
@@ -172,7 +187,7 @@ def measured(folder: Path, executor: str, kills: int, faults: Sequence[str], see
     Raises:
         AssertionError: something was lost, done twice or left.
     """
-    runs = max(6, kills // 2)
+    runs = max(6, kills)
     write_text(folder / "text.jsonl")
     say(f"{runs} runs undisturbed")
     calm = undisturbed(folder, runs)
@@ -182,12 +197,12 @@ def measured(folder: Path, executor: str, kills: int, faults: Sequence[str], see
         wall_s = time.monotonic() - began
         after = results(site.folder / "runs")
         left = what_is_left(site)
-    steps = (site.folder / sleeping.STEPS).stat().st_size
-    again_s = (steps - STEPS * len(after)) * sleeping.STEP_S
+    again_s = (site.steps() - STEPS * len(after)) * sleeping.STEP_S
     bound_s = site.killed * (CHECKPOINT_S + sleeping.STEP_S + SLACK_S)
     rows = [
         ["faults", str(sum(site.done.values())), str(kills)],
         *([f"… {name}", str(count), ""] for name, count in sorted(site.done.items())),
+        ["workers killed", str(site.killed), ""],
         ["starts of the command", str(site.starts), ""],
         ["distinct finished runs", str(len(after)), str(runs)],
         ["… with the losses of the undisturbed study", str(_equal(calm, after)), str(runs)],
@@ -261,13 +276,14 @@ def disturb(site: Site, kills: int, faults: Sequence[str]) -> None:
             assert site.starts < kills + 5, f"the command ends again and again: {said}"
             site.start()
             continue
-        if sum(site.done.values()) >= kills or not site.workers():
+        if sum(site.done.values()) >= kills or site.steps() == site.steps_before:
             assert time.monotonic() - stalled < LIMIT_S * 10, "the study does not go on"
             continue
         name = site.chance.choice(list(faults))
-        if hurt := FAULTS[name](site):
+        if (killed := FAULTS[name](site)) is not None:
             site.done[name] += 1
-            site.killed += hurt
+            site.killed += killed
+            site.steps_before = site.steps()
             stalled = time.monotonic()
             say(f"{sum(site.done.values())} of {kills}: {name}")
 

@@ -89,11 +89,6 @@ class Slurm:
         """Of a node's daemon."""
         return int((self.folder / f"slurmd-{node}.pid").read_text())
 
-    def lose(self, node: str) -> None:
-        """Kill a node's daemon and all that it has started, and start it again."""
-        self.kill(node)
-        self.start_node(node)
-
     def kill(self, node: str) -> None:
         """End a node's daemon and all that it has started at once, as a loss of power would."""
         mark = f"SLURMD_NODENAME={node}".encode()

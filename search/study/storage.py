@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import filelock
 import optuna
@@ -45,6 +46,9 @@ TOTAL = "total"
 """Of a study: how many runs it will have, by what its last start was asked."""
 LOST = "lost"
 """Of a study: the numbers of trials whose records were damaged or removed after they had ended."""
+
+_ENDED: WeakKeyDictionary[optuna.Study, dict[int, Attempt]] = WeakKeyDictionary()
+"""Of each study that is open here its trials that have ended, by number."""
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -200,7 +204,8 @@ def read_attempts(study: optuna.Study) -> list[Attempt]:
     """All trials of the study, by number. One whose record was lost counts as interrupted: its run
     is done again. Where the study prunes no longer, so does a pruned one: it goes on."""
     lost = set(study.user_attrs.get(LOST, ()))
-    attempts = [_attempt(trial) for trial in study.get_trials(deepcopy=False)]
+    known = _ENDED.setdefault(study, {})
+    attempts = [_known_attempt(trial, known) for trial in study.get_trials(deepcopy=False)]
     attempts = [_interrupted(a) if a.number in lost else a for a in attempts]
     if not isinstance(study.pruner, NopPruner):
         return attempts
@@ -211,6 +216,16 @@ def _interrupted(attempt: Attempt) -> Attempt:
     return replace(
         attempt, state=State.FAIL, status=Status.INTERRUPTED, value=None, values=(), excesses={}
     )
+
+
+def _known_attempt(trial: FrozenTrial, known: dict[int, Attempt]) -> Attempt:
+    """Of a trial that has ended, what was made of it before: it does not change any more."""
+    if (before := known.get(trial.number)) is not None:
+        return before
+    attempt = _attempt(trial)
+    if trial.state.is_finished():
+        known[trial.number] = attempt
+    return attempt
 
 
 def _attempt(trial: FrozenTrial) -> Attempt:

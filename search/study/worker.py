@@ -469,8 +469,8 @@ class Worker:
                     self._say("planning")
 
     def _lock(self, lock: filelock.BaseFileLock, key: str) -> Any:
-        """The lock of a folder; none where a worker of this study has it whose lease has run out,
-        since that one writes nothing any more."""
+        """The lock of a folder; none where a worker of this study has it that has lost the run,
+        since that one writes nothing any more. It may be behind a link that is down."""
         began = time.monotonic()
         while True:
             try:
@@ -479,7 +479,7 @@ class Worker:
                 if self.stopping.is_set():
                     raise Stop from None
             process = holder_of(lock)
-            if process is not None and f"{HOST}:{process}:" in self._lost_with(key):
+            if self._is_lost(process, key):
                 return nullcontext()
             if process is None or state_of(process) not in ("T", "t"):
                 began = time.monotonic()
@@ -489,9 +489,13 @@ class Worker:
                     "or continue that"
                 )
 
-    def _lost_with(self, key: str) -> set[str]:
-        """Workers that have lost this run."""
-        return {a.worker for a in self.attempts if a.key == key and a.state == State.FAIL}
+    def _is_lost(self, process: int | None, key: str) -> bool:
+        """Whether the lock of a run is held by a worker that has lost the run. Processes of other
+        hosts this one knows by their locks alone, if their file system has such at all."""
+        lost = {a.worker for a in self.attempts if a.key == key and a.state == State.FAIL}
+        if process is None:
+            return any(not worker.startswith(f"{HOST}:") for worker in lost)
+        return any(worker.endswith(f":{process}:") for worker in lost)
 
     def _progress(self, key: str, number: int) -> Emit:
         last = 0.0

@@ -8,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from database_fixtures import Postgres, postgres  # noqa: F401
 from process_fixtures import wait_for, workers_of
 from study_fixtures import command, environment, records, run, snapshot, start, study_json
 
+from benchmarks.servers import Missing
+from benchmarks.servers.postgres import postgres as served
+from benchmarks.servers.postgres import standby_of
 from search.study.plan import distinct
 from search.study.storage import open_storage, read_attempts
 
@@ -210,6 +215,37 @@ def test_postgresql_restarting_under_parent_and_workers_is_waited_out(
     assert [run.state for run in runs] == ["COMPLETE"] * 4
     assert {run.key for run in runs} == set(records(tmp_path))
     assert len({run.arm for run in runs}) == 4
+
+
+def test_a_standby_takes_over_from_postgresql_in_the_middle_of_a_study(
+    tmp_path: Path, kill_left: list[Any]
+) -> None:
+    """The address has both servers, and whoever takes what is written is the primary."""
+    pytest.importorskip("psycopg")
+    with servers() as (primary, standby):
+        url = primary.url("postgres", standby)
+        process = start(tmp_path, *RUNS, *LONG, "workers=2", f"storage={url}")
+        kill_left.append(process)
+        wait_for(training(tmp_path))
+        primary.lose()
+        standby.promote()
+        finished(process)
+        attempts = attempts_of(url)
+    assert [run.state for run in attempts] == ["COMPLETE"] * 4, "nothing was lost or doubled"
+    assert {run.key for run in attempts} == set(records(tmp_path))
+
+
+@contextmanager
+def servers() -> Iterator[tuple[Postgres, Postgres]]:
+    """A primary and its standby."""
+    with tempfile.TemporaryDirectory(prefix="postgres") as name, ExitStack() as stack:
+        folder = Path(name)
+        folder.chmod(0o755)  # the servers have a user of their own
+        try:
+            primary = stack.enter_context(served(folder / "servers"))
+        except Missing as reason:
+            pytest.skip(str(reason))
+        yield primary, stack.enter_context(standby_of(primary))
 
 
 OPEN = "import sys; from search.study.storage import open_storage; open_storage(sys.argv[1])"
