@@ -106,6 +106,10 @@ class Slurm:
             with suppress(RuntimeError):  # it has started
                 self.says("scontrol", "update", f"jobid={job}", "StartTime=now")
 
+    def node(self, job: str) -> str:
+        """Where a job runs."""
+        return self.says("squeue", "-h", "-o", "%N", "-j", job).strip()
+
     def state(self, job: str) -> str:
         """Of a job or a task of an array, such as RUNNING; nothing once it is forgotten."""
         with suppress(RuntimeError):

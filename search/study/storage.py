@@ -22,7 +22,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -37,6 +37,9 @@ from space.doors import alike
 
 NETWORK = {"connect_timeout": 5, "keepalives_idle": 10, "tcp_user_timeout": 30_000}
 """Of PostgreSQL's drivers: a lost connection is noticed in less than a minute."""
+IDLE_MS = 30_000
+"""A session in the middle of a transaction that says nothing for so long is ended by PostgreSQL,
+which then frees what it has locked: its host was stopped, or is behind a lost link."""
 SCHEMA_LOCK = 0x150BA7A3
 """Of PostgreSQL, held while tables are made."""
 
@@ -82,8 +85,18 @@ def _open(url: str) -> RDBStorage:
     """The storage; one process at a time makes its tables."""
     with _alone(url):
         storage = RDBStorage(url, engine_kwargs=_engine_options(url))
+        if storage.engine.dialect.name == "postgresql":
+            storage.engine.dispose()  # from here on each connection has the limit
+            event.listen(storage.engine, "connect", _limit_idleness)
         TABLE.metadata.create_all(storage.engine)
     return storage
+
+
+def _limit_idleness(connection: Any, _: object) -> None:
+    """Not by an option of the connection, which connection poolers refuse."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"set idle_in_transaction_session_timeout = {IDLE_MS}")
+    connection.commit()
 
 
 def _engine_options(url: str) -> dict[str, Any]:

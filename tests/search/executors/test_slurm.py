@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from process_fixtures import wait_for
 from study_fixtures import records, run, start, study_json
 
 from benchmarks.servers.slurm import Slurm
+from benchmarks.sleeping import STEPS
 
 pytestmark = pytest.mark.slow
 
+GRACE_S = 3
 SLURM = ("executor=slurm", "executor.time=10")
 
 
@@ -55,12 +58,7 @@ def preempted(slurm: Slurm, job: str) -> None:
         slurm.says("sbatch", "--partition=high", "-c2", "--output=/dev/null", "--wrap=sleep 1")
 
 
-def warned(slurm: Slurm, job: str) -> None:
-    """As Slurm does some time before a job's limit (`--signal`)."""
-    slurm.says("scancel", "--signal=USR1", job)
-
-
-@pytest.mark.parametrize("disturb", [requeued, preempted, warned])
+@pytest.mark.parametrize("disturb", [requeued, preempted])
 def test_a_job_that_must_leave_goes_on_bit_for_bit(
     slurm_here: Slurm,
     tmp_path: Path,
@@ -76,6 +74,42 @@ def test_a_job_that_must_leave_goes_on_bit_for_bit(
     assert losses(tmp_path) == undisturbed
     log = (tmp_path / "outputs/tiny/slurm" / f"{job}_0_log.out").read_text()
     assert [x for x in log.splitlines() if "submitit" not in x] == ["interrupted", "done"]
+
+
+def test_before_a_jobs_limit_its_workers_write_checkpoints_and_no_step_is_done_twice(
+    slurm_here: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm looks every thirty seconds at what is near its limit, of a minute at least."""
+    long = tuple(f"recipe.tokens={500 * 128}" if "tokens" in x else x for x in LONG)
+    command = start(tmp_path, "executor=slurm", "executor.time=1", "executor.warning_s=50", *long)
+    training(tmp_path)
+    (job,) = jobs(tmp_path).values()
+    wait_for(lambda: slurm_here.state(job) == "PENDING", seconds=90)
+    command.send_signal(signal.SIGINT)
+    out, _ = command.communicate(timeout=100)
+    assert command.returncode == 130, out
+    done = (tmp_path / STEPS).stat().st_size
+    assert 0 < done < 500
+    monkeypatch.setenv("ISOPARAM_STEP_S", "0")
+    assert run(tmp_path, "executor=local", *long).returncode == 0
+    assert (tmp_path / STEPS).stat().st_size == 500, "steps that were done are not done again"
+
+
+def test_a_job_whose_node_is_lost_goes_on_bit_for_bit(
+    slurm_here: Slurm, tmp_path: Path, undisturbed: list[Any]
+) -> None:
+    command = start(tmp_path, *SLURM, *LONG, f"grace_s={GRACE_S}")
+    training(tmp_path)
+    (job,) = jobs(tmp_path).values()
+    node = slurm_here.node(job)
+    slurm_here.kill(node)
+    slurm_here.start_node(node)  # Slurm would wait for it, and then do the same
+    wait_for(lambda: slurm_here.state(job) == "PENDING")
+    time.sleep(2.5 * GRACE_S)  # its worker is silent for two looks at it
+    at_once(slurm_here, job)
+    end_of(command)
+    assert losses(tmp_path) == undisturbed
+    assert list(jobs(tmp_path).values()) == [job], "it has kept its place in the queue"
 
 
 def test_an_array_works_together_and_its_logs_are_in_the_studys_folder(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import optuna
 import pytest
 from database_fixtures import database, postgres  # noqa: F401
 from process_fixtures import wait_for
@@ -17,6 +18,7 @@ from study_fixtures import open_search, work
 
 from search.states import State
 from search.study.leases import PLANNING, RUN, START, WORKER, Leases, lives, machine
+from search.study.locks import run_lock
 from search.study.storage import leases_of, open_storage, read_attempts, silent
 from search.study.worker import Lost, Worker
 from search.train import checkpoint
@@ -216,6 +218,33 @@ def test_a_run_of_a_silent_worker_is_taken_over(here: Path) -> None:
     assert not other.owns(f"{WORKER}/{other.holder}"), "it has lost it, should it wake up"
 
 
+def test_what_has_ended_is_read_once_and_what_has_not_each_time(here: Path) -> None:
+    search = open_search(here, "n_trials=2", "replicates.seeds=1")
+    work(search)
+    trial = search.study.ask()
+    before = read_attempts(search.study)
+    trial.set_user_attr("key", "taken")
+    after = read_attempts(search.study)
+    assert [old is new for old, new in zip(before, after, strict=True)] == [True, True, False]
+    assert after[-1].key == "taken"
+    afresh = optuna.load_study(
+        study_name="tiny", storage=open_storage(search.job.storage).as_optunas
+    )
+    assert after == read_attempts(afresh)
+
+
+def test_the_lock_of_a_worker_that_lost_its_run_on_another_host_holds_up_nobody(
+    here: Path,
+) -> None:
+    """As a network file system has it while the host is cut off."""
+    search = open_search(here, "n_trials=1", "replicates.seeds=1")
+    other = claim_elsewhere(search, process=os.getpid())
+    expire(other, f"{WORKER}/{other.holder}")
+    key = str(read_attempts(search.study)[0].key)
+    with run_lock(search.job.runs, key):
+        assert [event["event"] for event in work(search)] == ["start", "step", "step", "end"]
+
+
 def test_a_worker_waits_for_runs_of_other_starts_and_takes_over_what_dies(here: Path) -> None:
     search = open_search(here, "n_trials=1", "replicates.seeds=1")
     other = claim_elsewhere(search)
@@ -233,14 +262,15 @@ def test_a_worker_waits_for_runs_of_other_starts_and_takes_over_what_dies(here: 
     assert [attempt.state for attempt in read_attempts(search.study)] == ["FAIL", "COMPLETE"]
 
 
-def claim_elsewhere(search: object) -> Leases:
+def claim_elsewhere(search: object, process: int = 1) -> Leases:
     """The leases of a worker of another start, which has the study's only run in progress."""
-    other = leases_of(search.study, "elsewhere:1", start="another")
+    other = leases_of(search.study, f"elsewhere:{process}", start="another")
     assert other.claim(f"{WORKER}/{other.holder}")
     trial = search.study.ask()
     cell = search.work.suggest(trial)
     run = search.work.run(cell, 0)
-    marks = {"worker": "elsewhere:1:", "holder": other.holder, "cell": cell, "arm": "a", "seed": 0}
+    marks = {"worker": f"elsewhere:{process}:", "holder": other.holder, "cell": cell}
+    marks |= {"arm": "a", "seed": 0}
     for name, value in {**marks, "key": run.key}.items():
         trial.set_user_attr(name, value)
     return other
