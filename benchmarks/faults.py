@@ -31,7 +31,7 @@ import filelock
 import optuna
 
 from benchmarks import sleeping
-from benchmarks.servers import alive, is_command, left_of
+from benchmarks.servers import alive, is_command, left_of, wait_until
 from benchmarks.servers.place import EXECUTORS, Place, place_of
 from benchmarks.show import heading, leave, parser, say, table
 from benchmarks.trial import write_text
@@ -140,11 +140,12 @@ def host(site: Site) -> int | None:
         killed = len(before - set(site.workers()))
         site.place.ray.join(node)
         return killed
-    if site.place.slurm is not None:
-        name = site.chance.choice(site.place.slurm.nodes)
-        site.place.slurm.kill(name)
+    if (queue := site.place.slurm) is not None:
+        name = site.chance.choice(queue.nodes)
+        queue.kill(name)
         killed = len(before - set(site.workers()))
-        site.place.slurm.start_node(name)
+        wait_until(lambda: queue.missed(name), LIMIT_S, "Slurm does not miss a node")
+        queue.start_node(name)
         return killed
     return None
 

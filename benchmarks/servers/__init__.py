@@ -86,6 +86,14 @@ def is_command(pid: int, words: str) -> bool:
     return words in line
 
 
+def parent_of(pid: int) -> int:
+    """The process that started it; 0 where it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def alive(pid: int) -> bool:
     """Whether a process is there and no zombie."""
     try:

@@ -22,13 +22,14 @@ QUICK = {
 """A node is dead after two seconds of silence; Ray's own limits are for slow networks."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ray:
     """A cluster that runs. Drivers run on its head, for Ray wants a node where they are."""
 
     folder: Path
     head: Host | Machine
-    port: int
+    port: int = 0
+    """Of the head."""
 
     @property
     def address(self) -> str:
@@ -46,7 +47,9 @@ class Ray:
         }
 
     def lead(self, cpus: int = 0, gpus: int = 0) -> None:
-        """Start the head, new or after its end."""
+        """Start the head. After its end a new one has a new port: Ray takes it for running where a
+        node still knows it."""
+        self.port = free_ports(1)[0]
         self._start(self.head, "--head", cpus, gpus)
 
     def join(self, host: Host | Machine, cpus: int = 2, gpus: int = 1) -> None:
@@ -75,7 +78,7 @@ def ray(folder: Path, head: Host | Machine, cpus: int = 0, gpus: int = 0) -> Ite
         raise Missing("ray is not installed: pip install 'isoparam[ray]'")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "token").write_text(secrets.token_hex(32))
-    cluster = Ray(folder, head, free_ports(1)[0])
+    cluster = Ray(folder, head)
     try:
         cluster.lead(cpus, gpus)
         yield cluster

@@ -3,12 +3,23 @@
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.servers import Missing, end, environment_of, free_ports, left_of, says, wait_until
+from benchmarks.servers import (
+    Missing,
+    end,
+    environment_of,
+    free_ports,
+    is_command,
+    left_of,
+    parent_of,
+    says,
+    wait_until,
+)
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 
@@ -91,10 +102,18 @@ class Slurm:
 
     def kill(self, node: str) -> None:
         """End a node's daemon and all that it has started at once, as a loss of power would."""
-        mark = f"SLURMD_NODENAME={node}".encode()
-        steps = [pid for pid in left_of(self.folder) if mark in environment_of(pid)]
-        for pid in (self.pid(node), *steps):
-            end(pid, seconds=0)
+        mark = f"SLURMD_NODENAME={node}\0".encode()
+        tasks = [pid for pid in left_of(self.folder) if mark in environment_of(pid)]
+        steps = {parent_of(pid) for pid in tasks}
+        daemons = [pid for pid in steps if is_command(pid, "slurmstepd")]
+        for each in (signal.SIGSTOP, signal.SIGKILL):  # else some would report others' ends
+            for pid in (self.pid(node), *daemons, *tasks):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, each)
+
+    def missed(self, node: str) -> bool:
+        """Whether the controller has noticed that a node is gone."""
+        return self.says("sinfo", "-h", "-n", node, "-o", "%t").startswith("down")
 
     def jobs(self, state: str) -> list[str]:
         """Those in a state."""

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,9 +102,8 @@ def test_a_job_whose_node_is_lost_goes_on_bit_for_bit(
     (job,) = jobs(tmp_path).values()
     node = slurm_here.node(job)
     slurm_here.kill(node)
-    slurm_here.start_node(node)  # Slurm would wait for it, and then do the same
-    wait_for(lambda: slurm_here.state(job) == "PENDING")
-    time.sleep(2.5 * GRACE_S)  # its worker is silent for two looks at it
+    wait_for(lambda: slurm_here.missed(node))  # until then its worker is silent for several looks
+    slurm_here.start_node(node)
     at_once(slurm_here, job)
     end_of(command)
     assert losses(tmp_path) == undisturbed
