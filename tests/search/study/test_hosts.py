@@ -222,7 +222,7 @@ def test_postgresql_restarting_under_parent_and_workers_is_waited_out(
 def test_a_standby_takes_over_from_postgresql_in_the_middle_of_a_study(
     tmp_path: Path, kill_left: list[Any]
 ) -> None:
-    """The address has both servers, and whoever takes what is written is the primary."""
+    """The address has both servers; the one that takes what is written is the primary."""
     pytest.importorskip("psycopg")
     with servers() as (primary, standby):
         url = primary.url("postgres", standby)
