@@ -38,6 +38,8 @@ ENDED = {
     *("PREEMPTED", "REVOKED", "TIMEOUT", ""),
 }
 """States of a job that does not come back; Slurm forgets it after some minutes."""
+BACK_S = 30.0
+"""For a job whose node had to leave to be seen in the queue again."""
 TAKEN = {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "TIMEOUT"}
 """Those of a job that lost its node, which is no fault of its runs."""
 
@@ -124,7 +126,7 @@ class Seat:
 
     @property
     def lost(self) -> bool:
-        return self.task.state in TAKEN
+        return self.task.state in TAKEN or self.task.interrupted
 
     def stop(self) -> None:
         if not self.ended:
@@ -166,6 +168,10 @@ class Task:
     """Bytes of what it reported."""
     stopping: bool = False
     killed: bool = False
+    interrupted: bool = False
+    """Its node wants it to leave, and puts it back into the queue."""
+    ended_at: float | None = None
+    """When Slurm was first seen to have it as ended, by the monotonic clock."""
 
     @property
     def events(self) -> Path:
@@ -173,7 +179,29 @@ class Task:
 
     @property
     def over(self) -> bool:
-        return self.job is not None and self.state in ENDED
+        """Whether it has ended for good. On its way back into the queue a job is ended too."""
+        if self.job is None or self.ended_at is None:
+            return False
+        asked = self.stopping or self.killed or self.state == "CANCELLED"
+        patience = BACK_S if self.interrupted and not asked else 0.0
+        return time.monotonic() - self.ended_at >= patience
+
+    def note(self, kind: str) -> None:
+        """Whether its node has to leave, by what is reported."""
+        if kind in (Kind.INTERRUPT, BEGUN):
+            self.interrupted = kind == Kind.INTERRUPT
+
+    def comes_back(self, kind: str) -> bool:
+        """Whether a worker says that it is done because its node has to leave."""
+        return kind == Kind.DONE and self.interrupted and not self.stopping
+
+    def look(self, state: str) -> None:
+        """Note what Slurm says of it."""
+        self.state = state
+        if state not in ENDED:
+            self.ended_at = None
+        elif self.ended_at is None:
+            self.ended_at = time.monotonic()
 
     @property
     def base(self) -> str:
@@ -182,8 +210,9 @@ class Task:
 
     def forget(self) -> None:
         """Make room for another job."""
-        self.job, self.state, self.seats = None, "PENDING", {}
-        self.stopping = self.killed = False
+        self.job, self.seats = None, {}
+        self.stopping = self.killed = self.interrupted = False
+        self.look("PENDING")
 
     def stop(self) -> None:
         """Once for all of its workers."""
@@ -271,7 +300,8 @@ class Array:
                 self._submit_wanted()
                 for task in self.tasks.values():
                     for number, event in task.news():
-                        if number in task.seats:
+                        task.note(event["event"])
+                        if number in task.seats and not task.comes_back(event["event"]):
                             task.seats[number].take(event)
                 if time.monotonic() - asked > ASK_S:
                     asked = time.monotonic()
@@ -289,7 +319,7 @@ class Array:
             return  # the controller is busy or away
         states = dict(line.split()[:2] for line in done.stdout.splitlines() if line.strip())
         for task in known:
-            task.state = states.get(str(task.job), "")
+            task.look(states.get(str(task.job), ""))
 
     def submit(self, indexes: Iterable[int]) -> None:
         """Put jobs into the queue, as one array.
@@ -322,7 +352,8 @@ class Array:
                 f"executor=slurm must be able to submit, but {_words(error)}"
             ) from None
         for task, job in zip(tasks, jobs, strict=True):
-            task.job, task.state = job.job_id, "PENDING"
+            task.job = job.job_id
+            task.look("PENDING")
         self._keep()
 
     def _parameters(self) -> dict[str, Any]:
