@@ -64,6 +64,8 @@ def windows(draw: st.DrawFn) -> str:
 PARTS = {
     "ffn_scaling": ffn_scalings(),
     "layer_lora": st.integers(1, 3),
+    "loop_input": st.booleans(),
+    "loop_norm": st.booleans(),
     "output_bias": st.booleans(),
     "sliding_window": windows(),
 }

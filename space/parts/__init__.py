@@ -72,8 +72,8 @@ class Part:
 
     fields: tuple[Field, ...]
     examples: tuple[Mapping[str, Any], ...]
-    """Values that change something in an architecture of two layers or more: for the contract suite
-    and for readers."""
+    """Values that change something in an architecture of two layers or more, with those of its own
+    fields that this needs, such as `sharing`: for the contract suite and for readers."""
     engines: frozenset[str] = frozenset()
     """Training engines that compute it, besides autograd, which computes whatever the decoder
     does."""

@@ -316,7 +316,11 @@ TWO_VALUES: dict[str, list[Any]] = {
     "sliding_window": ["none", 16],
     "output_bias": [False, True],
     "layer_lora": [0, 4],
+    "loop_input": [False, True],
+    "loop_norm": [False, True],
 }
+LOOPED = {"loop_input", "loop_norm"}
+"""Axes that change nothing where no block is executed again."""
 
 
 def test_every_axis_has_values_that_are_tried_here() -> None:
@@ -327,7 +331,8 @@ def test_every_axis_has_values_that_are_tried_here() -> None:
 def test_no_axis_is_ignored(axis: str) -> None:
     """Every depth has two architectures, which differ in identity and so by their run keys."""
     depths = {} if axis == "num_blocks" else {"num_blocks": [4, 5]}
-    space = small({axis: TWO_VALUES[axis], **depths})
+    looped = {"sharing": ["cycle x2"]} if axis in LOOPED else {}
+    space = small({axis: TWO_VALUES[axis], **depths, **looped})
     assert space.size == 2 * max(1, len(depths) * 2)
     assert len({arch.identity for arch in space.enumerate()}) == space.size
 
