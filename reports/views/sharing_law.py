@@ -75,8 +75,16 @@ def hedges(law: SharingLaw) -> list[str]:
         floor,
         f"Layers executed are {_span(shared.layers)} with sharing and {_span(unshared.layers)} "
         "without: where these differ, φ has an effect of depth in it.",
-        "Intervals assume that the law holds and that all have one learning rate that suits them.",
+        *_of_rates(law),
     ]
+
+
+def _of_rates(law: SharingLaw) -> list[str]:
+    """What intervals assume, and how learning rates were chosen."""
+    notes = {source.note for source in law.studies if source.note}
+    if len(notes) < len(law.studies):
+        return ["Intervals assume that the law holds and that each has a rate that suits it."]
+    return ["Intervals assume that the law holds.", *sorted(notes)]
 
 
 def _span(values: "pd.Series[int]") -> str:
@@ -194,7 +202,8 @@ def render(law: SharingLaw) -> dict[str, bytes]:
 def _html(law: SharingLaw, shown: list[Column], cells: list[list[Cell]]) -> str:
     from plotly.offline import get_plotlyjs
 
-    recipe = law.studies[0].records[str(law.runs.key.iloc[0])].run.recipe
+    recipe = law.studies[0].recipe
+    assert recipe is not None, "a law has runs"
     return fill(
         "sharing_law.html.j2",
         name=", ".join(study.name for study in law.studies),

@@ -10,7 +10,7 @@ Source: Schwethelm, Rueckert and Kaissis, arXiv:2604.21106, whose N_once is here
 once, embeddings included where budgets count them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,11 @@ from scipy.optimize import least_squares
 
 from reports.read.study import HORIZON_TOLERANCE, Study, read_study
 from reports.weigh.fits import HUBER, Array, Generator, Interval, interval
+from reports.weigh.table import Report, read_table
+from search.recipe import Recipe
+from search.record import Run
+from search.runs import read_record
+from search.states import Status
 from space.arch import Architecture
 from space.cost import cost, weights_by_use
 from space.words import join
@@ -38,10 +43,25 @@ NONE = "none"
 
 
 @dataclass(frozen=True)
+class Source:
+    """A study or a table whose runs a law goes through."""
+
+    name: str
+    metric: str
+    metric_title: str
+    runs: pd.DataFrame
+    """`study key arm pattern repeats layers tokens seed value weights`."""
+    recipe: Recipe | None = None
+    """That of its first run."""
+    note: str = ""
+    """How its arms came to their learning rates, where each has its own."""
+
+
+@dataclass(frozen=True)
 class SharingLaw:
     """A law of sharing, and the runs behind it."""
 
-    studies: tuple[Study, ...]
+    studies: tuple[Source, ...]
     runs: pd.DataFrame
     """`study key arm pattern repeats layers seed value`, `weights` (by how often they are used),
     `effective` weights by the fit, and `residual`, what seeds add taken out."""
@@ -70,7 +90,7 @@ class SharingLaw:
 
 
 def read_sharing(names: Sequence[str], outputs: str | Path, runs: str | None = None) -> SharingLaw:
-    """The law through the runs of these studies.
+    """The law through the runs of these studies, and of tables of arms.
 
     Raises:
         ValueError: a study that is not there, or studies that differ in metric, tokens or
@@ -78,29 +98,58 @@ def read_sharing(names: Sequence[str], outputs: str | Path, runs: str | None = N
     """
     if not names:
         raise ValueError("a law of sharing needs studies, but got none; give study=[A,B]")
-    studies = [read_study(name, outputs, runs) for name in dict.fromkeys(names)]
-    frame = pd.concat([_runs(study) for study in studies], ignore_index=True)
-    _check(studies, frame)
-    return law_of(tuple(studies), frame, np.random.default_rng(SEED))
+    sources = [_source(name, outputs, runs) for name in dict.fromkeys(names)]
+    frame = pd.concat([source.runs for source in sources], ignore_index=True)
+    _check(sources, frame)
+    return law_of(tuple(sources), frame, np.random.default_rng(SEED))
 
 
-def _runs(study: Study) -> pd.DataFrame:
-    embeddings = study.facts["budget"]["kind"] != "non_embedding_parameters"
-    rows = []
-    for run in study.finished.to_dict("records"):
-        arch = study.records[run["key"]].run.architecture
-        rows.append(
-            {
-                "study": study.name,
-                **{name: run[name] for name in ("key", "arm", "seed", "tokens")},
-                "value": float(run[study.metric]),
-                "pattern": pattern_of(arch),
-                "repeats": max(weights_by_use(arch)),
-                "layers": arch.num_layers,
-                "weights": _weights(arch, embeddings),
-            }
-        )
-    return pd.DataFrame(rows)
+def _source(name: str, outputs: str | Path, runs: str | None) -> Source:
+    if (Path(outputs) / "tables" / name / "study.json").is_file():
+        return _of_table(read_table(name, outputs, runs))
+    return _of_study(read_study(name, outputs, runs))
+
+
+def _of_study(study: Study) -> Source:
+    kinds = {"": str(study.facts["budget"]["kind"])}
+    found = [
+        ({**run, "panel": ""}, study.records[run["key"]].run)
+        for run in study.finished.to_dict("records")
+    ]
+    rows = [_run(study.name, study.metric, cell, ran, kinds) for cell, ran in found]
+    recipe = found[0][1].recipe if found else None
+    return Source(study.name, study.metric, study.metric_title, pd.DataFrame(rows), recipe)
+
+
+def _of_table(report: Report) -> Source:
+    kinds = {str(p["name"]): str(p["budget"]["kind"]) for p in report.table["panels"]}
+    rows, recipe = [], None
+    for cell in report.cells[report.cells.status == Status.FINISHED].to_dict("records"):
+        record = read_record(report.runs / cell["key"])
+        if record is None or not np.isfinite(cell[report.metric]):
+            continue
+        recipe = recipe or record.run.recipe
+        cell["tokens"] = record.readings[-1].tokens
+        rows.append(_run(report.name, report.metric, cell, record.run, kinds))
+    title, frame = report.criteria.title, pd.DataFrame(rows)
+    if not frame.empty:  # panels may have arms in common
+        frame = frame.drop_duplicates("key")
+    return Source(report.name, report.metric, title, frame, recipe, report.note)
+
+
+def _run(
+    name: str, metric: str, cell: Mapping[Any, Any], run: Run, kinds: Mapping[str, str]
+) -> dict[str, Any]:
+    arch, embeddings = run.architecture, kinds[cell["panel"]] != "non_embedding_parameters"
+    return {
+        "study": name,
+        **{name: cell[name] for name in ("key", "arm", "seed", "tokens")},
+        "value": float(cell[metric]),
+        "pattern": pattern_of(arch),
+        "repeats": max(weights_by_use(arch)),
+        "layers": arch.num_layers,
+        "weights": _weights(arch, embeddings),
+    }
 
 
 def pattern_of(arch: Architecture) -> str:
@@ -117,7 +166,7 @@ def _weights(arch: Architecture, embeddings: bool) -> dict[int, int]:
     return found
 
 
-def _check(studies: Sequence[Study], frame: pd.DataFrame) -> None:
+def _check(studies: Sequence[Source], frame: pd.DataFrame) -> None:
     metrics = sorted({study.metric for study in studies})
     if len(metrics) > 1:
         raise ValueError(f"studies of a law must have one metric, but have {join(metrics)}")
@@ -144,7 +193,7 @@ def _range(sizes: Sequence[int]) -> str:
 
 
 def law_of(
-    studies: tuple[Study, ...], frame: pd.DataFrame, rng: Generator, refits: int = REFITS
+    studies: tuple[Source, ...], frame: pd.DataFrame, rng: Generator, refits: int = REFITS
 ) -> SharingLaw:
     """The law through runs with `pattern weights seed value`."""
     points = _Points.of(frame)
