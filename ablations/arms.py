@@ -12,10 +12,10 @@ from typing import Any
 from ablations.table import Arm, Panel
 from ablations.timing import Timing
 from search.recipe import Recipe
+from search.record import training_flops
 from space.arch import Architecture
 from space.axes import parse_sharing
 from space.budget import FFN_TOLERANCE, SIZES, Budget, Unfit, fit
-from space.cost import cost
 from space.device import QUANTITIES
 from space.meters import meter_of
 from space.ranges import number
@@ -192,7 +192,7 @@ def _as_long(
 ) -> Recipe:
     """As many tokens as use up the training FLOPs or time of the panel's first arm."""
     kinds: dict[str, Callable[[Architecture, Recipe], float]] = {
-        "flops": _flops_per_token,
+        "flops": training_flops,
         "time": timing,
     }
     if what not in kinds or not made:
@@ -203,10 +203,6 @@ def _as_long(
     share = per_token(first.architecture, first.recipe) / per_token(architecture, recipe)
     steps = max(1, round(first.recipe.steps * share))
     return replace(recipe, tokens=steps * recipe.tokens_per_step)
-
-
-def _flops_per_token(architecture: Architecture, recipe: Recipe) -> float:
-    return cost(architecture, recipe.seq_len).train_flops_per_token
 
 
 def _deeper(values: dict[str, Any], shape: Architecture, budget: Budget) -> Architecture:

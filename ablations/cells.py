@@ -12,6 +12,7 @@ from ablations.questions import QUESTIONS, Wanted
 from ablations.stats.bracket import FIRST_SEED, Choice, LrSearch, choose
 from ablations.table import Arm, Panel, Table
 from search.objectives import Targets
+from search.recipe import Recipe
 from search.record import Run
 from search.states import State, Status
 from search.study.plan import Attempt, Cell, Step, distinct, is_open
@@ -296,6 +297,10 @@ class TableWork:
     @property
     def architectures(self) -> list[Architecture]:
         return [arm.architecture for panel in self.table.panels for arm in panel.arms]
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        return [arm.recipe for panel in self.table.panels for arm in panel.arms]
 
     @property
     def typical(self) -> Run:

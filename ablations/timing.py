@@ -14,9 +14,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from search.recipe import Recipe
-from search.record import Run
+from search.record import Run, training_flops
 from space.arch import Architecture
-from space.cost import cost
 from space.seals import read_json, write_json
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class Timing:
 
     def __call__(self, architecture: Architecture, recipe: Recipe) -> float:
         """Seconds a token, up to a factor that all have in common."""
-        flops = cost(architecture, recipe.seq_len).train_flops_per_token
+        flops = training_flops(architecture, recipe)
         if self.path is None:
             return flops
         run = Run(
@@ -135,7 +134,7 @@ def _origin(said: Mapping[str, Any]) -> str:
 
 
 def _flops(run: Run) -> float:
-    return cost(run.architecture, run.recipe.seq_len).train_flops_per_token
+    return training_flops(run.architecture, run.recipe)
 
 
 def seconds_per_token(runs: list[Run], data: "Data", placement: "Placement") -> list[float]:

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 from search.train.optimizers import OPTIMIZERS
 from search.train.parametrisations import PARAMETRISATIONS
 from space.keys import without_defaults
-from space.ranges import Count, NotNegative, Positive, Share, number, settle_numbers
+from space.ranges import Count, NotNegative, Positive, Range, Share, number, settle_numbers
 
+HALF = 0.5
 DOORS = (OPTIMIZERS, PARAMETRISATIONS)
 """Whose things a recipe names, in fields of their names."""
 
@@ -78,6 +79,16 @@ class Recipe:
     faster."""
     eval_tokens: Count = 131072
     """Size of the fixed validation slice."""
+    teacher: str = ""
+    """Whose predictions are learned: a run by its key or folder, or the folder of an export; kept
+    as `FOLDER@digest`. None by default."""
+    distillation_weight: Share = 0.0
+    """Of the distance to the teacher's predictions in the loss; the rest is the text's. 0 is half
+    where there is a teacher."""
+    distillation_temperature: Positive = 1.0
+    """By which both models' logits are divided in that distance."""
+    teacher_flops: Annotated[int, Range(0)] = 0
+    """Forward FLOPs per token of the teacher; filled in."""
     evaluations: Count = 4
     """Points of the curve at which the slice is scored; only the last is a reading."""
     horizons: tuple[float, ...] = ()
@@ -102,7 +113,25 @@ class Recipe:
             )
         for door in DOORS:
             object.__setattr__(self, door.name, door.pinned(getattr(self, door.name)))
+        self._settle_teacher()
         self._check_horizons()
+
+    def _settle_teacher(self) -> None:
+        if not self.teacher:
+            object.__setattr__(self, "teacher_flops", 0)  # of a teacher that an arm goes without
+            if (self.distillation_weight, self.distillation_temperature) != (0.0, 1.0):
+                raise ValueError(
+                    "distillation_weight and distillation_temperature must come with a teacher, "
+                    "but got none; set recipe.teacher=RUN, or leave them out"
+                )
+            return
+        from search import teacher  # which imports this module
+
+        object.__setattr__(self, "teacher", teacher.pinned(self.teacher))
+        object.__setattr__(self, "distillation_weight", self.distillation_weight or HALF)
+        if not self.teacher_flops:
+            flops = teacher.forward_flops(self.teacher, self.seq_len)
+            object.__setattr__(self, "teacher_flops", flops)
 
     def _settle_horizons(self) -> None:
         if not isinstance(self.horizons, list | tuple):
@@ -177,6 +206,8 @@ class Recipe:
     def canonical(self) -> dict[str, Any]:
         """What a run's key holds of it: files by what they contain, wherever they are."""
         values = self.to_dict()
+        if values.pop("teacher_flops", 0):
+            values["teacher"] = self.teacher.rpartition("@")[2]
         return values | {d.name: d.identity(values[d.name]) for d in DOORS if d.name in values}
 
     @property

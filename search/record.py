@@ -54,8 +54,9 @@ class Run:
 
     @property
     def train_flops(self) -> float:
-        """FLOPs of training it, branches included, as `space.cost` counts them."""
-        per_token = cost(self.architecture, self.recipe.seq_len).train_flops_per_token
+        """FLOPs of training it, branches and the teacher's forward passes included, as `space.cost`
+        counts them."""
+        per_token = training_flops(self.architecture, self.recipe)
         return float(self.recipe.trained_tokens * per_token)
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,6 +68,11 @@ class Run:
             "seed": self.seed,
             "init_seed": self.init_seed,
         }
+
+
+def training_flops(arch: Architecture, recipe: Recipe) -> float:
+    """Of a token, the teacher's forward pass included."""
+    return cost(arch, recipe.seq_len).train_flops_per_token + recipe.teacher_flops
 
 
 def architecture_id(arch: Architecture) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from search import teacher
 from search.config import Evaluation
 from search.data.cache import prepare
 from search.data.config import DataConfig
@@ -94,6 +95,7 @@ def prepare_run(config: RunConfig) -> tuple[Run, Data]:
     _require_vocabulary(arch, data.vocab_size)
     recipe = settle_precision(config.recipe, config.placement)
     require_tokens(data, recipe.seq_len, recipe.batch_size)
+    teacher.require(recipe, data, config.placement)
     run = Run(
         architecture=arch,
         recipe=recipe,

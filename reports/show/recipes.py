@@ -21,13 +21,19 @@ def recipe_in_words(recipe: Recipe) -> str:
         if r.horizons
         else ""
     )
+    teacher = (
+        f"; {percent(r.distillation_weight)} of the loss by the predictions of {r.teacher}, at "
+        f"temperature {r.distillation_temperature:g}"
+        if r.teacher
+        else ""
+    )
     return (
         f"{r.tokens:,} tokens in {r.steps:,} steps of {r.batch_size} × {r.seq_len}; "
         f"{_described(OPTIMIZERS, r)}, "
         f"peak learning rate {r.lr:g} {_described(PARAMETRISATIONS, r)}; "
         f"warm-up over {percent(r.warmup_fraction)}, {decay} to {percent(r.final_lr_fraction)} "
         f"of the peak; gradient norm at most {r.grad_clip:g}; {r.precision}; "
-        f"scored on {r.eval_tokens:,} validation tokens{branches}"
+        f"scored on {r.eval_tokens:,} validation tokens{branches}{teacher}"
     )
 
 

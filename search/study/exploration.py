@@ -257,6 +257,10 @@ class SearchWork:
         return self.space.enumerate()
 
     @property
+    def recipes(self) -> list[Recipe]:
+        return [self.typical.recipe]
+
+    @property
     def typical(self) -> Run:
         """Of an architecture in the middle of the space."""
         middle = self.plan.options[len(self.plan.options) // 2]

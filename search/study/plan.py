@@ -12,6 +12,7 @@ from math import inf
 from typing import Any, Protocol, Self
 
 from search.objectives import dominated
+from search.recipe import Recipe
 from search.record import Run
 from search.states import Role, State, Status
 from space.arch import Architecture
@@ -141,6 +142,11 @@ class Work(Protocol):
     @property
     def architectures(self) -> Sequence[Architecture]:
         """All that may be trained."""
+        ...
+
+    @property
+    def recipes(self) -> Sequence[Recipe]:
+        """By which."""
         ...
 
     @property

@@ -13,6 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import optuna
 
+from search import teacher
 from search.config import StudyConfig
 from search.data.cache import prepare
 from search.data.packed import Data
@@ -130,6 +131,8 @@ class Session(Generic[W]):
         """
         config, data, work = ground.config, ground.data, subject.work
         require_engine(config.placement, work.architectures)
+        for recipe in work.recipes:
+            teacher.require(recipe, data, config.placement)
         config.measure.require(*work.architectures)
         with ground.lock.leases.holding(ground.lock.planning):
             study = open_study(

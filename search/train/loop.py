@@ -196,7 +196,7 @@ class Training:
         torch.set_num_threads(self.placement.threads)
         self.model = _build(run, self.placement)
         self.weights = Weights(self.model)
-        self.engine = engine_of(self.model, self.weights, self.placement, run.recipe.precision)
+        self.engine = engine_of(self.model, self.weights, self.placement, run.recipe)
         groups = parameter_groups(self.model, run.recipe)
         self.optimizer = OPTIMIZERS.load(run.recipe.optimizer).build(groups, run.recipe)
         self.called_back: Exception | None = None

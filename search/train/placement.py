@@ -175,6 +175,8 @@ def _settle_engine(given: str, on_gpu: bool, run: Run) -> str:
         if on_gpu:
             raise Unavailable("they run on CPUs only")
         _require_known(run.architecture)
+        if run.recipe.teacher:
+            raise Unavailable("the kernels know no teacher")
         library()
     except Unavailable as reason:
         if given == "kernels":

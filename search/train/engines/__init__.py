@@ -15,6 +15,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from search.recipe import Recipe
 from search.train.engines.weights import Weights
 from search.train.placement import Placement
 from space.model import Decoder
@@ -35,15 +36,17 @@ class Engine(Protocol):
         ...
 
 
-def engine_of(model: Decoder, weights: Weights, placement: Placement, precision: str) -> Engine:
-    """The engine that a settled placement names."""
+def engine_of(model: Decoder, weights: Weights, placement: Placement, recipe: Recipe) -> Engine:
+    """The engine that a settled placement names, with the recipe's teacher."""
+    precision = recipe.precision
     if placement.engine == "kernels":
         from search.train.engines.kernels import KernelEngine
 
         return KernelEngine(model, weights, placement, precision)
     from search.train.engines.autograd import AutogradEngine
+    from search.train.engines.distillation import Teaching
 
-    return AutogradEngine(model, placement, precision)
+    return AutogradEngine(model, placement, precision, Teaching.of(recipe, placement))
 
 
 def micro_batches(sequences: int, size: int | None) -> Iterator[slice]:

@@ -2,10 +2,13 @@
 
 # B sequences of a micro-batch, T positions, D hidden_size, V vocab_size
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from search.train.engines import micro_batches
+from search.train.engines.distillation import Teaching
 from search.train.placement import Placement, autocast
 from space.model import Decoder, token_nll
 
@@ -18,8 +21,15 @@ each time."""
 class AutogradEngine:
     """torch's own way, compiled where the placement says so."""
 
-    def __init__(self, model: Decoder, placement: Placement, precision: str) -> None:
+    def __init__(
+        self,
+        model: Decoder,
+        placement: Placement,
+        precision: str,
+        teaching: Teaching | None = None,
+    ) -> None:
         self.model, self.placement, self.precision = model, placement, precision
+        self.teaching = teaching
         self.compiled = placement.compile == "yes"
         self.token_nll = torch.compile(token_nll, dynamic=False) if self.compiled else token_nll
 
@@ -54,18 +64,32 @@ class AutogradEngine:
         with autocast(self.placement, self.precision):
             hidden = self.model.hidden(inputs)  # (B, T, D)
         sliced = self._slices(hidden, targets)
+        taught = self._taught(inputs, targets, len(sliced))
         if len(sliced) == 1:
-            return self._back(hidden, targets, scale)
+            return self._back(hidden, targets, scale, taught[0])
         stream = hidden.detach().requires_grad_()
-        parts = [self._back(h, t, scale) for h, t in self._slices(stream, targets)]
+        parts = [
+            self._back(h, t, scale, of_teacher)
+            for (h, t), of_teacher in zip(self._slices(stream, targets), taught, strict=True)
+        ]
         hidden.backward(stream.grad)  # type: ignore[no-untyped-call]
         return torch.cat(parts, 1).view_as(targets)
 
-    def _back(self, hidden: Tensor, targets: Tensor, scale: float) -> Tensor:
-        """The loss of these positions, whose gradients have been added up."""
+    def _taught(self, inputs: Tensor, targets: Tensor, slices: int) -> Sequence[Tensor | None]:
+        """The teacher's residual stream of each slice; None where there is no teacher."""
+        if self.teaching is None:
+            return [None] * slices
+        return [hidden for hidden, _ in self._slices(self.teaching.hidden(inputs), targets)]
+
+    def _back(self, hidden: Tensor, targets: Tensor, scale: float, taught: Tensor | None) -> Tensor:
+        """The loss of these positions, whose gradients have been added up, with the teacher's
+        where there is one."""
+        output = self.model.lm_head.weight
         with autocast(self.placement, self.precision):
-            nll = self.token_nll(hidden, self.model.lm_head.weight, targets)
-        (nll.sum() * scale).backward()  # type: ignore[no-untyped-call]
+            loss = nll = self.token_nll(hidden, output, targets)
+            if self.teaching is not None and taught is not None:
+                loss = self.teaching.loss(nll, hidden, output, taught)
+        (loss.sum() * scale).backward()  # type: ignore[no-untyped-call]
         return nll.detach()
 
     def _slices(self, hidden: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
