@@ -51,6 +51,9 @@ def cells_of(config: "AblationConfig") -> list[dict[str, Any]]:
         )
     content = _described(config.study, Path(config.outputs))
     done = [t for t in content["trials"] if t["state"] == State.COMPLETE and t["value"] is not None]
+    if "places" in content:  # of a table: runs that only chose a learning rate have no place in it
+        placed = {place["key"] for place in content["places"]}
+        done = [trial for trial in done if trial["key"] in placed]
     cells = [{"arm": str(t["arm"]), "seed": t["seed"], "key": t["key"]} for t in done]
     kept = [c for c in cells if (Path(config.runs) / c["key"] / WEIGHTS).is_file()]
     if not kept:

@@ -11,7 +11,12 @@ import pandas as pd
 import pytest
 from study_fixtures import environment, run
 
+from ablations.config import AblationConfig
+from ablations.questions.quantization import cells_of as runs_of
 from reports.views.quantization import cells_of, losses, orders, read_measured
+from search.data.config import DataConfig
+from search.recipe import Recipe
+from search.runs import WEIGHTS
 
 
 def measured(losses_of_w4: dict[str, float], spread: float = 0.001) -> list[dict[str, Any]]:
@@ -112,3 +117,26 @@ def test_weights_that_were_not_kept_are_missed_by_name(tmp_path: Path) -> None:
     done = command(tmp_path, "study=tiny")
     assert done.returncode == 2
     assert "none of its 1 finished runs has; train it with keep=all" in done.stderr
+
+
+def test_runs_that_only_chose_a_learning_rate_are_no_runs_of_a_tables_arms(tmp_path: Path) -> None:
+    """They are trials of the study, and have no place in the table."""
+    folder = tmp_path / "outputs" / "tables" / "small"
+    folder.mkdir(parents=True)
+    shared = {"arm": "a", "state": "COMPLETE", "value": 2.0}
+    trials = [{**shared, "seed": 1000, "key": "tried"}, {**shared, "seed": 0, "key": "placed"}]
+    places = [{"panel": "", "arm": "a", "seed": 0, "key": "placed"}]
+    (folder / "study.json").write_text(json.dumps({"trials": trials, "places": places}))
+    for trial in trials:
+        weights = tmp_path / "runs" / str(trial["key"]) / WEIGHTS
+        weights.parent.mkdir(parents=True)
+        weights.touch()
+    config = AblationConfig(
+        table="quantization",
+        study="small",
+        outputs=str(tmp_path / "outputs"),
+        runs=str(tmp_path / "runs"),
+        data=DataConfig(),
+        recipe=Recipe(tokens=1000),
+    )
+    assert [cell["key"] for cell in runs_of(config)] == ["placed"]

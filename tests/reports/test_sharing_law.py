@@ -63,6 +63,33 @@ def studies(root: Path, budgets: tuple[int, ...] = (500_000, 1_000_000), **more:
     return [f"share_{budget}" for budget in budgets]
 
 
+def test_a_table_of_arms_gives_the_law_of_a_study_of_the_same_runs(tmp_path: Path) -> None:
+    """Its runs are those that have a place in it, whose rates may be their own."""
+    names = studies(tmp_path)
+    wanted = read_sharing(names, tmp_path / "outputs")
+    folder = tmp_path / "outputs" / "tables" / "arms"
+    folder.mkdir(parents=True)
+    panels, places, trials = [], [], []
+    for name in names:
+        content = json.loads((tmp_path / "outputs" / name / "study.json").read_text())
+        recipe, arms = RECIPE.to_dict(), {}
+        for trial in content["trials"]:
+            arch = json.loads((tmp_path / "runs" / trial["key"] / "record.json").read_text())
+            arms[trial["arm"]] = {"name": trial["arm"], "architecture": arch["architecture"]}
+            place = {"panel": name, "arm": trial["arm"], "seed": trial["seed"]}
+            places.append(place | {"key": trial["key"]})
+            trials.append(trial)
+        described = [arm | {"recipe": recipe, "published": None} for arm in arms.values()]
+        first = {"name": name, "baseline": described[0]["name"], "arms": described}
+        panels.append(first | {"budget": content["budget"]})
+    table = {"caption": "", "panels": panels}
+    said = {"table": table, "places": places, "trials": trials, "metric": "val_bpb"}
+    (folder / "study.json").write_text(json.dumps({**said, "runs": str(tmp_path / "runs")}))
+    law = read_sharing(["arms"], tmp_path / "outputs")
+    assert law.parameters == wanted.parameters
+    assert sharing_law.render(law).keys() == sharing_law.render(wanted).keys()
+
+
 @given(architectures())
 def test_weights_by_use_are_all_of_them(arch: Architecture) -> None:
     found = weights_by_use(arch)

@@ -146,14 +146,14 @@ def test_without_a_teacher_nothing_is_kept_and_weights_of_one_are_refused() -> N
     assert not {name for name in RECIPE.to_dict() if "teach" in name or "distil" in name}
     with pytest.raises(ValueError, match=r"must come with a teacher, .* set recipe.teacher=RUN"):
         replace(RECIPE, distillation_weight=0.5)
-    with pytest.raises(ValueError, match="teacher must be the key of a run .* got 'nobody'"):
+    with pytest.raises(ValueError, match=r"teacher must be the key of a run .* got 'nobody'"):
         replace(RECIPE, teacher="nobody")
 
 
 def test_a_teacher_of_other_tokens_is_refused(data: Data, taught: tuple[Path, Run]) -> None:
     runs, first = taught
     recipe = of_teacher(runs / first.key)
-    with pytest.raises(ValueError, match="must have the data's vocabulary of 301, but .* of 300"):
+    with pytest.raises(ValueError, match=r"must have the data's vocabulary of 301, but .* of 300"):
         teacher.require(recipe, replace(data, vocab_size=301), HERE)
     with pytest.raises(ValueError, match="must read the tokens of these data"):
         teacher.require(recipe, replace(data, fingerprint="other"), HERE)
