@@ -1,6 +1,7 @@
 """The page of a law of sharing (`reports.weigh.sharing`): its words, table and figure."""
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 
 POINTS = 60
 """Of the curve."""
+MOST_NAMED = 3
+"""Patterns in the headline."""
+SOFT = "#63666b"
+SYMBOLS = {"circle": "o", "diamond": "D", "square": "s", "triangle-up": "^"}
+"""Plotly's names of them and matplotlib's; the first is for what shares nothing."""
 COLUMNS = (
     Column("pattern", "pattern", str, numeric=False),
     Column("phi", "φ", decimals(2), "1: as good as blocks of its own; 0: as one executed once"),
@@ -44,17 +50,29 @@ COLUMNS = (
 
 
 def headline(law: SharingLaw) -> str:
-    """Phi of each pattern, in a sentence."""
-    return f"A block executed r times counts as r^φ blocks: {join(_phis(law))}."
+    """Phi of each pattern, in a sentence; of many the lowest and the highest."""
+    said = "A block executed r times counts as r^φ blocks"
+    known = sorted(filter(law.known, law.patterns), key=law.parameters.__getitem__)
+    if len(law.patterns) <= MOST_NAMED or len(known) < 2:
+        return f"{said}: {join(_phis(law, law.patterns))}."
+    low, high = _phis(law, (known[0], known[-1]))
+    return f"{said}: of {len(law.patterns)} patterns from {low} to {high}."
 
 
-def _phis(law: SharingLaw) -> list[str]:
+def _phis(law: SharingLaw, patterns: Sequence[str]) -> list[str]:
     found = []
-    for pattern in law.patterns:
-        low, high = law.interval(pattern)
-        said = f"{law.parameters[pattern]:.2f} ({low:.2f} to {high:.2f})"
+    for pattern in patterns:
+        said = f"{_signed(law.parameters[pattern])} ({_interval(law, pattern)})"
         found.append(f"{pattern} φ = {said}" if law.known(pattern) else f"{pattern} not determined")
     return found
+
+
+def _interval(law: SharingLaw, pattern: str) -> str:
+    return " to ".join(map(_signed, law.interval(pattern)))
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def hedges(law: SharingLaw) -> list[str]:
@@ -103,7 +121,7 @@ def rows(law: SharingLaw) -> pd.DataFrame:
                 "phi": law.parameters[pattern],
                 "low": low,
                 "high": high,
-                "interval": f"{low:.2f} to {high:.2f}" if law.known(pattern) else "not determined",
+                "interval": _interval(law, pattern) if law.known(pattern) else "not determined",
                 "worth": 2 ** law.parameters[pattern],
                 "repeats": _span(runs.repeats),
                 "layers": _span(runs.layers),
@@ -130,9 +148,11 @@ def curve(law: SharingLaw) -> tuple[list[float], list[float]]:
 def _drawn(law: SharingLaw) -> Json:
     line = {"color": "var(--soft)", "width": 1.2}
     data = [xy(*curve(law), mode="lines", line=line, hoverinfo="skip", showlegend=False)]
-    for number, pattern in enumerate([NONE, *law.patterns], start=1):
+    for number, pattern in enumerate([NONE, *law.patterns]):
         runs = law.runs[law.runs.pattern == pattern]
-        marker = {"color": f"var(--series-{(number - 1) % len(SERIES) + 1})", "size": 7}
+        color, symbol = _style(number)
+        shown = "var(--soft)" if color is None else f"var(--series-{color + 1})"
+        marker = {"color": shown, "symbol": symbol, "size": 7}
         text = [
             f"{pattern}, {n} layers, seed {s}" for n, s in zip(runs.layers, runs.seed, strict=True)
         ]
@@ -151,16 +171,28 @@ def _drawn(law: SharingLaw) -> Json:
     return figure
 
 
+def _style(number: int) -> tuple[int | None, str]:
+    """Of a group of runs the number of its colour, none for what shares nothing, and its symbol:
+    there are fewer colours than patterns."""
+    if number == 0:
+        return None, "circle"
+    return (number - 1) % len(SERIES), list(SYMBOLS)[1 + (number - 1) // len(SERIES) % 3]
+
+
 def _print(law: SharingLaw) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axes = figure.subplots()
-    axes.plot(*curve(law), color="#63666b", lw=1.0, zorder=1)
+    axes.plot(*curve(law), color=SOFT, lw=1.0, zorder=1)
     for number, pattern in enumerate([NONE, *law.patterns]):
         runs = law.runs[law.runs.pattern == pattern]
-        color = SERIES[number % len(SERIES)]
-        axes.scatter(runs.effective, runs.value, 14, color, alpha=0.8, lw=0, label=pattern)
+        color, symbol = _style(number)
+        shown = SOFT if color is None else SERIES[color]
+        marker = SYMBOLS[symbol]
+        axes.scatter(
+            runs.effective, runs.value, 18, shown, marker=marker, alpha=0.8, lw=0, label=pattern
+        )
     axes.set_xscale("log")
     axes.set_xlabel("Effective weights")
     axes.set_ylabel(law.studies[0].metric_title)
