@@ -15,6 +15,8 @@ from reports.views import Shown
 from reports.weigh.table import Report
 
 LEVEL = 0.95
+EQUAL = 0.01
+"""Bytes that differ by less are equal: rows of other lengths have other numbers of scales."""
 REFERENCE = "fp16"
 UNIT = {"val_bpb": "bits per byte", "val_loss": "nats per token"}
 
@@ -81,9 +83,10 @@ def _against_the_first(part: pd.DataFrame) -> dict[Any, dict[Any, Any]]:
 
 
 def orders(cells: pd.DataFrame) -> pd.DataFrame:
-    """For each form: `form bytes_low bytes_high tau resolved kept reversed lost gained`: Kendall's
-    tau of the arms' means with those at fp16; of the pairs that are resolved at fp16 how many keep
-    their order, are reversed and are no longer resolved; how many are resolved only then."""
+    """For each form: `form bytes_low bytes_high tau resolved kept reversed lost gained level`:
+    Kendall's tau of the arms' means with those at fp16; of the pairs that are resolved at fp16 how
+    many keep their order, are reversed and are no longer resolved; how many are resolved only then;
+    and how many of those resolved are of equal bytes, to `EQUAL`."""
     parts = dict(iter(cells.groupby("form", sort=False)))
     means = {form: part.groupby("arm", sort=False).value.mean() for form, part in parts.items()}
     above = np.triu_indices(len(means[REFERENCE]), 1)
@@ -102,9 +105,17 @@ def orders(cells: pd.DataFrame) -> pd.DataFrame:
                 "reversed": int(((before != 0) & (after == -before)).sum()),
                 "lost": int(((before != 0) & (after == 0)).sum()),
                 "gained": int(((before == 0) & (after != 0)).sum()),
+                "level": int(((before != 0) & _equal_bytes(part)[above]).sum()),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _equal_bytes(part: pd.DataFrame) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+    """Of each pair of arms, by name as in `resolved_pairs`, whether their bytes are equal."""
+    size = part.groupby("arm").bytes.first().to_numpy(float)
+    equal: np.ndarray[Any, np.dtype[np.bool_]] = np.abs(size[:, None] / size[None, :] - 1) <= EQUAL
+    return equal
 
 
 def markdown(study: str, runs: Sequence[Mapping[str, Any]]) -> str:
@@ -120,13 +131,13 @@ def markdown(study: str, runs: Sequence[Mapping[str, Any]]) -> str:
         "| :--- | ---: | ---: | :--- | ---: | ---: | ---: | :--- | ---: | :--- |",
         *(_line(row) for row in losses(cells).to_dict("records")),
         "",
-        "| form | bytes of the arms | Kendall's tau with fp16 | pairs resolved at fp16 | same "
-        "order | reversed | no longer resolved | resolved only then |",
-        "| :--- | :--- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| form | bytes of the arms | Kendall's tau with fp16 | pairs resolved at fp16 | of equal "
+        "bytes | same order | reversed | no longer resolved | resolved only then |",
+        "| :--- | :--- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     found = orders(cells)
     for row in found.to_dict("records"):
-        counts = [row[n] for n in ("resolved", "kept", "reversed", "lost", "gained")]
+        counts = [row[n] for n in ("resolved", "level", "kept", "reversed", "lost", "gained")]
         lines.append(
             f"| {row['form']} | {row['bytes_low']:,} to {row['bytes_high']:,} | {row['tau']:.2f} | "
             + " | ".join(map(str, counts))
@@ -161,8 +172,9 @@ def verdict(found: pd.DataFrame) -> str:
             )
             continue
         said.append(
-            f"{row['form']} ({bytes_}): of {row['resolved']} resolved pairs {row['kept']} keep "
-            f"their order, {row['reversed']} are reversed, {row['lost']} are no longer resolved."
+            f"{row['form']} ({bytes_}): of {row['resolved']} resolved pairs, {row['level']} of "
+            f"them at equal bytes, {row['kept']} keep their order, {row['reversed']} are reversed, "
+            f"{row['lost']} are no longer resolved."
         )
     return " ".join(said)
 

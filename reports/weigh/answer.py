@@ -164,7 +164,8 @@ def _level(column: str, value: Any) -> str:
         return "unshared" if value == "none" else str(value).replace(" x", " × ")
     if axis == "tie_word_embeddings":
         return "tied" if value else "untied"
-    return f"{plain(value)} {AXES.get(axis, axis.replace('_', ' '))}"
+    words = AXES.get(axis, axis.replace("_", " "))
+    return f"{plain(value)} {words.replace('heads', 'head', 1) if value == 1 else words}"
 
 
 def _with_differences(

@@ -58,6 +58,16 @@ def test_an_order_that_survives_and_one_that_is_reversed() -> None:
     assert turned.loc["w4", "tau"] < 0
 
 
+def test_pairs_of_equal_bytes_are_counted_apart_whatever_the_order_of_arms() -> None:
+    """Arms b and c have as many bytes, and a has fewer; here the last comes first."""
+    runs = measured({"a": 0.05, "b": 0.05, "c": 0.05})[::-1]
+    for each in runs:
+        each["forms"]["w4"]["bytes"] = {"a": 50, "b": 60, "c": 60}[each["arm"]]
+    found = orders(cells_of(runs)).set_index("form")
+    assert tuple(found.loc["w4", ["resolved", "level"]]) == (3, 1)
+    assert tuple(found.loc["fp16", ["resolved", "level"]]) == (3, 3)
+
+
 def test_an_arm_that_loses_more_is_said_to() -> None:
     found = losses(cells_of(measured({"a": 0.05, "b": 0.05, "c": 0.09}))).set_index("arm")
     assert found.verdict.to_dict() == {"a": "baseline", "b": "unresolved", "c": "worse"}
