@@ -279,6 +279,10 @@ class TableWork:
         return known + [self.run(place, place["seed"]) for place in waiting]
 
     @property
+    def foreseen(self) -> list[str]:
+        return list(self.wanted)
+
+    @property
     def total(self) -> int:
         return len(self.runs)
 

@@ -1,5 +1,6 @@
 """What the four verbs share: a Hydra app of `conf/<name>.yaml`, and what its overrides may be."""
 
+import logging
 import os
 import re
 import sys
@@ -38,6 +39,8 @@ CONFIGURING = (
 )
 """What values may raise before they are a verb's configuration: Hydra has no kind of its own for
 some that it has no use for."""
+TALKATIVE = ("matplotlib", "fontTools")
+"""Libraries that tell users of caches and glyphs."""
 OWN = ("name", "options")
 """Fields of a door's group; what else stands there, in short, are options."""
 
@@ -81,6 +84,8 @@ def verb(
         @wraps(main)
         def run() -> None:
             speak_utf8()
+            for library in TALKATIVE:
+                logging.getLogger(library).setLevel(logging.WARNING)
             opening = (sys.modules[main.__module__].__doc__ or "").partition("\n")[0]
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed there
             trouble.clear()

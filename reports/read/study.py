@@ -283,7 +283,7 @@ def _row(
         "seed": run.seed if run else trial.get("seed"),
         "role": trial.get("role", Role.EXPLORE),
         "state": state,
-        "status": WITHOUT_RECORD.get(state, state.lower()),
+        "status": trial.get("status") or WITHOUT_RECORD.get(state, state.lower()),
         "reason": trial.get("reason"),
     }
     row |= {f"axis.{axis}": value for axis, value in (trial.get("params") or {}).items()}

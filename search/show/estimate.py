@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Self
 
 from search.record import Run
 from search.runs import CorruptRecord, read_record
@@ -18,6 +19,8 @@ RECENT = 40
 """Records looked at."""
 UTILISATION = 0.25
 """Assumed share of a matrix product's rate that training reaches, if no run was measured."""
+START_S = 15.0
+"""Assumed: from here to the first step of the workers, and from the last one to the page."""
 WEIGHT_BYTES = 4
 UTILISATION_OF_A_GPU, LAUNCHES_PER_LAYER, LAUNCH_S = 0.4, 40, 6e-6
 """Assumed, not measured: the share of a matrix product's rate that a GPU's training reaches, the
@@ -41,6 +44,11 @@ class Estimate:
     """Why a GPU would be idle for much of the time, and what to do; None where it is kept busy."""
     memory: str | None = None
     """What a typical run takes of a GPU's memory; None on a CPU."""
+
+    @classmethod
+    def nothing(cls) -> Self:
+        """Of a study with nothing left to train."""
+        return cls(runs=0, tokens=0, flops=0, seconds=0, basis="", disk_bytes=0)
 
     def __str__(self) -> str:
         return (
@@ -71,7 +79,7 @@ def estimate(
         runs=left,
         tokens=work.tokens * left / work.total,
         flops=flops,
-        seconds=flops / (rate * workers),
+        seconds=START_S + flops / (rate * workers),
         basis=basis,
         lost=what_is_lost(placement, work.architectures),
         memory=memory(placement, work) if placement.device == "cuda" else None,

@@ -2,19 +2,24 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Column
 
 from search.executors import Event
 from search.objectives import Measure, in_digits
 from search.record import Run
 from search.states import Kind, Status
+from space.axes import DEPTH
 from space.words import amount, duration
+
+BAR = 12
+"""Columns of a bar, whatever the terminal's width."""
 
 
 @dataclass
@@ -83,29 +88,43 @@ class Tally:
         return (time.monotonic() - self.started) / (self.worked + under_way) * left
 
     def __str__(self) -> str:
+        left = self.seconds_left
         parts = [f"{self.done}/{self.total} done"]
+        parts += [f"{duration(left)} left"] if left and self.left else []
         parts += [f"{self.pruned} pruned"] if self.pruned else []
-        parts += [f"{self.failed} failed"]
+        parts += [f"{self.failed} failed"] if self.failed else []
         if self.best is not None:
             parts.append(f"best {in_digits(self.metric, self.best)} ({self.best_shape})")
-        left = self.seconds_left
-        parts += [f"{duration(left)} left"] if left and self.left else []
         return ", ".join(parts)
 
 
-def identity(run: Run) -> Event:
-    """The fields of events that identify a run."""
+def identity(run: Run, params: Mapping[str, Any]) -> Event:
+    """The fields of events that identify a run; `params` are those of its trial."""
     return {
         "key": run.key,
         "layers": run.architecture.num_layers,
         "width": run.architecture.hidden_size,
         "seed": run.seed,
+        "named": named(params),
     }
+
+
+def named(params: Mapping[str, Any]) -> str:
+    """What tells a run from others of its shape: a table's arm by its name, and its rate where that
+    is searched; a search's values of all axes but depth."""
+    if "arm" in params:
+        rate = f" at {params['lr']:.3g}" if "lr" in params else ""
+        return f"{params['arm']}{rate}"
+    others = {name: value for name, value in params.items() if name != DEPTH}
+    return ", ".join(
+        str(value) if name == "sharing" else f"{name} {value}" for name, value in others.items()
+    )
 
 
 def ended(
     run: Run,
     number: int,
+    params: Mapping[str, Any],
     *,
     status: Status,
     reason: str | None,
@@ -122,7 +141,7 @@ def ended(
         "value": value,
         "reused": reused,
         "seconds": seconds,
-        **identity(run),
+        **identity(run, params),
     }
 
 
@@ -133,6 +152,8 @@ class View:
         self.tally, self.say = tally, say
 
     def __enter__(self) -> Self:
+        if self.tally.left:
+            self.say("starting workers; a line follows when a run ends")
         return self
 
     def __exit__(self, *exception: object) -> None: ...
@@ -160,16 +181,20 @@ class Bars(View):
     def __init__(self, tally: Tally, console: Console | None = None) -> None:
         self.console = console or Console()
         super().__init__(tally, say=lambda line: self.console.print(line, highlight=False))
+        cut = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # what matters most stands first
         self.progress = Progress(
+            SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[text]}"),
+            BarColumn(bar_width=BAR),
+            TextColumn("{task.fields[text]}", table_column=cut),
             console=self.console,
+            expand=True,
         )
         self.live = Live(self.progress, console=self.console, refresh_per_second=4)
         self.tasks: dict[int, TaskID] = {}
         self.runs: dict[int, Event] = {}
-        self.overall = self.progress.add_task("all", total=tally.total, text=str(tally))
+        text = f"{tally}; starting workers" if tally.left else str(tally)
+        self.overall = self.progress.add_task("all", total=tally.total, text=text)
 
     def __enter__(self) -> Self:
         self.live.start()
@@ -188,24 +213,28 @@ class Bars(View):
     def _update(self, worker: int, event: Event) -> None:
         """Redraw a worker's bar."""
         if worker not in self.tasks:
-            self.tasks[worker] = self.progress.add_task(f"worker {worker + 1}", total=1, text="")
+            self.tasks[worker] = self.progress.add_task(f"{worker + 1}", total=1, text="")
         task, kind = self.tasks[worker], event["event"]
         if kind == Kind.START:
             self.runs[worker] = event
-            title = f"worker {worker + 1}: trial {event['number']}, {shape(event)}"
-            self.progress.update(task, description=title, completed=0, text="starting")
+            self.progress.update(task, completed=0, text=f"starting {self._title(worker)}")
         elif kind == Kind.STEP:
             left = (event["of"] - event["step"]) * event["tokens"] / event["step"]
             text = (
-                f"{amount(event['tokens'])} tokens, {amount(event['tokens_per_s'])}/s, "
-                f"loss {event['train_loss']:.3f}, {duration(left / event['tokens_per_s'])} left"
+                f"{duration(left / event['tokens_per_s'])} left, {self._title(worker)}, loss "
+                f"{event['train_loss']:.3f}, {amount(event['tokens'])} tokens, "
+                f"{amount(event['tokens_per_s'])}/s"
             )
             self.progress.update(task, completed=event["step"] / event["of"], text=text)
         elif kind == Kind.ASK:
-            self.progress.update(task, completed=1, text=f"asking {event['task']}")
+            text = f"asking {event['task']}, {self._title(worker)}"
+            self.progress.update(task, completed=1, text=text)
         elif kind in (Kind.IDLE, Kind.DONE, Kind.DEATH):
-            title = f"worker {worker + 1}"
-            self.progress.update(task, description=title, completed=0, text=kind)
+            self.progress.update(task, completed=0, text=kind)
+
+    def _title(self, worker: int) -> str:
+        run = self.runs.get(worker)
+        return f"trial {run['number']}, {shape(run)}" if run else "its run"
 
 
 def view(tally: Tally) -> View:
@@ -214,8 +243,9 @@ def view(tally: Tally) -> View:
 
 
 def shape(event: Event) -> str:
-    """An architecture in a few words: `12 layers × 96, seed 0`."""
-    return f"{event['layers']} layers × {event['width']}, seed {event['seed']}"
+    """A run in a few words: `12 layers × 96, immediate x2, seed 0`."""
+    parts = [f"{event['layers']} layers × {event['width']}", event.get("named", "")]
+    return ", ".join(part for part in (*parts, f"seed {event['seed']}") if part)
 
 
 def _outcome(event: Event, metric: str) -> str:

@@ -114,6 +114,7 @@ def _entry(run: Attempt, tries: int) -> dict[str, Any]:
         "reason": run.reason,
         "reused": run.reused,
         "attempts": tries,
+        **({"status": run.status} if run.status == Status.INTERRUPTED else {}),
         **kept,
     }
 

@@ -233,6 +233,13 @@ class SearchWork:
         )
 
     @property
+    def foreseen(self) -> list[str]:
+        """A grid's first seeds: what samplers propose and what gets further ones is unknown."""
+        plan = self.plan
+        chosen = plan.spread[: plan.explorations] if plan.grid else []
+        return [self.run(option.params, plan.first_seed).key for option in chosen]
+
+    @property
     def total(self) -> int:
         return self.plan.total
 

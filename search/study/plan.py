@@ -120,6 +120,11 @@ class Work(Protocol):
         ...
 
     @property
+    def foreseen(self) -> Sequence[str]:
+        """Keys of the runs of which it is known before training that they are wanted."""
+        ...
+
+    @property
     def total(self) -> int:
         """How many distinct runs it will be, at most."""
         ...

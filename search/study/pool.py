@@ -213,7 +213,7 @@ class Pool:
             if record is None or not record.final:  # else it was being asked
                 write_record(folder, Record(run=run, status=Status.FAILED, reason=why))
             self.leases.release(lease)
-        self._tell(worker, ended(run, number, status=Status.FAILED, reason=why))
+        self._tell(worker, ended(run, number, lost.params, status=Status.FAILED, reason=why))
 
     def _stop(self) -> None:
         self._stopping_since = self._stopping_since or time.monotonic()

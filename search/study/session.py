@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -23,7 +24,7 @@ from search.objectives import USUAL, WITHOUT_BYTES, Targets
 from search.recipe import Recipe
 from search.runs import WEIGHTS, usable_record
 from search.show.estimate import Estimate, estimate
-from search.show.progress import Tally, view
+from search.show.progress import Tally, identity, shape, view
 from search.show.trackers import Mirror, open_tracker
 from search.states import End, Kind, State, Status
 from search.study.ending import describe, given, tidy
@@ -113,9 +114,10 @@ class Session(Generic[W]):
     study: optuna.Study
     executor: Executor
     tracker: Mirror
-    placement: Placement
-    """Of a typical run."""
     lock: Start
+    data_name: str
+    train_tokens: int
+    """Of the data's training split."""
     started: float
     before_s: float
     """Wall time of earlier starts."""
@@ -177,12 +179,20 @@ class Session(Generic[W]):
             tracker=open_tracker(
                 config.tracker, config.name, config.folder, scored=bool(config.evaluate.tasks)
             ),
-            placement=settle(share_cores(config.placement, job.workers), work.typical),
             lock=ground.lock,
+            data_name=data.name,
+            train_tokens=len(data.train),
             started=time.monotonic(),
             before_s=_wall_s(config.folder),
         )
         return replace(session, job=replace(job, unscored=tuple(session.to_ask()[0])))
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Of a typical run. It needs torch, which a study with nothing left to train does not."""
+        return settle(
+            share_cores(self.config.placement, self.job.workers), self.subject.work.typical
+        )
 
     @property
     def work(self) -> W:
@@ -221,11 +231,18 @@ class Session(Generic[W]):
         """The cost of the rest of the study."""
         work, done = self.work, self.count_done()
         kept = {"all": work.total, "best": self.subject.kept_arms, "none": 0}[self.config.keep]
+        there = self._there_before()
+        again = f", {there} have records from before" if there else ""
+        what = f"proxy {self.config.proxy} on {self.data_name}"
         return Outlook(
-            title=f"{self.subject.headline}; {done} of {work.total} runs done",
-            left=estimate(
+            title=f"{self.subject.headline}; {what}; {done} of {work.total} runs done{again}",
+            open_runs=max(0, work.total - done),
+            passes=work.typical.recipe.trained_tokens / self.train_tokens,
+            left=Estimate.nothing()
+            if done + there >= work.total
+            else estimate(
                 work,
-                done,
+                done + there,
                 self.job.workers,
                 self.placement,
                 self.job.runs,
@@ -237,9 +254,17 @@ class Session(Generic[W]):
             lost=tuple(self.to_ask()[1]),
         )
 
+    def _there_before(self) -> int:
+        """Runs yet to be done here that have a record, which other studies have left."""
+        done = {run.key for run in self.runs() if run.done}
+        keys = [key for key in self.work.foreseen if key not in done]
+        records = [usable_record(self.job.runs / key) for key in keys]
+        return sum(record is not None and record.final for record in records)
+
     def train(self, outlook: "Outlook") -> Ending:
         """Let workers do what is left: each runs `search.study.worker`."""
-        if outlook.left.runs + len(outlook.unscored) and (left := self._leave()) is not None:
+        to_do = outlook.open_runs + len(outlook.unscored)
+        if to_do and (left := self._leave()) is not None:
             return left
         with view(self._tally(outlook)) as shown:
 
@@ -249,7 +274,7 @@ class Session(Generic[W]):
                     describe(self, finished=False)
                     tidy(self, arms=self.subject.kept_arms)
 
-            workers = min(self.job.workers, outlook.left.runs + len(outlook.unscored))
+            workers = min(self.job.workers, to_do)
             return Pool(self.job, self.study, workers, listen, self.executor).run()
 
     def _leave(self) -> Ending | None:
@@ -274,9 +299,7 @@ class Session(Generic[W]):
         for run in runs:
             record = usable_record(self.job.runs / run.key) if run.value and run.key else None
             if record is not None:
-                arch = record.run.architecture
-                what = f"{arch.num_layers} layers × {arch.hidden_size}, seed {run.seed}"
-                tally.consider(run.value, what)
+                tally.consider(run.value, shape(identity(record.run, run.params)))
         return tally
 
 
@@ -285,7 +308,11 @@ class Outlook:
     """What a study is, and the cost of the rest of it."""
 
     title: str
+    open_runs: int
+    """Not done in this study; some of them may have a record that another has left."""
     left: Estimate
+    passes: float
+    """Over the training text, of a typical run."""
     tasks: Sequence[str]
     """The zero-shot tasks on which each run is scored."""
     unscored: Sequence[str]
@@ -296,6 +323,11 @@ class Outlook:
     def __str__(self) -> str:
         lines = [self.title]
         lines += [str(self.left)] if self.left.runs else []
+        if self.left.runs and self.passes > 1:
+            lines.append(
+                f"the corpus is small: a run reads its training text {self.passes:.1f} times; more "
+                "text, or fewer tokens, would repeat none"
+            )
         if self.tasks:
             lines.append(
                 f"each run is also scored on {', '.join(self.tasks)}"

@@ -271,13 +271,13 @@ class Worker:
             return self._answer(trial, twin)
         self._claim(trial, cell, run)
         self.leases.release(self.planning)
-        self.emit({"event": Kind.START, "number": trial.number, **identity(run)})
+        self.emit({"event": Kind.START, "number": trial.number, **identity(run, cell)})
         try:
             record, reused = self._train(run, trial)
         except Pruned as pruned:
             trial.set_user_attr("status", Status.PRUNED)
             trial.set_user_attr("reason", str(pruned))
-            self.outcome = ended(run, trial.number, status=Status.PRUNED, reason=str(pruned))
+            self.outcome = ended(run, trial.number, cell, status=Status.PRUNED, reason=str(pruned))
             raise optuna.TrialPruned from None
         except Lost:
             said = "was silent for too long, and another worker goes on with its run"
@@ -286,7 +286,7 @@ class Worker:
         except Stop:
             self._end(trial, Status.INTERRUPTED, "the study was stopped")
         except Locked as locked:
-            self.outcome = ended(run, trial.number, status=Status.FAILED, reason=str(locked))
+            self.outcome = ended(run, trial.number, cell, status=Status.FAILED, reason=str(locked))
             self._end(trial, Status.FAILED, str(locked))
         except (*STORAGE_ERRORS, Changed, Unusable):
             trial.set_user_attr("status", Status.INTERRUPTED)
@@ -298,6 +298,7 @@ class Worker:
         self.outcome = ended(
             run,
             trial.number,
+            cell,
             status=status,
             reason=reason,
             value=values[0] if values else None,

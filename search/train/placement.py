@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -147,8 +148,15 @@ def usual_workers(placement: Placement) -> int:
     return cores()
 
 
+DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/nvmap", "/dev/kfd")
+"""Device files on Linux, one of which is there wherever a GPU can be used."""
+
+
 def gpus() -> list[str]:
     """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    if sys.platform == "linux" and not any(Path(node).exists() for node in DRIVERS):
+        return []  # known without torch, which takes seconds to load
+
     import torch
 
     if not torch.cuda.is_available():

@@ -5,6 +5,7 @@ A run is shown when it has ended, from its record and its `metrics.jsonl`: these
 as they grow, which a tracker's files may not be, and a run that was interrupted is shown once.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,11 +17,13 @@ from search.record import Record, architecture_id
 from search.runs import disk_error, pruned_record, read_metrics, usable_record
 from search.states import State
 from space.doors import Chosen, Door, label, taking_options
-from space.seals import Damaged
+from space.seals import Damaged, digest
 
 if TYPE_CHECKING:
     from search.study.plan import Attempt
 
+OF_A_START = ("wall_s", "command", "config")
+"""What `study.json` says that may differ though no run has changed."""
 MODES = ("offline", "online")
 
 
@@ -87,7 +90,7 @@ class Mirror:
 
     def mirror(self, runs: Path, attempts: "Sequence[Attempt]") -> None:
         """Show the runs that ended and are not shown yet."""
-        done = set(self.shown.read_text().split()) if self.shown.is_file() else set()
+        done = self._done()
         for attempt in attempts:
             if self.gave_up:
                 return
@@ -102,10 +105,18 @@ class Mirror:
                 self._note(state)
 
     def summarise(self, runs: Path, content: Mapping[str, Any], plot: Path) -> None:
-        """Show the study: a table of its runs, and the plot of it, under the plot's name."""
-        if not self.gave_up:
-            with self._harmless():
-                self.tracker.show_study(runs, content, plot)
+        """Show the study: a table of its runs, and the plot of it, under the plot's name; once for
+        each state that it comes to."""
+        kept = {name: value for name, value in content.items() if name not in OF_A_START}
+        state = f"study:{digest(json.dumps(kept, sort_keys=True, default=str).encode())}"
+        if self.gave_up or state in self._done():
+            return
+        with self._harmless():
+            self.tracker.show_study(runs, content, plot)
+            self._note(state)
+
+    def _done(self) -> set[str]:
+        return set(self.shown.read_text().split()) if self.shown.is_file() else set()
 
     def _note(self, state: str) -> None:
         self.shown.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,72 @@
+"""What a terminal shows: on 80 columns too, from the first second on, of runs that have names."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+from train_fixtures import ARCH
+
+from search.recipe import Recipe
+from search.record import Run
+from search.show.progress import BAR, Bars, Tally, View, ended, identity, named, shape
+from search.states import Kind, Status
+
+RUN = Run(architecture=ARCH, recipe=Recipe(tokens=10_000, precision="fp32"), data_fingerprint="a")
+LONG = {"num_blocks": 8, "sharing": "middle_sequence x2", "tie_word_embeddings": True}
+
+
+def bars(width: int) -> tuple[Bars, Console]:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system="standard")
+    return Bars(Tally(total=12, metric="val_bpb", expected_s=3000.0), console), console
+
+
+def shown(view: Bars, console: Console) -> list[str]:
+    with console.capture() as captured:
+        console.print(view.progress.get_renderable())
+    return re.sub(r"\x1b\[[\d;]*m", "", captured.get()).splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_bars_and_the_time_left_fit_a_terminal(width: int) -> None:
+    view, console = bars(width)
+    view.show(0, {"event": Kind.START, "number": 3, **identity(RUN, LONG)})
+    step = {"step": 50, "of": 100, "tokens": 5000, "tokens_per_s": 100.0, "train_loss": 3.2}
+    view.show(0, {"event": Kind.STEP, **step})
+    overall, worker = shown(view, console)
+    for line in (overall, worker):
+        assert len(line) <= width
+        assert re.search(rf"[━╸╺]{{{BAR}}}", line), "the bar has all its columns"
+        assert " left" in line
+    assert "50 s left" in worker
+    assert "0/12 done" in overall
+
+
+def test_before_the_first_run_it_says_that_workers_start() -> None:
+    assert "starting workers" in shown(*bars(80))[0]
+    said: list[str] = []
+    with View(Tally(total=2, metric="val_bpb"), said.append):
+        pass
+    assert said == ["starting workers; a line follows when a run ends"]
+    said.clear()
+    with View(Tally(total=2, metric="val_bpb", done=2), said.append):
+        pass
+    assert said == [], "nothing is left to start"
+
+
+def test_arms_of_one_shape_have_their_names() -> None:
+    first, second = ({"panel": "p", "arm": arm} for arm in ("immediate ×2", "cycle ×2"))
+    words = [shape(identity(RUN, params)) for params in (first, second)]
+    assert words[0] != words[1]
+    assert "immediate ×2" in words[0]
+    assert named(LONG) == "middle_sequence x2, tie_word_embeddings True"
+    assert named({"num_blocks": 4}) == ""
+    assert named({"panel": "p", "arm": "a", "lr": 0.003}) == "a at 0.003"
+
+
+def test_lines_of_finished_runs_say_which_they_were() -> None:
+    said: list[str] = []
+    view = View(Tally(total=2, metric="val_bpb"), said.append)
+    view.show(0, ended(RUN, 1, {"arm": "tied"}, status=Status.FINISHED, reason=None, value=2.0))
+    assert "tied" in said[0]
+    assert "failed" not in said[0]
