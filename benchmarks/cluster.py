@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 runs = workers * chosen.rounds
                 row.append(f"{efficiency(Path(name), executor, workers, runs, chosen.seconds):.1%}")
         rows.append(row)
-    text = f"{heading(Placement(), ('torch', 'optuna'))}\n\n"
+    text = f"{heading(Placement(device='cpu', threads=1), ('torch', 'optuna'))}\n\n"
     text += f"Efficiency with runs of {chosen.seconds:g} s; wanted 97%.\n\n"
     text += table(["workers", *map(str, chosen.workers)], rows)
     if chosen.trials:

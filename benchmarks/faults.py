@@ -178,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="faults") as name:
         Path(name).chmod(0o755)  # the database has a user of its own
         text = measured(Path(name), chosen.executor, chosen.kills, chosen.faults, chosen.seed)
-    text = f"{heading(Placement(), ('torch', 'optuna'))}\n\n{text}"
+    text = f"{heading(Placement(device='cpu', threads=1), ('torch', 'optuna'))}\n\n{text}"
     leave(f"faults_{chosen.executor}", text, None, chosen.save)
 
 

@@ -22,8 +22,9 @@ STOPPING_WAIT_S = 10
 """The same for a worker that is to end."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10
 """Between two attempts; each pause is twice the one before."""
-READ_ONLY = "25006"
-"""What PostgreSQL says after a fail-over that left this connection with a standby."""
+LOST_SESSION = ("25006", "25P03")
+"""What PostgreSQL says after a fail-over that left this connection with a standby, and to a process
+that was stopped, or cut off, for too long in the middle of a transaction."""
 
 
 class Patience:
@@ -76,7 +77,7 @@ def is_away(error: BaseException) -> bool:
     return (
         cause.connection_invalidated
         or isinstance(cause, OperationalError | InterfaceError)
-        or state == READ_ONLY
+        or state in LOST_SESSION
     )
 
 

@@ -21,12 +21,14 @@ import pytest
 from database_fixtures import Postgres, postgres  # noqa: F401
 from process_fixtures import wait_for, workers_of
 from sqlalchemy import update
+from sqlalchemy.exc import InternalError
 from study_fixtures import command, environment, records, run, snapshot, start, study_json
 
 from benchmarks.servers import Missing
 from benchmarks.servers.postgres import postgres as served
 from benchmarks.servers.postgres import standby_of
 from search.study.leases import TABLE, Leases
+from search.study.patience import is_away
 from search.study.plan import distinct
 from search.study.storage import open_storage, read_attempts
 
@@ -277,9 +279,13 @@ def test_a_host_lost_in_the_middle_of_a_transaction_holds_up_nobody_for_long(
     url = postgres.new_database()
     mine, lost = (Leases(open_storage(url).engine, "tiny", f"host:{i}") for i in range(2))
     assert mine.claim("run/1")
-    with lost.engine.connect() as database:
-        database.execute(update(TABLE).values(expires=0.0))  # and never a word again
-        assert mine.owns("run/1")
+    database = lost.engine.connect()
+    database.execute(update(TABLE).values(expires=0.0))  # and no word more
+    assert mine.owns("run/1")
+    with pytest.raises(InternalError) as found:
+        database.commit()
+    database.invalidate()
+    assert is_away(found.value), "it tries again in a new session"
 
 
 def test_two_starts_at_once_on_one_machine_share_the_runs(
