@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with tempfile.TemporaryDirectory(prefix="cluster") as name:
                 runs = workers * chosen.rounds
                 row.append(f"{efficiency(Path(name), executor, workers, runs, chosen.seconds):.1%}")
+                say(row[-1])
         rows.append(row)
     text = f"{heading(Placement(device='cpu', threads=1), ('torch', 'optuna'))}\n\n"
     text += f"Efficiency with runs of {chosen.seconds:g} s; wanted 97%.\n\n"
@@ -105,7 +106,7 @@ def efficiency(folder: Path, executor: str, workers: int, runs: int, seconds: fl
         assert done.returncode == 0, done.stdout + done.stderr
         trials = optuna.load_study(study_name=STUDY, storage=place.database.url()).trials
     times: dict[str, list[datetime]] = defaultdict(list)
-    for trial in trials:
+    for trial in (x for x in trials if "worker" in x.user_attrs):  # others were not trained
         assert trial.datetime_start is not None, "trials of a study that is done have begun"
         assert trial.datetime_complete is not None, "and ended"
         times[trial.user_attrs["worker"]] += [trial.datetime_start, trial.datetime_complete]

@@ -18,8 +18,10 @@ QUICK = {
     "RAY_health_check_failure_threshold": "3",
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_enable_worker_prestart": "false",
+    "RAY_raylet_start_wait_time_s": "200",
 }
-"""A node is dead after two seconds of silence; Ray's own limits are for slow networks."""
+"""A node is dead after two seconds of silence; Ray's own limits are for slow networks. To start it
+may take long, on a busy machine."""
 
 
 @dataclass
