@@ -1,20 +1,24 @@
 """From documents to packed files: both splits, their tokenizer and what a manifest says of them."""
 
 import hashlib
-import json
-import tempfile
+import platform
+import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from search.data.config import DataConfig
 from search.data.corpora import Corpus, TokenDocument
-from search.data.readers import Tokens, limited
-from search.data.split import Array, capped, content_hash, hold_out
+from search.data.encode import Job, Part, Progress, encode
+from search.data.hashes import FileHashes
+from search.data.readers import limited
+from search.data.split import Array, capped, content_hash, hold_out, threshold
+from search.data.stretches import SPOOLED, Spool, Stretch, checked
 from search.data.tokenizer import (
     encoded,
     end_token_id,
@@ -24,52 +28,190 @@ from search.data.tokenizer import (
     train_tokenizer,
     vocab_size_of,
 )
-
-Progress = Callable[[str], None]
+from search.train.placement import cores
+from space.files import write_atomically
 
 FORMAT = 1
 """Part of every cache key. Raise it when the same content is packed differently."""
 
 
-def pack(config: DataConfig, corpus: Corpus, folder: Path, progress: Progress) -> dict[str, Any]:
-    """The manifest of the packed files, written to the folder.
+@dataclass(frozen=True)
+class Encoded:
+    """The documents of a corpus of text as parts, not yet in splits."""
+
+    parts: Sequence[Part]
+    tokenizer: Tokenizer
+    end_token: int
+    threshold: int
+    """Documents whose hash is not above it are held out."""
+
+    def remove(self) -> None:
+        """Once they are packed, or refused."""
+        for part in self.parts:
+            part.remove()
+
+
+def encode_text(
+    config: DataConfig, corpus: Corpus, hashes: FileHashes, work: Path, progress: Progress
+) -> Encoded:
+    """All documents, encoded. Files go to the path `work`, with suffixes: what is done stays for
+    another start.
+
+    Raises:
+        ValueError, OSError: the documents cannot be read, do not fit together or have no room.
+    """
+    spool = work.with_name(f"{work.name}-{platform.node()}{SPOOLED}")
+    try:
+        stretches, threshold = _stretches(config, corpus, hashes, spool, progress)
+        tokenizer = _tokenizer(config, stretches, threshold, work, progress)
+        job = Job(
+            folder=work.parent,
+            tokenizer=tokenizer.to_str(),
+            end_token=end_token_id(tokenizer, config.end_token),
+            dtype=_dtype(vocab_size_of(tokenizer)).name,
+            stretches=stretches,
+        )
+        require_room(job, progress)
+        parts = encode(job, config.processes or cores(), progress)
+    finally:
+        spool.unlink(missing_ok=True)
+    return Encoded(parts, tokenizer, job.end_token, threshold)
+
+
+def _stretches(
+    config: DataConfig, corpus: Corpus, hashes: FileHashes, spool: Path, progress: Progress
+) -> tuple[Sequence[Stretch], int]:
+    """All documents, and up to which hash they are held out. Where they cannot be read in
+    stretches from where they are they are written out first, by one process."""
+    divide = getattr(corpus, "stretches", None)
+    found = divide(hashes) if divide and config.max_bytes is None else None
+    fraction, source = config.validation_fraction, str(config.path or config.name)
+    if found is not None:
+        known = (content_hash(c) for each in found for _, c in checked(each.documents()))
+        return found, threshold(known, fraction, source)
+    written = Spool(spool, limited(corpus.documents(), config.max_bytes))
+    progress(f"data: read {len(written.hashes)} documents, {written.n_bytes / 1e6:.1f} MB of text")
+    return written.stretches, threshold(written.hashes, fraction, source)
+
+
+def _tokenizer(
+    config: DataConfig,
+    stretches: Sequence[Stretch],
+    threshold: int,
+    work: Path,
+    progress: Progress,
+) -> Tokenizer:
+    """The one that is given, or that of an earlier start, or a new one."""
+    kept = work.with_name(f"{work.name}.tokenizer.json")
+    if config.tokenizer:
+        return load_tokenizer(tokenizer_file(config.tokenizer))
+    if not kept.exists():
+        progress(f"data: training a tokenizer of {config.vocab_size} tokens")
+        texts = (
+            text
+            for each in stretches
+            for text, content in checked(each.documents())
+            if content_hash(content) > threshold
+        )
+        write_atomically(kept, train_tokenizer(texts, config.vocab_size).to_str())
+    return load_tokenizer(kept)
+
+
+def require_room(job: Job, progress: Progress) -> None:
+    """Say what will be written, from what the first documents come to.
+
+    Raises:
+        ValueError: it is more than there is room for.
+    """
+    every = sum(each.n_bytes for each in job.stretches)
+    pairs = zip(job.stretches, job.parts, strict=True)
+    missing = sum(each.n_bytes for each, part in pairs if not part.there())
+    per_byte = _tokens_per_byte(job)
+    needed = int(per_byte * np.dtype(job.dtype).itemsize * (every + missing))
+    free = shutil.disk_usage(job.folder).free
+    said = f"{needed / 1e9:.2f} GB of the {free / 1e9:,.2f} GB that are free"
+    if needed > free:
+        raise ValueError(
+            f"data.cache must have room for about {every * per_byte / 1e6:,.0f} M tokens and the "
+            f"parts that they are made of, but that is {said}; set data.cache=FOLDER, or take less "
+            "by data.max_bytes"
+        )
+    if len(job.stretches) > 1:
+        progress(
+            f"data: {every / 1e9:.2f} GB of text, about {every * per_byte / 1e6:,.0f} M tokens; "
+            f"takes {said}, half of it until it is done"
+        )
+
+
+SAMPLE_CHARACTERS = 1 << 18
+
+
+def _tokens_per_byte(job: Job) -> float:
+    """Of the first documents."""
+    texts, length = list[str](), 0
+    for text, _ in checked(job.stretches[0].documents()):
+        texts.append(text[:SAMPLE_CHARACTERS])
+        length += len(texts[-1])
+        if length >= SAMPLE_CHARACTERS:
+            break
+    tokenizer = Tokenizer.from_str(job.tokenizer)
+    tokens = sum(len(ids) for ids, _ in encoded(tokenizer, texts, job.end_token))
+    return tokens / sum(len(text.encode()) for text in texts)
+
+
+def pack(
+    config: DataConfig, corpus: Corpus, made: Encoded | None, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """The manifest of the packed files, written to the folder. `made`: of a corpus of text.
 
     Raises:
         ValueError, OSError: the documents cannot be read, or do not fit together.
     """
-    progress(f"data: reading {config.path or config.name}")
-    packer = _pack_text if corpus.kind == "text" else _pack_tokens
-    vocab_size, end_token = packer(config, corpus, folder, progress)
-    return _summary(config, folder, vocab_size, end_token)
+    if made is not None:
+        vocab_size, end_token = _pack_text(config, made, folder, progress)
+        return _summary(config, folder, vocab_size, end_token)
+    return _summary(config, folder, *_pack_tokens(config, corpus, folder, progress))
 
 
 def _pack_text(
-    config: DataConfig, corpus: Corpus, folder: Path, progress: Progress
+    config: DataConfig, made: Encoded, folder: Path, progress: Progress
 ) -> tuple[int, int]:
     """(vocabulary size, end token)."""
-    with tempfile.TemporaryFile("w+", dir=folder, encoding="utf-8") as file:
-        spool = Spool(file, limited(corpus.documents(), config.max_bytes))
-        held_out = _hold_out(spool.hashes, config)
-        progress(f"data: {len(spool.hashes)} documents, {spool.n_bytes / 1e6:.1f} MB of text")
-        if config.tokenizer:
-            tokenizer = load_tokenizer(tokenizer_file(config.tokenizer))
-        else:
-            progress(f"data: training a tokenizer of {config.vocab_size} tokens")
-            tokenizer = train_tokenizer(spool.texts(~held_out), config.vocab_size)
-        end_token = end_token_id(tokenizer, config.end_token)
-        vocab_size = vocab_size_of(tokenizer)
-        if config.validation_tokens is not None:
-            of_these = encoded(tokenizer, spool.texts(held_out), end_token)
-            lengths = np.array([len(ids) for ids in of_these])
-            held_out = capped(spool.hashes, held_out, lengths, config.validation_tokens)
-        for split, chosen in (("train", ~held_out), ("validation", held_out)):
-            tokens = encoded(tokenizer, spool.texts(chosen), end_token)
-            _write_tokens(folder / f"{split}.bin", tokens, vocab_size, split, progress)
-        source_bytes = sum(len(text.encode()) for text in spool.texts(held_out))
-    sizes = token_bytes(tokenizer)
-    sizes[end_token] = 0
-    _keep_tokenizer(tokenizer, folder, _of_source(sizes, folder, source_bytes))
-    return vocab_size, end_token
+    of_parts = [part.documents() for part in made.parts]
+    every = np.concatenate(of_parts)
+    hashes, lengths, n_bytes = every.T
+    held_out = hashes <= np.uint64(made.threshold)
+    if config.validation_tokens is not None:
+        held_out = capped(hashes, held_out, lengths[held_out], config.validation_tokens)
+    progress(f"data: {len(every)} documents, {n_bytes.sum() / 1e6:.1f} MB of text")
+    vocab_size = vocab_size_of(made.tokenizer)
+    for split, wanted in (("train", held_out), ("validation", ~held_out)):
+        of_each = np.split(~wanted, np.cumsum([len(each) for each in of_parts])[:-1])
+        runs = (
+            run
+            for part, index, chosen in zip(made.parts, of_parts, of_each, strict=True)
+            for run in _runs(part, index[:, 1].astype(np.int64), chosen, _dtype(vocab_size))
+        )
+        _write_tokens(folder / f"{split}.bin", runs, vocab_size, split, progress)
+    sizes = token_bytes(made.tokenizer)
+    sizes[made.end_token] = 0
+    source_bytes = int(n_bytes[held_out].sum())
+    _keep_tokenizer(made.tokenizer, folder, _of_source(sizes, folder, source_bytes))
+    return vocab_size, made.end_token
+
+
+def _runs(part: Part, lengths: Array, chosen: Array, dtype: np.dtype[Any]) -> Iterator[Array]:
+    """The tokens of a part's chosen documents, neighbours together."""
+    ends = np.cumsum(lengths)
+    if part.tokens.stat().st_size != int(lengths.sum()) * dtype.itemsize:
+        part.remove()
+        raise ValueError(f"{part.tokens} must be as it was written, but is not; start again")
+    if not chosen.any():
+        return
+    tokens = np.memmap(part.tokens, dtype=dtype, mode="r")
+    edges = np.flatnonzero(np.diff(chosen, prepend=False, append=False))
+    for first, after in edges.reshape(-1, 2):
+        yield tokens[ends[first] - lengths[first] : ends[after - 1]]
 
 
 def _of_source(sizes: Array, folder: Path, source_bytes: int) -> Array:
@@ -209,14 +351,14 @@ def _summary(
 
 
 def _write_tokens(
-    path: Path, documents: Iterable[Tokens], vocab_size: int, split: str, progress: Progress
+    path: Path, documents: Iterable[Array], vocab_size: int, split: str, progress: Progress
 ) -> None:
     """Pack documents one after another."""
     dtype = _dtype(vocab_size)
     written, reported = 0, time.monotonic()
     with path.open("wb") as file:
         for tokens in documents:
-            file.write(tokens.astype(dtype).tobytes())
+            tokens.astype(dtype, copy=False).tofile(file)
             written += len(tokens)
             if time.monotonic() - reported > 2:
                 progress(f"data: packing the {split} split, {written / 1e6:.1f} M tokens")
@@ -228,41 +370,3 @@ def _write_tokens(
 
 def _dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
-
-
-class Spool:
-    """Documents on disk, so that a source is read once however often they are gone through.
-
-    Attributes:
-        hashes: (documents,) uint64, from content.
-        n_bytes: of all text, as UTF-8.
-    """
-
-    def __init__(self, file: IO[str], documents: Iterable[str]) -> None:
-        self._file = file
-        hashes, self.n_bytes = [], 0
-        for document in documents:
-            if not isinstance(document, str):
-                raise ValueError(
-                    f"documents of kind text must be str, but one is {type(document).__name__}"
-                )
-            if not document.strip():
-                continue
-            try:
-                encoded = document.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"text must be valid Unicode, but a document has half a surrogate pair: "
-                    f"{document[error.start - 20 : error.end + 20]!r}; mend the escapes"
-                ) from error
-            hashes.append(content_hash(encoded))
-            self.n_bytes += len(encoded)
-            file.write(json.dumps(document, ensure_ascii=False) + "\n")
-        self.hashes = np.array(hashes, dtype=np.uint64)
-
-    def texts(self, chosen: Array) -> Iterator[str]:
-        """Those documents whose entry in `chosen` is true."""
-        self._file.seek(0)
-        for line, wanted in zip(self._file, chosen, strict=True):
-            if wanted:
-                yield json.loads(line)

@@ -8,22 +8,25 @@ under a key of content and settings.
 import json
 import mmap
 import os
+import platform
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock
 
-from search.data.build import FORMAT, Progress, pack
+from search.data.build import FORMAT, Encoded, encode_text, pack
 from search.data.config import DataConfig
 from search.data.corpora import CORPORA, Corpus
+from search.data.encode import Progress
 from search.data.hashes import FileHashes, digest_of, seal
 from search.data.packed import Array, Data
 from search.data.tokenizer import tokenizer_file
-from space.files import folder_atomically, remove_parts, umask, write_atomically
+from space.files import PART, folder_atomically, remove_parts, umask, write_atomically
 
 
 def prepare(config: DataConfig, progress: Progress = print) -> Data:
@@ -43,15 +46,28 @@ def prepare(config: DataConfig, progress: Progress = print) -> Data:
     folder = cache / f"{config.label}-{digest_of(recipe)}"
     if not os.access(cache, os.W_OK):
         return replace(_there(folder), name=str(config.name))
-    with FileLock(folder.with_suffix(".lock"), mode=0o666 & ~umask()):
-        if folder.exists():
-            try:
-                return replace(open_data(folder), name=str(config.name))
-            except ValueError as error:
-                aside = _set_aside(folder)
-                progress(f"{error}; set aside as {aside}, building again")
-        _build(config, corpus, recipe, folder, progress)
-    return open_data(folder)
+    with _lock(folder.with_name(f".{folder.name}-{platform.node()}.lock")):
+        if not _usable(folder, progress):
+            _build(config, corpus, recipe, folder, progress)
+        return replace(open_data(folder), name=str(config.name))
+
+
+def _lock(path: Path) -> BaseFileLock:
+    return FileLock(path, mode=0o666 & ~umask())
+
+
+def _usable(folder: Path, progress: Progress) -> bool:
+    """Whether the data are there; damaged ones are set aside."""
+    with _lock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            return False
+        try:
+            open_data(folder)
+        except ValueError as error:
+            aside = _set_aside(folder)
+            progress(f"{error}; set aside as {aside}, building again")
+            return False
+    return True
 
 
 def _there(folder: Path) -> Data:
@@ -156,13 +172,62 @@ def _set_aside(folder: Path) -> Path:
 def _build(
     config: DataConfig, corpus: Corpus, recipe: dict[str, Any], folder: Path, progress: Progress
 ) -> None:
-    """Build it as a whole or not at all. Only the holder of its lock builds it, so what an earlier
-    builder left half-made can go."""
+    """Build it as a whole or not at all. Several hosts encode together; who has the lock packs."""
+    progress(f"data: reading {config.path or config.name}")
+    parts = folder.parent / PARTS
+    try:
+        made = None
+        if corpus.kind == "text":
+            parts.mkdir(exist_ok=True)
+            hashes = FileHashes(Path(config.cache) / "hashes.json")
+            made = encode_text(config, corpus, hashes, parts / folder.name, progress)
+        with _lock(folder.with_suffix(".lock")):
+            if not folder.exists():  # another host may have been faster
+                _pack(config, corpus, recipe, made, folder, progress)
+    finally:
+        _tidy(parts, folder.name)
+
+
+def _pack(
+    config: DataConfig,
+    corpus: Corpus,
+    recipe: dict[str, Any],
+    made: Encoded | None,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """Only the holder of the lock packs, so what an earlier one left half-made can go."""
     remove_parts(folder)
-    with folder_atomically(folder) as part:
-        manifest = pack(config, corpus, part, progress)
-        files = sorted(part.iterdir())
-        manifest |= {"recipe": recipe, "files": {path.name: seal(path) for path in files}}
-        sealed = {"digest": digest_of(manifest), "manifest": manifest}
-        write_atomically(part / "manifest.json", json.dumps(sealed, indent=1))
-        part.chmod(0o777 & ~umask())  # until now it is its maker's alone
+    try:
+        with folder_atomically(folder) as part:
+            manifest = pack(config, corpus, made, part, progress)
+            files = sorted(part.iterdir())
+            manifest |= {"recipe": recipe, "files": {path.name: seal(path) for path in files}}
+            sealed = {"digest": digest_of(manifest), "manifest": manifest}
+            write_atomically(part / "manifest.json", json.dumps(sealed, indent=1))
+            part.chmod(0o777 & ~umask())  # until now it is its maker's alone
+    except ValueError:
+        if made is not None:
+            made.remove()  # other documents or another tokenizer are wanted
+        raise
+    if made is not None:
+        made.remove()
+
+
+PARTS = ".parts"
+"""Folder of what is encoded and not yet packed."""
+ABANDONED_S = 3600
+
+
+def _tidy(parts: Path, name: str) -> None:
+    """Remove what a build needs no more; of others, what nobody writes any more."""
+    if not parts.is_dir():
+        return
+    if (parts.parent / name).exists():
+        (parts / f"{name}.tokenizer.json").unlink(missing_ok=True)
+    for begun in parts.glob(f".*{PART}"):
+        with suppress(OSError):
+            if time.time() - begun.stat().st_mtime > ABANDONED_S:
+                begun.unlink()
+    with suppress(OSError):
+        parts.rmdir()  # unless there is something in it

@@ -57,6 +57,8 @@ class DataConfig:
     other documents of that share are trained on. Default: no limit."""
     cache: Place = ".cache/data"
     """Where prepared data are kept, for every study that uses them."""
+    processes: AtLeast1 | None = None
+    """That encode text. Default: one per core."""
 
     def __post_init__(self) -> None:
         settle_numbers(self, "data.")

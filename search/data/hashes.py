@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ class FileHashes:
         except (OSError, ValueError):
             known = {}
         before = dict(known)
-        hashes = [self._hash(path, known) for path in files]
+        with ThreadPoolExecutor() as pool:  # to hash is most of it, and lets others run
+            hashes = list(pool.map(lambda path: self._hash(path, known), files))
         if known != before:
             with suppress(PermissionError):  # of a cache that is only read
                 write_atomically(self.memo, json.dumps(known, indent=1))

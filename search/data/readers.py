@@ -11,6 +11,7 @@ import lzma
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -31,6 +32,8 @@ LLM_C = {20240520: "<u2", 20240801: "<u4"}
 """First number of llm.c's headers, of 256 int32, and what follows them; their third number says how
 many tokens."""
 LLM_C_HEADER_BYTES = 1024
+UNPACKED = 4
+"""Bytes of text that a byte of a compressed file makes, about."""
 BLOCK_TOKENS = 8192
 """Length of a document in a .bin file whose end token is not known."""
 
@@ -71,22 +74,87 @@ def kind(path: Path) -> str:
     return ".jsonl" if suffix in (".json", ".ndjson") else suffix
 
 
-def read_text(path: Path, key: str) -> Iterator[str]:
-    """The documents of one file; in jsonl and parquet, the values of `key`.
+Range = tuple[int, int] | None
+"""Of a file's bytes or row groups, from the one up to the other; None: all of them."""
+
+
+def read_text(path: Path, key: str, within: Range = None) -> Iterator[str]:
+    """The documents of one file; in jsonl and parquet, the values of `key`. Of a file that
+    `ranges` divides, those of a range.
 
     Raises:
         ValueError: not UTF-8 text, or not of the form that its name says.
     """
     with _naming(path):
         if kind(path) == ".parquet":
-            yield from _read_parquet(path, key)
+            yield from _read_parquet(path, key, within)
         elif kind(path) == ".jsonl":
-            for number, row in _read_jsonl(path, key, TEXT_KEY_HINT):
-                if not isinstance(row, str | None):
-                    raise ValueError(f"line {number}: {key!r} must be a string, but is {row!r:.80}")
-                yield row or ""  # as in parquet
+            yield from _values(path, key, within)
         else:
             yield from cut(_lines(path, LONGEST_CUT))
+
+
+def ranges(path: Path, key: str, size: int) -> list[tuple[Range, int]]:
+    """A file in ranges of `size` bytes of text or a little more, each with how many it has, about.
+    A file whose documents can only be found from its beginning is one.
+
+    Raises:
+        ValueError: not of the form that its name says.
+    """
+    n_bytes = path.stat().st_size
+    if path.suffix in COMPRESSED:
+        return [(None, n_bytes * UNPACKED)]
+    if kind(path) == ".parquet":
+        with _naming(path):
+            return _row_groups(path, key, size)
+    if kind(path) == ".jsonl" and n_bytes > size:
+        return _line_ranges(path, n_bytes, size)
+    return [(None, n_bytes)]
+
+
+def _line_ranges(path: Path, n_bytes: int, size: int) -> list[tuple[Range, int]]:
+    """Each begins where a line does."""
+    cuts = [0]
+    with path.open("rb") as file:
+        while cuts[-1] + size < n_bytes:
+            file.seek(cuts[-1] + size)
+            file.readline()
+            cuts.append(file.tell())
+    cuts += [n_bytes] * (cuts[-1] < n_bytes)
+    return [((start, stop), stop - start) for start, stop in pairwise(cuts)]
+
+
+def _row_groups(path: Path, key: str, size: int) -> list[tuple[Range, int]]:
+    with path.open("rb") as raw:
+        table = _parquet(raw, key)
+        column = table.schema_arrow.names.index(key)
+        groups = [table.metadata.row_group(i) for i in range(table.num_row_groups)]
+        if table.metadata.num_columns != len(table.schema_arrow.names):  # some are nested
+            sizes = [group.total_byte_size for group in groups]
+        else:
+            sizes = [group.column(column).total_uncompressed_size for group in groups]
+    found: list[tuple[Range, int]] = []
+    start = held = 0
+    for stop, own in enumerate(sizes, 1):
+        held += own
+        if held >= size or stop == len(sizes):
+            found.append(((start, stop), held))
+            start, held = stop, 0
+    return found
+
+
+def _values(path: Path, key: str, within: Range) -> Iterator[str]:
+    """Those of a key in lines of JSON. An error says its line, for which all before it are read."""
+    try:
+        for number, row in _read_jsonl(path, key, TEXT_KEY_HINT, within):
+            if not isinstance(row, str | None):
+                raise ValueError(f"line {number}: {key!r} must be a string, but is {row!r:.80}")
+            yield row or ""  # as in parquet
+    except ValueError:
+        if within is not None and within[0]:
+            for _ in _values(path, key, None):
+                pass
+        raise
 
 
 def read_tokens(path: Path, end_token: int | None) -> Iterator[tuple[str, Tokens]]:
@@ -149,8 +217,12 @@ def _naming(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _open(path: Path) -> BinaryIO:
-    """The bytes of a file, unpacked."""
+def _open(path: Path, within: Range = None) -> BinaryIO:
+    """The bytes of a file, unpacked, or those in a range of it."""
+    if within is not None:
+        with path.open("rb") as file:
+            file.seek(within[0])
+            return io.BytesIO(file.read(within[1] - within[0]))
     if path.suffix == ".zst":
         return io.BufferedReader(_Zst(path), 1 << 20)
     openers: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
@@ -194,11 +266,11 @@ class _Zst(io.RawIOBase):
         super().close()
 
 
-def _lines(path: Path, longest: int = -1) -> Iterator[str]:
+def _lines(path: Path, longest: int = -1, within: Range = None) -> Iterator[str]:
     """The lines of a text; of one of more than `longest` characters pieces, cut between words
     where there are any."""
     rest = ""
-    for piece in _pieces(path, longest):
+    for piece in _pieces(path, longest, within):
         line = rest + piece
         cut_at = line.rfind(" ") + 1 if len(piece) == longest and piece[-1] != "\n" else 0
         rest = line[cut_at:] if cut_at > len(rest) else ""
@@ -207,8 +279,9 @@ def _lines(path: Path, longest: int = -1) -> Iterator[str]:
         yield rest
 
 
-def _pieces(path: Path, longest: int) -> Iterator[str]:
-    with _open(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as text:
+def _pieces(path: Path, longest: int, within: Range) -> Iterator[str]:
+    encoding = "utf-8" if within is not None and within[0] else "utf-8-sig"
+    with _open(path, within) as raw, io.TextIOWrapper(raw, encoding=encoding) as text:
         for line in iter(lambda: text.readline(longest), ""):
             if "\0" in line:
                 raise ValueError(
@@ -218,9 +291,9 @@ def _pieces(path: Path, longest: int) -> Iterator[str]:
             yield line
 
 
-def _read_jsonl(path: Path, key: str, hint: str) -> Iterator[tuple[int, Any]]:
+def _read_jsonl(path: Path, key: str, hint: str, within: Range = None) -> Iterator[tuple[int, Any]]:
     """(line number, value of the key) of each line that is not blank."""
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(_lines(path, within=within), 1):
         if not line.strip():
             continue
         try:
@@ -235,26 +308,33 @@ def _read_jsonl(path: Path, key: str, hint: str) -> Iterator[tuple[int, Any]]:
         yield number, row[key]
 
 
-def _read_parquet(path: Path, key: str) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _read_parquet(path: Path, key: str, within: Range) -> Iterator[str]:
     with _open(path) as raw:
         source = io.BytesIO(raw.read()) if path.suffix in COMPRESSED else raw
-        try:
-            table = pq.ParquetFile(source)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"must be a parquet file, but is none: {error}") from error
-        names = table.schema_arrow.names
-        if key not in names:
-            raise ValueError(
-                f"must have the column {key!r}, but has {', '.join(names)}; {TEXT_KEY_HINT}"
-            )
-        for rows in table.iter_batches(batch_size=1024, columns=[key]):
+        table = _parquet(source, key)
+        groups = None if within is None else list(range(*within))
+        for rows in table.iter_batches(batch_size=1024, columns=[key], row_groups=groups):
             for value in rows.column(0).to_pylist():
                 if value is not None and not isinstance(value, str):
                     raise ValueError(f"column {key!r} must hold strings, but has {value!r:.80}")
                 yield value or ""
+
+
+def _parquet(source: Any, key: str) -> Any:
+    """A pyarrow.parquet.ParquetFile with this column."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(source)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"must be a parquet file, but is none: {error}") from error
+    names = table.schema_arrow.names
+    if key not in names:
+        raise ValueError(
+            f"must have the column {key!r}, but has {', '.join(names)}; {TEXT_KEY_HINT}"
+        )
+    return table
 
 
 def _read_bin(path: Path, end_token: int | None) -> Iterator[tuple[str, Tokens]]:

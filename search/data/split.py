@@ -1,6 +1,7 @@
 """Which documents are held out for validation: a matter of their content alone."""
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -28,19 +29,28 @@ def capped(hashes: Array, held_out: Array, lengths: Array, most: int) -> Array:
     return np.asarray(kept | held_out & np.isin(hashes, hashes[kept]))
 
 
-def hold_out(hashes: Array, fraction: float, source: str) -> Array:
-    """Which documents are validation: those with the lowest hashes, at least one.
-
-    hashes: (documents,) uint64. Equal documents are on one side, and added ones move no others.
+def threshold(hashes: Iterable[int], fraction: float, source: str) -> int:
+    """The documents with hashes up to this one are validation: those with the lowest, at least one
+    and not all. Equal documents are on one side, and added ones move no others. No more hashes are
+    looked at than decide it.
 
     Raises:
         ValueError: all documents are equal; `source` is where they come from.
     """
-    if len(np.unique(hashes)) < 2:
+    limit = int(fraction * (2**64 - 1))
+    n, lowest, highest = 0, 2**64, -1
+    for each in map(int, hashes):
+        n, lowest, highest = n + 1, min(lowest, each), max(highest, each)
+        if lowest <= limit < highest:
+            return limit
+    if lowest >= highest:
         raise ValueError(
             "text must have two different documents, one of them to hold out, but "
-            f"{source} has {len(hashes)}; give more text"
+            f"{source} has {n}; give more text"
         )
-    limit = np.uint64(int(fraction * (2**64 - 1)))
-    held_out = hashes <= max(limit, hashes.min())
-    return np.asarray(held_out if not held_out.all() else hashes < hashes.max())
+    return lowest if lowest > limit else highest - 1
+
+
+def hold_out(hashes: Array, fraction: float, source: str) -> Array:
+    """Which documents are validation, by `threshold`. hashes: (documents,) uint64."""
+    return np.asarray(hashes <= np.uint64(threshold(hashes, fraction, source)))

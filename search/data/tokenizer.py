@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from search.data.readers import Tokens, limited
+from search.data.readers import limited
 from space.end_tokens import END_TOKENS, end_token_of
 
 BYTES = 256
@@ -73,13 +74,17 @@ def _piece_bytes(token: str) -> int:
     return 1 if is_byte else len(token.replace("▁", " ").encode())
 
 
-def encoded(tokenizer: Tokenizer, texts: Iterable[str], end_token: int) -> Iterator[Tokens]:
-    """Token ids of each text, end token included, encoded on all cores. A special token's name
-    within a text is text like any other."""
+def encoded(
+    tokenizer: Tokenizer, texts: Iterable[str], end_token: int
+) -> Iterator[tuple[list[int], list[int]]]:
+    """(token ids, how many of them each text has) of some texts after the other, end tokens
+    included. A special token's name within a text is text like any other."""
     tokenizer.encode_special_tokens = True
     for group in _groups(texts, ENCODING_BATCH_BYTES):
-        for encoding in tokenizer.encode_batch_fast(group, add_special_tokens=False):
-            yield np.array([*encoding.ids, end_token], dtype=np.int64)
+        of_texts = [e.ids for e in tokenizer.encode_batch_fast(group, add_special_tokens=False)]
+        for ids in of_texts:
+            ids.append(end_token)
+        yield list(chain.from_iterable(of_texts)), [len(ids) for ids in of_texts]
 
 
 def _groups(texts: Iterable[str], size: int) -> Iterator[list[str]]:

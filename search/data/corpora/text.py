@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from search.data.corpora import Kind
 from search.data.hashes import FileHashes
 from search.data.readers import TEXT_KINDS, find_files, read_text
+from search.data.stretches import Stretch, stretches_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,10 @@ class Text:
         """Content and form of the files, not their names."""
         files = find_files(self.path, TEXT_KINDS)
         return [self.text_key, [file.suffixes for file in files], hashes.of(files)]
+
+    def stretches(self, hashes: FileHashes) -> list[Stretch] | None:
+        """The same documents, for several processes."""
+        return stretches_of(find_files(self.path, TEXT_KINDS), self.text_key, hashes)
 
     def documents(self) -> Iterator[str]:
         """File by file, sorted by name."""
