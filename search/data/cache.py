@@ -26,7 +26,7 @@ from search.data.encode import Progress
 from search.data.hashes import FileHashes, digest_of, seal
 from search.data.packed import Array, Data
 from search.data.tokenizer import tokenizer_file
-from space.files import PART, folder_atomically, remove_parts, umask, write_atomically
+from space.files import folder_atomically, remove_parts, umask, write_atomically
 
 
 def prepare(config: DataConfig, progress: Progress = print) -> Data:
@@ -216,7 +216,8 @@ def _pack(
 
 PARTS = ".parts"
 """Folder of what is encoded and not yet packed."""
-ABANDONED_S = 3600
+ABANDONED_S = 7 * 24 * 3600
+"""After which what no build came back for is removed by another."""
 
 
 def _tidy(parts: Path, name: str) -> None:
@@ -225,9 +226,9 @@ def _tidy(parts: Path, name: str) -> None:
         return
     if (parts.parent / name).exists():
         (parts / f"{name}.tokenizer.json").unlink(missing_ok=True)
-    for begun in parts.glob(f".*{PART}"):
+    for left in parts.iterdir():
         with suppress(OSError):
-            if time.time() - begun.stat().st_mtime > ABANDONED_S:
-                begun.unlink()
+            if time.time() - left.stat().st_mtime > ABANDONED_S:
+                left.unlink()
     with suppress(OSError):
         parts.rmdir()  # unless there is something in it

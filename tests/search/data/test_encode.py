@@ -1,0 +1,219 @@
+"""Text encoded by several processes and hosts is that of one, whatever is killed between."""
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from process_fixtures import wait_for
+from study_fixtures import environment
+from test_data import prose, write_jsonl
+from tokenizers import Tokenizer
+
+from search.data import stretches
+from search.data.cache import open_data, prepare
+from search.data.config import DataConfig
+from search.data.encode import Part, Queue
+from search.data.packed import Data
+from search.data.readers import ranges, read_text
+from search.data.split import content_hash, hold_out, threshold
+from search.data.tokenizer import train_tokenizer
+
+SMALL = 4096
+"""Bytes in a stretch."""
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig:
+    """Of two files in some dozen stretches."""
+    monkeypatch.setattr(stretches, "STRETCH_BYTES", SMALL)
+    (tmp_path / "in").mkdir()
+    write_jsonl(tmp_path / "in" / "a.jsonl", [*prose(), "", " \n"])
+    write_jsonl(tmp_path / "in" / "b.jsonl", prose(30, seed=1))
+    train_tokenizer(prose(), 300).save(str(tmp_path / "tokenizer.json"))
+    return DataConfig(
+        source="text",
+        path=str(tmp_path / "in"),
+        tokenizer=str(tmp_path / "tokenizer.json"),
+        validation_fraction=0.2,
+        cache=str(tmp_path / "cache"),
+        processes=1,
+    )
+
+
+def expected(config: DataConfig) -> dict[str, list[int]]:
+    """The splits, one document after the other by `tokenizers` alone."""
+    tokenizer = Tokenizer.from_file(str(config.tokenizer))
+    end = tokenizer.token_to_id("<|end|>")
+    texts = [*prose(), *prose(30, seed=1)]
+    hashes = np.array([content_hash(text.encode()) for text in texts], dtype=np.uint64)
+    limit = int(config.validation_fraction * (2**64 - 1))
+    assert hashes.min() <= limit < hashes.max()
+    made: dict[str, list[int]] = {"train": [], "validation": []}
+    for text, own in zip(texts, hashes.tolist(), strict=True):
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        made["validation" if own <= limit else "train"] += [*ids, end]
+    return made
+
+
+def require_whole(data: Data, config: DataConfig) -> None:
+    made = {"train": data.train.tolist(), "validation": data.validation.tolist()}
+    assert made == expected(config)
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_parts_are_joined_to_what_one_pass_gives(processes: int, config: DataConfig) -> None:
+    said: list[str] = []
+    config = replace(config, processes=processes)
+    data = prepare(config, said.append)
+    require_whole(data, config)
+    assert any("takes" in line for line in said), "before anything is written"
+    assert not (Path(config.cache) / ".parts").exists(), "nothing is left"
+
+
+BUILD = """
+import platform, sys
+from search.data import stretches
+from search.data.cache import prepare
+from search.data.config import DataConfig
+stretches.STRETCH_BYTES = {size}
+platform.node = lambda: {host!r}
+print(prepare(DataConfig(**{options!r}), lambda message: None).fingerprint)
+"""
+
+
+def start(config: DataConfig, host: str = "here") -> "subprocess.Popen[str]":
+    names = "source path tokenizer validation_fraction cache processes".split()
+    code = BUILD.format(size=SMALL, host=host, options={n: getattr(config, n) for n in names})
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def parts(config: DataConfig) -> dict[Path, int]:
+    """Those that are whole, and which file each is."""
+    found = (Path(config.cache) / ".parts").glob("*.npy")
+    return {path: path.stat().st_ino for path in found}
+
+
+def test_a_killed_build_keeps_its_parts(config: DataConfig) -> None:
+    write_jsonl(Path(str(config.path)) / "c.jsonl", prose(300, seed=2))
+    two = replace(config, processes=2)
+    with start(two) as process:
+        done = wait_for(lambda: len(found := parts(two)) > 4 and found)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not any(path.name.startswith("text") for path in Path(two.cache).glob("*/")), "no data"
+    said: list[str] = []
+    after = prepare(two, said.append)
+    kept = next(line for line in said if "encoded already" in line)
+    assert int(kept.split()[1]) >= len(done)
+    whole = prepare(replace(config, cache=str(Path(two.cache).parent / "other")), lambda _: None)
+    assert (after.fingerprint, after.folder.name) == (whole.fingerprint, whole.folder.name)
+
+
+def test_two_hosts_build_into_one_cache(config: DataConfig) -> None:
+    both = [start(replace(config, processes=2), host) for host in ("one", "two")]
+    said = [process.communicate(timeout=100)[0].strip() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert said[0] == said[1] != ""
+    [folder] = [path for path in Path(config.cache).glob("text-*/") if path.is_dir()]
+    require_whole(open_data(folder), config)
+
+
+def test_parts_are_encoded_once_and_those_of_the_dead_last(tmp_path: Path) -> None:
+    some = [Part(tmp_path / f"{i}.bin", tmp_path / f"{i}.npy") for i in range(5)]
+    some[0].claim()
+    for path in some[2]:
+        path.touch()
+    first, second = Queue(some, range(5)), Queue(some, range(5))
+    assert next(iter(first)) == 1
+    assert list(second) == [3, 4, 0, 1]
+
+
+def test_an_error_names_file_and_line_and_what_is_done_stays(config: DataConfig) -> None:
+    bad = Path(str(config.path)) / "z.jsonl"
+    lines = [json.dumps({"text": text}) for text in prose(40, seed=3)]
+    bad.write_text("\n".join([*lines, '{"body": 1}']))
+    with pytest.raises(ValueError, match=r"z\.jsonl: line 41 must have the key 'text'"):
+        prepare(replace(config, processes=2), lambda _: None)
+    assert parts(config)
+    bad.unlink()
+    said: list[str] = []
+    require_whole(prepare(config, said.append), config)
+    assert any("encoded already" in line for line in said)
+
+
+def test_what_nobody_comes_back_for_is_removed(config: DataConfig) -> None:
+    folder = Path(config.cache) / ".parts"
+    folder.mkdir(parents=True)
+    for name in ("old.npy", "new.npy"):
+        (folder / name).touch()
+    os.utime(folder / "old.npy", (1, 1))
+    prepare(config, lambda _: None)
+    assert [path.name for path in folder.iterdir()] == ["new.npy"]
+
+
+def test_without_room_nothing_is_written(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = shutil.disk_usage(config.path or "")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usual._replace(free=5000))
+    with pytest.raises(ValueError, match=r"data\.cache must have room .* set data\.cache=FOLDER"):
+        prepare(config, lambda _: None)
+    assert not [path for path in Path(config.cache).iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "crlf", "parquet", "gz", "txt"])
+def test_ranges_of_a_file_hold_its_documents(form: str, tmp_path: Path) -> None:
+    texts = prose(50)
+    path = tmp_path / f"a.{'jsonl' if form == 'crlf' else form}"
+    if form == "parquet":
+        pq.write_table(pa.table({"text": texts}), path, row_group_size=7)
+    elif form == "txt":
+        path.write_text("\n\n".join(texts))
+    else:
+        text = ("\r\n" if form == "crlf" else "\n").join(json.dumps({"text": t}) for t in texts)
+        path = path.with_suffix(".jsonl.gz") if form == "gz" else path
+        path.write_bytes(gzip.compress(text.encode()) if form == "gz" else text.encode())
+    found = ranges(path, "text", 3000)
+    assert len(found) > 3 or form in ("gz", "txt")
+    read = [document for within, _ in found for document in read_text(path, "text", within)]
+    assert read == list(read_text(path, "text"))
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20), st.floats(0.001, 0.999))
+def test_the_split_is_known_before_all_is_read(hashes: list[int], fraction: float) -> None:
+    every = np.array(hashes, dtype=np.uint64)
+    if len(set(hashes)) < 2:
+        with pytest.raises(ValueError, match="two different documents"):
+            threshold(hashes, fraction, "x")
+        return
+    held_out = hold_out(every, fraction, "x")
+    assert held_out.any()
+    assert not held_out.all()
+    limit = int(fraction * (2**64 - 1))
+    if min(hashes) <= limit < max(hashes):
+        assert held_out.tolist() == [each <= limit for each in hashes]
+
+        def some() -> Any:
+            yield min(hashes)
+            yield max(hashes)
+            raise AssertionError("two decide it")
+
+        assert threshold(some(), fraction, "x") == limit
