@@ -2,7 +2,7 @@
 
 Each part is named by what it follows from and put in place as a whole, by whichever process or
 host: what one has made no other makes again, and two that make the same make the same bytes.
-`python -m search.data.encode JOB` is one process of them. It is told numbers of stretches, a line
+`python -m search.data.encode JOB` is one process of them. It is given numbers of stretches, a line
 each, and answers each by a line.
 """
 
@@ -183,7 +183,7 @@ def _answered(answer: dict[str, Any]) -> tuple[int, int]:
 
 @contextmanager
 def _process(job: Path) -> Iterator[tuple[IO[str], IO[str]]]:
-    """(what it is told by, what it answers by). It ends when nothing is to be told any more, this
+    """(what it is given, what it answers by). It ends when nothing more is given, this
     process' death included."""
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
@@ -241,7 +241,7 @@ class Queue:
 
 
 class Meter:
-    """How far encoding is, told now and then."""
+    """How far encoding is, said now and then."""
 
     def __init__(self, n_bytes: int, progress: Progress) -> None:
         self._progress, self._lock = progress, threading.Lock()
