@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,7 @@ from benchmarks.show import heading, leave, parser, say, table
 from search.data.encode import Job
 from search.data.hashes import FileHashes
 from search.data.stretches import stretches_of
-from search.data.tokenizer import train_tokenizer
+from search.data.tokenizer import ENCODING_BATCH_BYTES, groups, train_tokenizer
 from search.train.placement import Placement, cores
 
 FILE_BYTES = 1 << 26
@@ -75,17 +75,32 @@ def turns(job: Job) -> tuple[list[float], list[float]]:
     ours, own = list[float](), list[float]()
     tokenizer = Tokenizer.from_str(job.tokenizer)
     tokenizer.encode_special_tokens = True
-    for number in range(min(TURNS, len(job.stretches))):
-        texts = list(job.stretches[number].documents())
-        began = time.process_time()
-        n, _ = job.make(number, tokenizer)
-        ours.append(n / (time.process_time() - began) / 1e6)
-        began = time.process_time()
-        kept = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        own.append(n / (time.process_time() - began) / 1e6)
-        del kept
-        job.parts[number].remove()
+    for number in range(TURNS):
+        place = number % len(job.stretches)
+        texts = list(job.stretches[place].documents())
+        n = 0
+
+        def make(place: int = place) -> None:
+            nonlocal n
+            n, _ = job.make(place, tokenizer)
+
+        def encode(texts: list[str] = texts) -> None:
+            for group in groups(texts, ENCODING_BATCH_BYTES):
+                tokenizer.encode_batch_fast(group, add_special_tokens=False)
+
+        both = [(ours, make), (own, encode)]
+        took = {act: _core_s(act) for _, act in both[:: -1 if number % 2 else 1]}
+        for rates, act in both:
+            rates.append(n / took[act] / 1e6)
+        job.parts[place].remove()
     return ours, own
+
+
+def _core_s(act: Callable[[], None]) -> float:
+    """Processor time of an act."""
+    began = time.process_time()
+    act()
+    return time.process_time() - began
 
 
 @dataclass

@@ -80,14 +80,14 @@ def encoded(
     """(token ids, how many of them each text has) of some texts after the other, end tokens
     included. A special token's name within a text is text like any other."""
     tokenizer.encode_special_tokens = True
-    for group in _groups(texts, ENCODING_BATCH_BYTES):
+    for group in groups(texts, ENCODING_BATCH_BYTES):
         of_texts = [e.ids for e in tokenizer.encode_batch_fast(group, add_special_tokens=False)]
         for ids in of_texts:
             ids.append(end_token)
         yield list(chain.from_iterable(of_texts)), [len(ids) for ids in of_texts]
 
 
-def _groups(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+def groups(texts: Iterable[str], size: int) -> Iterator[list[str]]:
     """Lists of consecutive texts, of at least `size` characters but for the last."""
     group: list[str] = []
     length = 0
