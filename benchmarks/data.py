@@ -79,7 +79,8 @@ def turns(job: Job) -> tuple[list[float], list[float]]:
     for number in range(TURNS):
         place = number % len(job.stretches)
         texts = list(job.stretches[place].documents())
-        acts = (partial(job.make, place, tokenizer), partial(encode_alone, tokenizer, texts))
+        alone = partial(encode_alone, tokenizer, texts)
+        acts: list[Callable[[], object]] = [partial(job.make, place, tokenizer), alone]
         took = dict.fromkeys(acts, 0.0)
         for act in acts[:: -1 if number % 2 else 1]:
             took[act] = _core_s(act)
