@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ import zstandard
 Tokens = np.ndarray[Any, np.dtype[np.int64]]
 
 COMPRESSED = (".gz", ".xz", ".zst")
-TEXT_KINDS = (".txt", ".jsonl", ".parquet")
+TEXT_KINDS = (".txt", ".jsonl", ".parquet", ".arrow")
 TOKEN_KINDS = (".jsonl", ".bin")
 TEXT_KEY_HINT = "set data.text_key to the one that holds the text"
 
@@ -32,6 +33,8 @@ LLM_C = {20240520: "<u2", 20240801: "<u4"}
 """First number of llm.c's headers, of 256 int32, and what follows them; their third number says how
 many tokens."""
 LLM_C_HEADER_BYTES = 1024
+MEGATRON, MEGATRON_DTYPES = b"MMIDIDX\0\0", {4: "<i4", 5: "<i8", 8: "<u2"}
+"""What a Megatron .idx begins with, and what its code of a type says of the .bin beside it."""
 UNPACKED = 4
 """Bytes of text that a byte of a compressed file makes, about."""
 BLOCK_TOKENS = 8192
@@ -48,6 +51,8 @@ def find_files(path: str | None, kinds: tuple[str, ...]) -> list[Path]:
     """
     if path is None:
         raise ValueError("data.path must say what to read, but is not given; add data.path=…")
+    if Path(path).is_dir() and ".arrow" in kinds and (saved := _saved(Path(path))):
+        return saved
     if Path(path).is_dir():
         inside = [p for p in Path(path).rglob("*") if p.is_file() and kind(p) in kinds]
         found = [p for p in inside if p.suffix != ".json"]  # such as a tokenizer's
@@ -65,6 +70,30 @@ def find_files(path: str | None, kinds: tuple[str, ...]) -> list[Path]:
                 "check the spelling (it is relative to the current folder)"
             )
     return sorted(found)
+
+
+def _saved(folder: Path) -> list[Path]:
+    """The files of a folder that `datasets.Dataset.save_to_disk` left; none where it is no such
+    folder.
+
+    Raises:
+        ValueError: it holds several data sets, or rows in an order of their own.
+    """
+    if (folder / "dataset_dict.json").is_file():
+        inside = sorted(path.parent.name for path in folder.glob("*/state.json"))
+        raise ValueError(
+            f"data.path must be one split of a saved data set, but {folder} holds "
+            f"{', '.join(inside)}; name the folder of one"
+        )
+    if not (folder / "state.json").is_file():
+        return []
+    state = json.loads((folder / "state.json").read_text())
+    if state.get("_indices_data_files"):
+        raise ValueError(
+            f"{folder} must hold its rows in order, but has indices into them; save it again after "
+            "flatten_indices()"
+        )
+    return [folder / each["filename"] for each in state.get("_data_files", [])]
 
 
 def kind(path: Path) -> str:
@@ -88,6 +117,8 @@ def read_text(path: Path, key: str, within: Range = None) -> Iterator[str]:
     with _naming(path):
         if kind(path) == ".parquet":
             yield from _read_parquet(path, key, within)
+        elif kind(path) == ".arrow":
+            yield from _read_arrow(path, key)
         elif kind(path) == ".jsonl":
             yield from _values(path, key, within)
         else:
@@ -314,10 +345,36 @@ def _read_parquet(path: Path, key: str, within: Range) -> Iterator[str]:
         table = _parquet(source, key)
         groups = None if within is None else list(range(*within))
         for rows in table.iter_batches(batch_size=1024, columns=[key], row_groups=groups):
-            for value in rows.column(0).to_pylist():
-                if value is not None and not isinstance(value, str):
-                    raise ValueError(f"column {key!r} must hold strings, but has {value!r:.80}")
-                yield value or ""
+            yield from _strings(rows.column(0), key)
+
+
+def _strings(column: Any, key: str) -> Iterator[str]:
+    for value in column.to_pylist():
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"column {key!r} must hold strings, but has {value!r:.80}")
+        yield value or ""
+
+
+def _require_column(names: list[str], key: str) -> None:
+    if key not in names:
+        raise ValueError(
+            f"must have the column {key!r}, but has {', '.join(names)}; {TEXT_KEY_HINT}"
+        )
+
+
+def _read_arrow(path: Path, key: str) -> Iterator[str]:
+    """As `datasets` leaves them: streams of Arrow's inter-process format."""
+    import pyarrow as pa
+
+    with _open(path) as raw:
+        try:
+            batches = pa.ipc.open_stream(raw)
+            _require_column(batches.schema.names, key)
+            for rows in batches:
+                for start in range(0, len(rows), 1024):
+                    yield from _strings(rows.column(key).slice(start, 1024), key)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"must be a whole Arrow stream, but is none: {error}") from error
 
 
 def _parquet(source: Any, key: str) -> Any:
@@ -329,15 +386,56 @@ def _parquet(source: Any, key: str) -> Any:
         table = pq.ParquetFile(source)
     except pa.ArrowInvalid as error:
         raise ValueError(f"must be a parquet file, but is none: {error}") from error
-    names = table.schema_arrow.names
-    if key not in names:
-        raise ValueError(
-            f"must have the column {key!r}, but has {', '.join(names)}; {TEXT_KEY_HINT}"
-        )
+    _require_column(table.schema_arrow.names, key)
     return table
 
 
+def index_beside(path: Path) -> Path | None:
+    """The .idx of a .bin file, where there is one."""
+    index = path.with_suffix(".idx")
+    return index if path.suffix == ".bin" and index.is_file() else None
+
+
+def _read_megatron(path: Path, index: Path) -> Iterator[tuple[str, Tokens]]:
+    """The documents that a Megatron index says: magic, version, code of the type, how many
+    sequences and boundaries there are; the sequences' lengths and places, and the boundaries of
+    documents in sequences (megatron/core/datasets/readme.md)."""
+    head = index.read_bytes()[:34]
+    version, code, n, n_bounds = struct.unpack("<QBQQ", head[9:]) if len(head) == 34 else [0] * 4
+    dtype = np.dtype(MEGATRON_DTYPES.get(code, "V"))
+    if head[:9] != MEGATRON or version != 1 or not dtype.itemsize:
+        raise ValueError(
+            f"the index beside it, {index.name}, must be Megatron's, version 1, of int32, int64 or "
+            f"uint16, but is none; move it away if the .bin file is to be read without"
+        )
+    whole = index.stat().st_size == 34 + 12 * n + 8 * n_bounds
+    if whole:
+        lengths = np.fromfile(index, "<i4", n, offset=34)
+        places = np.fromfile(index, "<i8", n, offset=34 + 4 * n)
+        bounds = np.fromfile(index, "<i8", n_bounds, offset=34 + 12 * n)
+        starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        whole = (
+            bool((places == starts[:-1] * dtype.itemsize).all() and (np.diff(bounds) >= 0).all())
+            and path.stat().st_size == starts[-1] * dtype.itemsize
+            and len(bounds) > 0
+            and (bounds[0], bounds[-1]) == (0, n)
+        )
+    if not whole:
+        raise ValueError(
+            f"must be what its index {index.name} says, sequence after sequence, but is not; are "
+            "both complete and of one data set?"
+        )
+    if not starts[-1]:
+        return
+    tokens = np.memmap(path, dtype=dtype, mode="r")
+    for start, end in pairwise(starts[bounds].tolist()):
+        yield f"{path}, token {start}", tokens[start:end].astype(np.int64)
+
+
 def _read_bin(path: Path, end_token: int | None) -> Iterator[tuple[str, Tokens]]:
+    if (index := index_beside(path)) is not None:
+        yield from _read_megatron(path, index)
+        return
     if path.stat().st_size % 2:
         raise ValueError("must hold two bytes per token, but has an odd size; is it complete?")
     if not path.stat().st_size:

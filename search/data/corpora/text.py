@@ -1,4 +1,5 @@
-"""`data=text`: files of text, as txt, jsonl or parquet, plain or compressed."""
+"""`data=text`: files of text, as txt, jsonl or parquet, plain or compressed; folders that
+`datasets` saved."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
-"""`data=tokens`: files of token ids, jsonl as MobileLLM has them or uint16 as nanoGPT has."""
+"""`data=tokens`: files of token ids, jsonl as MobileLLM has them, .bin as nanoGPT, llm.c and
+Megatron have."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any, ClassVar
 
 from search.data.corpora import Kind, TokenDocument
 from search.data.hashes import FileHashes
-from search.data.readers import TOKEN_KINDS, find_files, read_tokens
+from search.data.readers import TOKEN_KINDS, find_files, index_beside, read_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,9 @@ class TokenFiles:
         """Content and form of the files; of their names, which are held out for theirs."""
         files, held_out = self._files
         own_split = [] if None in held_out else [held_out]
-        return [[file.suffixes for file in files], hashes.of(files), *own_split]
+        indices = [index for file in files if (index := index_beside(file)) is not None]
+        of_indices = [hashes.of(indices)] if indices else []
+        return [[file.suffixes for file in files], hashes.of(files), *own_split, *of_indices]
 
     def documents(self) -> Iterator[TokenDocument]:
         """File by file, sorted by name."""

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,16 @@ from tokenizers import (
 
 from search.data.cache import prepare
 from search.data.config import DataConfig
+from search.data.hashes import FileHashes
 from search.data.packed import Data
-from search.data.readers import LONGEST_CUT, kind, read_text, read_tokens
+from search.data.readers import (
+    LONGEST_CUT,
+    TEXT_KINDS,
+    find_files,
+    kind,
+    read_text,
+    read_tokens,
+)
 from search.data.tokenizer import train_tokenizer
 
 WORDS = "the cat sat on the mat and Saw a Café near the naïve ÉCOLE while été came".split()
@@ -124,6 +133,91 @@ def test_headers_of_llm_c_are_no_tokens(
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ValueError, match="must hold the 4000 tokens that its header says"):
         list(read_tokens(path, None))
+
+
+def megatron(folder: Path, dtype: str, code: int, documents: list[Any]) -> Path:
+    """As megatron/core/datasets/readme.md says: each document two sequences."""
+    sequences = [part for each in documents for part in np.array_split(each, 2)]
+    lengths = np.array([len(each) for each in sequences], "<i4")
+    places = (np.cumsum(lengths) - lengths) * np.dtype(dtype).itemsize
+    bounds = np.arange(0, len(sequences) + 1, 2)
+    np.concatenate(sequences).astype(dtype).tofile(folder / "a.bin")
+    head = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, code, len(lengths), len(bounds))
+    arrays = [lengths.tobytes(), places.astype("<i8").tobytes(), bounds.astype("<i8").tobytes()]
+    (folder / "a.idx").write_bytes(head + b"".join(arrays))
+    return folder / "a.bin"
+
+
+DOCUMENTS = np.split(IDS, [100, 101, 1700])
+
+
+@pytest.mark.parametrize(("dtype", "code"), [("<u2", 8), ("<i4", 4), ("<i8", 5)])
+def test_documents_of_megatron_are_those_of_its_index(
+    dtype: str, code: int, tmp_path: Path
+) -> None:
+    path = megatron(tmp_path, dtype, code, DOCUMENTS)
+    read = [ids.tolist() for _, ids in read_tokens(path, None)]
+    assert read == [each.tolist() for each in DOCUMENTS]
+
+
+@pytest.mark.parametrize("damage", ["bin", "idx", "magic", "version", "type", "other", "bounds"])
+def test_a_megatron_index_that_does_not_fit_is_refused(damage: str, tmp_path: Path) -> None:
+    path = megatron(tmp_path, "<u2", 8, DOCUMENTS)
+    index = bytearray((tmp_path / "a.idx").read_bytes())
+    if damage == "bin":
+        path.write_bytes(path.read_bytes()[:-2])
+    elif damage == "idx":
+        index = index[:-8]
+    elif damage == "bounds":
+        index[-8:] = struct.pack("<q", 1)
+    else:
+        places = {"magic": (0, 0), "version": (9, 2), "type": (17, 6), "other": (17, 4)}
+        place, value = places[damage]
+        index[place] = value
+    (tmp_path / "a.idx").write_bytes(index)
+    with pytest.raises(ValueError, match=r"a\.bin: .*(must be what its index|index beside it)"):
+        list(read_tokens(path, None))
+
+
+def test_an_index_is_part_of_what_data_follow_from(tmp_path: Path) -> None:
+    path = megatron(tmp_path, "<u2", 8, DOCUMENTS)
+    config = DataConfig(source="tokens", path=str(path), vocab_size=51_000)
+
+    def identity() -> Any:
+        return config.corpus().identity(FileHashes(tmp_path / "hashes.json"))
+
+    before = identity()
+    megatron(tmp_path, "<u2", 8, [*DOCUMENTS[:2], np.concatenate(DOCUMENTS[2:])])
+    assert identity() != before
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_saved_data_set_is_the_same_data_as_its_rows(shards: int, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"n": list(range(len(TEXTS))), "text": TEXTS})
+    rows.select(range(len(TEXTS))).save_to_disk(str(tmp_path / "saved"), num_shards=shards)
+    (tmp_path / "saved" / "cache-123.arrow").write_bytes(b"what datasets keeps besides")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+    common: dict[str, Any] = {"vocab_size": 300, "cache": str(tmp_path / "cache")}
+    made = [
+        quietly(DataConfig(source="text", path=str(tmp_path / name), **common))
+        for name in ("saved", "a.jsonl")
+    ]
+    assert made[0].fingerprint == made[1].fingerprint
+
+
+def test_saved_data_sets_that_are_not_understood_are_refused(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"text": TEXTS})
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(str(tmp_path / "both"))
+    with pytest.raises(ValueError, match=r"must be one split .* holds test, train"):
+        find_files(str(tmp_path / "both"), TEXT_KINDS)
+    [file] = find_files(str(tmp_path / "both" / "train"), TEXT_KINDS)
+    with pytest.raises(ValueError, match="must have the column 'body', but has text"):
+        list(read_text(file, "body"))
+    file.write_bytes(file.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match="must be a whole Arrow stream"):
+        list(read_text(file, "text"))
 
 
 @pytest.mark.parametrize("dtype", ["<u4", "<i4", "<i8"])
