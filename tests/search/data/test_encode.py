@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_fixtures import prose, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 from process_fixtures import wait_for
 from study_fixtures import environment
-from test_data import prose, write_jsonl
 from tokenizers import Tokenizer
 
 from search.data import stretches
