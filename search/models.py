@@ -1,15 +1,68 @@
 """The models of runs: their parts as `space.hf` takes them, and the data that they come from."""
 
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from search.data.cache import find_data
 from search.runs import WEIGHTS, read_asked
+from search.states import Role, State
+from search.study.plan import Attempt, best_runs
 from space.arch import Architecture
+from space.near import hint
 from space.seals import Damaged, read_json, require_digest
 from space.stored import Stored
+
+BEST = "best"
+"""Instead of a run's key: the best run of `study`."""
+
+
+def named(source: str, study: str | None, outputs: str | Path) -> str:
+    """`source`, or for `best` the folder of the best run of a study.
+
+    Raises:
+        ValueError: `best` without a study, a study without `best`, or a study without a result.
+    """
+    if source != BEST:
+        if study is not None:
+            raise ValueError(f"study must come with the model {BEST}, but got {source!r}")
+        return source
+    if study is None:
+        raise ValueError(f"{BEST} must come with study=NAME, whose best run is meant")
+    return str(best(study, outputs))
+
+
+def best(study: str, outputs: str | Path) -> Path:
+    """The folder of the best run of a study or table: of the best of the arms with the most seeds,
+    whose weights `keep=best` keeps.
+
+    Raises:
+        ValueError: no such study, or none of its runs has finished.
+    """
+    tried = [Path(outputs) / study, Path(outputs) / "tables" / study]
+    there = [folder for folder in tried if (folder / "study.json").is_file()]
+    if not there:
+        known = sorted(path.parent.name for path in Path(outputs).glob("**/study.json"))
+        raise ValueError(
+            f"study must name a folder of {outputs} with a study.json, but got {study!r}"
+            f"{hint(study, known)}"
+        )
+    content = read_json(there[0] / "study.json")
+    runs = [attempt_of(trial) for trial in content["trials"]]
+    ended = [run for run in runs if run.state == State.COMPLETE and run.value is not None]
+    if not ended:
+        raise ValueError(f"study must have a finished run, but none of {study} has ended")
+    first, *_ = best_runs(ended, maximize=content.get("direction") == "maximize")
+    return Path(content["runs"]) / str(first.key)
+
+
+def attempt_of(trial: Mapping[str, Any]) -> Attempt:
+    """A trial of `study.json`."""
+    names = ("number", "state", "params", "key", "arm", "seed", "value")
+    given: dict[str, Any] = {name: trial.get(name) for name in names}
+    return Attempt(**given, role=Role(trial["role"]), excesses=trial.get("excesses") or {})
 
 
 def stored(source: str | Path, runs: str | Path, cache: str | Path) -> Stored | None:

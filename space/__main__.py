@@ -52,6 +52,8 @@ class Config:
     architecture_file: Place | None = None
     architecture_from: Place | None = None
     export: Place | None = None
+    study: str | None = None
+    outputs: Place = "outputs"
     to: Place | None = None
     models: str | None = None
     runs: Place = "runs"
@@ -104,13 +106,19 @@ def _named(source: str, config: Config) -> str | Stored:
     if config.models is None:
         return source
     try:
-        stored = import_module(config.models).stored
+        models = import_module(config.models)
+        stored, named = models.stored, getattr(models, "named", _as_it_is)
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"models must be a module that defines stored(name, runs, cache), but {error}"
         ) from None
+    source = named(source, config.study, config.outputs)
     found: Stored | None = stored(source, config.runs, config.cache)
     return found or source
+
+
+def _as_it_is(source: str, study: str | None, outputs: str) -> str:
+    return source
 
 
 def _architecture(config: Config) -> Architecture | None:

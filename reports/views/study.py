@@ -143,6 +143,13 @@ def unhappy(study: Study) -> list[tuple[str, str, str]]:
     return reasons + [(f"run {key}", str(Open.MISSING), reason) for key, reason in study.missing]
 
 
+def _export(study: Study) -> str | None:
+    """The command that exports the best run; none before one has ended."""
+    if study.finished.empty:
+        return None
+    return f"python -m space export=best study={study.name} to=FOLDER"
+
+
 def how_it_was_run(study: Study) -> Facts:
     """The particulars of a study, (term, text)."""
     facts, records = study.facts, list(study.records.values())
@@ -159,6 +166,7 @@ def how_it_was_run(study: Study) -> Facts:
         ("Commit", _agreed([str(r.commit) for r in records if r.commit])),
         ("Versions", _agreed([_pairs(r.versions) for r in records])),
         ("Started", facts.get("started")),
+        ("Take the best with you", _export(study)),
     ]
     return [(term, text) for term, text in said if text]
 

@@ -5,13 +5,13 @@ The model is a run, a folder or a hub id. `search.evaluate.score` says what is m
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from search.config import Evaluation
 from search.evaluate.score import TaskScore, be_quiet, find_model, open_model, score
 from search.evaluate.tasks import build, chosen, source_of
-from search.models import is_run, run_data
+from search.models import is_run, named, run_data
 from space.app import verb
 from space.cli import one_line_errors
 from space.files import write_atomically
@@ -24,6 +24,8 @@ class EvaluateConfig(Evaluation):
     """What `conf/evaluate.yaml` holds."""
 
     model: Place
+    study: str | None = None
+    outputs: Place = "outputs"
     only: str | None = None
     """Names among the tasks, separated by commas; None: all."""
     held_out: Place | None = None
@@ -43,6 +45,9 @@ def main(config: EvaluateConfig) -> None:
     """Score the model, print the table and keep what it rests on."""
     be_quiet()
     with one_line_errors():
+        config = replace(
+            config, model=named(config.model, config.study, config.outputs), study=None
+        )
         specs = chosen(config.tasks, config.only)
         tasks = build(specs, config.source, Path(config.package), lambda: held_out(config))
         folder = find_model(config.model, config.runs)
@@ -68,15 +73,15 @@ def held_out(config: EvaluateConfig) -> list[str]:
     from search.data.cache import open_data
     from search.data.packed import held_out_documents
 
-    named = config.held_out or config.model
-    run = Path(config.runs) / named
+    source = config.held_out or config.model
+    run = Path(config.runs) / source
     if is_run(run):
         return held_out_documents(open_data(run_data(run, config.cache)))
-    if (Path(named) / "manifest.json").is_file():
-        return held_out_documents(open_data(named))
+    if (Path(source) / "manifest.json").is_file():
+        return held_out_documents(open_data(source))
     raise ValueError(
         "held_out must name a run or the folder of its data, whose held-out text gives the "
-        f"minimal pairs, but {named} is neither; set held_out=RUN_KEY"
+        f"minimal pairs, but {source} is neither; set held_out=RUN_KEY"
     )
 
 

@@ -16,7 +16,7 @@ import yaml
 from search.engines import ENGINES
 from search.measure.config import Measuring
 from search.measure.measured import measure
-from search.models import is_run
+from search.models import is_run, named
 from search.record import Measured
 from space.app import verb
 from space.arch import ARCHITECTURES, Architecture
@@ -24,6 +24,7 @@ from space.cli import one_line_errors
 from space.cost import cost
 from space.device import THIS, Device, measured_here
 from space.files import write_atomically
+from space.overrides import Place
 from space.tables import Column, aligned
 from space.words import magnitude
 
@@ -36,6 +37,8 @@ class MeasureConfig(Measuring):
     """What `conf/measure.yaml` holds."""
 
     model: Any
+    study: str | None = None
+    outputs: Place = "outputs"
     device: str | None = None
     runs: str = "runs"
     """Where runs are."""
@@ -48,7 +51,8 @@ def main(config: MeasureConfig) -> None:
     with one_line_errors():
         if config.engine is None:
             raise ValueError(f"engine must be one of {', '.join(ENGINES.names())}, but got none")
-        names = [config.model] if isinstance(config.model, str) else list(config.model)
+        given = [config.model] if isinstance(config.model, str) else list(config.model)
+        names = [named(name, config.study, config.outputs) for name in given]
         architectures = [architecture_of(name, config.runs) for name in names]
         device = chosen(config.device)
         found = measure(architectures, config, say)

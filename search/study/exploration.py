@@ -138,6 +138,8 @@ class Exploration:
         exploring = any(run.busy for run in explored)
         early = [] if self.directions else [middle]  # a front is known once all have ended
         arms = early if exploring else self.worthy(explored)
+        if all(arm.state == State.PRUNED for arm in arms):
+            arms = []  # a baseline that was stopped, and nothing to compare it with
         have = {(run.arm, run.seed) for run in runs}
         left = self.n_trials - len(explored)
         worthy = min(self.replicates.top + 1, self.explorations)

@@ -318,7 +318,7 @@ def test_an_unknown_study_is_one_line_that_names_the_others(tmp_path: Path) -> N
     assert ended.returncode == 2
     assert ended.stderr == (
         "error: study must name a folder of outputs with a study.json, but got 'dpeth_1m'; "
-        "choose one of depth_1m\n"
+        "did you mean depth_1m?; choose one of depth_1m\n"
     )
 
 

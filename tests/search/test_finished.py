@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from study_fixtures import command, environment, run, study_json
 
+from search.models import best
+from search.runs import WEIGHTS
+
 ONLY_TO_TRAIN = {"torch", "wandb"}
 
 
@@ -28,6 +31,8 @@ def test_a_finished_study_loads_nothing_that_only_training_needs(tmp_path: Path)
     first = run(tmp_path, "n_trials=2", "tracker=wandb", "executor=inline")
     assert first.returncode == 0, first.stderr
     assert "starting workers" in first.stdout
+    kept = best("tiny", tmp_path / "outputs")
+    assert (tmp_path / kept / WEIGHTS).is_file(), "keep=best has kept the weights of another run"
     loaded, said = imports(tmp_path, "n_trials=2", "tracker=wandb", "executor=inline")
     assert "2 of 2 runs done" in said
     assert loaded & ONLY_TO_TRAIN == set()
