@@ -98,9 +98,10 @@ def verb(
                         with reader_may_leave():
                             print(help_text(name, schema, opening, given, folders))
                         return
-                    require_own_experiment(given, schema, _module_of(main), folders)
-                    given = as_meant(given, schema, folders)
-                    sys.argv[1:] = [*flags, *usual(given), *given]
+                    if not known.shell_completion:  # whose options are the shell's
+                        require_own_experiment(given, schema, _module_of(main), folders)
+                        given = as_meant(given, schema, folders)
+                        sys.argv[1:] = [*flags, *usual(given), *given]
                 with one_line_errors(CONFIGURING), reader_may_leave():
                     app()
             except KeyboardInterrupt:  # before or after training, during which it is no exception

@@ -74,9 +74,9 @@ def held_out(config: EvaluateConfig) -> list[str]:
     from search.data.packed import held_out_documents
 
     source = config.held_out or config.model
-    run = Path(config.runs) / source
-    if is_run(run):
-        return held_out_documents(open_data(run_data(run, config.cache)))
+    for run in (Path(config.runs) / source, Path(source)):
+        if is_run(run):
+            return held_out_documents(open_data(run_data(run, config.cache)))
     if (Path(source) / "manifest.json").is_file():
         return held_out_documents(open_data(source))
     raise ValueError(
