@@ -149,7 +149,6 @@ def test_one_architecture_has_a_devices_predictions() -> None:
         (["--cfg", "nonsense"], "invalid choice: 'nonsense'"),
         (["--cfg"], "expected one argument; --hydra-help lists them"),
         (["-p"], "flags must be Hydra's, but argument --package/-p: expected one argument"),
-        (["budget=1m", "--cfg", "job", "seq_len=8"], "but got seq_len=8"),
         (["+space.fixed.sharing=5"], "sharing must be written like none"),
         (["+space.fixed.norms=[5]"], "norms must be one of block, layer, but got [5]"),
         (["space.fixed.tie_word_embeddings=5"], "tie_word_embeddings must be true or false"),
