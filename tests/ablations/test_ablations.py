@@ -652,3 +652,18 @@ def test_what_arms_cannot_be_equal_in_is_refused(name: str, equal: str, said: st
 def test_shapes_as_printed_are_not_made_equal() -> None:
     with pytest.raises(ValueError, match="equal must be left out at scale=paper"):
         TableFile.read("depth_width").table("paper", RECIPE, 32000, equal="decode_ms@iphone_13")
+
+
+@pytest.mark.slow
+def test_a_table_has_its_architectures_timed_once_its_runs_are_done(tmp_path: Path) -> None:
+    """One measurement of each architecture, in the records of all seeds and beside the cells."""
+    for package in ("gguf", "xllamacpp"):
+        pytest.importorskip(package)
+    short = ["measure.context=8", "measure.steps=2", "measure.repeats=1"]
+    done = make(tmp_path, "measure=llama_cpp", "seeds=2", *short)
+    assert done.returncode == 0, done.stderr
+    folder = next((tmp_path / "outputs" / "tables").glob("*/measured.md")).parent
+    cells = pd.read_csv(folder / "cells.csv")
+    (column,) = [name for name in cells if name.endswith(".decode_ms")]
+    assert (cells[column] > 0).all()
+    assert (cells.groupby("arm")[column].nunique() == 1).all()
