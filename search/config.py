@@ -78,6 +78,9 @@ class StudyConfig(ABC):
     outputs: Place = "outputs"
     """Folder of studies and tables."""
     runs: Place = "runs"
+    artifacts: Place | None = None
+    """A folder or a URL that fsspec knows, such as `s3://bucket/studies`: what runs and data travel
+    through where hosts share no disk. `runs` and `data.cache` are then each host's own."""
     keep: str = "best"
     """Whose weights stay when the study is done: the `best` run's, `all` or `none`."""
     report: bool = True

@@ -69,8 +69,8 @@ def started(study: str, given: dict[str, str]) -> dict[str, Any]:
 def _in_full(word: str) -> str:
     """An option that holds wherever the command runs: `outputs` is a place, seen from here."""
     name, _, value = word.partition("=")
-    places = ("outputs", "runs")
-    return f"{name}={Path(value).resolve()}" if name in places else word
+    places = ("outputs", "runs", "artifacts")
+    return f"{name}={Path(value).resolve()}" if name in places and "://" not in value else word
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from filelock import BaseFileLock, FileLock
 
+from search.artifacts import Artifacts
 from search.data.build import FORMAT, Encoded, encode_text, pack
 from search.data.config import DataConfig
 from search.data.corpora import CORPORA, Corpus
@@ -27,10 +28,14 @@ from search.data.hashes import FileHashes, digest_of, seal
 from search.data.packed import Array, Data
 from search.data.tokenizer import tokenizer_file
 from space.files import folder_atomically, remove_parts, umask, write_atomically
+from space.seals import Damaged
 
 
-def prepare(config: DataConfig, progress: Progress = print) -> Data:
-    """The data that a configuration asks for, from the cache or else built into it.
+def prepare(
+    config: DataConfig, progress: Progress = print, artifacts: Artifacts | None = None
+) -> Data:
+    """The data that a configuration asks for, from the cache, else brought there from `artifacts`,
+    or else built into it and sent there.
 
     A build is atomic, and simultaneous ones wait for each other. Damaged files in the cache are
     named, set aside and built again.
@@ -46,10 +51,17 @@ def prepare(config: DataConfig, progress: Progress = print) -> Data:
     folder = cache / f"{config.label}-{digest_of(recipe)}"
     if not os.access(cache, os.W_OK):
         return replace(_there(folder), name=str(config.name))
-    with _lock(folder.with_name(f".{folder.name}-{platform.node()}.lock")):
-        if not _usable(folder, progress):
+    with _alone_here(folder):
+        if not (_usable(folder, progress) or _bring(folder, artifacts)):
             _build(config, corpus, recipe, folder, progress)
+        if artifacts is not None:
+            _send(folder, artifacts)
         return replace(open_data(folder), name=str(config.name))
+
+
+def _alone_here(folder: Path) -> BaseFileLock:
+    """The lock of who prepares the data on this host."""
+    return _lock(folder.with_name(f".{folder.name}-{platform.node()}.lock"))
 
 
 def _lock(path: Path) -> BaseFileLock:
@@ -68,6 +80,43 @@ def _usable(folder: Path, progress: Progress) -> bool:
             progress(f"{error}; set aside as {aside}, building again")
             return False
     return True
+
+
+def bring_data(folder: Path, artifacts: Artifacts | None) -> Data:
+    """What `prepare` built, here or on another host.
+
+    Raises:
+        ValueError: it is nowhere, or damaged.
+    """
+    if artifacts is not None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone_here(folder):
+            if not folder.exists():
+                _bring(folder, artifacts)
+    return open_data(folder)
+
+
+def _bring(folder: Path, artifacts: Artifacts | None) -> bool:
+    """Whether the data came from there, whole."""
+    if artifacts is None or (found := artifacts.latest(f"data/{folder.name}")) is None:
+        return False
+    try:
+        with folder_atomically(folder) as part:
+            artifacts.get(found, part, list(found.files))
+            part.chmod(0o777 & ~umask())
+        open_data(folder)
+    except (Damaged, FileNotFoundError, ValueError) as error:
+        print(f"warning: what artifacts have of {folder.name} is not used: {error}")
+        shutil.rmtree(folder, ignore_errors=True)
+        return False
+    return True
+
+
+def _send(folder: Path, artifacts: Artifacts) -> None:
+    """Send the data, unless they are there."""
+    place = f"data/{folder.name}"
+    if artifacts.latest(place) is None:
+        artifacts.put(place, {path.name: path for path in folder.iterdir()})
 
 
 def _there(folder: Path) -> Data:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from search.objectives import Unreadable
 from search.runs import WEIGHTS
 from search.states import End, State
+from search.study.copies import bring_weights, drop_weights, share_ended
 from search.study.describe import entries, write_study
 from search.study.measuring import measure_runs
 from search.study.plan import best_runs, distinct
@@ -32,7 +33,7 @@ def conclude(session: "Session[Any]", ending: Ending) -> bool:
         if done:
             measure_runs(session)
         content = describe(session, finished=done)
-        tidy(session, arms=1 if done else session.subject.kept_arms)
+        tidy(session, arms=1 if done else session.subject.kept_arms, done=done)
         return report(session, content)
     except (OSError, Unreadable):
         if ending.kind != End.FATAL:
@@ -43,6 +44,7 @@ def conclude(session: "Session[Any]", ending: Ending) -> bool:
 def describe(session: "Session[Any]", finished: bool) -> dict[str, Any]:
     """Write `study.json`, mirror the ended runs, and return what was written."""
     attempts = session.attempts()
+    share_ended(session.artifacts, session.job.runs, attempts, session.shared)
     content = {
         **_common_facts(session, finished),
         **session.subject.facts(session),
@@ -54,9 +56,10 @@ def describe(session: "Session[Any]", finished: bool) -> dict[str, Any]:
     return content
 
 
-def tidy(session: "Session[Any]", arms: int = 1) -> None:
+def tidy(session: "Session[Any]", arms: int = 1, done: bool = False) -> None:
     """Delete weights that this study wrote and does not keep: see `keep`. Until it is done, any of
-    the best `arms` may become the best, and weights that are not scored yet stay."""
+    the best `arms` may become the best, and weights that are not scored yet stay.
+    Then the store of `artifacts` keeps no others, and this host has them."""
     if session.config.keep == "all":
         return
     attempts, keep_best = session.attempts(), session.config.keep == "best"
@@ -66,8 +69,13 @@ def tidy(session: "Session[Any]", arms: int = 1) -> None:
         key = str(run.key)
         ended_here = run.state == State.COMPLETE and not run.reused
         weights = session.job.runs / key / WEIGHTS
-        if ended_here and key not in kept and weights.is_file() and not session.unscored([key]):
+        if not ended_here or key in kept or session.unscored([key]):
+            continue
+        if weights.is_file() or done:
             weights.unlink(missing_ok=True)
+            drop_weights(session.artifacts, [key])
+    if done:
+        bring_weights(session.artifacts, session.job.runs, map(str, kept))
 
 
 def report(session: "Session[Any]", content: dict[str, Any]) -> bool:

@@ -57,6 +57,10 @@ class Job:
     """What each run is asked at its last reading."""
     unscored: tuple[str, ...] = ()
     """Keys of runs finished before, which have not been asked all of it."""
+    artifacts: str | None = None
+    """URL of the store that runs and data travel through, where hosts share no disk."""
+    keep_weights: bool = True
+    """Whether those of runs that have ended are sent there."""
 
     def log(self, number: int) -> Path:
         """What worker `number` prints, on this machine."""

@@ -18,7 +18,7 @@ def reopen_lost(study: optuna.Study, runs: Path) -> None:
     Raises:
         ValueError: of several records none is there, as in another folder.
     """
-    ended = [run for run in distinct(read_attempts(study)) if _has_record(run)]
+    ended = [run for run in distinct(read_attempts(study)) if has_record(run)]
     lost = [run for run in ended if not _is_kept(runs / str(run.key), run.result_id)]
     if not lost:
         return
@@ -33,7 +33,7 @@ def reopen_lost(study: optuna.Study, runs: Path) -> None:
     print(f"{count(len(lost), 'run')} of the study lost the record and will be done again")
 
 
-def _has_record(run: Attempt) -> bool:
+def has_record(run: Attempt) -> bool:
     """Whether a trial ended with one, which it should still have."""
     ended = run.state == State.COMPLETE or run.status == Status.DIVERGED
     return ended and run.key is not None

@@ -15,6 +15,7 @@ from typing import Any, Generic, Self, TypeVar
 import optuna
 
 from search import teacher
+from search.artifacts import PROBE_S, Artifacts
 from search.config import StudyConfig
 from search.data.cache import prepare
 from search.data.packed import Data
@@ -22,11 +23,12 @@ from search.evaluate.scores import lacking, require_answers
 from search.executors import Event, Executor
 from search.objectives import USUAL, WITHOUT_BYTES, Targets
 from search.recipe import Recipe
-from search.runs import WEIGHTS, usable_record
+from search.runs import usable_record
 from search.show.estimate import Estimate, estimate
 from search.show.progress import Tally, identity, shape, view
 from search.show.trackers import Mirror, open_tracker
 from search.states import End, Kind, State, Status
+from search.study.copies import has_weights, share_ended
 from search.study.ending import describe, given, tidy
 from search.study.job import Job
 from search.study.locks import HOST, require_writable
@@ -75,6 +77,7 @@ class Groundwork:
     data: Data
     recipe: Recipe
     """With nothing left open."""
+    artifacts: Artifacts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +126,9 @@ class Session(Generic[W]):
     """Wall time of earlier starts."""
     known: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What `study.json` says of records that were read at this start, by key."""
+    artifacts: Artifacts | None = None
+    shared: set[str] = field(default_factory=set)
+    """Keys of runs whose records are here and in the store."""
 
     @classmethod
     def open(cls, ground: Groundwork, subject: Subject[W]) -> Self:
@@ -146,6 +152,8 @@ class Session(Generic[W]):
                 directions=subject.targets.directions,
             )
             lose_abandoned(study, Path(config.runs), ground.lock.leases)
+            attempts, shared = read_attempts(study), set[str]()
+            share_ended(ground.artifacts, Path(config.runs), attempts, shared)
             reopen_lost(study, Path(config.runs))
             study.set_user_attr(TOTAL, work.total)
             here = {"verb": ground.verb, "given": given(config.url), "folder": str(Path.cwd())}
@@ -168,6 +176,8 @@ class Session(Generic[W]):
             start=ground.lock.name,
             place=ground.lock.place,
             grace_s=config.grace_s,
+            artifacts=ground.artifacts.url if ground.artifacts else None,
+            keep_weights=config.keep != "none" or bool(config.evaluate.tasks),
         )
         session = cls(
             config=config,
@@ -184,6 +194,8 @@ class Session(Generic[W]):
             train_tokens=len(data.train),
             started=time.monotonic(),
             before_s=_wall_s(config.folder),
+            artifacts=ground.artifacts,
+            shared=shared,
         )
         return replace(session, job=replace(job, unscored=tuple(session.to_ask()[0])))
 
@@ -224,7 +236,7 @@ class Session(Generic[W]):
         if not self.config.evaluate.tasks:
             return [], []
         keys = self.unscored([str(run.key) for run in self.runs() if run.value is not None])
-        there = [key for key in keys if (self.job.runs / key / WEIGHTS).is_file()]
+        there = [key for key in keys if has_weights(self.artifacts, self.job.runs, key)]
         return there, [key for key in keys if key not in there]
 
     def estimate(self) -> "Outlook":
@@ -353,10 +365,11 @@ def lay_groundwork(config: StudyConfig, verb: str, naming: str) -> Groundwork:
     require_answers(config.evaluate)
     require_writable(config.folder, "outputs")
     require_writable(Path(config.runs), "runs")
+    artifacts = open_artifacts(config.artifacts)
     storage = open_storage(config.url)
     owner = f"{HOST}:{os.getpid()}"
     lock = enter(storage.engine, storage.patience, config.name, owner, config.grace_s)
-    data = prepare(config.data)
+    data = prepare(config.data, artifacts=artifacts)
     require_answers(config.evaluate, data)
     return Groundwork(
         config=config,
@@ -367,7 +380,20 @@ def lay_groundwork(config: StudyConfig, verb: str, naming: str) -> Groundwork:
         storage=storage,
         data=data,
         recipe=_settle(config, settled_precision(storage.as_optunas, config.name)),
+        artifacts=artifacts,
     )
+
+
+def open_artifacts(url: str | None) -> Artifacts | None:
+    """The store that runs and data travel through, where one was given.
+
+    Raises:
+        ValueError: it cannot be used.
+    """
+    if url is None:
+        return None
+    Artifacts.at(url, wait_s=PROBE_S).require()
+    return Artifacts.at(url)
 
 
 def _settle(config: StudyConfig, before: str | None) -> Recipe:

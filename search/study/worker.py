@@ -23,7 +23,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.data.cache import open_data
+from search.artifacts import Artifacts, Away
+from search.data.cache import bring_data
 from search.evaluate.scores import Scorer
 from search.executors import Event
 from search.objectives import in_digits
@@ -31,6 +32,7 @@ from search.record import Reading, Record, Run, architecture_id
 from search.runs import disk_error, usable_record
 from search.show.progress import ended, identity
 from search.states import Kind, Role, State, Status
+from search.study.copies import Copy
 from search.study.job import Job
 from search.study.leases import PLANNING, RUN, WORKER
 from search.study.locks import HOST, holder_of, run_lock, state_of
@@ -107,7 +109,8 @@ class Worker:
         for measure in job.targets.measures.values():
             _ = measure.objective  # loaded, and from here on the same
         self.standing = Standing(self.study)
-        self.data = open_data(job.data)
+        self.artifacts = Artifacts.at(job.artifacts, stopping=stopping) if job.artifacts else None
+        self.data = bring_data(job.data, self.artifacts)
         self.leases = leases_of(self.study, self.owner, start=job.start, grace_s=job.grace_s)
         self.planning = f"{PLANNING}/{job.study}"
         """The lease held from looking at the study until a trial is claimed."""
@@ -179,7 +182,7 @@ class Worker:
             if not self.leases.claim(lease):
                 continue
             try:
-                with lock.acquire(timeout=0):
+                with lock.acquire(timeout=0), self._copy(key).travelling():
                     if (record := usable_record(self.job.runs / key)) is not None:
                         self._score(record)
             except filelock.Timeout:
@@ -190,6 +193,16 @@ class Worker:
                 return
             finally:
                 self.leases.release(lease)
+
+    def _copy(self, key: str, trial: Trial | None = None) -> Copy:
+        """A run's folder, as it travels."""
+        return Copy(
+            self.artifacts,
+            self.job.runs / key,
+            self._fence(key, trial),
+            weights=bool(self.job.evaluate.tasks),
+            keep=self.job.keep_weights,
+        )
 
     def _score(self, record: Record) -> Record:
         """The record with its scores; what is wrong with them does not touch the run."""
@@ -392,7 +405,7 @@ class Worker:
             Pruned: the study's pruner stopped it at a horizon.
         """
         folder = self.job.runs / run.key
-        with self._own(run.key):
+        with self._own(run.key), self._copy(run.key, trial).travelling() as copy:
             before = usable_record(folder)
             judge = self._judge(run, trial)
             horizons = len(run.recipe.horizons)  # a diverged run has no reading after these
@@ -406,8 +419,11 @@ class Worker:
                 placement=self.job.placement,
                 progress=self._progress(run.key, trial.number),
                 listener=judge,
-                fence=self._fence(run.key, trial),
+                fence=copy.fence,
+                saved=copy.checkpointed,
             )
+            if self.scorer.evaluation.tasks:
+                copy.send()  # answers take time
             return self._score(record), before is not None and before.final
 
     def _judge(self, run: Run, trial: Trial) -> Callable[[Reading], None]:
@@ -534,6 +550,9 @@ def work(
     """
     try:
         Worker(job, number, emit, stopping, owner).work()
+    except Away as error:
+        emit({"event": Kind.FATAL, "reason": str(error)})
+        return
     except STORAGE_ERRORS as error:
         disk = disk_error(error)
         if disk is None and "disk is full" not in f"{error} {error.__cause__}":  # as SQLite says it

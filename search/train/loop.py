@@ -71,6 +71,7 @@ def train(
     progress: Progress | None = None,
     listener: Listener | None = None,
     fence: Fence = nothing,
+    saved: Callable[[], None] = nothing,
 ) -> Record:
     """The record of a run: the one in its folder, or that of training it, going on from its
     checkpoint.
@@ -81,6 +82,7 @@ def train(
     the run itself are recorded with their reason. What `progress` or `listener` raises, `Stop` or
     another, is no outcome of the run: it is passed on, once a checkpoint is written. `fence` is
     asked before any file takes its place, and raises `Stop` where the run is no longer this one's.
+    `saved` is called after each checkpoint.
 
     Raises:
         OSError: the disk is full or cannot be written; the last checkpoint stays.
@@ -100,7 +102,7 @@ def train(
     )
     training, smaller = None, None
     try:
-        training = Training(run, data, folder, placement, progress, listener, fence)
+        training = Training(run, data, folder, placement, progress, listener, fence, saved)
         training.to_the_end()
         record = replace(record, status=Status.FINISHED)
     except Diverged as reason:
@@ -132,6 +134,7 @@ def train(
             progress=progress,
             listener=listener,
             fence=fence,
+            saved=saved,
         )
     if training is not None:
         record = replace(record, **training.outcome())
@@ -184,8 +187,9 @@ class Training:
         progress: Progress | None = None,
         listener: Listener | None = None,
         fence: Fence = nothing,
+        when_saved: Callable[[], None] = nothing,
     ) -> None:
-        self.fence = fence
+        self.fence, self.when_saved = fence, when_saved
         self.run, self.recipe, self.data, self.folder = run, run.recipe, data, folder
         self.progress, self.listener = progress or _ignore, listener or _ignore
         self.branches = run.recipe.branches
@@ -489,6 +493,7 @@ class Training:
         started = time.perf_counter()
         checkpoint.write(self.folder, self.run.key, saved, branch=self.in_branch, fence=self.fence)
         self.write_s = time.perf_counter() - started
+        self.when_saved()
 
     def _restore(self, saved: dict[str, Any]) -> None:
         """Take weights and optimiser from a checkpoint."""
