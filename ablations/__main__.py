@@ -34,9 +34,10 @@ from search.study.session import (
     usual_objective,
 )
 from search.train.placement import share_cores
-from space.app import option_of, verb
+from space.app import configuration, option_of, verb
 from space.cli import one_line_errors
 from space.overrides import value_of
+from space.several import Several
 
 
 def usual(given: Sequence[str]) -> list[str]:
@@ -60,7 +61,17 @@ def usual(given: Sequence[str]) -> list[str]:
     return [text for text in own if option_of(text) not in taken]
 
 
-@verb("ablations", AblationConfig, usual)
+def name_of(given: Sequence[str]) -> str:
+    """The table that these options are of. Raises: ValueError where one of them is wrong."""
+    config = configuration("ablations", AblationConfig, [*usual(given), *given])
+    if config.table in ("help", "all"):
+        raise ValueError(f"-m must come with tables by name, but got table={config.table}")
+    if standalone(str(config.table)) is None:
+        check(config)
+    return config.table_name
+
+
+@verb("ablations", AblationConfig, usual, Several(naming="called", name=name_of))
 def main(config: AblationConfig) -> None:
     """Make a table, all of them, or list them."""
     if config.table == "help":

@@ -19,15 +19,24 @@ from search.states import State
 from search.study.exploration import SearchWork
 from search.study.pruners import make_pruner
 from search.study.samplers import make_sampler
-from space.app import verb
+from space.app import configuration, verb
 from space.axes import Space
 from space.cli import one_line_errors
+from space.several import Several
 
 if TYPE_CHECKING:
     from search.study.session import Session
 
 
-@verb("search", SearchConfig)
+def name_of(given: Sequence[str]) -> str:
+    """The study that these options are of. Raises: ValueError where one of them is wrong."""
+    config = configuration("search", SearchConfig, given)
+    require_one_length(given, config.tokens_per_parameter)
+    check(config)
+    return config.name
+
+
+@verb("search", SearchConfig, several=Several(naming="study", name=name_of, law=True))
 def main(config: SearchConfig) -> None:
     """Run a study, or resume it."""
     from search.study.ending import conclude, finish

@@ -28,6 +28,7 @@ from space.help import help_text
 from space.near import hint, require_known
 from space.overrides import as_text, settle_places
 from space.ranges import require_numbers
+from space.several import Several, jobs_of, start, wants_law
 
 CONF = str(Path(__file__).parent.parent / "conf")
 PRINT_STYLE = str(Path(CONF) / "print.mplstyle")
@@ -50,13 +51,17 @@ hide_group("device")  # `space.device` reads conf/device/, and commands have opt
 
 
 def verb(
-    name: str, schema: type[T], usual: Callable[[Sequence[str]], Sequence[str]] = lambda _: ()
+    name: str,
+    schema: type[T],
+    usual: Callable[[Sequence[str]], Sequence[str]] = lambda _: (),
+    several: Several | None = None,
 ) -> Callable[[Callable[[T], None]], Callable[[], None]]:
     """Decorator: `main(config: schema)` becomes the Hydra app of `conf/<name>.yaml`.
 
     `conf/quiet.yaml` keeps Hydra from making folders and logs of its own.
 
-    `usual` may add overrides to those of the command line, which it is given.
+    `usual` may add overrides to those of the command line, which it is given. `several` says how
+    the verb starts several times, as `-m` asks; without it that is refused.
 
     A field of the schema whose class names a `door`, such as `sampler`, takes any implementation
     of that door: see `by_name`.
@@ -91,8 +96,10 @@ def verb(
             trouble.clear()
             try:
                 with one_line_errors(CONFIGURING):
-                    _require_one_start(sys.argv[1:])
                     flags, given, known = _flags_and_options(sys.argv[1:])
+                    if several and not known.help and (known.multirun or wants_law(given, several)):
+                        raise SystemExit(_start(several, _module_of(main), flags, given))
+                    _require_one_start(sys.argv[1:])
                     folders = [Path(CONF), *([Path(known.config_dir)] if known.config_dir else [])]
                     if known.help:
                         with reader_may_leave():
@@ -226,6 +233,15 @@ def _unknown(
         yield from ((name, at, known) for name in names_of(node) if name not in known)
     for name, child in child_nodes(node):
         yield from _unknown(child, OmegaConf.get_type(child), f"{at}{name}.")
+
+
+def _start(how: Several, module: str, flags: Sequence[str], given: Sequence[str]) -> int:
+    """The exit code of several starts. Raises: ValueError where one of them is wrong."""
+    one_by_one = [flag for flag in flags if not flag.startswith(("-m", "--multi"))]
+    if one_by_one:
+        raise ValueError(f"-m must come without other flags, but got {one_by_one[0]}; leave it out")
+    jobs = jobs_of(given, how)
+    return start(module, jobs, how.law, wants_law(given, how))
 
 
 def _require_one_start(given: Sequence[str]) -> None:

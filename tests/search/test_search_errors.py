@@ -29,8 +29,11 @@ def complain(
     [
         (["n_trails=3"], ["n_trails"]),
         (["+n_trails=3"], ["n_trails must be an option", "did you mean n_trials"]),
-        (["--multirun", "n_trials=3,4"], ["--multirun must be left out"]),
-        (["--multi", "n_trials=3,4"], ["--multi must be left out"]),
+        (["--multirun", "n_trials=3,no"], ["n_trials", "no"]),
+        (["-m", "budget=100k,1q"], ["budget", "1q"]),
+        (["-m", "seed=1,1"], ["starts must have studies of different names", "each value once"]),
+        (["-m", "--cfg", "job", "seed=1,2"], ["-m must come without other flags", "--cfg"]),
+        (["budget=[100k,1q]"], ["budget", "1q"]),
         (["lr_search=bracket"], ["lr_search must be an option of this command"]),
         (["recipe.lrr=3"], ["recipe.lrr", "did you mean recipe.lr?"]),
         (["+recipe.weight_decy=0"], ["recipe.weight_decy", "did you mean recipe.weight_decay"]),

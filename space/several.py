@@ -1,0 +1,191 @@
+"""Several starts by one command: `-m budget=1m,2m seed=0,1` is a start for each combination.
+
+They follow each other, each a process of its own with a study of its own; what is wrong with any of
+them is said before the first. `budget=[1m,2m]` is the same over budgets, and makes their law.
+"""
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from types import FrameType
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from space.overrides import quoted
+
+FLAGS = ("-m", "--multirun")
+INTERRUPTED = 130
+"""Exit code of a start that was stopped by a signal: no further one follows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Several:
+    """How a verb starts several times."""
+
+    naming: str
+    """The option that chooses a study's name."""
+    name: Callable[[Sequence[str]], str]
+    """The name of the study of these options, once they were checked. Raises: ValueError."""
+    law: bool = False
+    """Whether studies of several budgets make a law."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One of the starts."""
+
+    given: tuple[str, ...]
+    """Its options, its study's name among them."""
+    study: str
+    swept: Mapping[str, str]
+    """What it was given of the options of which there are several values."""
+
+
+def jobs_of(given: Sequence[str], how: Several) -> list[Job]:
+    """A job for each combination of values.
+
+    Raises:
+        ValueError: one is wrong, or two would be the same study.
+    """
+    choices = [_values(word, how) for word in given]
+    swept = [i for i, words in enumerate(choices) if len(words) > 1]
+    made = [
+        (words, {_option(words[i]): _value(words[i]) for i in swept}) for words in product(*choices)
+    ]
+    names = [how.name(words) for words, _ in made]
+    untold = _untold([values for _, values in made], names)
+    jobs = []
+    for (words, values), name in zip(made, names, strict=True):
+        if untold:
+            own = _in_name({option: values[option] for option in untold})
+            kept = [word for word in words if _option(word) != how.naming]
+            words = (*kept, f"{how.naming}={quoted(f'{name}_{own}')}")
+            name = how.name(words)
+        jobs.append(Job(tuple(words), name, values))
+    if len({job.study for job in jobs}) < len(jobs):
+        named = ", ".join(job.study for job in jobs)
+        raise ValueError(
+            f"starts must have studies of different names, but got {named}; give each value once"
+        )
+    return jobs
+
+
+def wants_law(given: Sequence[str], how: Several) -> bool:
+    """Whether a list of budgets was given."""
+    return how.law and any(_option(word) == "budget" and _is_list(word) for word in given)
+
+
+def start(module: str, jobs: Sequence[Job], law: bool, make: bool) -> int:
+    """Run the jobs one after the other. The worst of their exit codes.
+
+    `law`: whether studies of several budgets make one, whose command is then said; `make`: whether
+    it is given too.
+    """
+    codes: list[int] = []
+    for number, job in enumerate(jobs, 1):
+        print(f"{number} of {len(jobs)}: {job.study}", flush=True)
+        codes.append(_run([sys.executable, "-m", module, *job.given]))
+        if codes[-1] == INTERRUPTED:
+            left = len(jobs) - number
+            print(f"stopped; {left} more were to follow, and the same command goes on")
+            return INTERRUPTED
+    commands = _laws(jobs) if law else []
+    for command in commands:
+        if make and max(codes) == 0:
+            codes.append(_run([sys.executable, "-m", *command]))
+        else:
+            shown = " ".join(f"'{word}'" if "[" in word else word for word in command)
+            print(f"a law over these studies, once they are done: python -m {shown}")
+    return max(codes)
+
+
+def _run(command: Sequence[str]) -> int:
+    """The exit code of a process, which gets the signals that this one gets meanwhile."""
+    process = subprocess.Popen(command)
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        if number != signal.SIGINT:  # a terminal sends that to both
+            process.send_signal(number)
+
+    before = {s: signal.signal(s, pass_on) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 1
+
+
+def _laws(jobs: Sequence[Job]) -> list[list[str]]:
+    """The command of each law: of the studies that differ in budget alone."""
+    groups: dict[tuple[tuple[str, str], ...], list[Job]] = {}
+    for job in jobs:
+        others = tuple((name, value) for name, value in job.swept.items() if name != "budget")
+        groups.setdefault(others, []).append(job)
+    outputs = [word for word in jobs[0].given if _option(word) == "outputs"]
+    return [
+        ["reports", "page=laws", f"study=[{','.join(job.study for job in group)}]", *outputs]
+        for group in groups.values()
+        if len({job.swept.get("budget") for job in group}) > 1
+    ]
+
+
+def _values(word: str, how: Several) -> list[str]:
+    """The overrides that an override of several values stands for; else itself."""
+    parsed = _parsed(word)
+    if parsed is None:
+        return [word]
+    if how.law and _option(word) == "budget" and _is_list(word):
+        return [f"{parsed.get_key_element()}={value}" for value in parsed.value()]
+    if not parsed.is_sweep_override():
+        return [word]
+    return [f"{parsed.get_key_element()}={text}" for text in parsed.sweep_string_iterator()]
+
+
+def _is_list(word: str) -> bool:
+    parsed = _parsed(word)
+    return parsed is not None and not parsed.is_sweep_override() and type(parsed.value()) is list
+
+
+def _parsed(word: str) -> Any:
+    """An override as Hydra reads it; None where it does not, or only once it is written out."""
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+
+
+def _untold(values: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[str]:
+    """The options whose values the names do not tell: two jobs that differ in one of them alone
+    have one name."""
+
+    def twins(option: str) -> bool:
+        seen = set()
+        for given, name in zip(values, names, strict=True):
+            others = tuple(value for other, value in given.items() if other != option)
+            if (others, name) in seen:
+                return True
+            seen.add((others, name))
+        return False
+
+    return [option for option in (values[0] if values else {}) if twins(option)]
+
+
+def _in_name(values: Mapping[str, str]) -> str:
+    """`seed1`, as it stands in a study's name."""
+    parts = [f"{option.rpartition('.')[2]}{value}" for option, value in values.items()]
+    return "_".join(re.sub(r"[^\w.+-]+", "_", part).strip("_") for part in parts)
+
+
+def _option(word: str) -> str:
+    return word.partition("=")[0].strip().lstrip("+~")
+
+
+def _value(word: str) -> str:
+    return word.partition("=")[2]

@@ -1,0 +1,37 @@
+"""Several studies by one command, run for real."""
+
+import json
+from pathlib import Path
+
+import pytest
+from study_fixtures import run
+
+pytestmark = pytest.mark.slow
+
+TINY = ("n_trials=1", "replicates.seeds=1", "study=null")
+
+
+def names(folder: Path) -> dict[str, int]:
+    """Studies that were finished, with the runs of each."""
+    found = {
+        path.parent.name: json.loads(path.read_text())
+        for path in folder.glob("outputs/*/study.json")
+    }
+    return {name: len(study["trials"]) for name, study in found.items() if study["finished"]}
+
+
+def test_a_study_for_each_combination_and_a_line_for_the_law(tmp_path: Path) -> None:
+    ended = run(tmp_path, "-m", *TINY, "budget=100k,120k")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    studies = ["depth_width_100k_smoke_text", "depth_width_120k_smoke_text"]
+    assert names(tmp_path) == dict.fromkeys(studies, 1)
+    assert f"1 of 2: {studies[0]}" in ended.stdout
+    law = f"python -m reports page=laws 'study=[{','.join(studies)}]'"
+    assert ended.stdout.splitlines()[-1].endswith(law)
+
+
+def test_the_worst_exit_code_is_the_commands_and_the_others_are_done(tmp_path: Path) -> None:
+    ended = run(tmp_path, "-m", *TINY, "recipe.lr=1e9,0.001", "budget=100k")
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "all 1 runs diverged" in ended.stderr
+    assert len(names(tmp_path)) == 2
