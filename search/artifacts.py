@@ -21,7 +21,6 @@ from uuid import uuid4
 
 import fsspec
 from fsspec.core import url_to_fs
-from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.registry import known_implementations
 
 from search.runs import disk_error
@@ -290,6 +289,7 @@ def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _by_arrow(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    from fsspec.implementations.arrow import ArrowFSWrapper
     from pyarrow.fs import FileSystem
 
     try:

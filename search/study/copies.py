@@ -22,13 +22,12 @@ from search.runs import (
 from search.states import State
 from search.study.lost import has_record
 from search.study.plan import Attempt, distinct
-from search.train.checkpoint import BRANCH, TRUNK
-from search.train.loop import Stop
 from space.files import Fence, nothing
 from space.seals import Damaged
 
 RECORD, ASKED = "record.json", "run.yaml"
-CHECKPOINT = (f"checkpoint/{TRUNK}", f"checkpoint/{BRANCH}")
+CHECKPOINT = ("checkpoint/state.pt", "checkpoint/branch.pt")
+"""As `search.train.checkpoint` calls them, which needs torch; a finished study needs none."""
 MARK = ".version"
 """Holds the name of the version that a run's folder came from, or was last sent as."""
 SHARE = 0.01
@@ -61,6 +60,8 @@ class Copy:
     def travelling(self) -> Iterator["Copy"]:
         """The folder is as the store has it, and what it is at the end is sent there; not where
         this worker has lost it."""
+        from search.train.loop import Stop
+
         self.bring()
         try:
             yield self
