@@ -22,7 +22,7 @@ from search.runs import (
 from search.states import State
 from search.study.lost import has_record
 from search.study.plan import Attempt, distinct
-from space.files import Fence, nothing
+from space.files import Fence, nothing, write_atomically
 from space.seals import Damaged
 
 RECORD, ASKED = "record.json", "run.yaml"
@@ -162,8 +162,7 @@ def place_of(key: str) -> str:
 
 def mark(folder: Path, version: Version) -> None:
     """Note that a folder is as a version of it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).write_text(version.name)
+    write_atomically(folder / MARK, version.name)
 
 
 def share_ended(
