@@ -77,6 +77,11 @@ VERBS = {
     "search.coordinate_check": Verb(
         "search.coordinate_check", "CoordinateCheckConfig", ("prepare",), ("proxy=smoke",)
     ),
+    "search.measure": Verb(
+        "search.measure.__main__", "MeasureConfig", ("measure",), ("model=mobilellm_125m",)
+    ),
+    "search.status": Verb("search.status", "StatusConfig", (), ("study=a",)),
+    "search.join": Verb("search.join", "StatusConfig", (), ("study=a",)),
 }
 
 NONSENSE = (
@@ -270,6 +275,7 @@ def readers() -> list[Reader]:
     import pyarrow as pa
     import pyarrow.parquet as pq
     import zstandard
+    from safetensors import safe_open
 
     from ablations.files import TableFile
     from search.data.cache import prepare
@@ -282,7 +288,10 @@ def readers() -> list[Reader]:
     from space.axes import Space
     from space.device import Device
     from space.hf import architecture_of, export, load
+    from space.hf.weights import INDEX
+    from space.hf.write import write_origin
     from space.model import Decoder
+    from space.stored import ORIGIN, read_origin
 
     texts = [f"the cat number {i} sat on the mat of house {i * 7 % 13}, " * 9 for i in range(60)]
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
@@ -303,6 +312,16 @@ def readers() -> list[Reader]:
             return export(model, folder / "model", tokenizer) / name
 
         return make
+
+    def sharded(folder: Path) -> Path:
+        path = exported("model.safetensors")(folder)
+        names = {name: path.name for name in safe_open(path, "pt").keys()}
+        path.with_name(INDEX).write_text(json.dumps({"weight_map": names}))
+        return path.with_name(INDEX)
+
+    def origin(folder: Path) -> Path:
+        write_origin(folder, arch, "gguf", "q8_0")
+        return folder / ORIGIN
 
     def parquet(folder: Path) -> Path:
         pq.write_table(pa.table({"text": texts}), folder / "a.parquet")
@@ -354,6 +373,8 @@ def readers() -> list[Reader]:
         Reader("config.json", exported("config.json"), architecture_of),
         Reader("config.json, with weights", exported("config.json"), lambda p: load(p.parent)),
         Reader("model.safetensors", exported("model.safetensors"), lambda p: load(p.parent)),
+        Reader("model.safetensors.index.json", sharded, lambda p: load(p.parent)),
+        Reader("isoparam.json", origin, lambda p: read_origin(p.parent)),
         Reader("tokenizer.json", exported("tokenizer.json"), own_tokenizer),
         Reader("text.txt", written("a.txt", "\n\n".join(texts).encode()), text),
         Reader("text.jsonl", written("a.jsonl", lines.encode()), text),

@@ -11,20 +11,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from search.engines import ENGINES
 from search.measure.config import Measuring
 from search.measure.measured import measure
 from search.models import is_run, named
 from search.record import Measured
+from search.runs import read_asked
 from space.app import verb
 from space.arch import ARCHITECTURES, Architecture
 from space.cli import one_line_errors
 from space.cost import cost
 from space.device import THIS, Device, measured_here
 from space.files import write_atomically
-from space.overrides import Place
+from space.overrides import Names, Place
+from space.stored import ORIGIN, read_origin
 from space.tables import Column, aligned
 from space.words import magnitude
 
@@ -36,13 +36,13 @@ PER_SECOND = ("prefill_ms", "decode_ms")
 class MeasureConfig(Measuring):
     """What `conf/measure.yaml` holds."""
 
-    model: Any
+    model: Names
     study: str | None = None
     outputs: Place = "outputs"
     device: str | None = None
-    runs: str = "runs"
+    runs: Place = "runs"
     """Where runs are."""
-    to: str | None = None
+    to: Place | None = None
 
 
 @verb("measure", MeasureConfig)
@@ -51,8 +51,7 @@ def main(config: MeasureConfig) -> None:
     with one_line_errors():
         if config.engine is None:
             raise ValueError(f"engine must be one of {', '.join(ENGINES.names())}, but got none")
-        given = [config.model] if isinstance(config.model, str) else list(config.model)
-        names = [named(name, config.study, config.outputs) for name in given]
+        names = [named(name, config.study, config.outputs) for name in names_of(config.model)]
         architectures = [architecture_of(name, config.runs) for name in names]
         device = chosen(config.device)
         found = measure(architectures, config, say)
@@ -73,6 +72,18 @@ def main(config: MeasureConfig) -> None:
             write_atomically(Path(config.to), json.dumps(kept, indent=1) + "\n")
 
 
+def names_of(given: Any) -> list[str]:
+    """One model's name, or each of a list.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    names = given if isinstance(given, list) else [given]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"model must be a name or a list of names, but got {given!r}")
+    return names
+
+
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -86,11 +97,9 @@ def architecture_of(name: str, runs: str) -> Architecture:
     """
     for folder in (Path(runs) / name, Path(name)):
         if is_run(folder):
-            content = yaml.safe_load((folder / "run.yaml").read_text())
-            return Architecture.from_dict(content["architecture"])
-        if (folder / "isoparam.json").is_file():
-            content = json.loads((folder / "isoparam.json").read_text())
-            return Architecture.from_dict(content["architecture"])
+            return Architecture.from_dict(read_asked(folder)["architecture"])
+        if (folder / ORIGIN).is_file():
+            return read_origin(folder)
     if name.endswith((".yaml", ".yml")) or (ARCHITECTURES / f"{name}.yaml").is_file():
         return Architecture.from_yaml(name)
     from space.hf import architecture_of as of_hub

@@ -13,9 +13,7 @@ from space.hf.read import find, load
 from space.hf.tokenizer import write_json, write_tokenizer
 from space.hf.weights import write_weights
 from space.model import Decoder
-from space.stored import Stored
-
-ORIGIN = "isoparam.json"
+from space.stored import ORIGIN, Stored
 
 
 def export(
