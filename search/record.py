@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
@@ -245,8 +245,10 @@ class Record:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any], shared: dict[str, Any] | None = None) -> Self:
         """The record that `to_dict` described.
+
+        `shared` keeps what many records have in common, so that it is made once and held once.
 
         Raises:
             ValueError: something is missing or does not fit.
@@ -255,8 +257,10 @@ class Record:
             values = {"branch_s": 0.0, "files": {}, **values}  # earlier records lack them
             own = {f.name: values[f.name] for f in fields(cls) if f.name not in DESCRIBED_APART}
             own["status"] = Status(own["status"])
+            if shared is not None:
+                own |= {name: _one_of(shared, own[name]) for name in IN_COMMON}
             return cls(
-                run=run_from_dict(values),
+                run=run_from_dict(values, shared),
                 readings=tuple(Reading.from_dict(r) for r in values["readings"]),
                 measured=tuple(Measured(**m) for m in values.get("measured", ())),
                 **own,
@@ -266,17 +270,32 @@ class Record:
 
 
 DESCRIBED_APART = ("run", "readings", "measured")
+IN_COMMON = ("data", "versions", "device")
+"""What the records of a study hardly differ in."""
 
 
-def run_from_dict(values: Mapping[str, Any]) -> Run:
-    """The run that `Run.to_dict` described."""
+def run_from_dict(values: Mapping[str, Any], shared: dict[str, Any] | None = None) -> Run:
+    """The run that `Run.to_dict` described; `shared` as for `Record.from_dict`."""
+    given = values["recipe"]
     return Run(
         architecture=Architecture.from_dict(values["architecture"]),
-        recipe=Recipe(**values["recipe"]),
+        recipe=Recipe(**given) if shared is None else _one_of(shared, given, _recipe),
         data_fingerprint=values["data_fingerprint"],
         seed=values["seed"],
         init_seed=values["init_seed"],
     )
+
+
+def _recipe(values: Mapping[str, Any]) -> Recipe:
+    return Recipe(**values)
+
+
+def _one_of(shared: dict[str, Any], value: Any, make: Callable[[Any], Any] = dict) -> Any:
+    """What is made of a value, the same object whenever an equal one is given."""
+    name = repr(value)
+    if name not in shared:
+        shared[name] = make(value)
+    return shared[name]
 
 
 def _digest(values: Mapping[str, Any]) -> str:

@@ -139,16 +139,11 @@ class Moves(NamedTuple):
 
 def moves(arch: Architecture) -> Moves:
     """What decoding one token moves, layer by layer."""
-    before: tuple[int, int] = (-1, -1)
-    attention, norms = 0, 0
-    ffn: list[int] = []
-    for layer in arch.layers:
-        fresh = [here != there for here, there in zip(layer, before, strict=True)]
-        attention += fresh[0]
-        ffn += [layer[1]] if fresh[1] else []
-        norms += 2 if arch.norms_per_layer else sum(fresh)
-        before = layer
-    return Moves(attention, tuple(ffn), norms)
+    pairs = list(zip(arch.layers, [(-1, -1), *arch.layers[:-1]], strict=True))
+    attention = sum(here[0] != there[0] for here, there in pairs)
+    ffn = tuple(here[1] for here, there in pairs if here[1] != there[1])
+    norms = 2 * arch.num_layers if arch.norms_per_layer else attention + len(ffn)
+    return Moves(attention, ffn, norms)
 
 
 def parts(arch: Architecture) -> Parts:
@@ -251,7 +246,7 @@ def _ffn_sizes(arch: Architecture) -> list[int]:
 def _weights_moved(arch: Architecture) -> int:
     part, moved = parts(arch), moves(arch)
     layers = moved.attention * part.attention + moved.norms * part.norm
-    return layers + _ffns(arch, moved.ffn) + _weights_besides(arch)
+    return layers + _ffns(arch, part, moved.ffn) + _weights_besides(arch, part)
 
 
 def weights_executed(arch: Architecture) -> int:
@@ -259,7 +254,8 @@ def weights_executed(arch: Architecture) -> int:
     in `decode_bytes_per_token`, but for what is still at hand."""
     part = parts(arch)
     layers = arch.num_layers * (part.attention + 2 * part.norm)
-    return layers + _ffns(arch, [ffn for _, ffn in arch.layers]) + _weights_besides(arch)
+    ffns = _ffns(arch, part, [ffn for _, ffn in arch.layers])
+    return layers + ffns + _weights_besides(arch, part)
 
 
 def rows_executed(arch: Architecture) -> int:
@@ -271,16 +267,15 @@ def rows_executed(arch: Architecture) -> int:
     return arch.num_layers * (attention + back) + into_ffn + arch.vocab_size
 
 
-def _ffns(arch: Architecture, blocks: Sequence[int]) -> int:
+def _ffns(arch: Architecture, part: Parts, blocks: Sequence[int]) -> int:
     """Weights of FFN halves, each as often as it is listed."""
     sizes = _ffn_sizes(arch)
-    rest = parts(arch).ffn - sum(sizes) // len(sizes)  # what parts add to each block
+    rest = part.ffn - sum(sizes) // len(sizes)  # what parts add to each block
     return sum(sizes[block] + rest for block in blocks)
 
 
-def _weights_besides(arch: Architecture) -> int:
+def _weights_besides(arch: Architecture, part: Parts) -> int:
     """Those that are moved once for a token, outside layers."""
-    part = parts(arch)
     output = arch.vocab_size * arch.hidden_size  # tied or not
     row = arch.hidden_size  # one of the embedding
     return output + row + part.norm + part.stack

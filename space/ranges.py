@@ -34,6 +34,10 @@ class Range:
         if value < self.low or value > self.high or (self.positive and value <= self.low):
             raise ValueError(f"{name} must {self._words(value)}, but got {value:.15g}")
 
+    def holds(self, value: float) -> bool:
+        """Whether a number lies there; NaN does not."""
+        return (self.low < value if self.positive else self.low <= value) and value <= self.high
+
     def _words(self, value: float) -> str:
         if value > self.high and self.high not in (0, 1):
             return f"be at most {self.high:.15g}"
@@ -99,7 +103,7 @@ def settle_numbers(owner: Any, at: str = "") -> None:
     schema: Any = type(owner)
     for name, (kind, within) in ranges_of(schema).items():
         value = getattr(owner, name)
-        if value is not None:
+        if value is not None and not (type(value) is kind and within.holds(value)):
             object.__setattr__(owner, name, number(f"{at}{name}", value, kind, within))
 
 

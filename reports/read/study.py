@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -245,25 +245,15 @@ def _record_of(
     if key is None or key in records:
         return records.get(key) if key else None
     try:
-        record = read_record(runs / key, trial.get("result_id"))
+        record = read_record(runs / key, trial.get("result_id"), shared)
     except (CorruptRecord, OSError) as error:
         _note(missing, key, str(error))
         return None
     if record is None and trial.get("state") == State.COMPLETE:
         _note(missing, key, f"{runs / key / 'record.json'} is not there")
     if record is not None:
-        records[key] = record = _sharing(record, shared)
+        records[key] = record
     return record
-
-
-def _sharing(record: Record, shared: dict[str, Any]) -> Record:
-    """The record, with what others have too as one object in memory."""
-    parts = {name: getattr(record, name) for name in ("data", "versions", "device")}
-    recipe = record.run.recipe
-    run = replace(record.run, recipe=shared.setdefault(repr(recipe), recipe))
-    return replace(
-        record, run=run, **{n: shared.setdefault(f"{n} {v}", v) for n, v in parts.items()}
-    )
 
 
 def _note(missing: list[tuple[str, str]], key: str, reason: str) -> None:
@@ -402,10 +392,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
+        if set(map(type, value)) <= {float, int, str} and not _odd(value):
+            return list(value)  # curves are long
         return [plain(item) for item in value]
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _odd(values: Sequence[float | str]) -> bool:
+    """Whether a number among them is not finite."""
+    return not all(math.isfinite(value) for value in values if type(value) is float)
 
 
 def shorten(points: pd.DataFrame, column: str, most: int = 200) -> Iterator[tuple[float, float]]:

@@ -132,7 +132,8 @@ def _describe_arms(done: pd.DataFrame, metric: str) -> pd.DataFrame:
     values: dict[str, list[float]] = {}
     for arm, value in zip(done.arm, done[metric], strict=True) if len(done) else ():
         values.setdefault(arm, []).append(value)
-    for first in done.drop_duplicates("arm").to_dict("records") if len(done) else ():
+    used = ["arm", "num_hidden_layers", "hidden_size", *varying]
+    for first in done.drop_duplicates("arm")[used].to_dict("records") if len(done) else ():
         series = SEPARATOR.join(_level(column, first[column]) for column in varying)
         size = f"{first['num_hidden_layers']} layers × {first['hidden_size']} wide"
         label = f"{size}, {series.replace(SEPARATOR, ', ')}" if series else size

@@ -31,8 +31,9 @@ def gather(runs: Iterable[tuple[str, Record | None]]) -> pd.DataFrame:
 def of_study(study: Study, evidence: Evidence) -> pd.DataFrame:
     """Of a study's architectures, in the order of the evidence."""
     labels = dict(zip(evidence.arms.arm, evidence.arms.label, strict=True))
-    done = study.finished.assign(place=lambda runs: runs.arm.map(list(labels).index))
+    places = {arm: place for place, arm in enumerate(labels)}
+    done = study.finished[["arm", "seed", "key"]]
+    done = done.assign(place=done.arm.map(places)).sort_values(["place", "seed"])
     return gather(
-        (labels[run["arm"]], study.records.get(run["key"]))
-        for run in done.sort_values(["place", "seed"]).to_dict("records")
+        (labels[arm], study.records.get(key)) for arm, key in zip(done.arm, done.key, strict=True)
     )

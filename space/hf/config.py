@@ -126,8 +126,10 @@ def architecture_from_config(config: Mapping[str, Any], where: str = "config.jso
     if kind not in SUPPORTED:
         raise ValueError(
             f"{where}: model_type must be one of {', '.join(SUPPORTED)}, but is {kind!r} "
-            f"({', '.join(config.get('architectures') or ['no architecture named'])})"
+            f"({config.get('architectures') or 'no architecture named'})"
         )
+    if not isinstance(config.get("isoparam", {}), Mapping | None):
+        raise ValueError(f"{where}: isoparam must be an object, but is {config['isoparam']!r:.80}")
     if lacking := [name for name in REQUIRED if type(config.get(name)) is not int]:
         raise ValueError(f"{where} must say {', '.join(lacking)} as whole numbers, but does not")
     for name in REQUIRED:  # before transformers lists what each layer is
