@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from search.recipe import Recipe
 from search.record import Run, training_flops
 from space.arch import Architecture
-from space.seals import read_json, write_json
+from space.seals import whole_json, write_json
 
 if TYPE_CHECKING:
     from search.data.packed import Data
@@ -35,13 +35,7 @@ class Timing:
         self.path = path
         self.content: dict[str, Any] = {}
         if path is not None and path.is_file():
-            try:
-                self.content = dict(read_json(path))
-            except ValueError as error:
-                raise ValueError(
-                    f"{path} must be as it was written, but is not ({error}); delete it to "
-                    "time anew"
-                ) from None
+            self.content = whole_json(path, "delete it to time anew")
         self.missing: dict[str, Run] = {}
         self.used: set[str] = set()
         """Keys of what was asked for and is known."""

@@ -28,11 +28,14 @@ from typing import Any
 
 import torch
 
+from ablations.timing import FILE as TIMING
+from ablations.timing import Timing
 from benchmarks.show import heading, leave, parser, say, table
 from benchmarks.trial import write_text
 from reports.read.study import read_study
 from reports.views.trials import trials_csv
 from search.data.cache import open_data
+from search.data.hashes import FileHashes
 from search.models import stored_run
 from search.recipe import Recipe
 from search.record import Run
@@ -42,13 +45,13 @@ from search.train.loop import Stop, train
 from search.train.placement import Placement, settle
 from space.budget import Budget, fit
 from space.cost import cost as space_cost
-from space.seals import digest_of_file
+from space.seals import digest_of_file, whole_json, write_json
 
 LIMIT_S = 60
 ROUNDS = 20
 RUN_S = 24
 """Training of a run of the default sweep on one core: the median of `reports/results/laws`."""
-STUDY = "damage"
+STUDY, MEASURED = "damage", "measured.json"
 SMALL = (
     "budget=100k",
     "space.axes.num_blocks=[2,3,5,7]",
@@ -285,7 +288,8 @@ def kept_files(folder: Path) -> list[Kept]:
     here, there = (stopped_in_branch(folder, key, data) for key in keys[:2])
     record = read_record(one)
     assert record is not None, "the study has ended"
-    outputs = folder / "outputs"
+    outputs, text, memo = folder / "outputs", folder / "text.jsonl", folder / "data" / "hashes.json"
+    FileHashes(memo).of([text])  # of a file that is older than two seconds it remembers
     trunk, branch = (Path("checkpoint") / name for name in (checkpoint.TRUNK, checkpoint.BRANCH))
 
     def page() -> Any:
@@ -295,6 +299,22 @@ def kept_files(folder: Path) -> list[Kept]:
         assert trials_csv(read), "the table is made"
         there = {one.name: trials_rows(own)} if one.name in read.records else {}
         return None if not there else (trials_rows(others), there)
+
+    def data_read() -> Any:
+        found = open_data(data)
+        splits = found.train.tobytes(), found.validation.tobytes()
+        sizes = None if found.token_bytes is None else found.token_bytes.tobytes()
+        words = None if found.tokenizer is None else found.tokenizer.read_text()
+        return found.fingerprint, found.vocab_size, found.end_token, splits, sizes, words
+
+    def hashes() -> Any:
+        return FileHashes(memo).of([text])
+
+    def seconds() -> Any:  # entries are looked up by their keys: those of others are not used
+        return Timing(folder / TIMING).content.get("seconds_per_token", {}).get("1a")
+
+    def scores() -> Any:
+        return whole_json(folder / MEASURED, "remove it").get("model 1")
 
     def facts() -> Any:
         return read_study(STUDY, outputs).facts
@@ -315,8 +335,33 @@ def kept_files(folder: Path) -> list[Kept]:
         Kept("run.yaml", one / "run.yaml", two / "run.yaml", lambda: asked_run(one)),
         Kept("state.pt", here / trunk, there / trunk, lambda: trunk_of(here)),
         Kept("branch.pt", here / branch, there / branch, lambda: branch_of(here)),
+        *(
+            Kept(f"data: {name}", data / name, one / "record.json", data_read)
+            for name in ("manifest.json", "train.bin", "validation.bin", "tokenizer.json")
+        ),
+        Kept("data: token_bytes.npy", data / "token_bytes.npy", one / "record.json", data_read),
+        Kept("data: hashes.json", memo, one / "record.json", hashes),
+        Kept("timing.json", *timings(folder), seconds),
+        Kept("measured.json", *measurements(folder), scores),
         Kept("study.json", outputs / STUDY / "study.json", one / "record.json", facts),
     ]
+
+
+def timings(folder: Path) -> tuple[Path, Path]:
+    """What a table's arms took, as `ablations.timing` keeps it, and another table's."""
+    return _two(folder, TIMING, lambda i: {"seconds_per_token": {f"{i}a": 1e-5 * i, f"{i}b": 2e-5}})
+
+
+def measurements(folder: Path) -> tuple[Path, Path]:
+    """What was measured of models, and of others."""
+    return _two(folder, MEASURED, lambda i: {f"model {i}": {"parameters": i, "scores": [0.5 / i]}})
+
+
+def _two(folder: Path, name: str, content: Callable[[int], dict[str, Any]]) -> tuple[Path, Path]:
+    paths = folder / name, folder / f"other {name}"
+    for number, path in enumerate(paths, 1):
+        write_json(path, content(number))
+    return paths
 
 
 def trunk_of(folder: Path) -> Any:

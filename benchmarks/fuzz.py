@@ -284,7 +284,6 @@ def readers() -> list[Reader]:
     import pyarrow as pa
     import pyarrow.parquet as pq
     import zstandard
-    from safetensors import safe_open
 
     from ablations.files import TableFile
     from search.data.cache import prepare
@@ -297,7 +296,7 @@ def readers() -> list[Reader]:
     from space.axes import Space
     from space.device import Device
     from space.hf import architecture_of, export, load
-    from space.hf.weights import INDEX
+    from space.hf.weights import INDEX, stored_tensors
     from space.hf.write import write_origin
     from space.model import Decoder
     from space.stored import ORIGIN, read_origin
@@ -324,7 +323,7 @@ def readers() -> list[Reader]:
 
     def sharded(folder: Path) -> Path:
         path = exported("model.safetensors")(folder)
-        names = {name: path.name for name in safe_open(path, "pt").keys()}
+        names = dict.fromkeys(stored_tensors(path).files, path.name)
         path.with_name(INDEX).write_text(json.dumps({"weight_map": names}))
         return path.with_name(INDEX)
 

@@ -72,6 +72,23 @@ def read_json(path: Path) -> Any:
     return parse_json(path.read_bytes())[0]
 
 
+def whole_json(path: Path, remedy: str) -> Any:
+    """As `read_json`, of a mapping; `remedy` is what to do where it is damaged.
+
+    Raises:
+        ValueError: it is not as it was written.
+        OSError: it cannot be read.
+    """
+    try:
+        values = read_json(path)
+        if isinstance(values, dict):
+            return values
+        what = f"it holds a {type(values).__name__}"
+    except Damaged as error:
+        what = str(error)
+    raise ValueError(f"{path} must be as it was written, but {what}; {remedy}")
+
+
 def parse_json(content: bytes) -> tuple[Any, bool]:
     """As `read_json`, and whether there was a digest."""
     body, found, end = content.rpartition(BEFORE)

@@ -4,7 +4,6 @@ Nothing is trained. What was measured is kept in `measured.json`, one model afte
 `reports.views.main_results` sets it beside what is printed.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ablations.questions.power import Untrained
 from space.cli import one_line_errors
 from space.cost import cost
-from space.files import write_atomically
+from space.seals import whole_json, write_json
 
 if TYPE_CHECKING:
     from ablations.config import AblationConfig
@@ -74,11 +73,12 @@ def _published_kinds(specs: "Sequence[TaskSpec]") -> "Sequence[TaskSpec]":
 
 def _keep(path: Path, name: str, measured: dict[str, Any]) -> None:
     """Add a model to those measured before; its earlier scores of other tasks stay."""
-    known = json.loads(path.read_text()) if path.is_file() else {}
+    with one_line_errors((ValueError,)):
+        known = whole_json(path, "remove it to measure anew") if path.is_file() else {}
     new = {score["task"] for score in measured["scores"]}
     before = known.get(name, {}).get("scores", [])
     measured["scores"] = [s for s in before if s["task"] not in new] + measured["scores"]
-    write_atomically(path, json.dumps(known | {name: measured}, indent=1) + "\n")
+    write_json(path, known | {name: measured})
 
 
 QUESTION = MainResults()

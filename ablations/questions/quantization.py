@@ -5,7 +5,6 @@ Nothing is trained: it needs the weights of the runs, which `keep=all` leaves. W
 kept in `measured.json`, run by run, and `reports.views.quantization` shows it.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from search.objectives import USUAL, WITHOUT_BYTES
 from search.runs import WEIGHTS, usable_record
 from search.states import State
 from space.cli import one_line_errors
-from space.files import write_atomically
+from space.seals import whole_json, write_json
 
 if TYPE_CHECKING:
     from ablations.config import AblationConfig
@@ -69,8 +68,7 @@ def cells_of(config: "AblationConfig") -> list[dict[str, Any]]:
 def _described(study: str, outputs: Path) -> dict[str, Any]:
     for folder in (outputs / study, outputs / "tables" / study):
         if (folder / "study.json").is_file():
-            content: dict[str, Any] = json.loads((folder / "study.json").read_text())
-            return content
+            return dict(whole_json(folder / "study.json", "start the same command again"))
     known = sorted(path.parent.name for path in outputs.glob("**/study.json"))
     raise ValueError(
         f"study must be one of {', '.join(known) or 'none, for there is none yet'}, but got "
@@ -83,14 +81,15 @@ def measure(
 ) -> None:
     """Score each run in every form on the validation slice that it was trained with."""
     path = outputs / "tables" / "quantization" / "measured.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
+    with one_line_errors((ValueError,)):
+        known = whole_json(path, "remove it to measure anew") if path.is_file() else {}
     before = {cell["key"]: cell for cell in known.get(study, [])}
     for number, cell in enumerate(cells, 1):
         if cell["key"] not in before:
             with one_line_errors((ValueError,)):
                 before[cell["key"]] = cell | scored(runs / cell["key"], cache)
             wanted = [before[c["key"]] for c in cells if c["key"] in before]
-            write_atomically(path, json.dumps(known | {study: wanted}, indent=1) + "\n")
+            write_json(path, known | {study: wanted})
         print(f"{study}: run {number} of {len(cells)}", flush=True)
 
 

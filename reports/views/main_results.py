@@ -3,7 +3,6 @@
 A model that was measured fills the row of its name; others get rows of their own.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from reports.show.tables import csv_text, decimals, fill, markdown_table, printe
 from reports.views import Shown
 from reports.views.scores import Section, latex
 from reports.weigh.table import Report
+from space.seals import whole_json
 from space.tables import Column
 
 MAIN_RESULTS = "main_results"
@@ -36,11 +36,7 @@ def read_measured(folder: Path) -> Measured:
     path = folder / "measured.json"
     if not path.is_file():
         return {}
-    try:
-        content: Measured = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} must hold measured scores, but {error}; remove it") from None
-    return content
+    return dict(whole_json(path, "remove it to measure anew"))
 
 
 def frames(measured: Measured) -> list[tuple[dict[str, Any], pd.DataFrame]]:

@@ -1,6 +1,5 @@
 """`table=quantization`: what each arm loses, paired by seed, and whether the order survives."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ablations.stats.effects import compare, resolved_pairs
 from reports.show.tables import csv_text
 from reports.views import Shown
 from reports.weigh.table import Report
+from space.seals import whole_json
 
 LEVEL = 0.95
 EQUAL = 0.01
@@ -30,11 +30,7 @@ def read_measured(folder: Path) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     path = folder / "measured.json"
     if not path.is_file():
         return {}
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} must hold measured runs, but {error}; remove it") from None
-    return content
+    return dict(whole_json(path, "remove it to measure anew"))
 
 
 def cells_of(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

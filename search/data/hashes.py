@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from space.files import write_atomically
+from space.seals import read_json, write_json
 
 WHOLE_CHECK_BYTES = 256 << 20
 """Files up to this size are checked in full whenever they are opened (a second per gigabyte);
@@ -26,15 +26,15 @@ class FileHashes:
     def of(self, files: Sequence[Path]) -> list[str]:
         """SHA-256 of each file."""
         try:
-            known = json.loads(self.memo.read_text())
-        except (OSError, ValueError):
+            known = dict(read_json(self.memo))
+        except (OSError, ValueError, TypeError):  # then all is read again
             known = {}
         before = dict(known)
         with ThreadPoolExecutor() as pool:  # to hash is most of it, and lets others run
             hashes = list(pool.map(lambda path: self._hash(path, known), files))
         if known != before:
             with suppress(PermissionError):  # of a cache that is only read
-                write_atomically(self.memo, json.dumps(known, indent=1))
+                write_json(self.memo, known)
         return hashes
 
     def _hash(self, path: Path, known: dict[str, Any]) -> str:

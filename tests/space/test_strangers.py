@@ -163,5 +163,5 @@ def test_an_index_cannot_leave_its_folder(name: Any, tmp_path: Path) -> None:
     "wrong", [{"isoparam": [1]}, {"isoparam": 5}, {"model_type": "gpt2", "architectures": [1]}]
 )
 def test_a_configuration_of_the_wrong_shape_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="config.json: (isoparam must be an object|model_type)"):
+    with pytest.raises(ValueError, match=r"config\.json: (isoparam must be an object|model_type)"):
         architecture_from_config(TINY | {"model_type": "llama"} | wrong, "config.json")
