@@ -35,7 +35,7 @@ class Timing:
         self.path = path
         self.content: dict[str, Any] = {}
         if path is not None and path.is_file():
-            self.content = whole_json(path, "delete it to time anew")
+            self.content = whole_json(path, "how long arms train", "delete it to time anew")
         self.missing: dict[str, Run] = {}
         self.used: set[str] = set()
         """Keys of what was asked for and is known."""

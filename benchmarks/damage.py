@@ -314,7 +314,7 @@ def kept_files(folder: Path) -> list[Kept]:
         return Timing(folder / TIMING).content.get("seconds_per_token", {}).get("1a")
 
     def scores() -> Any:
-        return whole_json(folder / MEASURED, "remove it").get("model 1")
+        return whole_json(folder / MEASURED, "scores", "remove it").get("model 1")
 
     def facts() -> Any:
         return read_study(STUDY, outputs).facts

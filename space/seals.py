@@ -72,8 +72,8 @@ def read_json(path: Path) -> Any:
     return parse_json(path.read_bytes())[0]
 
 
-def whole_json(path: Path, remedy: str) -> Any:
-    """As `read_json`, of a mapping; `remedy` is what to do where it is damaged.
+def whole_json(path: Path, holds: str, remedy: str) -> Any:
+    """As `read_json`, of a mapping; where it is damaged, what it `holds` and a `remedy` are said.
 
     Raises:
         ValueError: it is not as it was written.
@@ -86,7 +86,7 @@ def whole_json(path: Path, remedy: str) -> Any:
         what = f"it holds a {type(values).__name__}"
     except Damaged as error:
         what = str(error)
-    raise ValueError(f"{path} must be as it was written, but {what}; {remedy}")
+    raise ValueError(f"{path} must hold {holds}, but {what}; {remedy}")
 
 
 def parse_json(content: bytes) -> tuple[Any, bool]:

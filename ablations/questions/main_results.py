@@ -74,7 +74,11 @@ def _published_kinds(specs: "Sequence[TaskSpec]") -> "Sequence[TaskSpec]":
 def _keep(path: Path, name: str, measured: dict[str, Any]) -> None:
     """Add a model to those measured before; its earlier scores of other tasks stay."""
     with one_line_errors((ValueError,)):
-        known = whole_json(path, "remove it to measure anew") if path.is_file() else {}
+        known = (
+            whole_json(path, "measured scores", "remove it to measure anew")
+            if path.is_file()
+            else {}
+        )
     new = {score["task"] for score in measured["scores"]}
     before = known.get(name, {}).get("scores", [])
     measured["scores"] = [s for s in before if s["task"] not in new] + measured["scores"]

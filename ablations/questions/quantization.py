@@ -68,7 +68,9 @@ def cells_of(config: "AblationConfig") -> list[dict[str, Any]]:
 def _described(study: str, outputs: Path) -> dict[str, Any]:
     for folder in (outputs / study, outputs / "tables" / study):
         if (folder / "study.json").is_file():
-            return dict(whole_json(folder / "study.json", "start the same command again"))
+            return dict(
+                whole_json(folder / "study.json", "a study", "start the same command again")
+            )
     known = sorted(path.parent.name for path in outputs.glob("**/study.json"))
     raise ValueError(
         f"study must be one of {', '.join(known) or 'none, for there is none yet'}, but got "
@@ -82,7 +84,9 @@ def measure(
     """Score each run in every form on the validation slice that it was trained with."""
     path = outputs / "tables" / "quantization" / "measured.json"
     with one_line_errors((ValueError,)):
-        known = whole_json(path, "remove it to measure anew") if path.is_file() else {}
+        known = (
+            whole_json(path, "measured runs", "remove it to measure anew") if path.is_file() else {}
+        )
     before = {cell["key"]: cell for cell in known.get(study, [])}
     for number, cell in enumerate(cells, 1):
         if cell["key"] not in before:

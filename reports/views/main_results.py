@@ -36,7 +36,7 @@ def read_measured(folder: Path) -> Measured:
     path = folder / "measured.json"
     if not path.is_file():
         return {}
-    return dict(whole_json(path, "remove it to measure anew"))
+    return dict(whole_json(path, "measured scores", "remove it to measure anew"))
 
 
 def frames(measured: Measured) -> list[tuple[dict[str, Any], pd.DataFrame]]:

@@ -30,7 +30,7 @@ def read_measured(folder: Path) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     path = folder / "measured.json"
     if not path.is_file():
         return {}
-    return dict(whole_json(path, "remove it to measure anew"))
+    return dict(whole_json(path, "measured runs", "remove it to measure anew"))
 
 
 def cells_of(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
