@@ -135,7 +135,13 @@ def test_a_wrong_store_ends_before_training(tmp_path: Path) -> None:
     assert not list((tmp_path / "runs").glob("*/run.yaml"))
 
 
-TWO = ("n_trials=2", "replicates.seeds=1", "placement.checkpoint_s=0.2", "grace_s=4")
+TWO = (
+    "data.name=words",
+    "n_trials=2",
+    "replicates.seeds=1",
+    "placement.checkpoint_s=0.2",
+    "grace_s=4",
+)
 LONG = ("recipe.tokens=96000",)
 
 
