@@ -72,6 +72,8 @@ ARM_COLUMNS = (
         "minimum detectable difference: one of this size is resolved with 80% power",
     ),
     Column("verdict", "verdict", str, numeric=False),
+    Column("p_best", "P(best)", probability, "probability that it is the best of these"),
+    Column("regret", "regret", decimals(4), "expected loss to the best of these, if it is taken"),
 )
 
 
@@ -116,7 +118,9 @@ def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
     frame["diff"] = frame["diff"].where(frame.arm != evidence.baseline)
     frame["verdict"] = frame.verdict.where(frame.arm != evidence.baseline, "baseline")
     columns = ARM_COLUMNS if evidence.lower_is_better else [*map(_more_is_better, ARM_COLUMNS)]
-    texts = dict.fromkeys(("value", "sd", "mdd"), decimals(digits)) | {"diff": signed(digits)}
+    texts = dict.fromkeys(("value", "sd", "mdd", "regret"), decimals(digits)) | {
+        "diff": signed(digits)
+    }
     return printed_rows(frame, [replace(c, text=texts.get(c.name, c.text)) for c in columns])
 
 

@@ -15,16 +15,20 @@ import pandas as pd
 
 from ablations.stats.best import indistinguishable
 from ablations.stats.block import arm_means
+from ablations.stats.choice import Choice, choose
 from ablations.stats.effects import compare
 from ablations.stats.variances import equal_spread
 from reports.read.study import Study
-from search.objectives import in_digits
+from search.objectives import LOSSES, in_digits
 from search.states import Role, Status
 from space.budget import Budget
 from space.device import unpinned
 from space.words import count, join, magnitude, plain
 
 FEWEST_SEEDS = 2
+EXPECTED = ("p_best", "regret", "regret_high")
+MOST_EXPECTED = 200
+"""Architectures for which a choice is computed: its matrices have as many rows."""
 AXES = {"heads_per_kv": "heads per KV head", "head_dim_scale": "× head dim"}
 SEPARATOR = " · "
 """Between the levels that name a series: no level has it in its own name."""
@@ -44,7 +48,8 @@ class Evidence:
     """One row for each architecture with a finished run, by depth and width: `arm`, `label`,
     `depth`, `width`, `series`, `tried` (finished seeds), `value` (mean of `cells` where replicated,
     else of the seeds tried), `replicated`, `n mean sd ci_low ci_high` of the replicated,
-    `diff diff_low diff_high p_adjusted mdd verdict` of those compared with the baseline."""
+    `diff diff_low diff_high p_adjusted mdd verdict` of those compared with the baseline,
+    `p_best regret regret_high` of those that `choice` is about."""
     baseline: str | None
     """The arm that the others are compared with; None without one, or if it has too few seeds."""
     best: str | None
@@ -56,6 +61,8 @@ class Evidence:
     """The best arm and those not significantly different from it, best first."""
     lower_is_better: bool = True
     """Of the metric."""
+    choice: Choice | None = None
+    """What to expect of each arm by all of its runs; None where they cannot say."""
 
     @property
     def metric(self) -> str:
@@ -86,11 +93,28 @@ def weigh(study: Study) -> Evidence:
         arms = arms.assign(n=np.nan, mean=np.nan, sd=np.nan, ci_low=np.nan, ci_high=np.nan)
         level, best, spread_p = (), None, np.nan
     arms = _with_differences(arms, cells, study, baseline)
+    choice = choice_of(done, arms, study) if replicated else None
+    expected = choice.arms if choice else pd.DataFrame(columns=["arm", *EXPECTED])
+    arms = arms.merge(expected[["arm", *EXPECTED]], "left", on="arm")
     arms["replicated"] = arms["mean"].notna()
     arms["value"] = arms["mean"].where(arms.replicated, arms.once)
     return Evidence(
-        cells, seeds, set_aside, arms, baseline, best, spread_p, level, study.lower_is_better
+        *(cells, seeds, set_aside, arms, baseline, best, spread_p, level, study.lower_is_better),
+        choice,
     )
+
+
+def choice_of(done: pd.DataFrame, arms: pd.DataFrame, study: Study) -> Choice | None:
+    """What to expect of each arm. Runs that chose arms for further seeds count here, as the model
+    knows what luck does. One architecture per depth makes a curve over the logarithm of depth."""
+    if len(arms) > MOST_EXPECTED:
+        return None
+    logs = dict(zip(arms.arm, np.log(arms.depth.astype(float)), strict=True))
+    at = None if arms.depth.duplicated().any() else logs
+    try:
+        return choose(done, study.metric, x=at, lower_is_better=study.lower_is_better)
+    except ValueError:  # arms without common seeds, or no seed in common by two
+        return None
 
 
 def comparable_cells(
@@ -249,6 +273,8 @@ def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
     else:
         comparison, order = within_noise(level, evidence.arms)
         sentences = [f"{where}; {comparison} over {n} seeds.", order]
+    if evidence.choice is not None:
+        sentences.append(_to_take(study, evidence))
     once = int((~evidence.arms.replicated).sum())
     if once:
         were = "was" if once == 1 else "were"
@@ -256,6 +282,19 @@ def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
             f"{count(once, 'further architecture')} {were} run with too few seeds to be compared."
         )
     return sentences
+
+
+def _to_take(study: Study, evidence: Evidence) -> str:
+    """The architecture of least expected regret, and what taking it costs."""
+    assert evidence.choice is not None, "asked only where there is one"
+    take = evidence.choice.take
+    digits = 4 if evidence.metric in LOSSES else 3
+    expected, high = (f"{take[name]:.{digits}f}" for name in ("regret", "regret_high"))
+    return (
+        f"By all runs together, taking {evidence.arm(take.arm).label} is expected to cost "
+        f"{expected} {study.unit} (with 95% probability at most {high}); it is the best of those "
+        f"tried with probability {take.p_best:.2f}."
+    )
 
 
 def _unreplicated_answer(study: Study, evidence: Evidence) -> list[str]:

@@ -1,0 +1,130 @@
+"""Which arm to take: probabilities and regrets against direct calculations."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import multivariate_normal
+
+from ablations.stats.block import cells_of, fit_of
+from ablations.stats.choice import RATIOS, _Model, choose
+
+DEPTHS = (2, 3, 5, 7, 9, 13)
+AT = {str(depth): math.log(depth) for depth in DEPTHS}
+WIDE = 1e6
+"""The variance of what has a flat prior, if that of the error is 1."""
+
+
+def table(values: np.ndarray) -> pd.DataFrame:
+    """A row for each arm and seed."""
+    rows = [
+        (str(depth), seed, value)
+        for depth, row in zip(DEPTHS, values, strict=True)
+        for seed, value in enumerate(row)
+        if not np.isnan(value)
+    ]
+    return pd.DataFrame(rows, columns=["arm", "seed", "val_bpb"])
+
+
+def valley(rng: np.random.Generator, seeds: int = 3, at: float = 1.6) -> np.ndarray:
+    logs = np.log(np.array(DEPTHS, dtype=float))
+    truth = 1.7 + 0.02 * (logs - at) ** 2
+    return truth[:, None] + rng.normal(0, 0.02, seeds) + rng.normal(0, 0.005, (len(logs), seeds))
+
+
+@pytest.mark.parametrize("missing", [(), ((0, 1), (4, 2))])
+def test_posteriors_are_those_of_the_normal_distribution_of_all_runs(
+    missing: tuple[tuple[int, int], ...],
+) -> None:
+    """With wide priors instead of flat ones, by conditioning runs on runs."""
+    values = valley(np.random.default_rng(1))
+    for cell in missing:
+        values[cell] = np.nan
+    frame = table(values)
+    cells = cells_of(frame, "val_bpb")
+    fit, at = fit_of(cells), np.array([AT[arm] for arm in cells.index])
+    model = _Model(fit.effects, fit, at, curve=True)
+    arm, seed = np.nonzero(~np.isnan(cells.to_numpy()))
+    y = cells.to_numpy()[arm, seed]
+    y = y - y.mean()
+    x = model.x[: len(at)]
+    base = WIDE * sum(np.multiply.outer(x**power, x**power) for power in range(3))
+    seeds = WIDE * np.equal.outer(seed, seed)
+    logs, references = [], []
+    priors = [prior for prior, _ in model.priors()][:: len(RATIOS) + 3]
+    assert len(priors) > 10
+    for prior in priors:
+        log, squares, mean, _ = model.posterior(prior)
+        of_arms = base + prior[: len(at), : len(at)]
+        whole = of_arms[np.ix_(arm, arm)] + seeds + np.eye(len(y))
+        inverse = np.linalg.inv(whole)
+        assert squares == pytest.approx(y @ inverse @ y, rel=1e-3)
+        expected = of_arms[:, arm] @ inverse @ y
+        found = mean[: len(at)]
+        assert found - found.mean() == pytest.approx(expected - expected.mean(), abs=1e-5)
+        variance = squares / model.free
+        normal = multivariate_normal(np.zeros(len(y)), variance * whole, allow_singular=True)
+        # the density at the best variance, and what the flat prior of its logarithm makes of it
+        references.append(normal.logpdf(y) + (len(y) - model.free) / 2 * math.log(variance))
+        logs.append(log)
+    assert np.diff(logs) == pytest.approx(np.diff(references), abs=2e-2)
+
+
+def test_two_arms_that_differ_by_much_are_no_question_and_by_little_are_one() -> None:
+    near = pd.DataFrame({"arm": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1]})
+    even = choose(near.assign(val_bpb=[1.0, 2.0, 2.0, 1.0])).arms.set_index("arm")
+    assert even.p_best["a"] == pytest.approx(0.5, abs=0.03)
+    far = choose(near.assign(val_bpb=[1.0, 1.01, 2.0, 2.02])).arms.set_index("arm")
+    assert far.p_best["a"] > 0.9
+    assert far.regret["b"] == pytest.approx(1.0, abs=0.2)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10_000), st.booleans(), st.floats(-5, 5), st.floats(0.1, 10))
+def test_units_and_direction_do_not_matter(
+    seed: int, curve: bool, shift: float, scale: float
+) -> None:
+    frame = table(valley(np.random.default_rng(seed)))
+    at = AT if curve else None
+    plain = choose(frame, x=at)
+    turned = choose(
+        frame.assign(val_bpb=shift - scale * frame.val_bpb), x=at, lower_is_better=False
+    )
+    assert plain.arms.p_best.sum() == pytest.approx(1)
+    assert (plain.arms.regret >= 0).all()
+    assert (plain.arms.regret_high >= 0).all()
+    assert turned.arms.p_best.to_numpy() == pytest.approx(plain.arms.p_best.to_numpy(), abs=0.01)
+    regret = scale * plain.arms.regret.to_numpy()
+    assert turned.arms.regret.to_numpy() == pytest.approx(regret, rel=0.05, abs=2e-4 * scale)
+    effect = -scale * plain.arms.effect.to_numpy()
+    assert turned.arms.effect.to_numpy() == pytest.approx(effect, rel=0.05, abs=2e-4 * scale)
+
+
+def test_a_curve_knows_more_than_the_seeds_alone() -> None:
+    frame = table(valley(np.random.default_rng(3)))
+    curve, alone = choose(frame, x=AT), choose(frame)
+    assert curve.arms.sd.mean() < alone.arms.sd.mean()
+    assert alone.best_x is None
+    assert curve.best_x is not None
+    middle, low, high = curve.best_x
+    assert math.log(2) <= low <= middle <= high <= math.log(13)
+
+
+def test_order_of_rows_changes_nothing() -> None:
+    frame = table(valley(np.random.default_rng(4)))
+    shuffled = choose(frame.sample(frac=1, random_state=1), x=AT).arms.set_index("arm").sort_index()
+    pd.testing.assert_frame_equal(shuffled, choose(frame, x=AT).arms.set_index("arm").sort_index())
+
+
+def test_what_cannot_be_chosen_among_is_refused() -> None:
+    frame = table(valley(np.random.default_rng(5)))
+    with pytest.raises(ValueError, match="finite position"):
+        choose(frame, x=AT | {"5": math.nan})
+    with pytest.raises(ValueError, match="two seeds in common"):
+        choose(frame[frame.seed == 0], x=AT)
+    apart = frame[(frame.arm < "3") == (frame.seed == 0)]
+    with pytest.raises(ValueError, match="linked by common seeds"):
+        choose(apart, x=AT)
