@@ -126,7 +126,7 @@ def halved(name: str) -> list[str]:
     cells = runs.pivot(index="arm", columns="seed", values="val_bpb").dropna()
     at = {arm: float(np.log(float(arm))) for arm in cells.index}
     squares = []
-    for one, other in halves(list(cells.columns)):
+    for one, other in halves([int(seed) for seed in cells.columns]):
         frame = cells[one].reset_index().melt("arm", var_name="seed", value_name="val_bpb")
         effects = choose(frame, x=at).arms.set_index("arm").effect.loc[cells.index].to_numpy()
         truth, alone = (centred(cells[part].mean(axis=1).to_numpy()) for part in (other, one))
@@ -164,7 +164,7 @@ def mean_square(off: Array) -> float:
 
 def centred(values: Array) -> Array:
     """Less their mean: only differences mean something."""
-    return values - values.mean()
+    return np.asarray(values - values.mean())
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Choice:
     @property
     def take(self) -> pd.Series:
         """The arm of least expected regret."""
-        return self.arms.loc[self.arms.regret.idxmin()]
+        return self.arms.iloc[int(self.arms.regret.to_numpy().argmin())]
 
 
 def choose(

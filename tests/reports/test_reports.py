@@ -138,6 +138,23 @@ def test_a_clear_winner_is_said_to_be_told_apart(tmp_path: Path) -> None:
     assert "unresolved" not in said(read(study))
 
 
+def test_what_to_take_is_said_where_the_order_is_unresolved(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    for depth, level in ((2, 1.702), (3, 1.7), (4, 1.701), (6, 1.72), (12, 1.8)):
+        (architecture,) = ladder([depth])
+        for seed in (0, 1, 2):
+            study.add(architecture, seed=seed, bpb=level + 0.003 * ((depth + seed) % 3))
+    text = said(read(study))
+    assert "unresolved" in text
+    assert "By all runs together, taking 3 layers × 160 wide is expected to cost 0.00" in text
+    evidence = weigh(read(study))
+    assert evidence.choice is not None
+    assert evidence.arms.p_best.sum() == pytest.approx(1)
+    (columns, *rows) = tables.markdown(read(study), evidence).splitlines()
+    assert columns.endswith("| P(best) | regret |")
+    assert len(rows) == 6
+
+
 def test_one_seed_each_is_called_an_anecdote(tmp_path: Path) -> None:
     study = StudyFolder(tmp_path)
     for architecture in ladder():
