@@ -5,7 +5,7 @@ URL/runs/KEY/VERSION.state.pt      a file: written once, under a name of its own
 URL/data/NAME/…                    the same of prepared data
 
 The latest whole version counts, and what arrives is held to its digest. So nothing depends on what
-a store promises of replaced files (docs/decisions/089-artifacts-are-versions.md).
+a store promises of replaced files (docs/decisions/091-artifacts-are-versions.md).
 """
 
 import posixpath

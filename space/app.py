@@ -24,7 +24,7 @@ from space.cli import describe, fail, one_line_errors, reader_may_leave, speak_u
 from space.compat import apart, child_nodes, flags_of, hide_group, hydra_flags, names_of
 from space.doors import Door
 from space.experiments import require_own_experiment
-from space.help import help_text
+from space.help import groups_of, help_text
 from space.near import hint, require_known
 from space.overrides import as_text, settle_places
 from space.ranges import require_numbers
@@ -107,7 +107,7 @@ def verb(
                         return
                     if not known.shell_completion:  # whose options are the shell's
                         require_own_experiment(given, schema, _module_of(main), folders)
-                        given = as_meant(given, schema, folders)
+                        given = as_meant(given, schema, name, folders)
                         sys.argv[1:] = [*flags, *usual(given), *given]
                 with one_line_errors(CONFIGURING), reader_may_leave():
                     app()
@@ -130,7 +130,7 @@ def configuration(name: str, schema: type[T], given: Sequence[str]) -> T:
     """
     try:
         with hydra.initialize_config_dir(CONF, version_base="1.3"):
-            config = hydra.compose(name, as_meant(given, schema))
+            config = hydra.compose(name, as_meant(given, schema, name))
         return _objects(config, name, schema)
     except (HydraException, OmegaConfBaseException, RecursionError, YAMLError) as error:
         raise ValueError(describe(error)) from None
@@ -146,17 +146,17 @@ def _objects(config: DictConfig, name: str, schema: type[T]) -> T:
 
 
 def as_meant(
-    given: Sequence[str], schema: type[Any], folders: Sequence[Path] = (Path(CONF),)
+    given: Sequence[str], schema: type[Any], name: str, folders: Sequence[Path] = (Path(CONF),)
 ) -> list[str]:
-    """Overrides as Hydra has to get them: fields and files by their short forms written out, and
-    names that look like numbers quoted.
+    """Overrides as Hydra has to get them for the verb of `conf/<name>.yaml`: fields and files by
+    their short forms written out, and names that look like numbers quoted.
 
     Raises:
         ValueError: a value that Hydra cannot read; the message shows how it is spelt. An option or
             a file of `folders` that is not there.
     """
     full = by_name(in_full(given, schema), doors_of(schema))
-    require_known(full, schema, folders)
+    require_known(full, schema, groups_of(name, Path(CONF)), folders)
     return [as_text(text, schema) for text in full]
 
 

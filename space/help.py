@@ -45,6 +45,16 @@ class File:
         return cls(dict(_flat(content, at)), notes)
 
 
+def groups_of(name: str, folder: Path) -> list[str]:
+    """The groups of the verb of `<name>.yaml` in this folder of configurations."""
+    return [group["name"] for group in _groups((folder / f"{name}.yaml").read_text("utf-8"))]
+
+
+def _groups(text: str) -> list[dict[str, Any]]:
+    """`name file note` of each group that a verb's file lists among its defaults."""
+    return [match.groupdict() for match in map(GROUP.fullmatch, text.splitlines()) if match]
+
+
 def help_text(
     name: str, schema: type[Any], opening: str, given: Sequence[str], folders: Sequence[Path]
 ) -> str:
@@ -52,7 +62,7 @@ def help_text(
     choose files of groups, whose values are then shown."""
     text = (folders[0] / f"{name}.yaml").read_text(encoding="utf-8")
     chosen = dict(text.split("=", 1) for text in given if "=" in text)
-    groups = [match.groupdict() for match in map(GROUP.fullmatch, text.splitlines()) if match]
+    groups = _groups(text)
     for group in groups:
         group["file"] = chosen.get(group["name"], group["file"])
     own = File.read(folders[0] / f"{name}.yaml")

@@ -16,20 +16,21 @@ def hint(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def require_known(given: Sequence[str], schema: type[Any], folders: Sequence[Path]) -> None:
+def require_known(
+    given: Sequence[str], schema: type[Any], groups: Sequence[str], folders: Sequence[Path]
+) -> None:
     """What Hydra says of misspelt options and groups, with the name that was probably meant.
 
     Raises:
-        ValueError: an override of no field of the schema and no group of these folders of
-            configurations, or of a group that has no such file.
+        ValueError: an override of no field of the schema and no group, or of a group that has no
+            such file in these folders of configurations.
     """
     for text in given:
         option, equals, value = text.partition("=")
         plain = equals and option[:1] not in "+~" and not set("@/") & set(option)
         if not plain or option.partition(".")[0] == "hydra":
             continue
-        files = files_of(option, folders)
-        if files and option in (EXPERIMENT, *get_type_hints(schema)):
+        if option in groups and (files := files_of(option, folders)):
             _require_file(option, value.strip("'\""), files)
         elif option != EXPERIMENT:
             _require_field(option, schema)

@@ -1,6 +1,7 @@
 """Names that are nearly right, flags in any place, files that are not there: one line, with what to
 do."""
 
+import importlib
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -11,12 +12,15 @@ from hydra.errors import HydraException
 
 from ablations.files import TableFile
 from search.config import SearchConfig
-from space.app import CONF, configuration
+from space.app import CONF, as_meant, configuration
 from space.arch import Architecture
 from space.axes import SpaceConfig
 from space.cli import describe
 from space.compat import apart, hydra_flags
+from space.help import groups_of
 from space.near import require_known
+
+GROUPS = groups_of("search", Path(CONF))
 
 
 @pytest.mark.parametrize(
@@ -51,15 +55,21 @@ def test_near_misses_are_answered_with_what_was_meant(given: str, meant: str) ->
     ],
 )
 def test_what_is_right_passes(given: str) -> None:
-    require_known([given], SearchConfig, [Path(CONF)])
+    require_known([given], SearchConfig, GROUPS, [Path(CONF)])
+
+
+@pytest.mark.parametrize("device", ["mine.yaml", "cuda"])
+def test_a_field_with_the_name_of_a_group_of_other_verbs_takes_what_it_takes(device: str) -> None:
+    schema = importlib.import_module("search.measure.__main__").MeasureConfig
+    assert as_meant([f"device={device}"], schema, "measure") == [f"device={device}"]
 
 
 def test_files_of_a_users_folder_are_choices(tmp_path: Path) -> None:
     (tmp_path / "space").mkdir()
     (tmp_path / "space" / "mine.yaml").write_text("name: mine\n")
-    require_known(["space=mine"], SearchConfig, [Path(CONF), tmp_path])
+    require_known(["space=mine"], SearchConfig, GROUPS, [Path(CONF), tmp_path])
     with pytest.raises(ValueError, match="space must be one of"):
-        require_known(["space=mine"], SearchConfig, [Path(CONF)])
+        require_known(["space=mine"], SearchConfig, GROUPS, [Path(CONF)])
 
 
 @pytest.mark.parametrize(
@@ -72,7 +82,7 @@ def test_an_absent_file_is_called_absent(read: object) -> None:
 
 def test_a_file_of_a_group_is_called_absent_and_told_where_it_goes() -> None:
     with pytest.raises(ValueError, match=r"gone\.yaml is not there; .*--config-dir FOLDER space="):
-        require_known(["space=gone.yaml"], SearchConfig, [Path(CONF)])
+        require_known(["space=gone.yaml"], SearchConfig, GROUPS, [Path(CONF)])
 
 
 def test_a_key_that_a_mapping_lacks_is_told_how_it_is_added() -> None:
