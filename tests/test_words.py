@@ -165,6 +165,11 @@ def test_the_index_of_the_documentation_lists_each_page() -> None:
     assert sorted(name for name in names if f"]({name})" not in text) == []
 
 
+def test_each_decision_has_a_number_of_its_own() -> None:
+    numbers = [page.name[:3] for page in (ROOT / "docs" / "decisions").glob("[0-9]*.md")]
+    assert sorted(set(numbers)) == sorted(numbers)
+
+
 def test_each_decision_says_what_would_reverse_it() -> None:
     for page in sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md")):
         text = page.read_text()
