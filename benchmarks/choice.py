@@ -20,6 +20,7 @@ import pandas as pd
 
 from ablations.stats.choice import choose
 from benchmarks.show import heading, leave, parser, table
+from search.states import Status
 from search.train.placement import Placement
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -122,7 +123,7 @@ def drawn(kind: Valley, studies: int, seeds: int) -> list[str]:
 def halved(name: str) -> list[str]:
     """A row: errors of differences from half of the seeds of a published study."""
     runs = pd.read_csv(RESULTS / name / "trials.csv")
-    runs = runs[runs.status == "finished"].assign(arm=runs.num_hidden_layers.astype(str))
+    runs = runs[runs.status == Status.FINISHED].assign(arm=runs.num_hidden_layers.astype(str))
     cells = runs.pivot(index="arm", columns="seed", values="val_bpb").dropna()
     at = {arm: float(np.log(float(arm))) for arm in cells.index}
     squares = []
