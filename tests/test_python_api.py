@@ -63,7 +63,10 @@ def test_one_run_is_trained_once(options: list[str]) -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda given: run_study(*given, "n_trails=3"), "Key 'n_trails' not in"),
+        (
+            lambda given: run_study(*given, "n_trails=3"),
+            "n_trails must be an option .* did you mean n_trials",
+        ),
         (lambda given: run_study(*given, "sampler=absent.py"), "absent.py"),
         (lambda given: run_study(*given, "budget=10"), "must lie within"),
         (lambda given: train_run("mobilellm_124m"), "mobilellm_124m"),
