@@ -376,8 +376,11 @@ def test_a_run_keeps_its_threads_whatever_the_number_of_workers(
         search.lock.release()
         return Pool(search.job, search.study, 1, listener)
 
+    sent: list[int] = []
+
     def interrupt(_: int, event: dict[str, Any]) -> None:
-        if event["event"] == "step":
+        if event["event"] == "step" and not sent:  # a later one could meet the next pool
+            sent.append(signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
     assert pool(2, interrupt).run().kind == "interrupted"
