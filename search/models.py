@@ -12,7 +12,7 @@ from search.states import Role, State
 from search.study.plan import Attempt, best_runs
 from space.arch import Architecture
 from space.near import hint
-from space.seals import Damaged, read_json, require_digest
+from space.seals import Damaged, read_json, require_digest, whole_json
 from space.stored import Stored
 
 BEST = "best"
@@ -41,21 +41,30 @@ def best(study: str, outputs: str | Path) -> Path:
     Raises:
         ValueError: no such study, or none of its runs has finished.
     """
-    tried = [Path(outputs) / study, Path(outputs) / "tables" / study]
-    there = [folder for folder in tried if (folder / "study.json").is_file()]
-    if not there:
-        known = sorted(path.parent.name for path in Path(outputs).glob("**/study.json"))
-        raise ValueError(
-            f"study must name a folder of {outputs} with a study.json, but got {study!r}"
-            f"{hint(study, known)}"
-        )
-    content = read_json(there[0] / "study.json")
+    content = described(study, outputs)
     runs = [attempt_of(trial) for trial in content["trials"]]
     ended = [run for run in runs if run.state == State.COMPLETE and run.value is not None]
     if not ended:
         raise ValueError(f"study must have a finished run, but none of {study} has ended")
     first, *_ = best_runs(ended, maximize=content.get("direction") == "maximize")
     return Path(content["runs"]) / str(first.key)
+
+
+def described(study: str, outputs: str | Path) -> dict[str, Any]:
+    """The `study.json` of a study or table.
+
+    Raises:
+        ValueError: there is none of this name, or it is damaged.
+    """
+    for folder in (Path(outputs) / study, Path(outputs) / "tables" / study):
+        if (folder / "study.json").is_file():
+            remedy = "start the same command again"
+            return dict(whole_json(folder / "study.json", "a study", remedy))
+    known = sorted(path.parent.name for path in Path(outputs).glob("**/study.json"))
+    raise ValueError(
+        f"study must be one of {', '.join(known) or 'none, for there is none yet'}, but got "
+        f"{study!r}{hint(study, known)}"
+    )
 
 
 def attempt_of(trial: Mapping[str, Any]) -> Attempt:

@@ -8,7 +8,6 @@ import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
@@ -25,7 +24,7 @@ from space.compat import apart, child_nodes, flags_of, hide_group, hydra_flags, 
 from space.doors import Door
 from space.experiments import require_own_experiment
 from space.help import groups_of, help_text
-from space.near import hint, require_known
+from space.near import hint, no_option, require_known
 from space.overrides import as_text, settle_places
 from space.ranges import require_numbers
 from space.several import Several, jobs_of, start, wants_law
@@ -215,9 +214,7 @@ def _by_name(text: str, doors: Mapping[str, Door[Any]]) -> str:
 def _require_known_and_given(config: DictConfig, schema: type[Any]) -> None:
     """Hydra lets `+` add what no one reads, and says of what is missing that it is mandatory."""
     for name, at, known in _unknown(config, schema, ""):
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {at}{near[0]}" if near else f"known are {', '.join(sorted(known))}"
-        raise ValueError(f"{at}{name} must be an option of this command, but is none; {hint}")
+        raise no_option(name, at, known)
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ValueError(
             f"{missing[0]} must be given, but is not; add {missing[0]}=… (--help lists choices)"
@@ -271,8 +268,8 @@ def _flags_and_options(given: Sequence[str]) -> tuple[list[str], list[str], Name
     if unknown:
         flag = unknown[0]
         raise ValueError(
-            f"flags must be Hydra's, but got {flag}{hint(flag, flags_of(parser))}; --hydra-help "
-            "lists them"
+            f"flags must be Hydra's, but got {flag}; --hydra-help lists them"
+            f"{hint(flag, flags_of(parser))}"
         )
     return flags, options, known
 

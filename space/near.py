@@ -69,22 +69,28 @@ def _require_file(group: str, value: str, files: Sequence[str]) -> None:
     )
 
 
+def no_option(name: str, at: str, known: Iterable[str]) -> ValueError:
+    """The error for `name` beside the known ones, all of them within `at`, such as `recipe.`."""
+    names = [f"{at}{other}" for other in known]
+    said = hint(f"{at}{name}", names) or f"; known are {', '.join(sorted(names))}"
+    return ValueError(f"{at}{name} must be an option of this command, but is none{said}")
+
+
 def _require_field(option: str, schema: type[Any]) -> None:
     """Each name on the way to a field, as far as dataclasses say which there are."""
     at, kind = "", schema
     for name in option.split("."):
         known = get_type_hints(kind)
         if name not in known:
-            names = [f"{at}{other}" for other in known] + ([] if at else [EXPERIMENT])
-            said = hint(f"{at}{name}", names) or f"; known are {', '.join(sorted(names))}"
-            raise ValueError(f"{at}{name} must be an option of this command, but is none{said}")
+            raise no_option(name, at, known if at else [*known, EXPERIMENT])
         inner = dataclass_of(known[name])
         if inner is None:
             return
         at, kind = f"{at}{name}.", inner
 
 
-def dataclass_of(hint_: Any) -> type[Any] | None:
-    """The dataclass that a field holds, perhaps besides None; None where it holds another thing."""
-    kinds = [kind for kind in (hint_, *get_args(hint_)) if is_dataclass(kind)]
+def dataclass_of(field: Any) -> type[Any] | None:
+    """The dataclass that a field of this type holds, perhaps besides None; None where it holds
+    another thing."""
+    kinds = [kind for kind in (field, *get_args(field)) if is_dataclass(kind)]
     return kinds[0] if kinds and isinstance(kinds[0], type) else None

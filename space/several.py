@@ -19,7 +19,6 @@ from hydra.errors import HydraException
 
 from space.overrides import quoted
 
-FLAGS = ("-m", "--multirun")
 INTERRUPTED = 130
 """Exit code of a start that was stopped by a signal: no further one follows."""
 

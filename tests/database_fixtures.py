@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,9 @@ from benchmarks.servers.postgres import Postgres
 from benchmarks.servers.postgres import postgres as served
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """A server."""
+@contextmanager
+def new_server() -> Iterator[Postgres]:
+    """An empty one; skips where PostgreSQL is not installed."""
     pytest.importorskip("psycopg")
     with tempfile.TemporaryDirectory(prefix="postgres") as name, ExitStack() as stack:
         folder = Path(name)
@@ -23,6 +23,13 @@ def postgres() -> Iterator[Postgres]:
             server = stack.enter_context(served(folder / "server"))
         except Missing as reason:
             pytest.skip(str(reason))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A server."""
+    with new_server() as server:
         yield server
 
 

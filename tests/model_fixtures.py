@@ -7,6 +7,7 @@ import transformers
 from torch import nn
 
 from space.arch import Architecture
+from space.model import Decoder
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,
@@ -15,6 +16,15 @@ TINY: dict[str, Any] = {
     "num_key_value_heads": 2,
     "intermediate_size": 48,
 }
+
+ODD: dict[str, Any] = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "intermediate_size": 40,
+}
+"""Sizes of which no two are alike."""
 
 REFERENCES: dict[str, tuple[type[Any], type[Any], dict[str, Any]]] = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {}),
@@ -60,3 +70,12 @@ def randomise(model: nn.Module) -> None:
         for p in model.parameters():
             mean = 1.0 if p.ndim == 1 else 0.0
             p.copy_(mean + 0.2 * torch.randn(p.shape, generator=generator))
+
+
+def drawn(arch: Architecture) -> Decoder:
+    """The model in float64, with drawn weights: norms around 1, all else around 0."""
+    model, generator = Decoder(arch).double().eval(), torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(0.3 * torch.randn(p.shape, generator=generator) + (p.ndim == 1))
+    return model

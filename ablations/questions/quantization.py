@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.questions.power import Untrained
-from search.models import run_data, stored_run
+from search.models import described, run_data, stored_run
 from search.objectives import USUAL, WITHOUT_BYTES
 from search.runs import WEIGHTS, usable_record
 from search.states import State
@@ -48,7 +48,7 @@ def cells_of(config: "AblationConfig") -> list[dict[str, Any]]:
             "study must name the search or table whose runs are quantised, but got none; add "
             "study=NAME"
         )
-    content = _described(config.study, Path(config.outputs))
+    content = described(config.study, config.outputs)
     done = [t for t in content["trials"] if t["state"] == State.COMPLETE and t["value"] is not None]
     if "places" in content:  # of a table: runs that only chose a learning rate have no place in it
         placed = {place["key"] for place in content["places"]}
@@ -63,19 +63,6 @@ def cells_of(config: "AblationConfig") -> list[dict[str, Any]]:
     if lost := len(cells) - len(kept):
         print(f"{lost} of {len(cells)} runs kept no weights and are left out")
     return kept
-
-
-def _described(study: str, outputs: Path) -> dict[str, Any]:
-    for folder in (outputs / study, outputs / "tables" / study):
-        if (folder / "study.json").is_file():
-            return dict(
-                whole_json(folder / "study.json", "a study", "start the same command again")
-            )
-    known = sorted(path.parent.name for path in outputs.glob("**/study.json"))
-    raise ValueError(
-        f"study must be one of {', '.join(known) or 'none, for there is none yet'}, but got "
-        f"{study!r}"
-    )
 
 
 def measure(

@@ -66,14 +66,14 @@ def choose(
 ) -> Choice:
     """What to expect of each arm, from all its runs.
 
-    `frame` is as for `compare`. No arm may be left out for its result: the model expects that of
-    the best of many arms, the luck it was chosen for is some part, so the runs that chose it count.
-    `x` gives a position for every arm, finite, in units that are even (log depth). Fewer than
+    `frame` is as for `compare`, and has all runs, those that chose arms for further seeds too: an
+    arm or a run that is left out for its result makes the others look better than they are. `x`
+    gives a position for every arm, finite, in units that are even (log depth). Fewer than
     `FEWEST_FOR_CURVE` different positions make no curve, as without `x`.
 
     Raises:
-        ValueError: as for `compare`; arms that no chain of common seeds links, no two runs of one
-            arm that tell the error, an arm without a position.
+        ValueError: as for `compare`; arms that no chain of common seeds links, no two arms with
+            two seeds in common, an arm without a position.
     """
     cells = cells_of(frame, metric).dropna(how="all")
     fit = fit_of(cells)
@@ -132,26 +132,27 @@ class _Model:
         self.squares = float(np.nansum(fit.residuals**2))
         self.free = self.arms - self.design.shape[1] + fit.df
 
-    def priors(self) -> Iterator[tuple[Array, float]]:
-        """Covariances of arms, and of the curve's points after them, if the error's variance were
-        1, each with the logarithm of its prior weight."""
-        apart = np.subtract.outer(self.x, self.x)
-        own = np.diag((np.arange(len(self.x)) < self.arms).astype(float))
-        smooth = product(RATIOS, LENGTHS) if self.curve else [(0.0, 1.0)]
-        for (deviation, length), own_sd in product(smooth, OWN):
-            prior = deviation**2 * np.exp(-((apart / length) ** 2) / 2) + own_sd**2 * own
-            yield prior, _half_cauchy(RATIOS, deviation) + _half_cauchy(OWN, own_sd)
+    def grid(self) -> Iterator[tuple[float, float, float]]:
+        """Standard deviation and length of the deviation, standard deviation of arms' own."""
+        lengths = LENGTHS if self.curve else (1.0,)
+        return product(RATIOS if self.curve else (0.0,), lengths, OWN)
+
+    def prior(self, deviation: float, length: float, own: float, count: int) -> Array:
+        """Covariance of the first `count` of arms and points if the error's variance were 1."""
+        apart = np.subtract.outer(self.x[:count], self.x[:count])
+        alone = np.diag((np.arange(count) < self.arms).astype(float))
+        return np.asarray(deviation**2 * np.exp(-((apart / length) ** 2) / 2) + own**2 * alone)
 
     def draws(self, rng: np.random.Generator, size: int = DRAWS) -> tuple[Array, Array]:
         """Values of arms (size, A) and of the curve at its points (size, points)."""
-        posteriors = [self.posterior(prior) for prior, _ in self.priors()]
-        logs = np.array([log + p[0] for p, (_, log) in zip(posteriors, self.priors(), strict=True)])
+        places = list(self.grid())
+        logs = np.array([_log_prior(*at) + self.posterior(at, self.arms)[0] for at in places])
         weights = np.exp(logs - logs.max())
         drawn = np.empty((size, len(self.x)))
-        which = rng.choice(len(posteriors), size, p=weights / weights.sum())
+        which = rng.choice(len(places), size, p=weights / weights.sum())
         for index in np.unique(which):
             mine = which == index
-            _, squares, mean, covariance = posteriors[index]
+            _, squares, mean, covariance = self.posterior(places[index], len(self.x))
             variance = squares / rng.chisquare(self.free, mine.sum())
             normal = rng.standard_normal((int(mine.sum()), len(mean)))
             values, vectors = np.linalg.eigh(covariance)
@@ -159,10 +160,13 @@ class _Model:
             drawn[mine] = mean + np.sqrt(variance)[:, None] * (normal @ root.T)
         return drawn[:, : self.arms], drawn[:, self.arms :]
 
-    def posterior(self, prior: Array) -> tuple[float, float, Array, Array]:
+    def posterior(
+        self, at: tuple[float, float, float], count: int
+    ) -> tuple[float, float, Array, Array]:
         """Log marginal likelihood, squares whose ratio to chi-square is the variance, and mean and
-        covariance (if the variance were 1) of arms and points, under one prior."""
-        seen = slice(self.arms)
+        covariance (if the variance were 1) of the first `count` of arms and points, at a place of
+        the grid."""
+        prior, seen = self.prior(*at, count), slice(self.arms)
         design = self.design[seen]
         marginal = self.fit.covariance + prior[seen, seen]
         inverse = np.linalg.inv(marginal)
@@ -173,9 +177,14 @@ class _Model:
         log = -(np.linalg.slogdet(marginal)[1] + np.linalg.slogdet(information)[1]) / 2
         log -= self.free / 2 * math.log(max(squares, 1e-300))
         gain = prior[:, seen] @ inverse
-        left = self.design - gain @ design
+        left = self.design[:count] - gain @ design
         covariance = prior - gain @ prior[seen] + left @ np.linalg.solve(information, left.T)
-        return log, squares, self.design @ beta + gain @ missed, covariance
+        return log, squares, self.design[:count] @ beta + gain @ missed, covariance
+
+
+def _log_prior(deviation: float, length: float, own: float) -> float:
+    """Of a place of the grid; lengths are alike."""
+    return _half_cauchy(RATIOS, deviation) + _half_cauchy(OWN, own)
 
 
 def _half_cauchy(values: tuple[float, ...], ratio: float) -> float:

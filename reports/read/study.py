@@ -192,9 +192,11 @@ def find_study(name: str | None, outputs: Path) -> Path:
     if name in known:
         return outputs / str(name)
     there = f"choose one of {', '.join(known)}" if known else "run `python -m search` first"
-    given = "none was given" if name is None else f"got {name!r}{hint(name, known)}"
+    given, near = "none was given", ""
+    if name is not None:
+        given, near = f"got {name!r}", hint(name, known)
     raise ValueError(
-        f"study must name a folder of {outputs} with a study.json, but {given}; {there}"
+        f"study must name a folder of {outputs} with a study.json, but {given}; {there}{near}"
     )
 
 

@@ -26,7 +26,7 @@ from space.device import unpinned
 from space.words import count, join, magnitude, plain
 
 FEWEST_SEEDS = 2
-EXPECTED = ("p_best", "regret", "regret_high")
+EXPECTED = ("p_best", "regret")
 MOST_EXPECTED = 200
 """Architectures for which a choice is computed: its matrices have as many rows."""
 AXES = {"heads_per_kv": "heads per KV head", "head_dim_scale": "× head dim"}
@@ -49,7 +49,7 @@ class Evidence:
     `depth`, `width`, `series`, `tried` (finished seeds), `value` (mean of `cells` where replicated,
     else of the seeds tried), `replicated`, `n mean sd ci_low ci_high` of the replicated,
     `diff diff_low diff_high p_adjusted mdd verdict` of those compared with the baseline,
-    `p_best regret regret_high` of those that `choice` is about."""
+    `p_best regret` of those that `choice` is about."""
     baseline: str | None
     """The arm that the others are compared with; None without one, or if it has too few seeds."""
     best: str | None
@@ -62,7 +62,8 @@ class Evidence:
     lower_is_better: bool = True
     """Of the metric."""
     choice: Choice | None = None
-    """What to expect of each arm by all of its runs; None where they cannot say."""
+    """What to expect of each arm by all runs, over log depth where depths tell the arms apart; None
+    where they cannot say."""
 
     @property
     def metric(self) -> str:
@@ -290,11 +291,15 @@ def _to_take(study: Study, evidence: Evidence) -> str:
     take = evidence.choice.take
     digits = 4 if evidence.metric in LOSSES else 3
     expected, high = (f"{take[name]:.{digits}f}" for name in ("regret", "regret_high"))
-    return (
+    said = (
         f"By all runs together, taking {evidence.arm(take.arm).label} is expected to cost "
         f"{expected} {study.unit} (with 95% probability at most {high}); it is the best of those "
-        f"tried with probability {take.p_best:.2f}."
+        f"tried with probability {take.p_best:.2f}"
     )
+    if evidence.choice.best_x is None:
+        return f"{said}."
+    best, low, high = (f"{np.exp(x):.1f}" for x in evidence.choice.best_x)
+    return f"{said}. The curve over depth is lowest at {best} layers (95%: {low} to {high})."
 
 
 def _unreplicated_answer(study: Study, evidence: Evidence) -> list[str]:

@@ -37,6 +37,14 @@ def state_of(process: int) -> str:
         return ""
 
 
+def is_of_another_host(process: int) -> bool:
+    """Whether a process of this machine has another host name, as in a container."""
+    try:
+        return os.readlink(f"/proc/{process}/ns/uts") != os.readlink("/proc/self/ns/uts")
+    except OSError:
+        return False
+
+
 def require_writable(folder: Path, option: str) -> None:
     """Raises: ValueError where nothing can be written there."""
     try:

@@ -243,7 +243,7 @@ class Session(Generic[W]):
         """The cost of the rest of the study."""
         work, done = self.work, self.count_done()
         kept = {"all": work.total, "best": self.subject.kept_arms, "none": 0}[self.config.keep]
-        there = self._there_before()
+        there = self._there_before(work)
         again = f", {there} have records from before" if there else ""
         what = f"proxy {self.config.proxy} on {self.data_name}"
         return Outlook(
@@ -266,10 +266,10 @@ class Session(Generic[W]):
             lost=tuple(self.to_ask()[1]),
         )
 
-    def _there_before(self) -> int:
+    def _there_before(self, work: Work) -> int:
         """Runs yet to be done here that have a record, which other studies have left."""
         done = {run.key for run in self.runs() if run.done}
-        keys = [key for key in self.work.foreseen if key not in done]
+        keys = [key for key in work.foreseen if key not in done]
         records = [usable_record(self.job.runs / key) for key in keys]
         return sum(record is not None and record.final for record in records)
 

@@ -35,7 +35,7 @@ from search.states import Kind, Role, State, Status
 from search.study.copies import Copy
 from search.study.job import Job
 from search.study.leases import PLANNING, RUN, WORKER
-from search.study.locks import HOST, holder_of, run_lock, state_of
+from search.study.locks import HOST, holder_of, is_of_another_host, run_lock, state_of
 from search.study.plan import Attempt, Cell, Step, distinct, is_open
 from search.study.pruners import make_pruner
 from search.study.samplers import make_sampler, worker_seed
@@ -510,9 +510,12 @@ class Worker:
         """Whether the lock of a run is held by a worker that has lost the run. Processes of other
         hosts this one knows by their locks alone, if their file system has such at all."""
         lost = {a.worker for a in self.attempts if a.key == key and a.state == State.FAIL}
+        elsewhere = {worker for worker in lost if not worker.startswith(f"{HOST}:")}
         if process is None:
-            return any(not worker.startswith(f"{HOST}:") for worker in lost)
-        return any(worker.endswith(f":{process}:") for worker in lost)
+            return bool(elsewhere)
+        if is_of_another_host(process):
+            return any(worker.endswith(f":{process}:") for worker in elsewhere)
+        return f"{HOST}:{process}:" in lost
 
     def _progress(self, key: str, number: int) -> Emit:
         last = 0.0

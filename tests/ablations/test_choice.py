@@ -54,11 +54,11 @@ def test_posteriors_are_those_of_the_normal_distribution_of_all_runs(
     base = WIDE * sum(np.multiply.outer(x**power, x**power) for power in range(3))
     seeds = WIDE * np.equal.outer(seed, seed)
     logs, references = [], []
-    priors = [prior for prior, _ in model.priors()][:: len(RATIOS) + 3]
-    assert len(priors) > 10
-    for prior in priors:
-        log, squares, mean, _ = model.posterior(prior)
-        of_arms = base + prior[: len(at), : len(at)]
+    places = list(model.grid())[:: len(RATIOS) + 3]
+    assert len(places) > 10
+    for place in places:
+        log, squares, mean, _ = model.posterior(place, len(model.x))
+        of_arms = base + model.prior(*place, len(at))
         whole = of_arms[np.ix_(arm, arm)] + seeds + np.eye(len(y))
         inverse = np.linalg.inv(whole)
         assert squares == pytest.approx(y @ inverse @ y, rel=1e-3)

@@ -147,6 +147,7 @@ def test_what_to_take_is_said_where_the_order_is_unresolved(tmp_path: Path) -> N
     text = said(read(study))
     assert "unresolved" in text
     assert "By all runs together, taking 3 layers × 160 wide is expected to cost 0.00" in text
+    assert re.search(r"The curve over depth is lowest at \d\.\d layers \(95%: \d\.\d to", text)
     evidence = weigh(read(study))
     assert evidence.choice is not None
     assert evidence.arms.p_best.sum() == pytest.approx(1)
@@ -335,7 +336,7 @@ def test_an_unknown_study_is_one_line_that_names_the_others(tmp_path: Path) -> N
     assert ended.returncode == 2
     assert ended.stderr == (
         "error: study must name a folder of outputs with a study.json, but got 'dpeth_1m'; "
-        "did you mean depth_1m?; choose one of depth_1m\n"
+        "choose one of depth_1m; did you mean depth_1m?\n"
     )
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from model_fixtures import ODD, drawn
 
 from search.recipe import Recipe
 from search.train.parametrise import initialise
@@ -11,25 +12,10 @@ from space.arch import Architecture
 from space.cost import cost
 from space.model import Decoder
 
-TINY: dict[str, Any] = {
-    "vocab_size": 61,
-    "hidden_size": 24,
-    "num_attention_heads": 3,
-    "num_key_value_heads": 1,
-    "intermediate_size": 40,
-}
 MATRICES = {
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp": ("gate_proj", "up_proj", "down_proj"),
 }
-
-
-def drawn(arch: Architecture) -> Decoder:
-    model, generator = Decoder(arch).double().eval(), torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(0.3 * torch.randn(p.shape, generator=generator) + (p.ndim == 1))
-    return model
 
 
 def factors(model: Decoder, layer: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,8 +29,8 @@ def factors(model: Decoder, layer: int, name: str) -> tuple[torch.Tensor, torch.
 @torch.no_grad()
 def test_a_shared_model_is_one_of_layers_with_merged_weights(sharing: str) -> None:
     """W + B A in each layer, with the layer's own A and B."""
-    shared = Architecture(**TINY, num_blocks=2, repeats=2, sharing=sharing, layer_lora=3)
-    model, merged = drawn(shared), Decoder(Architecture(**TINY, num_blocks=4)).double().eval()
+    shared = Architecture(**ODD, num_blocks=2, repeats=2, sharing=sharing, layer_lora=3)
+    model, merged = drawn(shared), Decoder(Architecture(**ODD, num_blocks=4)).double().eval()
     merged.model.embed_tokens.weight.copy_(model.model.embed_tokens.weight)
     merged.model.norm.weight.copy_(model.model.norm.weight)
     for i, (mine, theirs) in enumerate(zip(merged.model.layers, model.model.layers, strict=True)):
@@ -63,9 +49,9 @@ def test_a_shared_model_is_one_of_layers_with_merged_weights(sharing: str) -> No
 def test_an_unshared_model_is_what_peft_makes_of_llama() -> None:
     peft = pytest.importorskip("peft")
     transformers = pytest.importorskip("transformers")
-    model = drawn(Architecture(**TINY, num_blocks=2, layer_lora=3))
+    model = drawn(Architecture(**ODD, num_blocks=2, layer_lora=3))
     config = transformers.LlamaConfig(
-        **TINY, num_hidden_layers=2, tie_word_embeddings=True, rms_norm_eps=1e-5, rope_theta=1e4
+        **ODD, num_hidden_layers=2, tie_word_embeddings=True, rms_norm_eps=1e-5, rope_theta=1e4
     )
     llama = transformers.LlamaForCausalLM(config).double().eval()
     plain = {n: p for n, p in model.state_dict().items() if ".lora." not in n}
@@ -86,8 +72,8 @@ def test_an_unshared_model_is_what_peft_makes_of_llama() -> None:
 
 def test_its_weights_are_those_of_the_paper() -> None:
     """Rank × (inputs + outputs) of seven matrices in each of six layers, by hand."""
-    base = Architecture(**TINY, num_blocks=3, repeats=2, sharing="immediate")
-    lora = Architecture(**TINY, num_blocks=3, repeats=2, sharing="immediate", layer_lora=5)
+    base = Architecture(**ODD, num_blocks=3, repeats=2, sharing="immediate")
+    lora = Architecture(**ODD, num_blocks=3, repeats=2, sharing="immediate", layer_lora=5)
     each = 2 * (24 + 24) + 2 * (24 + 8) + 3 * (24 + 40)
     assert cost(lora).parameters - cost(base).parameters == 6 * 5 * each
 
@@ -95,7 +81,7 @@ def test_its_weights_are_those_of_the_paper() -> None:
 def test_branches_that_start_closed_stay_closed_and_learn() -> None:
     """By the default recipe each layer adds nothing at first; the second factor gets a gradient at
     once, since the first is not zero."""
-    model = Decoder(Architecture(**TINY, num_blocks=2, repeats=2, sharing="cycle", layer_lora=2))
+    model = Decoder(Architecture(**ODD, num_blocks=2, repeats=2, sharing="cycle", layer_lora=2))
     initialise(model, Recipe(tokens=1024, residual_init=0.0), 0)
     ids = torch.randint(0, 61, (2, 9))
     x = model.model.embed_tokens(ids)
@@ -113,9 +99,9 @@ def test_branches_that_start_closed_stay_closed_and_learn() -> None:
 @pytest.mark.parametrize("rank", [-1, 1.5, True, "many"])
 def test_a_rank_that_is_none_is_refused(rank: Any) -> None:
     with pytest.raises(ValueError, match=r"layer_lora must be a rank, a whole number from 0 on"):
-        Architecture(**TINY, num_blocks=2, layer_lora=rank)
+        Architecture(**ODD, num_blocks=2, layer_lora=rank)
 
 
 def test_it_does_not_go_with_ffns_of_several_widths() -> None:
     with pytest.raises(ValueError, match="layer_lora must come with FFNs of one width"):
-        Architecture(**TINY, num_blocks=2, layer_lora=2, ffn_scaling="0.5..1.5")
+        Architecture(**ODD, num_blocks=2, layer_lora=2, ffn_scaling="0.5..1.5")

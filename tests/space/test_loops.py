@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from model_fixtures import ODD, drawn
 from scipy.signal import cont2discrete
 
 from search.recipe import Recipe
@@ -17,26 +18,11 @@ from space.model import Decoder
 from space.parts.loops import passes
 from space.sharing import PATTERNS
 
-TINY: dict[str, Any] = {
-    "vocab_size": 61,
-    "hidden_size": 24,
-    "num_attention_heads": 3,
-    "num_key_value_heads": 1,
-    "intermediate_size": 40,
-}
 BOTH = {"loop_input": True, "loop_norm": True}
 
 
 def looped(sharing: str, blocks: int, repeats: int, **fields: Any) -> Architecture:
-    return Architecture(**TINY, num_blocks=blocks, repeats=repeats, sharing=sharing, **fields)
-
-
-def drawn(arch: Architecture) -> Decoder:
-    model, generator = Decoder(arch).double().eval(), torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(0.3 * torch.randn(p.shape, generator=generator) + (p.ndim == 1))
-    return model
+    return Architecture(**ODD, num_blocks=blocks, repeats=repeats, sharing=sharing, **fields)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +105,7 @@ def test_its_weights_are_three_vectors_a_loop_and_a_norm_a_pass(sharing: str) ->
 
 
 def test_without_a_loop_the_fields_change_nothing() -> None:
-    plain, given = Architecture(**TINY, num_blocks=3), Architecture(**TINY, num_blocks=3, **BOTH)
+    plain, given = Architecture(**ODD, num_blocks=3), Architecture(**ODD, num_blocks=3, **BOTH)
     assert (given.identity, cost(given)) == (plain.identity, cost(plain))
     assert Decoder(given).state_dict().keys() == Decoder(plain).state_dict().keys()
 

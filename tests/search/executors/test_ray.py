@@ -53,6 +53,13 @@ class Hosts:
             text=True,
         )
 
+    def begin(self, folder: Path) -> "subprocess.Popen[str]":
+        """The command, whose run trains on the first node, the only one."""
+        self.renew(self.nodes[0])
+        started = self.start(folder, *LONG)
+        training(folder)
+        return started
+
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Hosts]:
@@ -111,10 +118,7 @@ def test_nodes_that_come_are_used_and_a_node_that_dies_gives_its_run_back(
 def test_where_the_command_is_killed_workers_write_checkpoints_and_the_same_goes_on_at_once(
     hosts: Hosts, tmp_path: Path, undisturbed: list[Any]
 ) -> None:
-    hosts.renew(hosts.nodes[0])
-    killed = hosts.start(tmp_path, *LONG)
-    training(tmp_path)
-    killed.kill()
+    hosts.begin(tmp_path).kill()
     end_of(hosts.start(tmp_path, *LONG))
     assert losses(tmp_path) == undisturbed
     ends = [(attempt.state, attempt.reason) for attempt in attempts(hosts, tmp_path)]
@@ -124,9 +128,7 @@ def test_where_the_command_is_killed_workers_write_checkpoints_and_the_same_goes
 def test_a_new_head_and_the_same_command_go_on_with_the_study_of_a_dead_one(
     hosts: Hosts, tmp_path: Path, undisturbed: list[Any]
 ) -> None:
-    hosts.renew(hosts.nodes[0])
-    hosts.start(tmp_path, *LONG)
-    training(tmp_path)
+    hosts.begin(tmp_path)
     hosts.ray.head.kill()
     hosts.ray.lead()
     hosts.ray.join(hosts.nodes[0])
@@ -138,9 +140,7 @@ def test_a_new_head_and_the_same_command_go_on_with_the_study_of_a_dead_one(
 def test_what_a_node_behind_a_lost_link_writes_is_not_taken(
     hosts: Hosts, tmp_path: Path, undisturbed: list[Any]
 ) -> None:
-    hosts.renew(hosts.nodes[0])
-    started = hosts.start(tmp_path, *LONG)
-    training(tmp_path)
+    started = hosts.begin(tmp_path)
     hosts.ray.join(hosts.nodes[1])
     (worker,) = hosts.nodes[0].running("search.study.worker")
     hosts.nodes[0].unplug()

@@ -8,24 +8,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from database_fixtures import Postgres, postgres  # noqa: F401
+from database_fixtures import Postgres, new_server, postgres  # noqa: F401
 from process_fixtures import wait_for, workers_of
 from sqlalchemy import update
 from sqlalchemy.exc import InternalError
 from study_fixtures import command, environment, records, run, snapshot, start, study_json
 
-from benchmarks.servers import Missing
-from benchmarks.servers.postgres import postgres as served
 from benchmarks.servers.postgres import standby_of
 from search.study.leases import TABLE, Leases
 from search.study.patience import is_away
@@ -225,8 +221,7 @@ def test_a_standby_takes_over_from_postgresql_in_the_middle_of_a_study(
     tmp_path: Path, kill_left: list[Any]
 ) -> None:
     """The address has both servers; the one that takes what is written is the primary."""
-    pytest.importorskip("psycopg")
-    with servers() as (primary, standby):
+    with new_server() as primary, standby_of(primary) as standby:
         url = primary.url("postgres", standby)
         two = (*RUNS, *LONG, "n_trials=2", "workers=2")
         process = start(tmp_path, *two, f'storage="{url}"')
@@ -238,19 +233,6 @@ def test_a_standby_takes_over_from_postgresql_in_the_middle_of_a_study(
         attempts = attempts_of(url)
     assert [run.state for run in attempts] == ["COMPLETE"] * 2, "nothing was lost or doubled"
     assert {run.key for run in attempts} == set(records(tmp_path))
-
-
-@contextmanager
-def servers() -> Iterator[tuple[Postgres, Postgres]]:
-    """A primary and its standby."""
-    with tempfile.TemporaryDirectory(prefix="postgres") as name, ExitStack() as stack:
-        folder = Path(name)
-        folder.chmod(0o755)  # the servers have a user of their own
-        try:
-            primary = stack.enter_context(served(folder / "servers"))
-        except Missing as reason:
-            pytest.skip(str(reason))
-        yield primary, stack.enter_context(standby_of(primary))
 
 
 OPEN = "import sys; from search.study.storage import open_storage; open_storage(sys.argv[1])"
