@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from hydra import compose
@@ -84,7 +85,7 @@ def main(config: AblationConfig) -> None:
         question.measure(config)
         made = make_report({"table": str(config.table), "outputs": config.outputs})
         raise SystemExit(0 if made else 1)
-    names = tables_of_one_proxy() if config.table == "all" else [str(config.table)]
+    names = tables_of_one_proxy(config) if config.table == "all" else [str(config.table)]
     if len(names) > 1:  # an option that one table does not take is refused before any training
         with one_line_errors():
             for name in names:
@@ -116,9 +117,14 @@ def with_overrides(name: str, config: AblationConfig) -> AblationConfig:
     return made
 
 
-def tables_of_one_proxy() -> list[str]:
-    """All tables but those that choose a proxy of their own."""
-    return [name for name in table_names() if not TableFile.read(name).overrides]
+def tables_of_one_proxy(config: AblationConfig) -> list[str]:
+    """All tables but those that choose a proxy of their own, or need what is not given."""
+    files = [TableFile.read(name) for name in table_names()]
+    return [
+        file.name
+        for file in files
+        if not file.overrides and all(attrgetter(option)(config) for option in file.needs)
+    ]
 
 
 def check(config: AblationConfig) -> None:

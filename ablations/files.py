@@ -46,6 +46,8 @@ class TableFile:
     """What arms are to keep to: `kv_bytes<=2048`."""
     overrides: list[str] = field(default_factory=list)
     """Of the command line, where that says nothing else: `proxy=default`."""
+    needs: list[str] = field(default_factory=list)
+    """Options without which there is no such table, such as `recipe.teacher`."""
 
     @classmethod
     def read(cls, name: str) -> Self:
@@ -172,7 +174,7 @@ def _parts(
     yield "overrides", overrides, list
     for override in overrides:
         yield "an override", override, str
-    for name in ("objectives", "columns", "constraints"):
+    for name in ("objectives", "columns", "constraints", "needs"):
         yield name, values.get(name, []), list
     if key:
         content = values.get(key, {})

@@ -1,6 +1,7 @@
 """Settings of all tests."""
 
 import os
+import signal
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -8,6 +9,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads would 
 import pytest
 from cluster_fixtures import ray_here, slurm_here  # noqa: F401
 from hypothesis import HealthCheck, settings
+
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGTERM, signal.SIG_DFL),
+):  # `nohup`, or a shell's `&`, may have some ignored, here and in all that tests start
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGTERM})
 
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile(

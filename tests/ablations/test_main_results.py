@@ -15,6 +15,7 @@ from search.data.tokenizer import train_tokenizer
 from space.arch import Architecture
 from space.hf import export
 from space.model import Decoder
+from space.seals import read_json
 
 TASKS = "arc_easy arc_challenge boolq piqa social_iqa hellaswag openbookqa winogrande".split()
 
@@ -101,7 +102,7 @@ def test_the_command_measures_checkpoints_made_on_the_spot(tmp_path: Path) -> No
     done = make("models=[MobileLLM-125M,mine]")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "outputs" / "tables" / "main_results"
-    assert set(json.loads((folder / "measured.json").read_text())) == {"MobileLLM-125M", "mine"}
+    assert set(read_json(folder / "measured.json")) == {"MobileLLM-125M", "mine"}
     before = {path.name: path.read_bytes() for path in folder.glob("table.*")}
     assert set(before) == {"table.md", "table.tex", "table.csv", "table.html"}
     assert b"| mine |" in before["table.md"]

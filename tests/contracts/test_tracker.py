@@ -46,9 +46,14 @@ def test_it_shows_runs_and_the_study_without_trouble(
     report(search, describe(search, finished=True))
     assert "has not taken it" not in capsys.readouterr().out
     shows = search.tracker.tracker.shows
-    states = search.tracker.shown.read_text().split() if shows else []
+    *states, study = search.tracker.shown.read_text().split() if shows else [""]
     expected = [f"{key}:finished" for key in records(here)] if shows else []
     assert sorted(states) == sorted(expected)
+    assert study.startswith("study:" if shows else "")
+    before = search.tracker.shown.read_text() if shows else ""
+    report(search, describe(search, finished=True))
+    after = search.tracker.shown.read_text() if shows else ""
+    assert after == before, "the study is shown once as well"
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,11 @@ def test_a_job_whose_node_is_lost_goes_on_bit_for_bit(
     (job,) = jobs(tmp_path).values()
     node = slurm_here.node(job)
     slurm_here.kill(node)
-    wait_for(lambda: slurm_here.missed(node))  # until then its worker is silent for several looks
-    slurm_here.start_node(node)
+    time.sleep(2 * GRACE_S)  # its worker is silent for several looks
+    slurm_here.miss(node)
     at_once(slurm_here, job)
     end_of(command)
+    slurm_here.start_node(node)
     assert losses(tmp_path) == undisturbed
     assert list(jobs(tmp_path).values()) == [job], "it has kept its place in the queue"
 
