@@ -26,6 +26,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import optuna
 import torch
 
 from ablations.timing import FILE as TIMING
@@ -40,6 +41,8 @@ from search.models import stored_run
 from search.recipe import Recipe
 from search.record import Run
 from search.runs import CURVE, WEIGHTS, asked_run, read_metrics, read_record
+from search.study.storage import damaged as damaged_trials
+from search.study.storage import open_storage, read_attempts
 from search.train import checkpoint
 from search.train.loop import Stop, train
 from search.train.placement import Placement, settle
@@ -316,6 +319,15 @@ def kept_files(folder: Path) -> list[Kept]:
     def scores() -> Any:
         return whole_json(folder / MEASURED, "scores", "remove it").get("model 1")
 
+    def trials() -> Any:
+        storage = open_storage(f"sqlite:///{outputs / STUDY / 'study.db'}")
+        try:
+            read = optuna.load_study(study_name=STUDY, storage=storage.as_optunas)
+            found = read_attempts(read), read.user_attrs["settings"]
+            return None if damaged_trials(read) else found
+        finally:
+            storage.engine.dispose()
+
     def facts() -> Any:
         return read_study(STUDY, outputs).facts
 
@@ -343,6 +355,7 @@ def kept_files(folder: Path) -> list[Kept]:
         Kept("data: hashes.json", memo, one / "record.json", hashes),
         Kept("timing.json", *timings(folder), seconds),
         Kept("measured.json", *measurements(folder), scores),
+        Kept("study.db", outputs / STUDY / "study.db", one / "record.json", trials),
         Kept("study.json", outputs / STUDY / "study.json", one / "record.json", facts),
     ]
 

@@ -26,10 +26,10 @@ NOT_THERE = re.compile(r"Could not override '(\w+\.[\w.]+)'")
 
 
 def speak_utf8() -> None:
-    """Text in files is UTF-8 whatever the locale says, and no letter stops a print. Python cannot
-    change the first once it runs, so that it may begin anew here."""
+    """Text in files is UTF-8 whatever the surroundings say, and no letter stops a print. Python
+    cannot change the first once it runs, so that it may begin anew here."""
     named = codecs.lookup(locale.getpreferredencoding(False)).name
-    if named != "utf-8" and "PYTHONUTF8" not in os.environ:
+    if named != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     for stream in (sys.stdout, sys.stderr):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from omegaconf import DictConfig
-    from optuna.storages import BaseStorage
+    from optuna.storages import BaseStorage, RDBStorage
     from optuna.trial import FrozenTrial, Trial
 
 
@@ -109,11 +109,33 @@ def frozen(study: "optuna.Study", trial: "Trial | FrozenTrial") -> "FrozenTrial"
     return study._storage.get_trial(trial._trial_id)
 
 
+def as_known(trial: "Trial") -> "FrozenTrial":
+    """An open trial as its process knows it, with all that was written through it."""
+    return trial._cached_frozen_trial
+
+
 def reopened(study: "optuna.Study", trial: "FrozenTrial") -> "Trial":
     """A trial of the study's that attributes can be written to; Optuna opens new ones only."""
     from optuna.trial import Trial
 
     return Trial(study, trial._trial_id)
+
+
+def set_attributes(storage: "RDBStorage", trial_id: int, values: Mapping[str, Any]) -> None:
+    """Write several user attributes of a trial at once; Optuna takes a transaction for each."""
+    from optuna.storages._rdb import models
+    from optuna.storages._rdb.storage import _create_scoped_session
+
+    kind = models.TrialUserAttributeModel
+    with _create_scoped_session(storage.scoped_session, True) as session:
+        for name, value in values.items():
+            storage._set_trial_attr_without_commit(session, kind, trial_id, name, value)
+
+
+def note(trial: "Trial", values: Mapping[str, Any]) -> None:
+    """Write user attributes into a trial of a `PatientStorage` at once."""
+    trial.storage.set_trial_user_attrs(trial._trial_id, values)  # type: ignore[attr-defined]
+    trial._cached_frozen_trial.user_attrs.update(values)
 
 
 TELL_ERRORS = (ValueError, AssertionError)

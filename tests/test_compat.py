@@ -18,6 +18,7 @@ import yaml
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
+from search.study.storage import open_storage
 from space import compat
 
 ROOT = Path(__file__).parent.parent
@@ -93,6 +94,30 @@ def test_a_trial_is_frozen_with_what_it_has_reported(study: optuna.Study) -> Non
     trial.report(0.5, step=1)
     assert compat.frozen(study, trial).intermediate_values == {1: 0.5}
     assert compat.frozen(study, trial).state == TrialState.RUNNING
+
+
+def test_a_process_knows_what_it_has_written_into_a_trial(study: optuna.Study) -> None:
+    trial = study.ask()
+    trial.suggest_categorical("num_blocks", [2, 3])
+    trial.report(0.5, step=1)
+    trial.set_user_attr("seed", 3)
+    with compat.without_experimental_warnings():
+        trial.set_constraint("kv_bytes", -1)
+    there, known = compat.frozen(study, trial), compat.as_known(trial)
+    for name in ("params", "intermediate_values", "user_attrs", "constraints", "number"):
+        assert getattr(known, name) == getattr(there, name) != {}, name
+
+
+def test_attributes_are_written_at_once(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/study.db")
+    study = optuna.create_study(storage=storage.as_optunas)
+    trial = study.ask()
+    compat.note(trial, {"key": "a", "cell": {"lr": 1}})
+    compat.note(trial, {"key": "b"})
+    assert trial.user_attrs == study.trials[0].user_attrs == {"key": "b", "cell": {"lr": 1}}
+    study.tell(trial, 1.0)
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        compat.note(trial, {"key": "c"})
 
 
 def test_a_running_trial_of_the_storage_can_be_written_to(study: optuna.Study) -> None:

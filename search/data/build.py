@@ -5,6 +5,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from search.data.tokenizer import (
     vocab_size_of,
 )
 from search.train.placement import cores
-from space.files import write_atomically
+from space.seals import Damaged, read_json, write_json
 
 FORMAT = 1
 """Part of every cache key. Raise it when the same content is packed differently."""
@@ -105,16 +106,18 @@ def _tokenizer(
     kept = work.with_name(f"{work.name}.tokenizer.json")
     if config.tokenizer:
         return load_tokenizer(tokenizer_file(config.tokenizer))
-    if not kept.exists():
-        progress(f"data: training a tokenizer of {config.vocab_size} tokens")
-        texts = (
-            text
-            for each in stretches
-            for text, content in checked(each.documents())
-            if content_hash(content) > threshold
-        )
-        write_atomically(kept, train_tokenizer(texts, config.vocab_size).to_str())
-    return load_tokenizer(kept)
+    with suppress(FileNotFoundError, Damaged):
+        return Tokenizer.from_str(read_json(kept)["tokenizer"])
+    progress(f"data: training a tokenizer of {config.vocab_size} tokens")
+    texts = (
+        text
+        for each in stretches
+        for text, content in checked(each.documents())
+        if content_hash(content) > threshold
+    )
+    made = train_tokenizer(texts, config.vocab_size).to_str()
+    write_json(kept, {"tokenizer": made})
+    return Tokenizer.from_str(made)
 
 
 def require_room(job: Job, progress: Progress) -> None:

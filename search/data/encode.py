@@ -6,6 +6,7 @@ host: what one has made no other makes again, and two that make the same make th
 each, and answers each by a line.
 """
 
+import io
 import json
 import os
 import platform
@@ -30,15 +31,18 @@ from search.data.split import Array, content_hash
 from search.data.stretches import Stretch, checked
 from search.data.tokenizer import encoded
 from space.files import file_atomically, write_atomically
+from space.seals import digest, digest_of_file
 from space.words import duration
 
 Progress = Callable[[str], None]
 REPORT_S = 2
+DIGITS = 32
+"""Of a digest, at the end of a file."""
 
 
 class Part(NamedTuple):
     """The encoded documents of a stretch: their tokens in one file, what is known of each in
-    another, which is written last."""
+    another, which is written last and ends with a digest of both."""
 
     tokens: Path
     known: Path
@@ -46,6 +50,22 @@ class Part(NamedTuple):
     def there(self) -> bool:
         """Whether it is whole."""
         return self.known.exists() and self.tokens.exists()
+
+    def sound(self) -> bool:
+        """Whether it is whole, and as it was written."""
+        if not self.there():
+            return False
+        content = self.known.read_bytes()
+        return content[-DIGITS:] == self._digest(content[:-DIGITS])
+
+    def finish(self, documents: Array) -> None:
+        """Write what is known of its documents, once its tokens are there."""
+        made = io.BytesIO()
+        np.save(made, documents)
+        write_atomically(self.known, made.getvalue() + self._digest(made.getvalue()))
+
+    def _digest(self, known: bytes) -> bytes:
+        return digest(digest_of_file(self.tokens).encode() + known).encode()
 
     def documents(self) -> Array:
         """(documents, 3) uint64: hash of the content, tokens, bytes of UTF-8."""
@@ -105,8 +125,7 @@ class Job:
                 lengths += of_each
         rows = [(each, n, size) for (each, size), n in zip(known, lengths, strict=True)]
         index = np.array(rows, dtype=np.uint64).reshape(-1, 3)
-        with file_atomically(part.known) as path, path.open("wb") as file:
-            np.save(file, index)
+        part.finish(index)
         return int(index[:, 1].sum()), int(index[:, 2].sum())
 
     def write(self, path: Path) -> None:
@@ -122,12 +141,17 @@ class Job:
 
 
 def encode(job: Job, processes: int, progress: Progress) -> list[Part]:
-    """The parts of all stretches. Those that are missing are encoded, in so many processes.
+    """The parts of all stretches. Those that are missing or damaged are encoded, in so many
+    processes.
 
     Raises:
         ValueError, OSError: a document cannot be read, or a process was killed.
     """
-    missing = [n for n, part in enumerate(job.parts) if not part.there()]
+    missing = [n for n, part in enumerate(job.parts) if not part.sound()]
+    for number in missing:
+        if job.parts[number].there():
+            progress(f"data: {job.parts[number].known} is damaged, and encoded again")
+            job.parts[number].remove()
     meter = Meter(sum(job.stretches[n].n_bytes for n in missing), progress)
     if kept := len(job.parts) - len(missing):
         progress(f"data: {kept} of {len(job.parts)} parts are encoded already")

@@ -1,4 +1,5 @@
-"""Runs that a study has finished and whose records were damaged or removed since: done again."""
+"""Runs that a study has finished and whose records were damaged or removed since, or whose trials
+were: done again."""
 
 from pathlib import Path
 
@@ -7,8 +8,19 @@ import optuna
 from search.runs import CorruptRecord, UnknownParts, read_record, usable_record
 from search.states import State, Status
 from search.study.plan import Attempt, distinct
-from search.study.storage import LOST, read_attempts
+from search.study.storage import LOST, damaged, read_attempts
 from space.words import count
+
+
+def name_damaged(study: optuna.Study) -> None:
+    """Say which trials are not as they ended. They are left out, so that their runs are open."""
+    if numbers := damaged(study):
+        named = ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")
+        print(
+            f"warning: {count(len(numbers), 'trial')} ({named}) of study {study.study_name} "
+            f"{'is' if len(numbers) == 1 else 'are'} not in the storage as written and left out; "
+            "finished runs are taken from their records, others are done again"
+        )
 
 
 def reopen_lost(study: optuna.Study, runs: Path) -> None:

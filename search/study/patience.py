@@ -3,15 +3,17 @@
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 import optuna
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.trial import TrialState
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+from space.compat import set_attributes
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -85,8 +87,8 @@ class PatientStorage:
     """Optuna's storage, each of whose methods waits. Nothing happens twice that must happen once:
     what a lost answer leaves done is found done."""
 
-    def __init__(self, storage: BaseStorage, patience: Patience) -> None:
-        self._storage, self.patience = storage, patience
+    def __init__(self, storage: RDBStorage, patience: Patience) -> None:
+        self._database, self._storage, self.patience = storage, get_storage(storage), patience
         self.engine = patience.engine
 
     @property
@@ -101,6 +103,10 @@ class PatientStorage:
         patient = self.patience.wrap(found)
         setattr(self, name, patient)
         return patient
+
+    def set_trial_user_attrs(self, trial_id: int, values: Mapping[str, Any]) -> None:
+        """As `set_trial_user_attr`, all at once or none."""
+        self.patience.wrap(set_attributes)(self._database, trial_id, values)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
         """As Optuna's, where an end that was written without an answer is no error."""

@@ -32,7 +32,7 @@ from search.study.copies import has_weights, share_ended
 from search.study.ending import describe, given, tidy
 from search.study.job import Job
 from search.study.locks import HOST, require_writable
-from search.study.lost import reopen_lost
+from search.study.lost import name_damaged, reopen_lost
 from search.study.patience import PatientStorage
 from search.study.plan import Attempt, Work, distinct
 from search.study.pool import Ending, Pool
@@ -151,6 +151,7 @@ class Session(Generic[W]):
                 pruner=make_pruner(subject.pruner, ground.recipe),
                 directions=subject.targets.directions,
             )
+            name_damaged(study)
             lose_abandoned(study, Path(config.runs), ground.lock.leases)
             attempts, shared = read_attempts(study), set[str]()
             share_ended(ground.artifacts, Path(config.runs), attempts, shared)

@@ -2,7 +2,7 @@
 
 A trial's user attributes say which run it is (`key`, `arm`, `seed`, `role`, `layers`, `cell`), who
 works on it (`worker`, and `holder` of the lease that must be renewed), and how it ended (`status`,
-`reason`, `reused`, `duplicate`).
+`reason`, `reused`, `duplicate`). Once it has ended, `seal` is the digest of all that.
 """
 
 import json
@@ -17,13 +17,14 @@ from weakref import WeakKeyDictionary
 
 import filelock
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import create_engine, event, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search.states import Role, State, Status
@@ -32,7 +33,8 @@ from search.study.leases import TABLE, WORKER, Leases
 from search.study.locks import HOST, run_lock
 from search.study.patience import Patience, PatientStorage
 from search.study.plan import Attempt
-from space.compat import reopened, storage_of
+from search.study.sealed import SEALS, is_damaged
+from space.compat import note, reopened, storage_of
 from space.doors import alike
 
 NETWORK = {"connect_timeout": 5, "keepalives_idle": 10, "tcp_user_timeout": 30_000}
@@ -47,11 +49,21 @@ COMMAND = "command"
 """Of a study: how its last start was asked for, which `search.join` repeats."""
 TOTAL = "total"
 """Of a study: how many runs it will have, by what its last start was asked."""
+REMEDY = (
+    "move it away, and the same command takes finished runs from their records and goes on with "
+    "the others from their checkpoints"
+)
 LOST = "lost"
 """Of a study: the numbers of trials whose records were damaged or removed after they had ended."""
 
-_ENDED: WeakKeyDictionary[optuna.Study, dict[int, Attempt]] = WeakKeyDictionary()
-"""Of each study that is open here its trials that have ended, by number."""
+_ENDED: WeakKeyDictionary[optuna.Study, dict[int, Attempt | None]] = WeakKeyDictionary()
+"""Of each study that is open here its trials that have ended, by number; None for damaged ones."""
+
+READING_ERRORS = (
+    *(ValueError, TypeError, LookupError, AttributeError, AssertionError),
+    StorageInternalError,
+)
+SAID_OF_DAMAGE = ("Could not decode", "malformed", "not a database")
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -70,6 +82,8 @@ def open_storage(
             raise ValueError("a database in memory is seen by no other process; name a file")
         opening = Patience(create_engine(url), stopping).wrap(_open) if patient else _open
         storage = opening(url)
+        if not patient:
+            _require_sound(storage.engine)
     except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
         shown = (
             "storage" if isinstance(error, ArgumentError) else f"storage {without_password(url)}"
@@ -78,7 +92,7 @@ def open_storage(
             f"{shown} must be a SQLAlchemy URL that can be opened, such as sqlite:///study.db or "
             f"postgresql+psycopg://user@host/name, but {_first_line(error)}"
         ) from None
-    return PatientStorage(get_storage(storage), Patience(storage.engine, stopping))
+    return PatientStorage(storage, Patience(storage.engine, stopping))
 
 
 def _open(url: str) -> RDBStorage:
@@ -90,6 +104,16 @@ def _open(url: str) -> RDBStorage:
             event.listen(storage.engine, "connect", _limit_idleness)
         TABLE.metadata.create_all(storage.engine)
     return storage
+
+
+def _require_sound(engine: Engine) -> None:
+    """Raises: RuntimeError where a file of SQLite contradicts itself, as an index its table."""
+    if engine.dialect.name != "sqlite":
+        return
+    with engine.connect() as database:
+        found = str(database.execute(text("pragma integrity_check(1)")).scalar())
+    if found != "ok":
+        raise RuntimeError(f"it is damaged ({' '.join(found.split())}); {REMEDY}")
 
 
 def _limit_idleness(connection: Any, _: object) -> None:
@@ -171,6 +195,7 @@ def open_study(
     )
     before = study.user_attrs.get("settings")
     if before is None:
+        study.set_user_attr(SEALS, True)
         study.set_user_attr("settings", settings)
         study.set_user_attr("started", datetime.now(UTC).isoformat(timespec="seconds"))
     elif changed := list(differences(before, json.loads(json.dumps(settings)))):
@@ -196,11 +221,10 @@ def load_study(
 
 def settled_precision(storage: BaseStorage, name: str) -> str | None:
     """The precision that `auto` became when the study was made."""
-    for summary in optuna.get_all_study_summaries(storage, include_best_trial=False):
-        if summary.study_name == name:
-            settings = summary.user_attrs.get("settings", {})
-            return settings.get("recipe", {}).get("precision")  # type: ignore[no-any-return]
-    return None
+    if name not in optuna.get_all_study_names(storage):
+        return None
+    settings = optuna.load_study(study_name=name, storage=storage).user_attrs.get("settings", {})
+    return settings.get("recipe", {}).get("precision")  # type: ignore[no-any-return]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -> Iterator[str]:
@@ -214,31 +238,69 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "")
 
 
 def read_attempts(study: optuna.Study) -> list[Attempt]:
-    """All trials of the study, by number. One whose record was lost counts as interrupted: its run
-    is done again. Where the study prunes no longer, so does a pruned one: it goes on."""
-    lost = set(study.user_attrs.get(LOST, ()))
-    known = _ENDED.setdefault(study, {})
-    attempts = [_known_attempt(trial, known) for trial in study.get_trials(deepcopy=False)]
+    """All trials of the study, by number, but for damaged ones: what those were, nobody knows. One
+    whose record was lost counts as interrupted: its run is done again. Where the study prunes no
+    longer, so does a pruned one: it goes on."""
+    with _whole(study):
+        kept = study.user_attrs
+        lost = set(kept.get(LOST, ()))
+        attempts = [a for a in _all_attempts(study, kept).values() if a is not None]
     attempts = [_interrupted(a) if a.number in lost else a for a in attempts]
     if not isinstance(study.pruner, NopPruner):
         return attempts
     return [_interrupted(a) if a.state == State.PRUNED else a for a in attempts]
 
 
+def damaged(study: optuna.Study) -> list[int]:
+    """Numbers of the trials that are not as they ended."""
+    with _whole(study):
+        found = _all_attempts(study, study.user_attrs)
+    return [number for number, attempt in found.items() if attempt is None]
+
+
+@contextmanager
+def _whole(study: optuna.Study) -> Iterator[None]:
+    """For what Optuna and this file read of a study.
+
+    Raises:
+        ValueError: it holds what neither has written.
+    """
+    try:
+        yield
+    except READING_ERRORS as error:
+        if isinstance(error, StorageInternalError) and not _says_damage(error):
+            raise
+        raise ValueError(
+            f"the storage must hold study {study.study_name} as it was written, but "
+            f"{_first_line(error)} ({type(error).__name__}); {REMEDY}"
+        ) from None
+
+
+def _says_damage(error: StorageInternalError) -> bool:
+    """Whether SQLite says so; else its file cannot be read now, or the database is away."""
+    return any(words in str(error.__cause__) for words in SAID_OF_DAMAGE)
+
+
+def _all_attempts(study: optuna.Study, kept: Mapping[str, Any]) -> dict[int, Attempt | None]:
+    """By number; `kept` are the study's attributes. Those that had ended before were read then:
+    they do not change any more."""
+    known, found = _ENDED.setdefault(study, {}), dict[int, Attempt | None]()
+    for trial in study.get_trials(deepcopy=False):
+        number = trial.number
+        if number not in known:
+            whole = not is_damaged(trial, sealed=bool(kept.get(SEALS)))
+            found[number] = _attempt(trial) if whole else None
+            if trial.state.is_finished():
+                known[number] = found[number]
+        else:
+            found[number] = known[number]
+    return found
+
+
 def _interrupted(attempt: Attempt) -> Attempt:
     return replace(
         attempt, state=State.FAIL, status=Status.INTERRUPTED, value=None, values=(), excesses={}
     )
-
-
-def _known_attempt(trial: FrozenTrial, known: dict[int, Attempt]) -> Attempt:
-    """Of a trial that has ended, what was made of it before: it does not change any more."""
-    if (before := known.get(trial.number)) is not None:
-        return before
-    attempt = _attempt(trial)
-    if trial.state.is_finished():
-        known[trial.number] = attempt
-    return attempt
 
 
 def _attempt(trial: FrozenTrial) -> Attempt:
@@ -273,10 +335,8 @@ def lose(
 ) -> None:
     """Mark a trial whose worker is gone. Its cell is then open, and the next free worker's."""
     try:
-        lost = reopened(study, trial)
-        lost.set_user_attr("reason", reason)
-        if status is not None:
-            lost.set_user_attr("status", status)
+        more = {} if status is None else {"status": status}
+        note(reopened(study, trial), {"reason": reason, **more})
         study.tell(trial.number, state=TrialState.FAIL)
     except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
         return  # it ended just before, or another machine was quicker

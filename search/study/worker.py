@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import filelock
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import Trial
+from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.artifacts import Artifacts, Away
@@ -39,6 +39,7 @@ from search.study.locks import HOST, holder_of, is_of_another_host, run_lock, st
 from search.study.plan import Attempt, Cell, Step, distinct, is_open
 from search.study.pruners import make_pruner
 from search.study.samplers import make_sampler, worker_seed
+from search.study.sealed import seal
 from search.study.standing import Standing
 from search.study.starts import SeveralHosts, require_one_host
 from search.study.storage import (
@@ -49,7 +50,7 @@ from search.study.storage import (
 )
 from search.train.leftovers import give_back
 from search.train.loop import Stop, train
-from space.compat import TELL_ERRORS, is_tell_refused, without_experimental_warnings
+from space.compat import TELL_ERRORS, is_tell_refused, note, without_experimental_warnings
 from space.doors import Changed, bare
 
 Emit = Callable[[Event], None]
@@ -276,7 +277,17 @@ class Worker:
         return time.monotonic() - self.run_began if self.run_began is not None else 0.0
 
     def objective(self, trial: Trial) -> tuple[float, ...]:
-        """The values of a trial: of a run already there, or of training it."""
+        """The values of a trial, which is sealed with what it ends with."""
+        try:
+            values = self._values(trial)
+        except optuna.TrialPruned:
+            seal(trial, TrialState.PRUNED)
+            raise
+        seal(trial, TrialState.COMPLETE, values)
+        return values
+
+    def _values(self, trial: Trial) -> tuple[float, ...]:
+        """Of a run already there, or of training it."""
         cell, run = self._cell(trial)
         if beyond := self.job.targets.beyond(run):
             self._rule_out(trial, run, beyond)
@@ -288,8 +299,7 @@ class Worker:
         try:
             record, reused = self._train(run, trial)
         except Pruned as pruned:
-            trial.set_user_attr("status", Status.PRUNED)
-            trial.set_user_attr("reason", str(pruned))
+            note(trial, {"status": Status.PRUNED, "reason": str(pruned)})
             self.outcome = ended(run, trial.number, cell, status=Status.PRUNED, reason=str(pruned))
             raise optuna.TrialPruned from None
         except Lost:
@@ -304,10 +314,9 @@ class Worker:
         except (*STORAGE_ERRORS, Changed, Unusable):
             trial.set_user_attr("status", Status.INTERRUPTED)
             raise
-        if record.final:
-            trial.set_user_attr("result_id", record.result_id)
         status, reason, values = self._measured(record, trial)
-        trial.set_user_attr("reused", reused)
+        known = {"result_id": record.result_id} if record.final else {}
+        note(trial, {**known, "reused": reused, "status": status, "reason": reason})
         self.outcome = ended(
             run,
             trial.number,
@@ -319,8 +328,7 @@ class Worker:
             seconds=record.seconds,
         )
         if status != Status.FINISHED:
-            self._end(trial, status, reason)
-        trial.set_user_attr("status", status)
+            raise Ended(reason)
         return values
 
     def _measured(
@@ -358,13 +366,13 @@ class Worker:
         Raises:
             TrialPruned: always.
         """
-        for name, value in {
+        ruled_out = {
             "duplicate": True,
             "status": Status.RULED_OUT,
             "reason": "; ".join(beyond),
             "arm": architecture_id(run.architecture),
-        }.items():
-            trial.set_user_attr(name, value)
+        }
+        note(trial, ruled_out)
         _constrain(trial, self.job.targets.known_excesses(run))
         raise optuna.TrialPruned
 
@@ -382,20 +390,19 @@ class Worker:
         """Write into the trial which run it is, so that no one else takes it."""
         if not (self.leases.owns(self.planning) and self.leases.owns(self.presence)):
             raise Lost  # another plans by now, and may have taken the same
-        for name, value in {
+        which = {
             "worker": f"{self.owner}:",
             "holder": self.leases.holder,
             "cell": params,
             "seed": run.seed,
             "arm": architecture_id(run.architecture),
             "layers": run.architecture.num_layers,
-            "key": run.key,  # last: who has a key has all
-        }.items():
-            trial.set_user_attr(name, value)
+            "key": run.key,
+        }
+        note(trial, which)
 
     def _end(self, trial: Trial, status: Status, reason: str | None) -> NoReturn:
-        trial.set_user_attr("status", status)
-        trial.set_user_attr("reason", reason)
+        note(trial, {"status": status, "reason": reason})
         raise Ended(reason)
 
     def _train(self, run: Run, trial: Trial) -> tuple[Record, bool]:

@@ -82,8 +82,9 @@ def test_what_it_will_take_is_said_before_anything_is_trained(tmp_path: Path) ->
     assert lines[1].startswith("to do: 2 runs, 2.05k tokens")
     assert "(rough: " in lines[1]
     assert "of disk" in lines[1]
-    assert [line.split(" (")[0] for line in lines[2:4]] == ["trial 0", "trial 1"]
-    assert "2/2 done, 0 failed, best" in lines[3]
+    assert lines[2] == "starting workers; a line follows when a run ends"
+    assert [line.split(" (")[0] for line in lines[3:5]] == ["trial 0", "trial 1"]
+    assert "; 2/2 done, best " in lines[4]
     other = run(tmp_path, "n_trials=1", "replicates.seeds=1", "study=other", "seed=1")
     assert "by 2 runs recorded on such a machine" in other.stdout
 
@@ -119,7 +120,7 @@ def test_a_terminal_shows_a_bar_for_each_worker(tmp_path: Path) -> None:
     os.close(master)
     assert process.returncode == 0, err
     screen = b"".join(pieces).decode()
-    for shown in ("worker 1: trial", "worker 2: trial", "tokens, ", "/s, loss", "left", "2/2 done"):
+    for shown in ("left, trial 0, ", "left, trial 1, ", ", loss ", " tokens, ", "/s", "2/2 done"):
         assert shown in screen, shown
     assert "\x1b[?25h" in screen, "the cursor is shown again"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_fixtures import environment, open_search, write_text
+from study_fixtures import command, environment, open_search, write_text
 
 from search.data.cache import prepare
 from search.data.config import DataConfig
@@ -42,6 +42,54 @@ def test_a_locale_that_is_not_utf8_stops_nothing(given: dict[str, str]) -> None:
     usual = subprocess.run(command, env=environment(), capture_output=True).stdout
     escaped = usual.decode().encode("ascii", "backslashreplace")
     assert done.stdout in (usual, escaped)
+
+
+ASCII = {
+    "LC_ALL": "POSIX",
+    "PYTHONCOERCECLOCALE": "0",
+    "PYTHONUTF8": "0",
+    "PYTHONIOENCODING": "ascii",
+}
+WHOLE = ("n_trials=2", "replicates.seeds=1", "keep=all", "report=true")
+
+
+def every_verb(folder: Path, *before: str, given: dict[str, str]) -> None:
+    """From a study to an export and its page, each as a command in `folder`, run by `before`."""
+    search = command(folder, *WHOLE)
+    verbs = [
+        search,
+        [*search[:2], "reports", "study=tiny"],
+        [*search[:2], "search.status", "study=tiny"],
+        [*search[:2], "space", "export=best", "study=tiny", 'to="книга"'],
+        [*search[:2], "ablations", "table=help"],
+    ]
+    surroundings = {k: v for k, v in environment().items() if k not in ("HOME", "USER", "LOGNAME")}
+    for verb in verbs:
+        done = subprocess.run(
+            [*before, *verb],
+            cwd=folder,
+            env={**surroundings, "XDG_CACHE_HOME": str(folder / "cache"), **given},
+            capture_output=True,
+        )
+        assert done.returncode == 0, f"{verb}\n{done.stdout!r}\n{done.stderr!r}"
+        assert b"Traceback" not in done.stdout + done.stderr
+    page = (folder / "outputs" / "tiny" / "report.html").read_text("utf-8")
+    assert "bits per byte" in page
+    assert (folder / "книга" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_every_verb_works_where_nothing_is_utf8(tmp_path: Path) -> None:
+    every_verb(tmp_path, given=ASCII)
+
+
+@pytest.mark.slow
+def test_every_verb_works_for_a_user_without_a_name_or_a_home(tmp_path: Path) -> None:
+    """As in a container that is run with `--user 54321`."""
+    as_user = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+    if subprocess.run([*as_user, "true"], capture_output=True).returncode:
+        pytest.skip("this kernel lets nobody make a user namespace")
+    every_verb(tmp_path, *as_user, given={})
 
 
 # --- Caches ---------------------------------------------------------------------------------------

@@ -127,6 +127,23 @@ def test_a_killed_build_keeps_its_parts(config: DataConfig) -> None:
     assert (after.fingerprint, after.folder.name) == (whole.fingerprint, whole.folder.name)
 
 
+def test_damaged_parts_of_a_killed_build_are_encoded_again(config: DataConfig) -> None:
+    write_jsonl(Path(str(config.path)) / "c.jsonl", prose(300, seed=2))
+    with start(config) as process:
+        done = wait_for(lambda: len(found := parts(config)) > 4 and sorted(found))
+        os.killpg(process.pid, signal.SIGKILL)
+    for path in (done[0], done[1].with_suffix(".bin")):
+        content = bytearray(path.read_bytes())
+        content[-40] ^= 1
+        path.write_bytes(content)
+    said: list[str] = []
+    after = prepare(config, said.append)
+    damaged = {line.split()[1] for line in said if "is damaged" in line}
+    assert damaged == {str(done[0]), str(done[1])}
+    whole = prepare(replace(config, cache=str(Path(config.cache).parent / "other")), print)
+    assert after.fingerprint == whole.fingerprint
+
+
 def test_two_hosts_build_into_one_cache(config: DataConfig) -> None:
     both = [start(replace(config, processes=2), host) for host in ("one", "two")]
     said = [process.communicate(timeout=100)[0].strip() for process in both]

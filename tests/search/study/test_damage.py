@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import sqlite3
 import tarfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from study_fixtures import open_search, records, run, study_json, work
@@ -19,6 +22,7 @@ from search.models import stored_run
 from search.record import Record
 from search.runs import asked_run, read_metrics, read_record, write_record
 from search.study.ending import describe
+from search.study.storage import damaged, open_storage, read_attempts
 from search.train.loop import Stop, train
 from search.train.placement import Placement
 
@@ -191,7 +195,86 @@ def done(here: Path) -> dict[str, dict[str, Any]]:
     search = open_search(here, *TWO)
     work(search)
     describe(search, finished=True)
+    search.lock.release()
     return records(here)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update trial_values set value = value - 1 where trial_id = 1",
+        "update trial_params set param_value = 1 where trial_id = 1",
+        "update trial_user_attributes set value_json = '7' where trial_id = 1 and key = 'seed'",
+        "update trial_user_attributes set value_json = '{}' where trial_id = 1 and key = 'cell'",
+        "delete from trial_user_attributes where trial_id = 1 and key = 'result_id'",
+        "delete from trial_user_attributes where trial_id = 1 and key = 'seal'",
+    ],
+    ids=lambda change: change.split("where")[0].split("set")[0] + change.split("=")[-1],
+)
+def test_a_trial_that_changed_in_the_database_is_left_out_and_its_record_taken(
+    here: Path, done: dict[str, dict[str, Any]], change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(here / "outputs" / "tiny" / "study.db")) as database, database:
+        assert database.execute(change).rowcount == 1
+    search = open_search(here, *TWO)
+    said = "warning: 1 trial (0) of study tiny is not in the storage as written and left out"
+    assert said in capsys.readouterr().out
+    assert search.count_done() == 1
+    work(search)
+    assert records(here) == done, "nothing was trained again"
+    assert search.count_done() == 2
+    describe(search, finished=True)
+    assert sorted(t["value"] for t in study_json(here)["trials"]) == sorted(
+        record["readings"][-1]["val_bpb"] for record in done.values()
+    )
+
+
+def test_trials_of_earlier_versions_have_no_seals(
+    here: Path, done: dict[str, dict[str, Any]]
+) -> None:
+    with closing(sqlite3.connect(here / "outputs" / "tiny" / "study.db")) as database, database:
+        database.execute("delete from trial_user_attributes where key = 'seal'")
+        database.execute("delete from study_user_attributes where key = 'seals'")
+    assert open_search(here, *TWO).count_done() == 2
+
+
+def test_flipped_bits_of_the_database_are_noticed(here: Path, done: object) -> None:
+    path = here / "outputs" / "tiny" / "study.db"
+
+    def read() -> Any:
+        storage = open_storage(f"sqlite:///{path}")
+        try:
+            study = optuna.load_study(study_name="tiny", storage=storage.as_optunas)
+            if damaged(study):
+                raise ValueError
+            return read_attempts(study), study.user_attrs["settings"]
+        finally:
+            storage.engine.dispose()
+
+    assert unnoticed(path, read) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content: content[:5000], "malformed"),
+        (lambda content: b"x" * len(content), "file is not a database"),
+        (lambda content: content.replace(b'"explore"', b'"exp\xffore"'), "as it was written, but"),
+    ],
+    ids=["cut", "none", "text"],
+)
+def test_a_damaged_database_is_one_line_that_says_what_to_do(
+    here: Path, done: dict[str, dict[str, Any]], change: Callable[[bytes], bytes], words: str
+) -> None:
+    path = here / "outputs" / "tiny" / "study.db"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ValueError, match=words) as caught:
+        open_search(here, *TWO)
+    assert "\n" not in str(caught.value)
+    path.unlink()
+    search = open_search(here, *TWO)
+    work(search)
+    assert records(here) == done
 
 
 def results(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
