@@ -138,6 +138,7 @@ def orchestration(name: str, sizes: Sequence[int]) -> Iterator[tuple[int, float,
                 worker.take_next()
             taken = [timed_step(worker) for _ in range(WINDOW)]
             yield size, median(wall_s for wall_s, _ in taken), median(cpu_s for _, cpu_s in taken)
+        session.lock.release()
 
 
 def timed_step(worker: Worker) -> tuple[float, float]:

@@ -322,6 +322,8 @@ def kept_files(folder: Path) -> list[Kept]:
     def trials() -> Any:
         storage = open_storage(f"sqlite:///{outputs / STUDY / 'study.db'}")
         try:
+            if STUDY not in optuna.get_all_study_names(storage.as_optunas):
+                return None  # a search makes it anew, from its records
             read = optuna.load_study(study_name=STUDY, storage=storage.as_optunas)
             found = read_attempts(read), read.user_attrs["settings"]
             return None if damaged_trials(read) else found

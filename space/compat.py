@@ -5,6 +5,7 @@ fails when the library changes. Libraries are imported where they are needed: co
 needs none of them.
 """
 
+import json
 import os
 import warnings
 from argparse import Action, ArgumentParser
@@ -122,14 +123,28 @@ def reopened(study: "optuna.Study", trial: "FrozenTrial") -> "Trial":
 
 
 def set_attributes(storage: "RDBStorage", trial_id: int, values: Mapping[str, Any]) -> None:
-    """Write several user attributes of a trial at once; Optuna takes a transaction for each."""
+    """Write several user attributes of a trial at once; Optuna takes a transaction for each, which
+    a study of short trials feels."""
     from optuna.storages._rdb import models
     from optuna.storages._rdb.storage import _create_scoped_session
+    from sqlalchemy.dialects import postgresql, sqlite
 
     kind = models.TrialUserAttributeModel
+    rows = [
+        {"trial_id": trial_id, "key": name, "value_json": json.dumps(value)}
+        for name, value in values.items()
+    ]
+    backends: dict[str, Any] = {"postgresql": postgresql, "sqlite": sqlite}
     with _create_scoped_session(storage.scoped_session, True) as session:
-        for name, value in values.items():
-            storage._set_trial_attr_without_commit(session, kind, trial_id, name, value)
+        if storage.engine.name not in backends:
+            for name, value in values.items():
+                storage._set_trial_attr_without_commit(session, kind, trial_id, name, value)
+            return
+        state = models.TrialModel.find_or_raise_by_id(trial_id, session).state
+        storage.check_trial_is_updatable(trial_id, state)
+        insert = backends[storage.engine.name].insert(kind).values(rows)
+        which, new = [kind.trial_id, kind.key], {"value_json": insert.excluded.value_json}
+        session.execute(insert.on_conflict_do_update(index_elements=which, set_=new))
 
 
 def note(trial: "Trial", values: Mapping[str, Any]) -> None:

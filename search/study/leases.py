@@ -160,17 +160,19 @@ class Leases:
             return False  # another was quicker
         return True
 
-    def owns(self, name: str) -> bool:
-        """Whether it is still this holder's. If so it is renewed, also after it ran out: nobody has
-        taken it."""
+    def owns(self, *names: str) -> bool:
+        """Whether all are still this holder's. If so they are renewed, also after they ran out:
+        nobody has taken them."""
+        mine = TABLE.c.holder == self.holder
         renewed = (
             change(TABLE)
-            .where(TABLE.c.name == name, TABLE.c.holder == self.holder)
+            .where(TABLE.c.name.in_(names), mine)
             .values(expires=now() + self.grace_s)
         )
-        if self._execute(renewed):
+        if self._execute(renewed) == len(names):
             return True
-        self.held.discard(name)
+        with self.engine.connect() as database:
+            self.held &= set(database.execute(select(TABLE.c.name).where(mine)).scalars())
         return False
 
     def release(self, name: str) -> None:

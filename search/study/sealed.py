@@ -3,12 +3,12 @@ database, or a line that is lost there, must not become a result.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from space.compat import as_known
+from space.compat import as_known, note
 from space.seals import digest
 
 SEAL = "seal"
@@ -18,9 +18,16 @@ SEALS = "seals"
 none."""
 
 
-def seal(trial: Trial, state: TrialState, values: Sequence[float] = ()) -> None:
-    """Write the digest of what a trial is about to end with; nothing may be written after it."""
-    trial.set_user_attr(SEAL, _digest(as_known(trial), state, values))
+def seal(
+    trial: Trial,
+    state: TrialState,
+    values: Sequence[float] = (),
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a trial's last attributes, and the digest of all that it ends with."""
+    last = dict(attributes or {})
+    made = _digest(as_known(trial), state, values, last)
+    note(trial, {**last, SEAL: made})
 
 
 def is_damaged(trial: FrozenTrial, sealed: bool) -> bool:
@@ -36,13 +43,19 @@ def is_damaged(trial: FrozenTrial, sealed: bool) -> bool:
     return bool(known != _digest(trial, trial.state, values))
 
 
-def _digest(trial: FrozenTrial, state: TrialState, values: Sequence[float]) -> str:
+def _digest(
+    trial: FrozenTrial,
+    state: TrialState,
+    values: Sequence[float],
+    more: Mapping[str, Any] | None = None,
+) -> str:
+    attributes = {**trial.user_attrs, **(more or {})}
     content: dict[str, Any] = {
         "number": trial.number,
         "state": state.name,
         "values": [float(value) for value in values],
         "params": trial.params,
-        "attributes": {name: v for name, v in trial.user_attrs.items() if name != SEAL},
+        "attributes": {name: value for name, value in attributes.items() if name != SEAL},
         "constraints": trial.constraints,
         "readings": trial.intermediate_values,
     }

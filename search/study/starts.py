@@ -35,6 +35,7 @@ class Start:
     def release(self) -> None:
         """It has ended."""
         atexit.unregister(self.release)
+        self.leases.patience.stopping.set()  # what is not given back runs out by itself
         self.leases.close()
 
 

@@ -385,15 +385,18 @@ def silent(study: optuna.Study, leases: Leases) -> list[FrozenTrial]:
     return [trial for trial in trials if trial.user_attrs.get("holder") not in live]
 
 
-def lose_silent(study: optuna.Study, leases: Leases) -> None:
-    """Mark trials whose workers have been silent for too long, wherever they ran. Called by who
-    plans."""
+def lose_silent(study: optuna.Study, leases: Leases, attempts: Sequence[Attempt]) -> bool:
+    """Mark trials whose workers have been silent for too long, wherever they ran; whether there
+    were any. Called by who plans, with all trials as they are."""
+    if not any(attempt.state == State.RUNNING for attempt in attempts):
+        return False
     if not (trials := silent(study, leases)):
-        return
+        return False
     leases.take_from(str(trial.user_attrs.get("holder")) for trial in trials)
     for trial in trials:
         worker = str(trial.user_attrs.get("worker", "")).rstrip(":") or "that had taken nothing yet"
         lose(study, trial, f"its worker {worker} was silent for too long")
+    return True
 
 
 def _first_line(error: BaseException) -> str:

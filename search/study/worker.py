@@ -151,12 +151,14 @@ class Worker:
 
     def take_next(self) -> Step | Cell:
         """Do what the plan says next; one trial at most."""
-        self.leases.claim(self.presence)  # again where it was lost
+        if self.presence not in self.leases.held:  # at first, and where it was lost
+            self.leases.claim(self.presence)
         with self.leases.holding(self.planning, self.stopping) as planning:
             if not planning:
                 return Step.WAIT
-            lose_silent(self.study, self.leases)
             self.attempts = read_attempts(self.study)
+            if lose_silent(self.study, self.leases, self.attempts):
+                self.attempts = read_attempts(self.study)
             step = self.job.work.next(self.attempts, self.job.since)
             if step in (Step.DONE, Step.WAIT):
                 return step
@@ -279,20 +281,20 @@ class Worker:
     def objective(self, trial: Trial) -> tuple[float, ...]:
         """The values of a trial, which is sealed with what it ends with."""
         try:
-            values = self._values(trial)
+            values, attributes = self._values(trial)
         except optuna.TrialPruned:
             seal(trial, TrialState.PRUNED)
             raise
-        seal(trial, TrialState.COMPLETE, values)
+        seal(trial, TrialState.COMPLETE, values, attributes)
         return values
 
-    def _values(self, trial: Trial) -> tuple[float, ...]:
-        """Of a run already there, or of training it."""
+    def _values(self, trial: Trial) -> tuple[tuple[float, ...], dict[str, Any]]:
+        """The values of a run already there, or of training it, and what else is to be kept."""
         cell, run = self._cell(trial)
         if beyond := self.job.targets.beyond(run):
             self._rule_out(trial, run, beyond)
         if (twin := self._twin(run.key)) is not None:
-            return self._answer(trial, twin)
+            return self._answer(trial, twin), {}
         self._claim(trial, cell, run)
         self.leases.release(self.planning)
         self.emit({"event": Kind.START, "number": trial.number, **identity(run, cell)})
@@ -315,8 +317,8 @@ class Worker:
             trial.set_user_attr("status", Status.INTERRUPTED)
             raise
         status, reason, values = self._measured(record, trial)
-        known = {"result_id": record.result_id} if record.final else {}
-        note(trial, {**known, "reused": reused, "status": status, "reason": reason})
+        kept = {"reused": reused, "status": status, "reason": reason}
+        kept |= {"result_id": record.result_id} if record.final else {}
         self.outcome = ended(
             run,
             trial.number,
@@ -328,8 +330,9 @@ class Worker:
             seconds=record.seconds,
         )
         if status != Status.FINISHED:
+            note(trial, kept)
             raise Ended(reason)
-        return values
+        return values, kept
 
     def _measured(
         self, record: Record, trial: Trial
@@ -388,7 +391,7 @@ class Worker:
 
     def _claim(self, trial: Trial, params: dict[str, Any], run: Run) -> None:
         """Write into the trial which run it is, so that no one else takes it."""
-        if not (self.leases.owns(self.planning) and self.leases.owns(self.presence)):
+        if not self.leases.owns(self.planning, self.presence):
             raise Lost  # another plans by now, and may have taken the same
         which = {
             "worker": f"{self.owner}:",
