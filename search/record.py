@@ -171,7 +171,7 @@ class Reading:
 
     def numbers(self) -> dict[str, Any]:
         """All of it on one level, a score's metrics as `task.metric`."""
-        own = {k: v for k, v in asdict(self).items() if k != "scores"}
+        own = {k: v for k, v in vars(self).items() if k != "scores"}
         for score in self.scores:
             own |= {f"{score.task}.{metric}": v for metric, v in score.values.items()}
         return own

@@ -140,7 +140,7 @@ def set_attributes(storage: "RDBStorage", trial_id: int, values: Mapping[str, An
             for name, value in values.items():
                 storage._set_trial_attr_without_commit(session, kind, trial_id, name, value)
             return
-        state = models.TrialModel.find_or_raise_by_id(trial_id, session).state
+        state: Any = models.TrialModel.find_or_raise_by_id(trial_id, session).state
         storage.check_trial_is_updatable(trial_id, state)
         insert = backends[storage.engine.name].insert(kind).values(rows)
         which, new = [kind.trial_id, kind.key], {"value_json": insert.excluded.value_json}

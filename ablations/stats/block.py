@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
-from scipy.stats import t
 
 from ablations.stats.dunnett import DIGITS, Array, Contrasts
+from ablations.stats.tails import t_isf
 
 LEVEL = 0.95
 
@@ -123,7 +123,7 @@ def arm_means(
     """
     cells = cells_of(frame, metric)
     fit, rows = fit_of(cells), describe(cells)
-    half = t.isf((1 - level) / 2, fit.df) * fit.sigma / np.sqrt(rows.n.replace(0, np.nan))
+    half = t_isf((1 - level) / 2, fit.df) * fit.sigma / np.sqrt(rows.n.replace(0, np.nan))
     rows = rows.assign(ci_low=rows["mean"] - half, ci_high=rows["mean"] + half)
     return in_order_of(frame, rows)
 

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-from scipy.stats import t as student
 
 from ablations.stats.block import LEVEL, Spread
 from ablations.stats.detectable import POWER, chance, detectable, typical_widths
 from ablations.stats.dunnett import noncentrality
 from ablations.stats.sequential import ALPHAS, LOOKS
+from ablations.stats.tails import t_isf
 from ablations.stats.widths import half_widths
 
 TABLES = 10_000
@@ -57,14 +57,19 @@ class Rate:
     @property
     def interval(self) -> tuple[float, float]:
         """Two-sided 95% bounds (Clopper and Pearson, Biometrika 26:404, 1934)."""
-        found = binomtest(self.count, self.tables).proportion_ci(0.95, "exact")
+        found = _binomial(self).proportion_ci(0.95, "exact")
         return float(found.low), float(found.high)
 
     @property
     def upper(self) -> float:
         """The one-sided upper 95% bound (also Clopper and Pearson)."""
-        test = binomtest(self.count, self.tables, alternative="less")
-        return float(test.proportion_ci(0.95, "exact").high)
+        return float(_binomial(self, alternative="less").proportion_ci(0.95, "exact").high)
+
+
+def _binomial(found: Rate, **options: Any) -> Any:
+    from scipy.stats import binomtest  # as few reports need it, it is loaded here
+
+    return binomtest(found.count, found.tables, **options)
 
 
 def aa_test(
@@ -167,7 +172,7 @@ def ways(designs: Sequence[tuple[int, int]] = DESIGNS) -> pd.DataFrame:
     rows = []
     for arms, seeds in designs:
         alpha = (1 - LEVEL) / arms
-        needed = float(student.isf(alpha / 2, seeds - 1))
+        needed = float(t_isf(alpha / 2, seeds - 1))
         paired = noncentrality(needed, seeds - 1, POWER) / sqrt(seeds)
         found = [
             detectable(typical_widths(arms, seeds, 1 - LEVEL, pooled=equal), seeds, POWER)

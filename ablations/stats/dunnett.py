@@ -14,7 +14,8 @@ from numpy.polynomial.legendre import leggauss
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
-from scipy.stats import chi2, qmc, t
+
+from ablations.stats.tails import chi2_isf, chi2_pdf, chi2_ppf, t_isf, t_sf
 
 Array = NDArray[np.float64]
 Tail = Callable[[float], float]
@@ -74,9 +75,11 @@ def _nodes(factors: int, df: float) -> tuple[Array, Array, Array]:
     of quasi-random points, to about four: as smooth in its arguments, and the same every time.
     """
     if factors > 1:
+        from scipy.stats import qmc  # takes half a second, and few tables need it
+
         points = qmc.Sobol(factors + 1, rng=0).random_base2(15).clip(1e-12, 1 - 1e-12).T
         weight = np.full(points.shape[1], 1 / points.shape[1])
-        return ndtri(points[1:]), np.sqrt(chi2.ppf(points[0], df) / df), weight
+        return ndtri(points[1:]), np.sqrt(chi2_ppf(points[0], df) / df), weight
     nodes, weights = LEGENDRE
     normal_weight = weights * np.exp(-((9 * nodes) ** 2) / 2)
     spread, spread_weight = _spread_nodes(df)
@@ -91,9 +94,9 @@ def _spread_nodes(df: float) -> tuple[Array, Array]:
     Gauss-Legendre between its extreme quantiles.
     """
     nodes, weights = LEGENDRE
-    low, high = np.sqrt(chi2.ppf(1e-16, df)), np.sqrt(chi2.isf(1e-16, df))
+    low, high = np.sqrt(chi2_ppf(1e-16, df)), np.sqrt(chi2_isf(1e-16, df))
     chi = low + (high - low) * (nodes + 1) / 2
-    weights = weights * chi * chi2.pdf(chi**2, df)
+    weights = weights * chi * chi2_pdf(chi**2, df)
     return chi / sqrt(df), weights / weights.sum()
 
 
@@ -178,13 +181,13 @@ def _remembered(
 
 def _critical(tail: Tail, alpha: float, contrasts: int, df: float, two_sided: bool = True) -> float:
     """The value that is exceeded with probability `alpha`; Bonferroni's bounds it from above."""
-    bonferroni = t.isf(alpha / (2 if two_sided else 1) / contrasts, df)
+    bonferroni = t_isf(alpha / (2 if two_sided else 1) / contrasts, df)
     return float(brentq(lambda value: tail(value) - alpha, 0.0, 1.01 * bonferroni, xtol=1e-10))
 
 
 def adjusted(statistic: Array, tail: Tail, df: float) -> Array:
     """The p (K,) of each statistic (K,), adjusted for all of them."""
-    single = 2 * t.sf(statistic, df)
+    single = 2 * t_sf(statistic, df)
     together = np.array([tail(value) for value in statistic])
     # Between the unadjusted and Bonferroni's by theory; far out in the tail, by this line.
     p: Array = np.clip(together, single, np.minimum(len(statistic) * single, 1.0))

@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import beta, kendalltau
+from scipy.special import betainccinv, betaincinv
 
 from ablations.stats.block import LEVEL
 from ablations.stats.effects import resolved_pairs
@@ -152,6 +152,8 @@ def accuracy(target: Target, choices: Array) -> Share:
 def tau(target: Target, values: Array, choices: Array) -> Share:
     """Kendall's tau of each seed's values (A, S) with the others' means, averaged over seeds; its
     interval is that of the share of all pairs ordered alike, of which it is a linear function."""
+    from scipy.stats import kendalltau  # as few reports need it, it is loaded here
+
     found = [
         kendalltau(mine[known], means[known]).statistic
         for mine, means in zip(values.T, target.means, strict=True)
@@ -190,8 +192,8 @@ def _share(choices: Array, truth: Array) -> Share:
     own, most = value * (1 - value), float(total / seeds)
     n = min(own / variance, most) if variance > 0 and own > 0 else most
     tail, ends = (1 - LEVEL) / 2, (0.5 + n * value, 0.5 + n * (1 - value))
-    low = float(beta.ppf(tail, *ends)) if value > 0 else 0.0
-    high = float(beta.isf(tail, *ends)) if value < 1 else 1.0
+    low = float(betaincinv(*ends, tail)) if value > 0 else 0.0
+    high = float(betainccinv(*ends, tail)) if value < 1 else 1.0
     return Share(value, low, high, most)
 
 

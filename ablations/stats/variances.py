@@ -6,10 +6,10 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import f, t
 
 from ablations.stats.block import Fit, cells_of, fit_of, solve
 from ablations.stats.dunnett import DIGITS, Array
+from ablations.stats.tails import f_sf, t_sf
 
 OUTLIER = 0.05
 """Chance that a table of normal errors has any flagged run."""
@@ -98,7 +98,7 @@ def spread_tests(fit: Fit) -> Array:
         return np.full(len(fit.effects), np.nan)
     found, design = variances(fit.residuals), design_of(~np.isnan(fit.residuals))
     with np.errstate(divide="ignore"):
-        p: Array = f.sf(found.arm / found.rest, design.df, design.total - design.df)
+        p: Array = f_sf(found.arm / found.rest, design.df, design.total - design.df)
     return p
 
 
@@ -111,7 +111,7 @@ def outliers(fit: Fit, seeds: pd.Index) -> list[str]:
         total = np.nansum(fit.residuals**2)
         square = fit.residuals[present] ** 2 / np.where(kept > 1e-9, kept, np.inf)
         rest = np.maximum(total - square, 1e-12 * total) / (fit.df - 1)
-        flagged[present] = 2 * len(square) * t.sf(np.sqrt(square / rest), fit.df - 1) < OUTLIER
+        flagged[present] = 2 * len(square) * t_sf(np.sqrt(square / rest), fit.df - 1) < OUTLIER
     return [", ".join(str(seed) for seed in seeds[row]) for row in flagged]
 
 

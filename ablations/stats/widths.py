@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import t
 
 from ablations.stats.block import Fit, contrasts, fit_of
 from ablations.stats.dunnett import (
@@ -20,6 +19,7 @@ from ablations.stats.dunnett import (
     critical_of,
     tail_of,
 )
+from ablations.stats.tails import t_isf, t_sf
 from ablations.stats.variances import Design, Variances, design_of, variances
 
 OWN = 0.5
@@ -105,8 +105,8 @@ def _own(found: Variances, design: Design, against: Contrasts, two_sided: bool) 
     return Way(
         "own",
         np.sqrt(both),
-        lambda alpha: t.isf(OWN * alpha / sides, welch),
-        lambda value: np.minimum(sides / OWN * t.sf(value, welch), 1.0),
+        lambda alpha: t_isf(OWN * alpha / sides, welch),
+        lambda value: np.minimum(sides / OWN * t_sf(value, welch), 1.0),
     )
 
 

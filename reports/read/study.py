@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -320,7 +320,7 @@ def _architecture_columns(architecture: Architecture) -> dict[str, Any]:
 
 
 def _cost_columns(counts: Cost) -> dict[str, Any]:
-    return asdict(counts) | {"embedding_share": counts.embedding_share}
+    return vars(counts) | {"embedding_share": counts.embedding_share}
 
 
 def deviation(

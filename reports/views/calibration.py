@@ -5,7 +5,6 @@ from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
 from ablations.stats.block import Spread, residuals, spreads
 from ablations.stats.calibration import (
@@ -91,11 +90,13 @@ def real_checks(panel: Panel, frame: pd.DataFrame) -> list[dict[str, Any]]:
 
     Shapiro and Wilk's test assumes independent residuals; those of a table are only nearly so.
     """
+    from scipy.stats import shapiro  # as few reports need it, it is loaded here
+
     rows = compare(frame, panel.baseline, "value")
     resolved = int(rows.verdict.isin(["better", "worse"]).sum())
     left = residuals(frame, "value").to_numpy().ravel()
     left = left[left == left]
-    normal = stats.shapiro(left)
+    normal = shapiro(left)
     flagged = ", ".join(
         f"{arm} seed {seeds}" for arm, seeds in zip(rows.arm, rows.outliers, strict=True) if seeds
     )

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import kendalltau, t
 
 from ablations.stats.effects import compare, resolved_pairs
+from ablations.stats.tails import t_isf
 from reports.show.tables import csv_text
 from reports.views import Shown
 from reports.weigh.table import Report
@@ -67,7 +67,7 @@ def losses(cells: pd.DataFrame) -> pd.DataFrame:
 def _interval(values: pd.Series) -> tuple[float, float]:
     if len(values) < 2:
         return np.nan, np.nan
-    half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std() / np.sqrt(len(values)))
+    half = float(t_isf((1 - LEVEL) / 2, len(values) - 1) * values.std() / np.sqrt(len(values)))
     return values.mean() - half, values.mean() + half
 
 
@@ -87,6 +87,8 @@ def orders(cells: pd.DataFrame) -> pd.DataFrame:
     means = {form: part.groupby("arm", sort=False).value.mean() for form, part in parts.items()}
     above = np.triu_indices(len(means[REFERENCE]), 1)
     signs = {form: resolved_pairs(part, "value").to_numpy()[above] for form, part in parts.items()}
+    from scipy.stats import kendalltau  # as few reports need it, it is loaded here
+
     before, rows = signs[REFERENCE], []
     for form, part in parts.items():
         after = signs[form]

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import f
 
+from ablations.stats.tails import f_sf
 from reports.read.study import Study
 from reports.weigh.answer import Evidence
 from search.record import Record
@@ -96,7 +96,7 @@ def spreads(cells: pd.DataFrame) -> dict[str, float]:
     statistic = (left_by_seeds - left) / between / noise**2
     return {
         **{"signal": signal, "noise": noise, "ratio": signal / noise},
-        "p": float(f.sf(statistic, between, within)),
+        "p": float(f_sf(statistic, between, within)),
     }
 
 

@@ -165,9 +165,7 @@ class Leases:
         nobody has taken them."""
         mine = TABLE.c.holder == self.holder
         renewed = (
-            change(TABLE)
-            .where(TABLE.c.name.in_(names), mine)
-            .values(expires=now() + self.grace_s)
+            change(TABLE).where(TABLE.c.name.in_(names), mine).values(expires=now() + self.grace_s)
         )
         if self._execute(renewed) == len(names):
             return True
