@@ -111,10 +111,6 @@ class Slurm:
                 with suppress(ProcessLookupError):
                     os.kill(pid, each)
 
-    def missed(self, node: str) -> bool:
-        """Whether the controller has noticed that a node is gone."""
-        return self.says("sinfo", "-h", "-n", node, "-o", "%t").startswith("down")
-
     def miss(self, node: str) -> None:
         """Tell the controller that a node is gone, which it would notice in half a minute."""
         self.says("scontrol", "update", f"nodename={node}", "state=down", "reason=gone")

@@ -14,8 +14,8 @@ from space.seals import digest
 SEAL = "seal"
 """Of a trial: the digest of all else that is kept of it."""
 SEALS = "seals"
-"""Of a study: whether each of its trials that has ended has one. Those of earlier versions have
-none."""
+"""Of a study: the digest of its settings. It says too that trials have seals when they have ended;
+those of earlier versions have none."""
 
 
 def seal(
@@ -28,6 +28,11 @@ def seal(
     last = dict(attributes or {})
     made = _digest(as_known(trial), state, values, last)
     note(trial, {**last, SEAL: made})
+
+
+def seal_of(settings: Mapping[str, Any]) -> str:
+    """The digest of a study's settings."""
+    return digest(json.dumps(settings, sort_keys=True).encode())
 
 
 def is_damaged(trial: FrozenTrial, sealed: bool) -> bool:

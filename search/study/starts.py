@@ -1,10 +1,12 @@
 """A start of a study, as other starts see it: several on one machine or many share the study."""
 
 import atexit
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from search.study.leases import PLANNING, START, Leases
 from search.study.locks import HOST
@@ -35,8 +37,9 @@ class Start:
     def release(self) -> None:
         """It has ended."""
         atexit.unregister(self.release)
-        self.leases.patience.stopping.set()  # what is not given back runs out by itself
-        self.leases.close()
+        self.leases.patience.stopping.set()
+        with suppress(SQLAlchemyError):  # what is not given back runs out by itself
+            self.leases.close()
 
 
 def enter(engine: Engine, patience: Patience, study: str, owner: str, grace_s: float) -> Start:

@@ -33,7 +33,7 @@ from search.study.leases import TABLE, WORKER, Leases
 from search.study.locks import HOST, run_lock
 from search.study.patience import Patience, PatientStorage
 from search.study.plan import Attempt
-from search.study.sealed import SEALS, is_damaged
+from search.study.sealed import SEALS, is_damaged, seal_of
 from space.compat import note, reopened, storage_of
 from space.doors import alike
 
@@ -84,13 +84,17 @@ def open_storage(
         storage = opening(url)
         if not patient:
             _require_sound(storage.engine)
-    except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
+    except (
+        *(SQLAlchemyError, StorageInternalError),
+        *(ImportError, RuntimeError, ValueError),
+    ) as error:
         shown = (
             "storage" if isinstance(error, ArgumentError) else f"storage {without_password(url)}"
         )
         raise ValueError(
             f"{shown} must be a SQLAlchemy URL that can be opened, such as sqlite:///study.db or "
             f"postgresql+psycopg://user@host/name, but {_first_line(error)}"
+            + (f"; {REMEDY}" if _says_damage(error) else "")
         ) from None
     return PatientStorage(storage, Patience(storage.engine, stopping))
 
@@ -195,10 +199,12 @@ def open_study(
     )
     before = study.user_attrs.get("settings")
     if before is None:
-        study.set_user_attr(SEALS, True)
+        study.set_user_attr(SEALS, seal_of(settings))
         study.set_user_attr("settings", settings)
         study.set_user_attr("started", datetime.now(UTC).isoformat(timespec="seconds"))
-    elif changed := list(differences(before, json.loads(json.dumps(settings)))):
+        return study
+    _require_settings(study.study_name, study.user_attrs)
+    if changed := list(differences(before, json.loads(json.dumps(settings)))):
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         raise ValueError(
             f"study {name} must keep its space, data and recipe, but {'; '.join(changed[:3])}{more}"
@@ -251,10 +257,21 @@ def read_attempts(study: optuna.Study) -> list[Attempt]:
     return [_interrupted(a) if a.state == State.PRUNED else a for a in attempts]
 
 
+def _require_settings(name: str, kept: Mapping[str, Any]) -> None:
+    """Raises: ValueError where a study's settings are not as they were written."""
+    if SEALS in kept and kept[SEALS] != seal_of(kept["settings"]):
+        raise ValueError(
+            f"the storage must hold study {name} as it was written, but its settings have another "
+            f"digest; {REMEDY}"
+        )
+
+
 def damaged(study: optuna.Study) -> list[int]:
     """Numbers of the trials that are not as they ended."""
     with _whole(study):
-        found = _all_attempts(study, study.user_attrs)
+        kept = study.user_attrs
+        found = _all_attempts(study, kept)
+    _require_settings(study.study_name, kept)
     return [number for number, attempt in found.items() if attempt is None]
 
 
@@ -276,9 +293,9 @@ def _whole(study: optuna.Study) -> Iterator[None]:
         ) from None
 
 
-def _says_damage(error: StorageInternalError) -> bool:
+def _says_damage(error: BaseException) -> bool:
     """Whether SQLite says so; else its file cannot be read now, or the database is away."""
-    return any(words in str(error.__cause__) for words in SAID_OF_DAMAGE)
+    return any(words in f"{error} {error.__cause__}" for words in SAID_OF_DAMAGE)
 
 
 def _all_attempts(study: optuna.Study, kept: Mapping[str, Any]) -> dict[int, Attempt | None]:

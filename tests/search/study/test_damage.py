@@ -229,6 +229,16 @@ def test_a_trial_that_changed_in_the_database_is_left_out_and_its_record_taken(
     )
 
 
+def test_settings_that_changed_in_the_database_are_no_change_of_the_users(
+    here: Path, done: object
+) -> None:
+    with closing(sqlite3.connect(here / "outputs" / "tiny" / "study.db")) as database, database:
+        change = "update study_user_attributes set value_json = replace(value_json, '1024', '1025')"
+        assert database.execute(f"{change} where key = 'settings'").rowcount == 1
+    with pytest.raises(ValueError, match="but its settings have another digest; move it away"):
+        open_search(here, *TWO)
+
+
 def test_trials_of_earlier_versions_have_no_seals(
     here: Path, done: dict[str, dict[str, Any]]
 ) -> None:
@@ -271,6 +281,7 @@ def test_a_damaged_database_is_one_line_that_says_what_to_do(
     with pytest.raises(ValueError, match=words) as caught:
         open_search(here, *TWO)
     assert "\n" not in str(caught.value)
+    assert "move it away, and the same command" in str(caught.value)
     path.unlink()
     search = open_search(here, *TWO)
     work(search)
