@@ -42,7 +42,7 @@ from search.recipe import Recipe
 from search.record import Run
 from search.runs import CURVE, WEIGHTS, asked_run, read_metrics, read_record
 from search.study.storage import damaged as damaged_trials
-from search.study.storage import open_storage, read_attempts
+from search.study.storage import open_storage, read_attempts, require_settings
 from search.train import checkpoint
 from search.train.loop import Stop, train
 from search.train.placement import Placement, settle
@@ -325,8 +325,8 @@ def kept_files(folder: Path) -> list[Kept]:
             if STUDY not in optuna.get_all_study_names(storage.as_optunas):
                 return None  # a search makes it anew, from its records
             read = optuna.load_study(study_name=STUDY, storage=storage.as_optunas)
-            found = read_attempts(read), read.user_attrs["settings"]
-            return None if damaged_trials(read) else found
+            require_settings(STUDY, read.user_attrs)
+            return None if damaged_trials(read) else read_attempts(read)
         finally:
             storage.engine.dispose()
 

@@ -83,12 +83,12 @@ def orders(cells: pd.DataFrame) -> pd.DataFrame:
     Kendall's tau of the arms' means with those at fp16; of the pairs that are resolved at fp16 how
     many keep their order, are reversed and are no longer resolved; how many are resolved only then;
     and how many of those resolved are of equal bytes, to `EQUAL`."""
+    from scipy.stats import kendalltau  # as few reports need it, it is loaded here
+
     parts = dict(iter(cells.groupby("form", sort=False)))
     means = {form: part.groupby("arm", sort=False).value.mean() for form, part in parts.items()}
     above = np.triu_indices(len(means[REFERENCE]), 1)
     signs = {form: resolved_pairs(part, "value").to_numpy()[above] for form, part in parts.items()}
-    from scipy.stats import kendalltau  # as few reports need it, it is loaded here
-
     before, rows = signs[REFERENCE], []
     for form, part in parts.items():
         after = signs[form]

@@ -106,7 +106,7 @@ def _tokenizer(
     kept = work.with_name(f"{work.name}.tokenizer.json")
     if config.tokenizer:
         return load_tokenizer(tokenizer_file(config.tokenizer))
-    with suppress(FileNotFoundError, Damaged):
+    with suppress(FileNotFoundError, Damaged, KeyError):  # the last: of an earlier version
         return Tokenizer.from_str(read_json(kept)["tokenizer"])
     progress(f"data: training a tokenizer of {config.vocab_size} tokens")
     texts = (

@@ -163,15 +163,18 @@ class Leases:
     def owns(self, *names: str) -> bool:
         """Whether all are still this holder's. If so they are renewed, also after they ran out:
         nobody has taken them."""
-        mine = TABLE.c.holder == self.holder
-        renewed = (
-            change(TABLE).where(TABLE.c.name.in_(names), mine).values(expires=now() + self.grace_s)
-        )
+        mine = (TABLE.c.name.in_(names), TABLE.c.holder == self.holder)
+        renewed = change(TABLE).where(*mine).values(expires=now() + self.grace_s)
         if self._execute(renewed) == len(names):
             return True
-        with self.engine.connect() as database:
-            self.held &= set(database.execute(select(TABLE.c.name).where(mine)).scalars())
+        self.held &= self.patience.wrap(self._names)()
         return False
+
+    def _names(self) -> set[str]:
+        """Of all that is this holder's, as the storage has it."""
+        mine = select(TABLE.c.name).where(TABLE.c.holder == self.holder)
+        with self.engine.connect() as database:
+            return set(database.execute(mine).scalars())
 
     def release(self, name: str) -> None:
         """Let others have it. Does nothing where it is theirs by now."""

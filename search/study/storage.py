@@ -59,11 +59,12 @@ LOST = "lost"
 _ENDED: WeakKeyDictionary[optuna.Study, dict[int, Attempt | None]] = WeakKeyDictionary()
 """Of each study that is open here its trials that have ended, by number; None for damaged ones."""
 
-READING_ERRORS = (
-    *(ValueError, TypeError, LookupError, AttributeError, AssertionError),
-    StorageInternalError,
-)
-SAID_OF_DAMAGE = ("Could not decode", "malformed", "not a database")
+DAMAGED = "it is damaged"
+SAID_OF_DAMAGE = (DAMAGED, "Could not decode", "malformed", "not a database")
+"""By this project and by SQLite."""
+OPENING_ERRORS = (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError, ValueError)
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, AssertionError)
+"""What Optuna and this file raise where a database holds something else than was written."""
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -84,10 +85,7 @@ def open_storage(
         storage = opening(url)
         if not patient:
             _require_sound(storage.engine)
-    except (
-        *(SQLAlchemyError, StorageInternalError),
-        *(ImportError, RuntimeError, ValueError),
-    ) as error:
+    except OPENING_ERRORS as error:
         shown = (
             "storage" if isinstance(error, ArgumentError) else f"storage {without_password(url)}"
         )
@@ -117,7 +115,7 @@ def _require_sound(engine: Engine) -> None:
     with engine.connect() as database:
         found = str(database.execute(text("pragma integrity_check(1)")).scalar())
     if found != "ok":
-        raise RuntimeError(f"it is damaged ({' '.join(found.split())}); {REMEDY}")
+        raise RuntimeError(f"{DAMAGED} ({' '.join(found.split())})")
 
 
 def _limit_idleness(connection: Any, _: object) -> None:
@@ -197,14 +195,14 @@ def open_study(
         load_if_exists=True,
         pruner=pruner or NopPruner(),
     )
-    before = study.user_attrs.get("settings")
-    if before is None:
+    kept = study.user_attrs
+    if "settings" not in kept:
         study.set_user_attr(SEALS, seal_of(settings))
         study.set_user_attr("settings", settings)
         study.set_user_attr("started", datetime.now(UTC).isoformat(timespec="seconds"))
         return study
-    _require_settings(study.study_name, study.user_attrs)
-    if changed := list(differences(before, json.loads(json.dumps(settings)))):
+    require_settings(name, kept)
+    if changed := list(differences(kept["settings"], json.loads(json.dumps(settings)))):
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         raise ValueError(
             f"study {name} must keep its space, data and recipe, but {'; '.join(changed[:3])}{more}"
@@ -257,7 +255,7 @@ def read_attempts(study: optuna.Study) -> list[Attempt]:
     return [_interrupted(a) if a.state == State.PRUNED else a for a in attempts]
 
 
-def _require_settings(name: str, kept: Mapping[str, Any]) -> None:
+def require_settings(name: str, kept: Mapping[str, Any]) -> None:
     """Raises: ValueError where a study's settings are not as they were written."""
     if SEALS in kept and kept[SEALS] != seal_of(kept["settings"]):
         raise ValueError(
@@ -269,9 +267,7 @@ def _require_settings(name: str, kept: Mapping[str, Any]) -> None:
 def damaged(study: optuna.Study) -> list[int]:
     """Numbers of the trials that are not as they ended."""
     with _whole(study):
-        kept = study.user_attrs
-        found = _all_attempts(study, kept)
-    _require_settings(study.study_name, kept)
+        found = _all_attempts(study, study.user_attrs)
     return [number for number, attempt in found.items() if attempt is None]
 
 
@@ -284,7 +280,7 @@ def _whole(study: optuna.Study) -> Iterator[None]:
     """
     try:
         yield
-    except READING_ERRORS as error:
+    except (*UNREADABLE, StorageInternalError) as error:
         if isinstance(error, StorageInternalError) and not _says_damage(error):
             raise
         raise ValueError(

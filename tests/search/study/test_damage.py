@@ -22,7 +22,7 @@ from search.models import stored_run
 from search.record import Record
 from search.runs import asked_run, read_metrics, read_record, write_record
 from search.study.ending import describe
-from search.study.storage import damaged, open_storage, read_attempts
+from search.study.storage import damaged, open_storage, read_attempts, require_settings
 from search.train.loop import Stop, train
 from search.train.placement import Placement
 
@@ -255,6 +255,7 @@ def test_flipped_bits_of_the_database_are_noticed(here: Path, done: object) -> N
         storage = open_storage(f"sqlite:///{path}")
         try:
             study = optuna.load_study(study_name="tiny", storage=storage.as_optunas)
+            require_settings("tiny", study.user_attrs)
             if damaged(study):
                 raise ValueError
             return read_attempts(study), study.user_attrs["settings"]

@@ -95,6 +95,19 @@ def test_a_lease_that_ran_out_and_that_nobody_took_is_still_its_holders(
     assert not holder().claim(A_RUN)
 
 
+def test_of_two_leases_that_are_asked_for_at_once_the_lost_one_is_known(
+    holder: Callable[..., Leases],
+) -> None:
+    slow, quick = holder(), holder()
+    both = (A_RUN, f"{WORKER}/slow")
+    assert all(slow.claim(name) for name in both)
+    assert slow.owns(*both)
+    expire(slow, A_RUN)
+    assert quick.claim(A_RUN)
+    assert not slow.owns(*both)
+    assert slow.held == {f"{WORKER}/slow"}, "what it still has it can give back"
+
+
 def test_who_lost_a_lease_notices_at_the_next_renewal(holder: Callable[..., Leases]) -> None:
     slow, quick = holder(), holder()
     assert slow.claim(A_RUN)
