@@ -72,6 +72,7 @@ def test_a_job_that_must_leave_goes_on_bit_for_bit(
     at_once(slurm_here, job)
     end_of(command)
     assert losses(tmp_path) == undisturbed
+    wait_for(lambda: slurm_here.state(job) == "COMPLETED")  # it says so after its worker has
     log = (tmp_path / "outputs/tiny/slurm" / f"{job}_0_log.out").read_text()
     assert [x for x in log.splitlines() if "submitit" not in x] == ["interrupted", "done"]
 
@@ -160,7 +161,7 @@ def test_an_interrupt_of_the_command_ends_its_jobs_at_a_checkpoint(
     command.send_signal(signal.SIGINT)
     out, _ = command.communicate(timeout=100)
     assert command.returncode == 130, out
-    assert slurm_here.state(job) == "COMPLETED"
+    wait_for(lambda: slurm_here.state(job) == "COMPLETED")
     assert training(tmp_path)
 
 
