@@ -1,14 +1,16 @@
 """`python -m search.status study=depth_width_1m`: how far a study is, and what its workers do.
 
 It looks at the study's storage alone, from any machine that reaches it, and changes nothing there.
-`--watch` looks again every few seconds; `format=json` is for programs.
+Without `study` it looks at all studies and tables of `outputs`, or of the storage, and writes
+nothing there. `--watch` looks again every few seconds; `format=json` is for programs.
 """
 
 import json
+import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,13 @@ from search.states import State, Status
 from search.study.leases import START, WORKER, Lease, read
 from search.study.patience import PatientStorage
 from search.study.plan import distinct
-from search.study.storage import TOTAL, open_storage, read_attempts
+from search.study.storage import (
+    OPENING_ERRORS,
+    TOTAL,
+    open_storage,
+    open_to_read,
+    read_attempts,
+)
 from space.app import verb
 from space.cli import one_line_errors
 from space.overrides import Place
@@ -28,21 +36,24 @@ from space.tables import in_columns
 from space.words import amount
 
 FORMATS = ("text", "json")
+DB = "study.db"
+"""SQLite's file in the folder of a study."""
 
 
 @dataclass(kw_only=True)
 class StatusConfig:
     """What `conf/status.yaml` holds."""
 
-    study: str
+    study: str | None = None
+    """Its name; of a table, that of its folder. Default: all of `outputs`, or of the storage."""
     storage: str | None = None
     """SQLAlchemy URL, as the study was started with. Default: SQLite in the study's folder."""
     outputs: Place = "outputs"
     """Folder of studies and tables."""
     format: str = "text"
-    """`text` or `json`, an object a look."""
+    """`text` or `json`, an object a look; of all studies, one of their objects by folder."""
     watch: bool = False
-    """Whether to look again until the study is done."""
+    """Whether to look again until the study is done; at all studies, until it is stopped."""
     every_s: Positive = 5.0
 
     def __post_init__(self) -> None:
@@ -61,14 +72,80 @@ def main() -> None:
 def show(config: StatusConfig) -> None:
     """Print where the study stands; with `watch` until it is done."""
     with one_line_errors():
+        if config.study is None:
+            _show_all(config)
+            return
         storage = storage_of(config)
-        name = name_of(storage, config.study)
+        name = name_of(storage, str(config.study))
         while True:
             found = look(storage, name)
             print(json.dumps(found) if config.format == "json" else in_words(found), flush=True)
             if not config.watch or found["done"] >= found["total"]:
                 return
             time.sleep(config.every_s)
+
+
+def _show_all(config: StatusConfig) -> None:
+    every = All(config)
+    while True:
+        found = every.look()
+        texts = map(in_words, sorted(found.values(), key=lambda each: not is_alive(each)))
+        print(
+            json.dumps(found)
+            if config.format == "json"
+            else "\n".join(texts) or "no study has been started here",
+            flush=True,
+        )
+        if not config.watch:
+            return
+        time.sleep(config.every_s)
+
+
+class All:
+    """All studies of a folder, or of one storage, looked at again and again. Files that nobody
+    has written to since are not read again."""
+
+    def __init__(self, config: StatusConfig) -> None:
+        self.outputs = Path(config.outputs)
+        self.shared = None if config.storage is None else open_storage(config.storage)
+        self.quiet: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = {}
+        """Files behind which nobody worked at the last look: their state then, and what it was."""
+
+    def look(self) -> dict[str, dict[str, Any]]:
+        """As `look` of each study, by its folder under `outputs`; `started` and `settings` besides.
+        One that cannot be read has an `error` instead."""
+        if self.shared is not None:
+            return dict(_each(self.shared))
+        paths = [path for place in ("*", "tables/*") for path in self.outputs.glob(f"{place}/{DB}")]
+        return {name: found for path in sorted(paths) for name, found in self._of(path).items()}
+
+    def _of(self, path: Path) -> dict[str, dict[str, Any]]:
+        try:
+            facts = path.stat()
+            state = (facts.st_mtime_ns, facts.st_size)
+            if (before := self.quiet.get(path)) is not None and before[0] == state:
+                return before[1]
+            with open_to_read(path) as storage:
+                found = dict(_each(storage))
+        except (*OPENING_ERRORS, OSError) as error:
+            name = path.parent.relative_to(self.outputs).as_posix()
+            return {name: {"study": path.parent.name, "error": " ".join(str(error).split())}}
+        self.quiet.pop(path, None)
+        if not any(map(is_alive, found.values())):
+            self.quiet[path] = (state, found)
+        return found
+
+
+def _each(storage: PatientStorage) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in optuna.get_all_study_names(storage.as_optunas):
+        kept = optuna.load_study(study_name=name, storage=storage.as_optunas).user_attrs
+        facts = {"started": kept.get("started"), "settings": kept.get("settings", {})}
+        yield re.sub("^table_", "tables/", name), look(storage, name) | facts
+
+
+def is_alive(found: Mapping[str, Any]) -> bool:
+    """Whether somebody works on a study that was looked at."""
+    return bool(found.get("workers") or found.get("starts"))
 
 
 def storage_of(config: StatusConfig) -> PatientStorage:
@@ -98,13 +175,13 @@ def name_of(storage: PatientStorage, given: str) -> str:
 
 def _file_of(config: StatusConfig) -> Path:
     """SQLite's file in the folder of a search, or of a table."""
-    outputs = Path(config.outputs)
-    folders = [outputs / config.study, outputs / "tables" / config.study.removeprefix("table_")]
+    outputs, study = Path(config.outputs), str(config.study)
+    folders = [outputs / study, outputs / "tables" / study.removeprefix("table_")]
     for folder in folders:
-        if (found := folder / "study.db").is_file():
+        if (found := folder / DB).is_file():
             return found
     raise ValueError(
-        f"study must be one that was started, but {folders[0] / 'study.db'} is not there; set "
+        f"study must be one that was started, but {folders[0] / DB} is not there; set "
         "outputs=… to where it is, or storage=… to the database that it was started with"
     )
 
@@ -152,6 +229,8 @@ def _worker(lease: Lease) -> dict[str, Any]:
 
 def in_words(found: Mapping[str, Any]) -> str:
     """The same for people: a line of the study, and a table of its workers by host."""
+    if "error" in found:
+        return f"study {found['study']} cannot be read: {found['error']}"
     kinds = ("running", "pruned", "diverged", "failed")
     counts = "".join(f", {found[kind]} {kind}" for kind in kinds if found[kind])
     head = f"study {found['study']}: {found['done']} of {found['total']} runs done{counts}"

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
 import filelock
@@ -24,7 +25,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import create_engine, event, text
-from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search.states import Role, State, Status
@@ -42,6 +43,8 @@ NETWORK = {"connect_timeout": 5, "keepalives_idle": 10, "tcp_user_timeout": 30_0
 IDLE_MS = 30_000
 """A session in the middle of a transaction that says nothing for so long is ended by PostgreSQL,
 which then frees what it has locked: its host was stopped, or is behind a lost link."""
+READ_ONLY = {"mode": "ro", "uri": "true"}
+"""Of SQLite."""
 SCHEMA_LOCK = 0x150BA7A3
 """Of PostgreSQL, held while tables are made."""
 
@@ -106,6 +109,27 @@ def _open(url: str) -> RDBStorage:
             event.listen(storage.engine, "connect", _limit_idleness)
         TABLE.metadata.create_all(storage.engine)
     return storage
+
+
+@contextmanager
+def open_to_read(path: Path) -> Iterator[PatientStorage]:
+    """The storage in a file of SQLite, which is not written to, whatever is done with it; nor is
+    anything beside it.
+
+    Raises:
+        ValueError: it is not there, or cannot be read now.
+    """
+    url = URL.create("sqlite", database=f"file:{quote(str(path.resolve()))}", query=READ_ONLY)
+    text = url.render_as_string()
+    try:
+        storage = RDBStorage(text, _engine_options(text), skip_table_creation=True)
+    except OPENING_ERRORS as error:
+        raise ValueError(f"{path} must be a study's storage, but {_first_line(error)}") from None
+    try:
+        yield PatientStorage(storage, Patience(storage.engine))
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def _require_sound(engine: Engine) -> None:

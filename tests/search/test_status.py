@@ -14,7 +14,7 @@ from study_fixtures import environment, open_search, records, start, study_json,
 
 from search.join import joining
 from search.states import State
-from search.status import StatusConfig, in_words, look, storage_of
+from search.status import All, StatusConfig, in_words, is_alive, look, storage_of
 from search.study.leases import WORKER
 from search.study.plan import MAX_DEATHS, Attempt, deaths
 from search.study.storage import leases_of, open_storage
@@ -91,6 +91,54 @@ def test_what_is_not_there_is_one_line(here: Path, words: list[str], said: str) 
     (line,) = ended.stderr.strip().splitlines()
     assert ended.returncode == 2
     assert said in line
+
+
+def test_all_studies_of_a_folder_are_read_and_nothing_there_is_written(here: Path) -> None:
+    search = open_search(here, "n_trials=1", "replicates.seeds=1")
+    work(search)
+    leases = leases_of(search.study, "one:1")
+    leases.said = {"doing": "training", "step": 5, "of": 20}
+    assert leases.claim(f"{WORKER}/{leases.holder}")
+    for name, content in {"tables/b": b"", "odd ?%#": b"no database" * 99}.items():
+        (here / "outputs" / name).mkdir(parents=True)
+        (here / "outputs" / name / "study.db").write_bytes(content)
+    (here / "outputs" / "tiny" / "study.db.lock").unlink()
+    before = tree(here)
+    found = All(StatusConfig()).look()
+    assert tree(here) == before
+    assert sorted(found) == ["odd ?%#", "tables/b", "tiny"]
+    assert found["tiny"]["done"] == 1
+    assert found["tiny"]["settings"]["space"]["budget"]["value"] == 100_000
+    assert [is_alive(found[name]) for name in sorted(found)] == [False, False, True]
+    assert "must be a study's storage" in found["odd ?%#"]["error"]
+    assert "study b cannot be read" in in_words(found["tables/b"])
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in folder.rglob("*")
+    }
+
+
+def test_a_study_is_read_again_while_somebody_works_and_once_it_has_changed(here: Path) -> None:
+    search = open_search(here, "n_trials=2", "replicates.seeds=1")
+    leases, every = leases_of(search.study, "one:1"), All(StatusConfig())
+    search.lock.release()
+    assert leases.claim(f"{WORKER}/{leases.holder}")
+    assert is_alive(every.look()["tiny"])
+    assert every.quiet == {}
+    leases.close()
+    assert not is_alive(every.look()["tiny"])
+    assert len(every.quiet) == 1
+    assert leases.claim(f"{WORKER}/{leases.holder}")
+    assert is_alive(every.look()["tiny"])
+
+
+def test_all_studies_of_one_storage_are_looked_at(here: Path) -> None:
+    url = f"sqlite:///{here}/elsewhere.db"
+    open_search(here, "n_trials=1", f"storage={url}").lock.release()
+    assert list(All(StatusConfig(storage=url)).look()) == ["tiny"]
 
 
 @pytest.mark.slow
