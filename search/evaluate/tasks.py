@@ -101,7 +101,7 @@ def require(specs: Sequence[TaskSpec], source: str, package: Path = PACKAGE) -> 
 
 def source_of(spec: TaskSpec, source: str) -> str:
     """Where the documents of a task come from, in words."""
-    return "held-out text" if spec.pairs else source
+    return pairs.SOURCE if spec.pairs else source
 
 
 def _require(spec: TaskSpec, package: Path) -> None:

@@ -1,17 +1,20 @@
 """Minimal pairs from text written here, and what they must be balanced against."""
 
 import random
+import textwrap
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from search.data.cache import prepare
 from search.data.config import DataConfig
 from search.data.packed import held_out_documents
-from search.evaluate.pairs import KINDS, LARGEST, agreement, word_order
-from search.evaluate.tasks import TaskSpec, build
+from search.evaluate.pairs import KINDS, LARGEST, SOURCE, agreement, unwrapped, word_order
+from search.evaluate.tasks import TaskSpec, build, source_of
 
 NAMES = ("river", "tower", "garden", "market", "village", "harbour", "forest", "castle")
 VERBS = ("is", "was", "has", "does"), ("are", "were", "have", "do")
@@ -68,6 +71,92 @@ def test_whoever_looks_at_the_forms_alone_is_right_half_the_time(
 def test_the_same_texts_give_the_same_pairs_in_any_order(kind: str) -> None:
     assert KINDS[kind](texts()) == KINDS[kind](texts()[::-1])
     assert len(KINDS[kind](texts() * 2)) == len(KINDS[kind](texts())) <= LARGEST
+
+
+WORDS = st.sampled_from("the he said river found there that all went well nothing lost".split())
+PROSE = st.lists(st.lists(WORDS, min_size=6, max_size=30).map(" ".join), min_size=2, max_size=9)
+
+
+@given(st.lists(PROSE, min_size=1, max_size=4), st.integers(40, 100))
+def test_text_that_was_wrapped_at_any_width_is_as_before_it(
+    paragraphs: list[list[str]], width: int
+) -> None:
+    """The standard library wraps it; ends of sentences may stay ends of lines."""
+    whole = [" ".join(f"{text.capitalize()}." for text in each) for each in paragraphs]
+    wrapped = "\n\n".join(textwrap.fill(each, width) for each in whole)
+    assert unwrapped(wrapped).split("\n\n") != [""]
+    assert [" ".join(p.split("\n")) for p in unwrapped(wrapped).split("\n\n")] == whole
+    for line in unwrapped(wrapped).splitlines():
+        assert not line or line.endswith(".")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wrapped_text_has_the_pairs_of_the_same_text_unwrapped(kind: str) -> None:
+    def pairs(texts: list[str]) -> list[tuple[str, str, str]]:
+        rows = KINDS[kind](texts)
+        return sorted((row["context"], *parts(row)) for row in rows)
+
+    name = "long and narrow road over the old stone bridge to the other side near a"
+    whole = [text.replace(" the ", f" the {name} ").replace("x = they(is)", "") for text in texts()]
+    whole = [" ".join(text.split()) for text in whole]
+    wrapped = [textwrap.fill(text, 70) for text in whole]
+    assert len(pairs(whole)) >= 8
+    # which of a contrast stay is a matter of the documents' hashes, and these are other documents
+    assert {p[0] for p in pairs(wrapped)} <= {s for text in whole for s in cut(text)}
+    assert len(pairs(wrapped)) == len(pairs(whole))
+
+
+def cut(text: str) -> list[str]:
+    """Every beginning of a sentence of a text."""
+    sentences = [sentence.strip() + "." for sentence in text.split(".")]
+    return [s[:end].rstrip() for s in sentences for end in range(len(s))]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "One line that says all there is to say",
+        "Chapter One\nIt was a dark night, and nobody in the whole town was able to sleep",
+        "Of Man's first disobedience, and the fruit\nOf that forbidden tree whose mortal taste\n"
+        "\nBrought death into the World, and all our woe, with loss of Eden, till one greater Man",
+        "There are things that one needs on a journey:\n- a coat that keeps the rain out of it\n"
+        "- a pair of shoes that are not new",
+        "The first paragraph, whose only line is longer than what anybody would wrap at, since "
+        "it has more than a hundred and twenty characters\nand the second",
+        "Everybody who had been there before her said well-\nknown things about the place",
+    ],
+)
+def test_ends_of_lines_that_no_width_explains_stay(text: str) -> None:
+    assert unwrapped(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "joined"),
+    [
+        ("All of it was well--\nand then it was not", "All of it was well--and then it was not"),
+        ("All of it was well\n—and then was not so", "All of it was well—and then was not so"),
+        ("All of it was well –\nand then it was not", "All of it was well – and then it was not"),
+        ("  All of it was well and\r\n  then it was not", "All of it was well and then it was not"),
+    ],
+)
+def test_dashes_and_indents_at_ends_of_lines(text: str, joined: str) -> None:
+    assert unwrapped(text) == joined
+
+
+def test_typeset_quotes_and_dashes_are_as_good_as_typed_ones() -> None:
+    typed = "'In truth it is -- as he's said -- a long way.' \"They are what we've found there.\""
+    typeset = "‘In truth it is – as he’s said — a long way.’ “They are what we’ve found there.”"
+    [is_, are] = sorted(agreement([typeset]), key=lambda row: str(row["context"]))
+    assert (is_["context"], parts(is_)[0]) == ("In truth it", "is – as he’s said — a long way.")
+    assert (are["context"], parts(are)[0]) == ("They", "are what we’ve found there.")
+    assert len(agreement([typed])) == 2
+
+
+def test_pairs_of_unwrapped_text_are_other_documents_to_a_record() -> None:
+    """Scores of before say `held-out text`: they are asked again, and never compared with these."""
+    spec = TaskSpec(name="agreement", pairs="agreement")
+    assert source_of(spec, "package") == SOURCE != "held-out text"
 
 
 @pytest.mark.parametrize(
