@@ -83,7 +83,8 @@ VERBS = {
     "search.measure": Verb(
         "search.measure.__main__", "MeasureConfig", ("measure",), ("model=mobilellm_125m",)
     ),
-    "search.status": Verb("search.status", "StatusConfig", (), ("study=a",)),
+    "reports.serve": Verb("reports.serve.__main__", "ServeConfig", ("Watch",)),
+    "search.status": Verb("search.status", "StatusConfig", ("All",), ("study=a",)),
     "search.join": Verb("search.join", "StatusConfig", (), ("study=a",)),
 }
 

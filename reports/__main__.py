@@ -1,13 +1,14 @@
 """`python -m reports study=NAME`: rebuild a study's page, figures and tables from its records.
 
 `page=laws 'study=[A,B,C]'`: a law over studies of several budgets; `page=sharing_law`: what one
-more execution of a shared block is worth.
+more execution of a shared block is worth. `serve`: all that is in `outputs`, on one local page.
 
 The same records give the same bytes. Nothing here needs torch, so a report can be rebuilt on any
 machine that the records were copied to.
 """
 
 import gc
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from space.overrides import Names, Place
 
 LAWS, SHARING_LAW = "laws", "sharing_law"
 """The pages of several studies."""
+SERVE = "serve"
+"""A command of its own, by this word before its options."""
 
 
 @dataclass
@@ -66,8 +69,19 @@ class ReportsConfig:
             require_name("called", self.called)
 
 
+def main() -> None:
+    """As other commands; `serve` shows what is there instead of making it."""
+    if sys.argv[1:2] != [SERVE]:
+        make()
+        return
+    from reports.serve.__main__ import main as serve  # pages need no server
+
+    del sys.argv[1]
+    serve()
+
+
 @verb("reports", ReportsConfig)
-def main(config: ReportsConfig) -> None:
+def make(config: ReportsConfig) -> None:
     """Read a study, weigh its evidence, write its pages, tables and figures."""
     if config.table is not None:
         _remake_table(config, config.table)

@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from sqlalchemy import inspect
 
 from search.states import State, Status
-from search.study.leases import START, WORKER, Lease, read
+from search.study.leases import START, TABLE, WORKER, Lease, read
 from search.study.patience import PatientStorage
 from search.study.plan import distinct
 from search.study.storage import (
     OPENING_ERRORS,
     TOTAL,
+    first_line,
     open_storage,
     open_to_read,
     read_attempts,
@@ -129,7 +131,7 @@ class All:
                 found = dict(_each(storage))
         except (*OPENING_ERRORS, OSError) as error:
             name = path.parent.relative_to(self.outputs).as_posix()
-            return {name: {"study": path.parent.name, "error": " ".join(str(error).split())}}
+            return {name: {"study": path.parent.name, "error": first_line(error)}}
         self.quiet.pop(path, None)
         if not any(map(is_alive, found.values())):
             self.quiet[path] = (state, found)
@@ -190,8 +192,7 @@ def look(storage: PatientStorage, name: str) -> dict[str, Any]:
     """Where a study stands: runs by how they ended, and what each worker does that lives."""
     study = optuna.load_study(study_name=name, storage=storage.as_optunas)
     runs = distinct(read_attempts(study))
-    leases = [lease for lease in read(storage.engine, WORKER, name) if lease.left_s > 0]
-    starts = [lease for lease in read(storage.engine, START, name) if lease.left_s > 0]
+    leases, starts = (_living(storage, kind, name) for kind in (WORKER, START))
     workers = [_worker(lease) for lease in leases]
     idle = [worker["idle"] for worker in workers if worker["idle"] is not None]
     return {
@@ -208,6 +209,13 @@ def look(storage: PatientStorage, name: str) -> dict[str, Any]:
         "starts": sorted(lease.host for lease in starts),
         "workers": sorted(workers, key=lambda worker: (worker["host"], worker["worker"])),
     }
+
+
+def _living(storage: PatientStorage, kind: str, name: str) -> list[Lease]:
+    """Leases that have not run out; none in a storage of an earlier version, which had no such."""
+    if not inspect(storage.engine).has_table(TABLE.name):
+        return []
+    return [lease for lease in read(storage.engine, kind, name) if lease.left_s > 0]
 
 
 def _worker(lease: Lease) -> dict[str, Any]:

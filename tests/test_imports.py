@@ -131,7 +131,8 @@ def test_reports_read_records_and_effects_alone() -> None:
 
 def test_counting_and_records_need_no_torch() -> None:
     questions = [f"ablations.questions.{name}" for name in QUESTION_NAMES]
-    modules = [*WITHOUT_TORCH, *STATISTICS, *QUESTIONS, *questions, "reports.__main__"]
+    modules = [*WITHOUT_TORCH, *STATISTICS, *QUESTIONS, *questions]
+    modules += ["reports.__main__", "reports.serve.__main__"]
     code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 

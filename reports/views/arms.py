@@ -178,6 +178,7 @@ def html(report: Report) -> str:
     return fill(
         "table.html.j2",
         report=report,
+        summary=summary(report),
         panels=[
             (panel, _title(panel).replace("**", ""), *table_rows(panel)) for panel in report.panels
         ],

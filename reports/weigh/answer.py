@@ -372,8 +372,12 @@ def on_selection(evidence: Evidence) -> str:
 
 
 def budget_words(study: Study) -> str:
+    """As `budget_in_words`, of a study."""
+    return budget_in_words(study.facts["budget"])
+
+
+def budget_in_words(budget: Mapping[str, Any]) -> str:
     """ "1.0M parameters", "16 ms of decode on iPhone 13 (fp16, 2048 tokens)"."""
-    budget = study.facts["budget"]
     value = f"{budget['value']:.4g}" if "at" in budget else magnitude(budget["value"])
     try:
         return f"{value} {Budget(**budget).meter.unit}"

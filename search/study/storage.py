@@ -94,7 +94,7 @@ def open_storage(
         )
         raise ValueError(
             f"{shown} must be a SQLAlchemy URL that can be opened, such as sqlite:///study.db or "
-            f"postgresql+psycopg://user@host/name, but {_first_line(error)}"
+            f"postgresql+psycopg://user@host/name, but {first_line(error)}"
             + (f"; {REMEDY}" if _says_damage(error) else "")
         ) from None
     return PatientStorage(storage, Patience(storage.engine, stopping))
@@ -124,7 +124,7 @@ def open_to_read(path: Path) -> Iterator[PatientStorage]:
     try:
         storage = RDBStorage(text, _engine_options(text), skip_table_creation=True)
     except OPENING_ERRORS as error:
-        raise ValueError(f"{path} must be a study's storage, but {_first_line(error)}") from None
+        raise ValueError(f"{path} must be a study's storage, but {first_line(error)}") from None
     try:
         yield PatientStorage(storage, Patience(storage.engine))
     finally:
@@ -309,7 +309,7 @@ def _whole(study: optuna.Study) -> Iterator[None]:
             raise
         raise ValueError(
             f"the storage must hold study {study.study_name} as it was written, but "
-            f"{_first_line(error)} ({type(error).__name__}); {REMEDY}"
+            f"{first_line(error)} ({type(error).__name__}); {REMEDY}"
         ) from None
 
 
@@ -436,7 +436,7 @@ def lose_silent(study: optuna.Study, leases: Leases, attempts: Sequence[Attempt]
     return True
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """What an error says, without SQLAlchemy's and Optuna's explanations around it."""
     inner = getattr(error, "orig", None) or error.__cause__ or error
     lines = str(inner).strip().splitlines()

@@ -21,6 +21,7 @@ SCHEMAS = {
     "search": "search.config:SearchConfig",
     "ablations": "ablations.config:AblationConfig",
     "reports": "reports.__main__:ReportsConfig",
+    "serve": "reports.serve.__main__:ServeConfig",
     "run": "search.run:RunConfig",
     "measure": "search.measure.__main__:MeasureConfig",
     "evaluate": "search.evaluate.__main__:EvaluateConfig",

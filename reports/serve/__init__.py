@@ -1,0 +1,1 @@
+"""All of `outputs` on one local page."""

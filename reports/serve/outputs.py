@@ -1,0 +1,80 @@
+"""What there is in a folder of outputs: studies, tables and laws."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from reports.serve.entries import (
+    KINDS,
+    LAW,
+    STUDY,
+    TABLE,
+    Entry,
+    is_alive,
+    read,
+    state_of,
+    with_progress,
+    with_studies,
+)
+
+PLACES = {STUDY: "*", TABLE: "tables/*", LAW: "laws/*"}
+"""Where their folders are."""
+APART = ("tables", "laws")
+"""Folders that are no study."""
+
+
+class Outputs:
+    """The entries of a folder; what has not changed is not read again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder.resolve()
+        self.left_out: list[str] = []
+        """Names that lead out of the folder."""
+        self._known: dict[str, tuple[Any, Entry]] = {}
+
+    def entries(self, running: Mapping[str, Mapping[str, Any]] | None = None) -> list[Entry]:
+        """All there are, those that run first, then the newest first; `running` is what
+        `search.status` says."""
+        folders = list(self._folders())
+        self.left_out = [name for _, name, path in folders if not self._is_inside(path)]
+        known = {name: self._entry(kind, name, path) for kind, name, path in folders}
+        found = {name: entry for name, entry in known.items() if entry is not None}
+        running = running or {}
+        found |= {n: _elsewhere(n) for n in running if n not in found and is_alive(running[n])}
+        shown = [with_progress(e, running.get(n)) for n, e in with_studies(found).items()]
+        shown.sort(key=lambda entry: entry.name)
+        shown.sort(key=lambda entry: entry.started, reverse=True)
+        return sorted(shown, key=lambda entry: not entry.progress)
+
+    def _folders(self) -> Iterator[tuple[str, str, Path]]:
+        for kind, pattern in PLACES.items():
+            for path in self.root.glob(pattern):
+                name = path.relative_to(self.root).as_posix()
+                if name not in APART and not path.name.startswith(".") and path.is_dir():
+                    yield kind, name, path
+
+    def _is_inside(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self.root)
+
+    def _entry(self, kind: str, name: str, folder: Path) -> Entry | None:
+        """None where nothing is shown of a folder."""
+        if not self._is_inside(folder):
+            return None
+        try:
+            there = sorted(path for path in folder.iterdir() if path.is_file())
+        except OSError:
+            return None
+        there = [path for path in there if self._is_inside(path)]
+        shown = {path.name: path for path in there if path.suffix in KINDS and path.name[0] != "."}
+        if not shown and not any(path.name == "study.db" for path in there):
+            return None
+        state = tuple((path.name, *state_of(path)) for path in shown.values())
+        before = self._known.get(name)
+        if before is None or before[0] != state:
+            self._known[name] = state, read(kind, name, shown)
+        return self._known[name][1]
+
+
+def _elsewhere(name: str) -> Entry:
+    """A study that runs and has left nothing in the folder yet."""
+    return Entry(name=name, kind=TABLE if name.startswith("tables/") else STUDY, finished=False)
