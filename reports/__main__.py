@@ -97,7 +97,7 @@ def make(config: ReportsConfig) -> None:
     with one_line_errors():
         for name, content in files.items():
             write_atomically(study.folder / name, content)
-    print(" ".join(answer(study, found.evidence)))
+    print(" ".join([*found.opening, *answer(study, found.evidence)]))
     if found.front is not None:
         print(" ".join(in_words(found.front)))
     if found.confirmed is not None:

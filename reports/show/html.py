@@ -8,10 +8,15 @@ from markupsafe import Markup, escape
 
 from reports.read.study import plain
 
+KEPT_TOGETHER = re.compile(
+    r"\d+ layers? × \d+ wide|(?:depths )?(?:[\d.]+, )*[\d.]+ (?:and|to) [\d.]+"
+    r"|[\d.,]+[kMBT]? (?:bits per byte|nats per token|[a-z]+)"
+)
+
 
 def unbroken(sentence: str) -> str:
-    """The sentence with no line break allowed in the middle of a size."""
-    return re.sub(r"\d+ layers × \d+ wide", lambda m: m[0].replace(" ", "\u00a0"), sentence)
+    """The sentence with no line break allowed within a size, a span or a number and its unit."""
+    return KEPT_TOGETHER.sub(lambda m: m[0].replace(" ", "\u00a0"), sentence)
 
 
 def in_script(value: Any) -> Markup:

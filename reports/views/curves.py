@@ -9,6 +9,7 @@ import pandas as pd
 from reports.read.study import Study, plain, shorten
 from reports.show.figures import Json, ramp, xy
 from search.objectives import LOSSES, USUAL, WITHOUT_BYTES, Measure
+from space.words import count
 
 
 def learning_curves(study: Study, column: str) -> Json | None:
@@ -38,7 +39,7 @@ def learning_curves(study: Study, column: str) -> Json | None:
 def _curve(points: list[tuple[float, float]], trial: Mapping[Any, Any], color: str) -> Json:
     tokens, values = zip(*points, strict=True)
     depth = _depth(trial)
-    name = f"{depth} layers, seed {trial['seed']}" if depth else f"trial {trial['number']}"
+    name = f"{count(depth, 'layer')}, seed {trial['seed']}" if depth else f"trial {trial['number']}"
     mode = "lines+markers" if len(points) < 10 else "lines"
     return xy([round(t) for t in tokens], [float(f"{v:.5g}") for v in values], mode=mode) | {
         "line": {"color": color, "width": 1.1},

@@ -1,11 +1,13 @@
 """`report.html`: one self-contained page."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from markupsafe import Markup
 
+from ablations.stats.block import spreads
 from reports.read.study import MOST_SHOWN, Open, Study, is_number
 from reports.show.figures import SERIES, Json, mixed
 from reports.show.html import in_script, marked, unbroken
@@ -18,11 +20,17 @@ from reports.weigh.answer import Evidence, answer, budget_words, on_selection, w
 from reports.weigh.front import Front, front_of, in_words
 from reports.weigh.measured import of_study as measured_of
 from reports.weigh.scores import of_study
+from reports.weigh.worth import Worth
 from search.record import Record
 from search.states import Role, Status
 from space.words import count, exact_duration, join
 
 Facts = list[tuple[str, str]]
+
+EXPLORED_PER_AXIS = 10
+"""Architectures from which on shares of axes are shown."""
+MOST_NOISE = 0.5
+"""Share of the variance that may be noise of seeds, where shares of axes are shown."""
 
 OUTCOMES = (
     *(Status.FINISHED, Status.DIVERGED, Status.FAILED, Open.MISSING),
@@ -40,6 +48,8 @@ class Findings:
     trust: str
     front: Front | None = None
     """Of studies with several objectives."""
+    worth: Worth | None = None
+    """None where nothing has finished."""
 
     @classmethod
     def of(cls, study: Study) -> Self:
@@ -47,7 +57,20 @@ class Findings:
         confirmed = confirm.confirmed(study.name, study.folder.parent, study.runs)
         evidence = weigh(study)
         trust = trust_quoted.of_study(study)
-        return cls(evidence, confirmed, trust, front_of(study, evidence))
+        return cls(evidence, confirmed, trust, front_of(study, evidence), worth_of(study))
+
+    @property
+    def opening(self) -> list[str]:
+        """What comes before the answer, in sentences: what it is worth."""
+        return self.worth.in_words() if self.worth else []
+
+
+def worth_of(study: Study) -> Worth | None:
+    """What the results of a study are worth."""
+    finished = study.finished
+    if finished.empty or not (record := study.records.get(str(finished.key.iloc[0]))):
+        return None
+    return Worth.of(finished, record, study.metric)
 
 
 def html(study: Study, found: Findings) -> str:
@@ -65,6 +88,10 @@ def html(study: Study, found: Findings) -> str:
         study=study,
         evidence=evidence,
         budget=budget_words(study),
+        title=title(study),
+        quality_over=quality_over(study),
+        smoke=found.worth is not None and found.worth.is_smoke,
+        opening=found.opening,
         outcomes=outcomes(study),
         answer=unbroken(first),
         hedges=rest,
@@ -89,7 +116,7 @@ def html(study: Study, found: Findings) -> str:
             *scores.sections({"": of_study(study, evidence)}),
             *measured.sections({"": measured_of(study, evidence)}),
         ],
-        importance=importance(study),
+        importance=importance(study, evidence),
         unhappy=unhappy(study),
         facts=how_it_was_run(study),
         trusted=marked(found.trust),
@@ -124,12 +151,83 @@ def outcomes(study: Study) -> str:
     return join([f"{states[name]} {name}" for name in known if name in states]) or "none"
 
 
-def importance(study: Study) -> list[tuple[str, float]]:
-    """Axes of the space by their share of the metric's variance, largest first."""
+@dataclass(frozen=True)
+class Importance:
+    """How much each axis of the space matters, where the runs can say so."""
+
+    note: str
+    """What the shares are of and worth, or why there are none."""
+    shares: Sequence[tuple[str, float]] = ()
+    """Axes by their share of the metric's variance, largest first."""
+
+
+def importance(study: Study, evidence: Evidence) -> Importance | None:
+    """Which axis matters; None of a single axis, which always gets all of the variance. Shares come
+    from the exploring runs, one seed each, so that seeds must show how much of them is noise."""
     shares = study.facts.get("importance") or {}
     if len(shares) < 2:
-        return []  # a single axis always gets all of the variance
-    return sorted(shares.items(), key=lambda item: (-item[1], item[0]))
+        return None
+    tried, needed = len(evidence.arms), EXPLORED_PER_AXIS * len(shares)
+    if tried < needed:
+        return Importance(
+            f"Not shown: {count(tried, 'architecture')} cannot tell {len(shares)} axes apart from "
+            f"noise; it takes {needed} and more."
+        )
+    noise = _noise_share(evidence)
+    if not noise < MOST_NOISE:
+        why = (
+            "further seeds would tell how much of it is noise"
+            if noise != noise
+            else (f"seeds alone make {noise:.0%} of the variation between architectures")
+        )
+        return Importance(f"Not shown: {why}.")
+    note = (
+        f"Share of the variance of {study.metric} explained by each axis of the space, from the "
+        f"exploring runs of {tried} architectures. Seeds alone make {noise:.0%} of that variance: "
+        "shares of that size say nothing."
+    )
+    return Importance(note, sorted(shares.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _noise_share(evidence: Evidence) -> float:
+    """How much of the variance between architectures one run's noise would make; NaN where
+    no seeds tell."""
+    if evidence.best is None:
+        return math.nan
+    residual = spreads(evidence.cells, evidence.metric).residual
+    return float(residual**2 / evidence.arms.once.var())
+
+
+AXES = {
+    "num_blocks": "depth",
+    "heads_per_kv": "KV heads",
+    "heads_per_kv_target": "KV heads",
+    "head_dim_scale": "head dimension",
+    "ffn_ratio": "FFN ratio",
+    "ffn_scaling": "FFN scaling",
+    "tie_word_embeddings": "tying",
+    "sliding_window": "windows",
+}
+
+
+def title(study: Study) -> str:
+    """What the study asks, as a browser's tab shows it: "depth and tying at 1.0M parameters"."""
+    varied = [*(study.facts["space"].get("axes") or ()), *_axes_of(study)]
+    words = list(dict.fromkeys(AXES.get(name, name.replace("_", " ")) for name in varied))
+    asked = "depth against width" if words in ([], ["depth"]) else join(words)
+    return f"{asked} at {budget_words(study)}"
+
+
+def _axes_of(study: Study) -> list[str]:
+    return [
+        name.removeprefix("axis.") for name in map(str, study.trials) if name.startswith("axis.")
+    ]
+
+
+def quality_over(study: Study) -> str:
+    """The heading of the figure over depth."""
+    alone = title(study).startswith("depth against width")
+    return "Depth against width" if alone else "Quality over depth"
 
 
 def unhappy(study: Study) -> list[tuple[str, str, str]]:

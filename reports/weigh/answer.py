@@ -29,7 +29,13 @@ FEWEST_SEEDS = 2
 EXPECTED = ("p_best", "regret")
 MOST_EXPECTED = 200
 """Architectures for which a choice is computed: its matrices have as many rows."""
+HEADS = ("num_attention_heads", "num_key_value_heads")
 AXES = {"heads_per_kv": "heads per KV head", "head_dim_scale": "× head dim"}
+TARGETS = {
+    "ffn_ratio": "FFN ratio about {:.3g}",
+    "heads_per_kv_target": "about {:.3g} heads per KV head",
+}
+"""Axes whose levels widths meet nearly: what was built is another number."""
 SEPARATOR = " · "
 """Between the levels that name a series: no level has it in its own name."""
 
@@ -157,11 +163,11 @@ def _describe_arms(done: pd.DataFrame, metric: str) -> pd.DataFrame:
     values: dict[str, list[float]] = {}
     for arm, value in zip(done.arm, done[metric], strict=True) if len(done) else ():
         values.setdefault(arm, []).append(value)
-    used = ["arm", "num_hidden_layers", "hidden_size", *varying]
+    used = ["arm", "num_hidden_layers", "hidden_size", "ffn_ratio", *HEADS, *varying]
     for first in done.drop_duplicates("arm")[used].to_dict("records") if len(done) else ():
         series = SEPARATOR.join(_level(column, first[column]) for column in varying)
-        size = f"{first['num_hidden_layers']} layers × {first['hidden_size']} wide"
-        label = f"{size}, {series.replace(SEPARATOR, ', ')}" if series else size
+        size = f"{count(first['num_hidden_layers'], 'layer')} × {first['hidden_size']} wide"
+        label = ", ".join([size, *(_built(column, first) for column in varying)])
         depth, width = int(first["num_hidden_layers"]), int(first["hidden_size"])
         own = values[first["arm"]]
         once = own[0] if len(own) == 1 else pd.Series(own).mean()
@@ -190,8 +196,19 @@ def _level(column: str, value: Any) -> str:
         return "unshared" if value == "none" else str(value).replace(" x", " × ")
     if axis == "tie_word_embeddings":
         return "tied" if value else "untied"
+    if axis in TARGETS:
+        return TARGETS[axis].format(float(value))
     words = AXES.get(axis, axis.replace("_", " "))
     return f"{plain(value)} {words.replace('heads', 'head', 1) if value == 1 else words}"
+
+
+def _built(column: str, row: Mapping[Any, Any]) -> str:
+    """A level of an axis in words, of a target what became of it."""
+    if column == "axis.ffn_ratio":
+        return f"FFN ratio {row['ffn_ratio']:.2f}"
+    if column == "axis.heads_per_kv_target":
+        return _level("heads_per_kv", row["num_attention_heads"] // row["num_key_value_heads"])
+    return _level(column, row[column])
 
 
 def _with_differences(
@@ -251,8 +268,8 @@ def _nothing_meets(study: Study) -> list[str]:
     broken = [f"{name} by {plain(x)}" for name, x in excesses[nearest].items() if x > 0]
     return [
         f"At {budget_words(study)}, nothing that was tried meets {join(study.constraints)}.",
-        f"Nearest is {row.num_hidden_layers:.0f} layers × {row.hidden_size:.0f} wide, which "
-        f"misses {join(broken)}.",
+        f"Nearest is {count(int(row.num_hidden_layers), 'layer')} × {row.hidden_size:.0f} wide, "
+        f"which misses {join(broken)}.",
     ]
 
 

@@ -19,10 +19,12 @@ from report_fixtures import RECIPE, StudyFolder, default_study, ladder
 
 from reports.__main__ import render
 from reports.read.study import Study, read_study
+from reports.show.html import unbroken
 from reports.views import curves, depth_figure
 from reports.views import study as page
 from reports.views import trials as tables
 from reports.weigh.answer import answer, comparable_cells, span, weigh
+from reports.weigh.worth import Worth
 from search.record import architecture_id
 from search.runs import read_record
 from space.files import write_atomically
@@ -190,6 +192,106 @@ def test_a_span_of_depths_leaves_out_no_depth_that_was_tried(depths: list[int], 
 )
 def test_magnitudes_have_two_or_three_figures(value: float, text: str) -> None:
     assert magnitude(value) == text
+
+
+# What a result is worth comes first.
+
+
+def text_of(study: Study) -> str:
+    """The page without its script and figures, spaces that do not break as others."""
+    body = page.html(study, page.Findings.of(study)).split("<main>")[1].split("</main>")[0]
+    return re.sub(r"<[^>]*>", "", body).replace("\u00a0", " ")
+
+
+def test_a_smoke_run_says_first_that_its_numbers_mean_nothing(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    for architecture in ladder([2, 4]):
+        study.add(architecture, recipe=dataclasses.replace(RECIPE, tokens=20_480))
+    text = text_of(read(study))
+    assert "Trained on 20,480 tokens (0.02 per parameter), scored on" in text
+    order = [text.index(words) for words in ("Smoke run: ignore", "Trained on", "At 1.0M")]
+    assert order == sorted(order)
+
+
+def test_what_a_result_is_worth_comes_before_the_answer(tmp_path: Path) -> None:
+    done = read(default_study(tmp_path))
+    opening = "Trained on 1,024,000 tokens (1 per parameter), scored on 131,072 held-out"
+    assert text_of(done).index(opening) < text_of(done).index("At 1.0M")
+    assert "Smoke run" not in text_of(done)
+
+
+def test_passes_and_the_error_of_held_out_text_follow_from_the_record(tmp_path: Path) -> None:
+    done = read(default_study(tmp_path))
+    record = done.records[done.finished.key.iloc[0]]
+    known = dataclasses.replace(record, data={"train_tokens": 256_000, "validation_tokens": 16_384})
+    worth = Worth.of(done.finished, known, done.metric)
+    assert (worth.passes, worth.held_out) == (4, 16_384)
+    assert worth.held_out_error == pytest.approx(2 * 0.0016)
+    assert "4 passes over the text" in worth.in_words()[0]
+    assert dataclasses.replace(worth, metric="val_loss").held_out_error is None
+
+
+def test_the_answer_has_the_ffn_ratio_as_built_and_the_legend_its_target(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    shapes = ladder([4], ffn_ratio=2.0) + ladder([4], ffn_ratio=4.0)
+    for target, shape in zip((2.0, 4.0), shapes, strict=True):
+        study.add(shape, params={"num_blocks": 4, "ffn_ratio": target})
+    done = read(study)
+    arms = weigh(done).arms
+    assert sorted(arms.series) == ["FFN ratio about 2", "FFN ratio about 4"]
+    for arm, shape in ((architecture_id(shape), shape) for shape in shapes):
+        (label,) = arms.label[arms.arm == arm]
+        assert label.endswith(f" wide, FFN ratio {shape.intermediate_size / shape.hidden_size:.2f}")
+
+
+def test_one_layer_is_one_layer(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    study.add(ladder([1])[0], bpb=1.0)
+    assert "1 layer × 256 wide" in said(read(study))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "kept"),
+    [
+        ("best is 1 layer × 256 wide (", "1 layer × 256 wide"),
+        ("; depths 2 and 3 are not", "depths 2 and 3"),
+        ("seeds 1, 2 and 3, which", "1, 2 and 3"),
+        ("depths 3 to 6 are", "depths 3 to 6"),
+        ("(1.703 bits per byte); it", "1.703 bits per byte"),
+        ("At 1.0M parameters, best", "1.0M parameters"),
+    ],
+)
+def test_no_line_breaks_within_a_span_or_a_number_and_its_unit(sentence: str, kept: str) -> None:
+    assert kept.replace(" ", "\u00a0") in unbroken(sentence)
+
+
+def test_which_axis_matters_is_shown_where_runs_and_seeds_support_it(tmp_path: Path) -> None:
+    shares = {"num_blocks": 0.7, "heads_per_kv": 0.3}
+    few = read(default_study(tmp_path / "few", importance=shares))
+    assert "9 architectures cannot tell 2 axes apart from noise; it takes 20" in text_of(few)
+    assert "70%" not in text_of(few)
+    alone = read(default_study(tmp_path / "alone", importance={"num_blocks": 1.0}))
+    assert "Which axis matters" not in text_of(alone)
+    study = StudyFolder(tmp_path / "many", importance=shares)
+    for architecture in ladder(range(2, 22)):
+        study.add(architecture)
+    assert "further seeds would tell how much of it is noise" in text_of(read(study))
+    for architecture in ladder([2, 4, 6]):
+        for seed in (1, 2, 3):
+            study.add(architecture, seed=seed, role="replicate")
+    found = page.importance(read(study), weigh(read(study)))
+    assert found is not None
+    assert found.shares == [("num_blocks", 0.7), ("heads_per_kv", 0.3)]
+    assert re.search(r"Seeds alone make \d% of that variance", found.note)
+
+
+def test_the_title_says_what_is_varied(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path, space={"name": "tying"})
+    for tied in (True, False):
+        (architecture,) = ladder([4], tie_word_embeddings=tied)
+        study.add(architecture, params={"num_blocks": 4, "tie_word_embeddings": tied})
+    assert page.title(read(study)) == "depth and tying at 1.0M parameters"
+    assert page.title(read(default_study(tmp_path / "b"))).startswith("depth against width at")
 
 
 # Every state of a study has a page.

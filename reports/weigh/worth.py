@@ -1,0 +1,77 @@
+"""What a result is worth: how long runs were trained, on how much text, and scored on how much."""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import pandas as pd
+
+from search.objectives import USUAL
+from search.record import Record
+
+SMOKE = 0.1
+"""Tokens per parameter under which a run shows that everything works, and nothing else."""
+HELD_OUT_ERROR = 0.0016 * math.sqrt(65_536)
+"""What the choice of held-out text adds to a difference, in bits per byte times the root of its
+tokens: measured on 512 windows of 128 tokens (docs/how-sure.md)."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Of a comparison, by its run with the fewest tokens per parameter."""
+
+    tokens: int
+    ratio: float
+    """Tokens per parameter."""
+    passes: float | None
+    """Over the training text, at most; None where records do not say how much there is."""
+    held_out: int
+    """Validation tokens on which it is scored."""
+    metric: str
+
+    @classmethod
+    def of(cls, runs: pd.DataFrame, record: Record, metric: str) -> Self:
+        """What runs with `tokens` and `parameters` are worth, by the recipe and data of one."""
+        shortest = runs.iloc[int((runs.tokens / runs.parameters).argmin())]
+        text = dict(record.data).get("train_tokens")
+        passes = float(runs.tokens.max() / text) if text else None
+        known = dict(record.data).get("validation_tokens")
+        held_out = min(record.run.recipe.eval_tokens, known or math.inf)
+        ratio = float(shortest.tokens / shortest.parameters)
+        return cls(int(shortest.tokens), ratio, passes, int(held_out), metric)
+
+    @property
+    def is_smoke(self) -> bool:
+        """Whether the numbers mean nothing."""
+        return self.ratio < SMOKE
+
+    @property
+    def held_out_error(self) -> float | None:
+        """What the choice of held-out text adds to a difference; known of bits per byte only."""
+        return HELD_OUT_ERROR / math.sqrt(self.held_out) if self.metric == USUAL else None
+
+    def in_words(self) -> list[str]:
+        """What comes before any result, in sentences."""
+        over = "" if self.passes is None else f", {_passes(self.passes)} over the text"
+        error = (
+            f", whose choice adds about {self.held_out_error:.4f} bits per byte of error to a "
+            "difference"
+            if self.held_out_error is not None
+            else ""
+        )
+        said = (
+            f"Trained on {self.tokens:,} tokens ({_few(self.ratio)} per parameter{over}), scored "
+            f"on {self.held_out:,} held-out tokens{error}."
+        )
+        return ["Smoke run: ignore the numbers.", said] if self.is_smoke else [said]
+
+
+def _passes(passes: float) -> str:
+    if passes < 1:
+        return f"{_few(100 * passes)}% of one pass"
+    return f"{_few(passes)} passes"
+
+
+def _few(value: float) -> str:
+    """Two figures; of a hundred and more, all before the point."""
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.2g}"
