@@ -85,6 +85,7 @@ VERBS = {
     ),
     "reports.serve": Verb("reports.serve.__main__", "ServeConfig", ("Watch",)),
     "search.status": Verb("search.status", "StatusConfig", ("All",), ("study=a",)),
+    "search.whose": Verb("search.whose", "WhoseConfig"),
     "search.join": Verb("search.join", "StatusConfig", (), ("study=a",)),
 }
 

@@ -40,6 +40,8 @@ from space.words import amount
 FORMATS = ("text", "json")
 DB = "study.db"
 """SQLite's file in the folder of a study."""
+PLACES = ("*", "tables/*")
+"""Of these folders under `outputs`."""
 
 
 @dataclass(kw_only=True)
@@ -118,8 +120,8 @@ class All:
         One that cannot be read has an `error` instead."""
         if self.shared is not None:
             return dict(_each(self.shared))
-        paths = [path for place in ("*", "tables/*") for path in self.outputs.glob(f"{place}/{DB}")]
-        return {name: found for path in sorted(paths) for name, found in self._of(path).items()}
+        paths = databases(self.outputs)
+        return {name: found for path in paths for name, found in self._of(path).items()}
 
     def _of(self, path: Path) -> dict[str, dict[str, Any]]:
         try:
@@ -138,11 +140,21 @@ class All:
         return found
 
 
+def databases(outputs: Path) -> list[Path]:
+    """The files of SQLite of all studies and tables."""
+    return sorted(path for place in PLACES for path in outputs.glob(f"{place}/{DB}"))
+
+
+def folder_of(study: str) -> str:
+    """Under `outputs`, of a study by its name in its storage."""
+    return re.sub("^table_", "tables/", study)
+
+
 def _each(storage: PatientStorage) -> Iterator[tuple[str, dict[str, Any]]]:
     for name in optuna.get_all_study_names(storage.as_optunas):
         kept = optuna.load_study(study_name=name, storage=storage.as_optunas).user_attrs
         facts = {"started": kept.get("started"), "settings": kept.get("settings", {})}
-        yield re.sub("^table_", "tables/", name), look(storage, name) | facts
+        yield folder_of(name), look(storage, name) | facts
 
 
 def is_alive(found: Mapping[str, Any]) -> bool:

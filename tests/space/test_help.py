@@ -27,6 +27,7 @@ SCHEMAS = {
     "evaluate": "search.evaluate.__main__:EvaluateConfig",
     "paired": "search.paired:PairedConfig",
     "status": "search.status:StatusConfig",
+    "whose": "search.whose:WhoseConfig",
     "coordinate_check": "search.coordinate_check:CoordinateCheckConfig",
 }
 HEAVY = {"torch", "optuna", "sqlalchemy", "pandas", "pyarrow", "wandb", "matplotlib", "plotly"}
