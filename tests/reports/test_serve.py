@@ -193,6 +193,17 @@ def test_two_are_compared_with_the_settings_in_which_they_differ(site: Site) -> 
     assert "seeds" not in differing
 
 
+def test_what_an_answer_is_worth_stands_before_it(site: Site, root: Path) -> None:
+    page = '<h1>Smoke run.</h1><p>Why</p><p id="answer">Best <b>is</b> 3.</p><h1>x</h1>'
+    (root / "outputs" / "deep" / "report.html").write_text(page)
+    assert " Smoke run. Best is 3. " in rows(ask(site)[2])["deep"]
+    table = '<h1>How many heads?</h1><p id="answer">1 of 3 is resolved.</p>'
+    (root / "outputs" / "tables" / "heads" / "table.html").write_text(table)
+    row = rows(ask(site)[2])["tables/heads"]
+    assert " 1 of 3 is resolved. " in row
+    assert row.count("How many heads?") == 1
+
+
 @pytest.mark.parametrize("asked", ["", "?of=deep", "?of=deep&of=deep", "?of=nowhere&of=deep"])
 def test_one_alone_is_not_compared(site: Site, asked: str) -> None:
     status, _, page = ask(site, f"/compare{asked}")
