@@ -137,6 +137,8 @@ def headline(config: SearchConfig, work: SearchWork, targets: Targets) -> str:
         f"study {config.name}: {plan.explorations} of {space.size} architectures of "
         f"{space.budget}, {work.total - plan.explorations} further seeds"
     )
+    if said := space.said_of_constraints():
+        line += f"; {said}"
     if config.pruner.name != "none":
         where = " or ".join(f"{share:.0%}" for share in work.recipe.horizons)
         line += f"; {config.pruner.name} may stop the former after {where} of their tokens"

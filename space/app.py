@@ -21,6 +21,7 @@ from yaml import YAMLError
 
 from space.cli import describe, fail, one_line_errors, reader_may_leave, speak_utf8
 from space.compat import apart, child_nodes, flags_of, hide_group, hydra_flags, names_of
+from space.constraints import as_override
 from space.doors import Door
 from space.experiments import require_own_experiment
 from space.help import groups_of, help_text
@@ -169,12 +170,12 @@ def in_full(given: Sequence[str], schema: type[Any]) -> list[str]:
     """The overrides as Hydra reads them: `device.names=iphone_13` in place of `device=iphone_13`,
     for fields whose class says so by `given_as`, since Hydra takes the short form for a file of
     `conf/device/`; and comparisons in lists quoted, since Hydra's grammar has no `<` outside
-    quotes."""
+    quotes. Constraints of a space are added to those of its file."""
     kinds = get_type_hints(schema)
     short = {name: kind.given_as for name, kind in kinds.items() if hasattr(kind, "given_as")}
     return [
         f"{option}.{short[option]}={value}" if option in short and said else _quoted(text)
-        for text in given
+        for text in map(as_override, given)
         for option, said, value in [text.partition("=")]
     ]
 

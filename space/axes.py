@@ -20,17 +20,21 @@ from space.budget import (
     RATIOS,
     SIZES,
     Budget,
+    Unfit,
     ffn_target,
     fit,
     solve,
     with_shape,
 )
+from space.constraints import Constraints, written
+from space.constraints import parse as parse_constraints
 from space.cost import cost
 from space.files import require_name
 from space.near import absent
 from space.parts import DOOR, part_fields, value_of
 from space.ranges import Range, require_numbers
 from space.sharing import MOST_LAYERS, PATTERNS, SCOPES
+from space.unmet import Wanted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,9 +72,20 @@ class SpaceConfig:
     """What all architectures of the space share: arguments of `space.budget.fit`."""
     ffn_tolerance: Annotated[float, Range(1)] = FFN_TOLERANCE
     """Factor of its target within which the FFN ratio stays; where it cannot, nothing fits."""
+    constraints: Any = field(default_factory=dict)
+    """On sizes of shapes, `{hidden_size: ">=64", intermediate_size: "%8"}`: what each architecture
+    keeps to. A study's `constraints` are on what is counted or measured."""
 
     def __post_init__(self) -> None:
         require_name("space.name", str(self.name))
+        parse_constraints(self.constraints)
+
+    @property
+    def kind(self) -> dict[str, Any]:
+        """In plain types. A field that was added since the first version is left out at its
+        default."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: value for name, value in values.items() if name != "constraints" or value}
 
     @classmethod
     def read(cls, name: str | Path) -> Self:
@@ -233,11 +248,13 @@ class Space:
     axes: dict[str, Any]
     fixed: dict[str, Any] = field(default_factory=dict)
     ffn_tolerance: float = FFN_TOLERANCE
+    constraints: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.axes:
             raise ValueError(f"space {self.name} must have at least one axis, but has none")
         self._axes  # noqa: B018  reads them all, so that the first mistake is named first
+        self._constraints  # noqa: B018
         if "vocab_size" in self.fixed:
             raise ValueError("vocab_size must not be fixed by a space: it comes with the data")
         if twice := sorted(set(self.axes) & set(self.fixed)):
@@ -273,6 +290,7 @@ class Space:
             axes=dict(config.axes or {}),
             fixed=dict(config.fixed or {}),
             ffn_tolerance=config.ffn_tolerance,
+            constraints=dict(config.constraints or {}),
         )
 
     @classmethod
@@ -292,6 +310,7 @@ class Space:
             "axes": self.axes,
             "fixed": self.fixed,
             "ffn_tolerance": self.ffn_tolerance,
+            **({"constraints": self.constraints} if self.constraints else {}),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -304,6 +323,21 @@ class Space:
     def size(self) -> int:
         """Number of architectures."""
         return len(self.candidates())
+
+    @property
+    def missed(self) -> float:
+        """By how much its architectures miss the budget at most, as a share of it."""
+        return max(abs(self.budget.deviation(arch)) for arch in self.enumerate())
+
+    def said_of_constraints(self) -> str:
+        """What constraints its shapes keep to, and how near the budget; nothing without any."""
+        if not self.constraints:
+            return ""
+        missed = f"within {self.missed:.2%} of the budget"
+        usual = self.budget.tolerance
+        if self.missed > usual:
+            missed += f", where without the constraint on intermediate_size it is {usual:.2%}"
+        return f"shapes keep to {written(self._constraints)}, {missed}"
 
     def enumerate(self) -> list[Architecture]:
         """Every architecture of the space once, in the order of the axes."""
@@ -364,6 +398,10 @@ class Space:
     def _axes(self) -> dict[str, Axis]:
         parts = self.fixed.get("parts") or ()
         return {name: Axis.parse(name, given, parts) for name, given in self.axes.items()}
+
+    @cached_property
+    def _constraints(self) -> Constraints:
+        return parse_constraints(self.constraints)
 
     @cached_property
     def _sides(self) -> list[Axis]:
@@ -427,10 +465,18 @@ class Space:
             partial = self._partial(corner, depth)
             if not _is_possible(partial):
                 continue
-            shape = solve(partial, self.budget, self.ffn_tolerance)
+            shape = solve(partial, self.budget, self.ffn_tolerance, self._constraints)
             if shape is not None:
                 found[depth] = shape
         return found
+
+    def _points(self) -> list[dict[str, Any]]:
+        """What the solver is given for each combination of the axes' values, and depths between."""
+        axis = self._axes.get(DEPTH)
+        depths = [self.fixed[DEPTH]] if axis is None else range(axis.values[0], axis.values[-1] + 1)
+        corners = product(*(range(len(axis.values)) for axis in self._sides))
+        points = (self._partial(corner, depth) for corner in corners for depth in depths)
+        return [point for point in points if _is_possible(point)]
 
     def _rungs(self, corner: Corner, feasible: dict[int, Shape], number: int) -> dict[int, Shape]:
         """So many depths, spread by ratio, each with an FFN ratio near its target.
@@ -469,6 +515,9 @@ class Space:
 
     def _raise_unfit(self) -> NoReturn:
         """Say why the first of the space's points misses the budget, and what does not."""
+        asked = Wanted(self._points(), self.budget, self.ffn_tolerance, self._constraints)
+        if self.constraints and (reason := asked.why()):
+            raise Unfit(f"space {self.name}: {reason}")
         corner = tuple(0 for _ in self._sides)
         depths = self._axes[DEPTH].values if DEPTH in self._axes else (self.fixed[DEPTH],)
         for depth in depths[len(depths) // 2 :]:

@@ -4,15 +4,16 @@ Nothing is drawn and rejected. The width is the multiple of the head dimension w
 nearest its target, and `intermediate_size` closes the budget; heads never move to close it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
 from itertools import pairwise
 from math import ceil, floor, inf, isfinite, log, log2, sqrt
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from space.arch import FIELDS, Architecture, Shape
+from space.constraints import FREE, Constraints, keeps
 from space.cost import ClosedForm, Cost
 from space.device import QUANTITIES, pinned, unpinned
 from space.meters import KINDS, Counted, Heads, Line, Meter, Weights, meter_of
@@ -32,6 +33,9 @@ ROUND_DEVIATION = 0.001
 MAX_DEVIATION = 0.0015
 """Where none does, a multiple of 1 may come this near. One unit of FFN width is a coarse step below
 some million parameters, and a width at which it cannot come nearer is not on the budget."""
+COARSE_DEVIATION = 0.01
+"""Where `intermediate_size` must be a multiple of a number and none such comes nearer, it may miss
+the budget by half of that step, and by so much at most."""
 ROUND_RATIO = 0.02
 """Where the FFN width closes nothing, it is rounded so far from its target ratio at most."""
 LARGEST_MULTIPLE = 256
@@ -208,14 +212,35 @@ def fit(
 
 
 def solve(
-    partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float = FFN_TOLERANCE
+    partial: Mapping[str, Any],
+    budget: Budget,
+    ffn_tolerance: float = FFN_TOLERANCE,
+    constraints: Constraints = FREE,
 ) -> Shape | None:
-    """The sizes that `fit` would find, or None where nothing lies on the budget.
+    """The sizes that `fit` would find, or None where nothing lies on the budget; with constraints
+    those that keep to them.
 
     Raises:
         ValueError: fields that are unknown, contradict each other or are out of range.
     """
-    return _Problem.of(partial, budget, ffn_tolerance).solve()
+    return next(shapes(partial, budget, ffn_tolerance, constraints), None)
+
+
+def shapes(
+    partial: Mapping[str, Any],
+    budget: Budget,
+    ffn_tolerance: float = FFN_TOLERANCE,
+    constraints: Constraints = FREE,
+) -> Iterator[Shape]:
+    """The sizes of each width that lies on the budget, the best first: those that `solve` finds.
+
+    Without constraints the widths are a few about the best, and with them all that have an FFN
+    ratio within its tolerance. The same width may come again, less exact.
+
+    Raises:
+        ValueError: fields that are unknown, contradict each other or are out of range.
+    """
+    return _Problem.of(partial, budget, ffn_tolerance, constraints).shapes()
 
 
 def with_shape(partial: Mapping[str, Any], shape: Shape) -> Architecture:
@@ -262,7 +287,7 @@ class _Heads:
     per_kv_target: float | None
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], budget: Budget) -> Self:
+    def of(cls, given: Mapping[str, Any], budget: Budget, constraints: Constraints = FREE) -> Self:
         query, kv = given.get("num_attention_heads"), given.get("num_key_value_heads")
         if query and kv and query % kv:
             raise ValueError(
@@ -279,7 +304,7 @@ class _Heads:
                 "choose a divisor"
             )
         if head_dim is None and query is None:
-            head_dim = _free_head_dim(given, budget, kv or per_kv)
+            head_dim = _free_head_dim(given, budget, kv or per_kv, constraints)
         return cls(head_dim, query, kv, per_kv, given.get("heads_per_kv_target"))
 
     @property
@@ -308,8 +333,11 @@ class _Heads:
         return query, self.kv or query / (self.per_kv_target or self.per_kv), head_dim
 
 
-def _free_head_dim(given: Mapping[str, Any], budget: Budget, group: int) -> int:
-    """The default head dimension; where the width is given, the nearest that divides it."""
+def _free_head_dim(
+    given: Mapping[str, Any], budget: Budget, group: int, constraints: Constraints
+) -> int:
+    """The default head dimension; where the width is given, the nearest that divides it; where it
+    is constrained, the nearest power of two, or else even number, that keeps to that."""
     wish = float(default_head_dim(budget) * given.get("head_dim_scale", 1))
     if wish != int(wish) or wish < 2 or wish % 2:
         raise ValueError(
@@ -318,9 +346,11 @@ def _free_head_dim(given: Mapping[str, Any], budget: Budget, group: int) -> int:
         )
     width = given.get("hidden_size")
     if width is None:
-        return int(wish)
+        own = "head_dim_scale" in given  # which says it, so that nothing else may
+        return int(wish) if own else _near_head_dim(wish, constraints)
     low, high = HEAD_DIM_RANGE
     powers = [2**i for i in range(1, 9) if width % (2**i * group) == 0]
+    powers = [p for p in powers if keeps(constraints, {"head_dim": p})] or powers
     usual = [p for p in powers if low <= p <= high] or powers
     if not usual:
         raise ValueError(
@@ -331,12 +361,32 @@ def _free_head_dim(given: Mapping[str, Any], budget: Budget, group: int) -> int:
     return nearest
 
 
+def _near_head_dim(wish: float, constraints: Constraints) -> int:
+    powers, even = [2**i for i in range(1, 9)], range(2, 513, 2)
+    allowed = (
+        [size for size in sizes if keeps(constraints, {"head_dim": size})]
+        for sizes in ([int(wish)], powers, even)
+    )
+    return min(next(filter(None, allowed), [int(wish)]), key=lambda p: abs(log(p / wish)))
+
+
 @lru_cache(maxsize=65536)
 def _grouping(heads: int, target: float) -> int | None:
     """The divisor of `heads` nearest to `target`, or None where none is near."""
     divisors = [d for d in range(1, heads + 1) if heads % d == 0]
     best = min(divisors, key=lambda d: abs(log(d / target)))
     return best if abs(log(best / target)) <= log(GROUPING_TOLERANCE) else None
+
+
+class _Place(NamedTuple):
+    """A width with its heads."""
+
+    drift: float
+    """By how much the FFN ratio that closes the budget misses its target, as a logarithm."""
+    width: int
+    heads: tuple[int, int, int]
+    rest: float
+    slope: float
 
 
 @dataclass(frozen=True)
@@ -354,9 +404,16 @@ class _Problem:
     intermediate_size: int | None
     ffn_ratio: float
     ffn_tolerance: float
+    constraints: Constraints
 
     @classmethod
-    def of(cls, partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float) -> Self:
+    def of(
+        cls,
+        partial: Mapping[str, Any],
+        budget: Budget,
+        ffn_tolerance: float,
+        constraints: Constraints = FREE,
+    ) -> Self:
         _check(partial, ffn_tolerance)
         form, meter = _closed_form(partial), budget.meter
         found = cls(
@@ -364,11 +421,12 @@ class _Problem:
             meter=meter,
             counted=meter.of(form),
             budget=budget.value,
-            heads=_Heads.of(partial, budget),
+            heads=_Heads.of(partial, budget, constraints),
             hidden_size=partial.get("hidden_size"),
             intermediate_size=partial.get("intermediate_size"),
             ffn_ratio=ffn_target(partial),
             ffn_tolerance=inf if partial.get("hidden_size") else ffn_tolerance,
+            constraints=constraints,
         )
         if meter.tolerance and found.heads.kv and not found.hidden_size:
             raise ValueError(
@@ -377,66 +435,118 @@ class _Problem:
             )
         return found
 
-    def solve(self) -> Shape | None:
-        """The first width that closes the budget, the ones nearest the target ratio first."""
+    def shapes(self) -> Iterator[Shape]:
+        """The sizes of each width that closes the budget, the ones nearest the target ratio first;
+        then, where the FFN width is constrained to coarse steps, the ones nearest the budget."""
+        arch = self.form.arch
+        depth = {"num_hidden_layers": arch.num_layers, "num_blocks": arch.num_blocks or 0}
+        if not keeps(self.constraints, depth):
+            return
         if self.meter.tolerance:
-            return self._by_heads(self.meter.tolerance)
-        ranked = []
-        for width in self._widths():
-            heads = self.heads.at(width)
-            if heads is None:
-                continue
+            yield from self._by_heads(self.meter.tolerance)
+            return
+        places = self._places()
+        yield from filter(None, (self._shape(place, MAX_DEVIATION) for place in places))
+        if self._ffn_step > 1:
+            yield from self._coarse(places)
+
+    def _places(self) -> list["_Place"]:
+        """The widths with their heads, the ones nearest the target ratio first."""
+        found = []
+        for width, heads in self._headed():
             rest, slope = self._line(width, heads)
             exact = (self.budget - rest) / slope
             if exact > 0:
                 drift = abs(log(exact / width / self.ffn_ratio))
-                ranked.append((drift, width, heads, rest, slope))
-        for _, width, heads, rest, slope in sorted(ranked):
-            shape = self._shape(width, heads, rest, slope)
-            if shape is not None:
-                return shape
-        return None
+                found.append(_Place(drift, width, heads, rest, slope))
+        return sorted(found)
 
-    def _shape(
-        self, width: int, heads: tuple[int, int, int], rest: float, slope: float
-    ) -> Shape | None:
-        """The sizes at this width, if it can close the budget."""
-        ffn = self._close(width, rest, slope)
+    def _coarse(self, places: Sequence["_Place"]) -> Iterator[Shape]:
+        """What no width brings nearer: the steps that come nearest the budget."""
+        half = (self._ffn_step * place.slope / 2 / self.budget for place in places)
+        allowed = (min(each, COARSE_DEVIATION) for each in half)
+        found = (self._shape(place, most) for place, most in zip(places, allowed, strict=True))
+        yield from sorted(filter(None, found), key=lambda s: self._deviation(self._spent(s)))
+
+    @property
+    def _ffn_step(self) -> int:
+        allowed = self.constraints.get("intermediate_size")
+        return 1 if allowed is None else allowed.multiple
+
+    def _headed(self) -> Iterator[tuple[int, tuple[int, int, int]]]:
+        """The widths with their heads that the constraints allow."""
+        for width in self._widths():
+            heads = self.heads.at(width)
+            if heads is not None and (not self.constraints or self._allows(width, heads)):
+                yield width, heads
+
+    def _allows(self, width: int, heads: tuple[int, int, int]) -> bool:
+        names = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+        return keeps(self.constraints, dict(zip(names, (width, *heads), strict=True)))
+
+    def _shape(self, place: "_Place", most: float) -> Shape | None:
+        """The sizes at this width, if they come so near the budget."""
+        _, width, heads, rest, slope = place
+        ffn = self._close(width, rest, slope, most)
         if ffn is not None and self.form.parts and not isinstance(self.meter, Weights):
             # FFN widths that differ are rounded, which counts where some are moved more often.
             off = self._spent(Shape(width, *heads, ffn)) - (rest + slope * ffn)
-            ffn = self._close(width, rest + off, slope)
-            if ffn and self._deviation(self._spent(Shape(width, *heads, ffn))) > MAX_DEVIATION:
+            ffn = self._close(width, rest + off, slope, most)
+            if ffn and self._deviation(self._spent(Shape(width, *heads, ffn))) > most:
                 return None
-        return None if ffn is None else Shape(width, *heads, ffn)
+        if ffn is None or not self._all_keep(shape := Shape(width, *heads, ffn)):
+            return None
+        return shape
+
+    def _all_keep(self, shape: Shape) -> bool:
+        """Whether each FFN block keeps to what their mean does, where a part makes them differ."""
+        allowed = self.constraints.get("intermediate_size")
+        if allowed is None or not self.form.parts:
+            return True
+        return all(width in allowed for width in self._arch(shape).ffn_widths)
+
+    def _arch(self, shape: Shape) -> Architecture:
+        return replace(self.form.arch, **shape._asdict())
 
     def _spent(self, shape: Shape) -> float:
-        return self.meter.spent(replace(self.form.arch, **shape._asdict()))
+        return self.meter.spent(self._arch(shape))
 
-    def _by_heads(self, tolerance: float) -> Shape | None:
+    def _by_heads(self, tolerance: float) -> Iterator[Shape]:
         """Where the FFN width changes nothing: the heads that come nearest, of equal ones those
         nearest their grouping, with an FFN of the target ratio."""
         ranked = []
-        for width in self._widths():
-            if (heads := self.heads.at(width)) is None:
-                continue
+        for width, heads in self._headed():
             off = self._deviation(self._line(width, heads)[0])
             if off <= tolerance:
                 query, kv, _ = heads
                 group = self.heads.per_kv_target or self.heads.per_kv
                 ranked.append((off, abs(log(query / kv / group)), width, heads))
-        if not ranked:
-            return None
-        *_, width, heads = min(ranked)
-        return Shape(width, *heads, self.intermediate_size or self._near_ratio(width))
+        for *_, width, heads in sorted(ranked):
+            ffn = self.intermediate_size or self._near_ratio(width)
+            if ffn and self._ffn_allowed(ffn, width) and self._all_keep(Shape(width, *heads, ffn)):
+                yield Shape(width, *heads, ffn)
 
-    def _near_ratio(self, width: int) -> int:
+    def _ffn_allowed(self, ffn: int, width: int) -> bool:
+        allowed = self.constraints.get("intermediate_size")
+        return allowed is None or (ffn in allowed and self._tolerates(ffn / width))
+
+    def _near_ratio(self, width: int) -> int | None:
         """The FFN width of the target ratio, as a multiple of the largest power of two that keeps
         it within 2%."""
         exact, multiple = self.ffn_ratio * width, LARGEST_MULTIPLE
-        while multiple > 1 and abs(round(exact / multiple) * multiple / exact - 1) > ROUND_RATIO:
+        while multiple > 1:
+            ffn = self._nearest_ffn(exact, multiple)
+            if ffn and abs(ffn / exact - 1) <= ROUND_RATIO:
+                return ffn
             multiple //= 2
-        return max(1, round(exact / multiple)) * multiple
+        return self._nearest_ffn(exact, 1)
+
+    def _nearest_ffn(self, exact: float, multiple: int) -> int | None:
+        """The multiple that comes nearest, of those that the constraint allows."""
+        allowed = self.constraints.get("intermediate_size")
+        if allowed is None:
+            return max(1, round(exact / multiple)) * multiple
+        return allowed.nearest(exact, multiple)
 
     def smallest(self) -> tuple[float, float]:
         """What the narrowest width and FFN use: the embeddings, where weights are counted, and the
@@ -460,23 +570,37 @@ class _Problem:
                 )
             yield self.hidden_size
             return
-        middle = self._ideal_width() / step
-        first = max(1, floor(middle) - NEIGHBOURS + 1)
-        yield from range(first * step, (ceil(middle) + NEIGHBOURS) * step, step)
+        low, high = (width / step for width in self._span())
+        first = max(1, floor(low) - NEIGHBOURS + 1)
+        yield from range(first * step, (ceil(high) + NEIGHBOURS) * step, step)
 
-    def _ideal_width(self) -> float:
-        """Where the ratio would be its target: the root of a·width² + b·width + c = budget."""
-        c, one, two = (self._about(width) for width in (0.0, 1.0, 2.0))
+    def _span(self) -> tuple[float, float]:
+        """The widths about which sizes are sought: the ideal one; where it may not be allowed, all
+        that have a ratio, or a grouping of heads, within its tolerance."""
+        middle = self._ideal_width(self.ffn_ratio)
+        if not self.constraints:
+            return middle, middle
+        if self.meter.tolerance:
+            factor = GROUPING_TOLERANCE if self.heads.per_kv_target else 1.0
+            return middle / factor, middle * factor
+        factor = self.ffn_tolerance
+        return self._ideal_width(self.ffn_ratio * factor), self._ideal_width(
+            self.ffn_ratio / factor
+        )
+
+    def _ideal_width(self, ratio: float) -> float:
+        """Where the ratio would be this: the root of a·width² + b·width + c = budget."""
+        c, one, two = (self._about(width, ratio) for width in (0.0, 1.0, 2.0))
         a = (two - 2 * one + c) / 2
         b = one - c - a
         left = max(self.budget - c, 0.0)
         return 2 * left / (b + sqrt(b * b + 4 * a * left))
 
-    def _about(self, width: float) -> float:
-        """What is used at this width and the target ratio, as a real number; of weights, biases and
+    def _about(self, width: float, ratio: float) -> float:
+        """What is used at this width and ratio, as a real number; of weights, biases and
         norms of heads, which hardly count, are left out."""
         heads = self.heads.about(width)
-        ffn = self.intermediate_size or self.ffn_ratio * width
+        ffn = self.intermediate_size or ratio * width
         rest, slope = self._line(width, heads)
         counted = isinstance(self.meter, Weights)
         small = self.form.attention_blocks * self.form.attention(0, *heads) if counted else 0  # type: ignore[arg-type]
@@ -486,17 +610,17 @@ class _Problem:
         """What is used of the budget without any FFN, and for each unit of its width."""
         return self.counted.line(width, heads)
 
-    def _close(self, width: int, rest: float, slope: float) -> int | None:
+    def _close(self, width: int, rest: float, slope: float, most: float) -> int | None:
         """The FFN width that comes nearest, a multiple of the largest power of two possible."""
-        if self.intermediate_size is not None:
-            near = self._deviation(rest + slope * self.intermediate_size) <= MAX_DEVIATION
-            return self.intermediate_size if near else None
+        if (given := self.intermediate_size) is not None:
+            near = self._deviation(rest + slope * given) <= MAX_DEVIATION
+            return given if near and keeps(self.constraints, {"intermediate_size": given}) else None
         exact = (self.budget - rest) / slope
         multiple = LARGEST_MULTIPLE
         while multiple:
-            ffn = max(1, round(exact / multiple)) * multiple
-            allowed = ROUND_DEVIATION if multiple > 1 else MAX_DEVIATION
-            if self._deviation(rest + slope * ffn) <= allowed:
+            ffn = self._nearest_ffn(exact, multiple)
+            allowed = ROUND_DEVIATION if multiple > 1 else most
+            if ffn and self._deviation(rest + slope * ffn) <= allowed:
                 return ffn if self._tolerates(ffn / width) else None
             multiple //= 2
         return None

@@ -5,7 +5,7 @@ compare is `ablations.stats.trust`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -147,7 +147,7 @@ def described(
 ) -> dict[str, Any]:
     """What a study is compared with, to know whether its proxy was measured: the kind of space, and
     the recipe that lengths are multiples of."""
-    return {"space": asdict(_space(content, space)), "recipe": recipe.to_dict()}
+    return {"space": _space(content, space).kind, "recipe": recipe.to_dict()}
 
 
 def _space(content: Mapping[str, Any], space: SpaceConfig | None) -> SpaceConfig:

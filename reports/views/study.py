@@ -281,7 +281,9 @@ def _space(space: Mapping[str, Any]) -> str:
     size = space.get("size")
     axes = [f"{name}: {_compact(value)}" for name, value in (space.get("axes") or {}).items()]
     of = f" of {size:,} architectures" if is_number(size) else ""
-    return f"{space.get('name')}{of}" + (f" ({'; '.join(axes)})" if axes else "")
+    kept = [f"{name} {_compact(value)}" for name, value in (space.get("constraints") or {}).items()]
+    keeps = f", keeping to {join(kept)}" if kept else ""
+    return f"{space.get('name')}{of}" + (f" ({'; '.join(axes)})" if axes else "") + keeps
 
 
 def _ruled_out(study: Study) -> str:

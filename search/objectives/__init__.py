@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol, Self
 from search.record import Reading, Record, Run
 from search.states import Status
 from space import device
+from space.constraints import require_of_study
 from space.doors import Door, bare
 from space.meters import Meter, meter_of
 from space.ranges import ANY
@@ -242,7 +243,8 @@ class Limit:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises: ValueError where it is none."""
+        """Raises: ValueError where it is none, or is on a size of shapes."""
+        require_of_study(text)
         found = re.fullmatch(r"\s*(.+?)\s*(<=|>=)\s*([-+0-9.eE_]+)\s*", str(text))
         try:
             assert found is not None, "caught below"
