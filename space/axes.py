@@ -515,9 +515,10 @@ class Space:
 
     def _raise_unfit(self) -> NoReturn:
         """Say why the first of the space's points misses the budget, and what does not."""
-        asked = Wanted(self._points(), self.budget, self.ffn_tolerance, self._constraints)
-        if self.constraints and (reason := asked.why()):
-            raise Unfit(f"space {self.name}: {reason}")
+        if self.constraints:
+            asked = Wanted(self._points(), self.budget, self.ffn_tolerance, self._constraints)
+            if reason := asked.why():
+                raise Unfit(f"space {self.name}: {reason}")
         corner = tuple(0 for _ in self._sides)
         depths = self._axes[DEPTH].values if DEPTH in self._axes else (self.fixed[DEPTH],)
         for depth in depths[len(depths) // 2 :]:

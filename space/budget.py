@@ -583,10 +583,8 @@ class _Problem:
         if self.meter.tolerance:
             factor = GROUPING_TOLERANCE if self.heads.per_kv_target else 1.0
             return middle / factor, middle * factor
-        factor = self.ffn_tolerance
-        return self._ideal_width(self.ffn_ratio * factor), self._ideal_width(
-            self.ffn_ratio / factor
-        )
+        ratio, factor = self.ffn_ratio, self.ffn_tolerance
+        return self._ideal_width(ratio * factor), self._ideal_width(ratio / factor)
 
     def _ideal_width(self, ratio: float) -> float:
         """Where the ratio would be this: the root of a·width² + b·width + c = budget."""

@@ -133,6 +133,7 @@ def panels(
             "arms": {
                 arm: {
                     **architectures[place].to_dict(),
+                    **_off(architectures[place], budget),
                     "recipe": _lengthened(recipe, lengths, budget.value / sizes[0].value),
                 }
                 for arm, architectures in shapes.items()
@@ -189,6 +190,11 @@ def _values(params: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _by_values(space: Space) -> dict[tuple[Any, ...], Architecture]:
     return {_values(candidate.params): candidate.architecture for candidate in space.candidates()}
+
+
+def _off(architecture: Architecture, budget: Budget) -> dict[str, Any]:
+    """That the space's constraints let an arm miss the budget by more than is usual."""
+    return {"off_budget": True} if abs(budget.deviation(architecture)) > budget.tolerance else {}
 
 
 def _arm_name(params: Mapping[str, Any]) -> str:

@@ -111,8 +111,8 @@ def _same_proxy(study: Study, run: Run, table: Mapping[str, Any], data: str | No
     space, budget = study.facts["space"], study.facts["budget"]
     try:
         kind = table["trust"]["space"]
-        names = {*kind, "constraints"}  # which those that have none do not name
-        same_space = all(space.get(name) == kind.get(name) for name in names)
+        same_space = all(space.get(name) == value for name, value in kind.items())
+        same_space &= bool(space.get("constraints")) == bool(kind.get("constraints"))
         measured_recipe = Recipe(**table["trust"]["recipe"])
     except (ValueError, LookupError, TypeError, AttributeError):  # of another version, or damaged
         return False

@@ -285,6 +285,14 @@ def test_a_grid_is_the_spaces_own_and_the_reading_at_one_is_the_recipes() -> Non
     assert recipe.warmup_fraction * recipe.steps == pytest.approx(warmup, rel=1e-12)
 
 
+def test_a_grid_keeps_to_the_spaces_constraints_though_they_miss_the_budget_by_more() -> None:
+    kind = SpaceConfig.read(SPACE).kind
+    space = SpaceConfig(**kind, constraints={"intermediate_size": "%8"})
+    (panel,) = table(space=space).panels
+    assert [a.architecture for a in panel.arms] == Space.from_config(space, "1m", 1024).enumerate()
+    assert not any(arm.architecture.intermediate_size % 8 for arm in panel.arms)
+
+
 def test_horizons_of_the_recipe_are_taken_as_they_are() -> None:
     (panel,) = table(recipe=replace(RECIPE, horizons=(0.3, 0.6))).panels
     assert panel.arms[0].recipe == replace(RECIPE, horizons=(0.3, 0.6))
@@ -460,6 +468,8 @@ def test_a_study_of_another_proxy_says_that_none_was_measured_and_how_to(tmp_pat
     assert "Not measured" in of_study(study(tmp_path, budget=other))
     untied = {"fixed": {"tie_word_embeddings": False}}
     assert "Not measured" in of_study(study(tmp_path, space=untied))
+    eight = {"constraints": {"intermediate_size": "%8"}}
+    assert "Not measured" in of_study(study(tmp_path, space=eight))
 
 
 def test_the_command_that_would_measure_keeps_what_makes_the_space(tmp_path: Path) -> None:
