@@ -109,11 +109,12 @@ FREE: Constraints = {}
 
 
 def parse(given: Any) -> Constraints:
-    """The constraints of a space's file.
+    """The constraints of a space's file; none of null, which takes those of a file out.
 
     Raises:
         ValueError: something else; what belongs to a study is said to.
     """
+    given = {} if given is None else given
     if not isinstance(given, Mapping):
         raise _no_mapping(given)
     for name in given:

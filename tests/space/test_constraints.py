@@ -262,6 +262,9 @@ def test_no_constraint_leaves_no_trace() -> None:
     assert "constraints" not in Space.from_config(config, "1m", 1024).to_dict()
     content = {"space": "depth_width", "lengths": [0.5, 1]}
     assert "constraints" not in described(content, Recipe(tokens=1000))["space"]
+    for none in ({}, None):
+        again = Space.from_config({**config.kind, "constraints": none}, "1m", 1024)
+        assert again.to_dict() == Space.from_config(config, "1m", 1024).to_dict()
     kept = Space.from_config({**config.kind, "constraints": {"head_dim": "==16"}}, "1m", 1024)
     assert kept.to_dict()["constraints"] == kept.kind["constraints"] == {"head_dim": "==16"}
 
