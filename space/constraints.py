@@ -12,11 +12,18 @@ from dataclasses import dataclass
 from math import gcd, inf, lcm, log
 from typing import Any, Self
 
-from space.arch import Shape
 from space.near import hint
 from space.ranges import Range
 
-FIELDS = (*Shape._fields, "num_hidden_layers", "num_blocks")
+FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "head_dim",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "num_hidden_layers",
+    "num_blocks",
+)
 """What constraints may be on."""
 OPTION = "space.constraints"
 OF_STUDY = (
