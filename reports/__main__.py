@@ -9,7 +9,7 @@ machine that the records were copied to.
 
 import gc
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reports.read.study import Study, read_study
@@ -49,6 +49,8 @@ class ReportsConfig:
     outputs: Place = "outputs"
     runs: Place | None = None
     """The folder of the runs. Default: as `study.json` says."""
+    columns: list[str] | None = None
+    """Columns of `table.md` and `table.tex`, by heading, in their order. Default: all."""
 
     def __post_init__(self) -> None:
         if self.page not in (None, LAWS, SHARING_LAW):
@@ -63,6 +65,8 @@ class ReportsConfig:
             raise ValueError(
                 f"table or page must be given, not both, but got {self.table} and {self.page}"
             )
+        if self.columns is not None and self.page is not None:
+            raise ValueError(f"columns must go with a study or a table, but got page={self.page}")
         if self.called is not None:
             if self.page is None:
                 raise ValueError(f"called must go with page=laws, but got {self.called!r} alone")
@@ -93,7 +97,8 @@ def make(config: ReportsConfig) -> None:
         name = None if config.study is None else str(config.study)
         study = read_study(name, config.outputs, config.runs)
     found = Findings.of(study)
-    files = render(study, found)
+    with one_line_errors():
+        files = render(study, found, config.columns)
     with one_line_errors():
         for name, content in files.items():
             write_atomically(study.folder / name, content)
@@ -133,7 +138,7 @@ def _make_sharing_law(config: ReportsConfig) -> None:
 
 def _remake_table(config: ReportsConfig, name: str) -> None:
     with one_line_errors():
-        report = read_table(name, config.outputs, config.runs)
+        report = replace(read_table(name, config.outputs, config.runs), columns=config.columns)
         shown = view_of(report.question).show(report)
         report.folder.mkdir(parents=True, exist_ok=True)
         _write(report.folder, shown.files)
@@ -145,15 +150,17 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
         write_atomically(folder / file, content)
 
 
-def render(study: Study, found: Findings | None = None) -> dict[str, bytes]:
-    """The files of a report by name."""
+def render(
+    study: Study, found: Findings | None = None, columns: list[str] | None = None
+) -> dict[str, bytes]:
+    """The files of a report by name; `columns` are those of its tables for Markdown and LaTeX."""
     found = found or Findings.of(study)
     evidence = found.evidence
     texts = {
         "report.html": html(study, found),
         "trials.csv": trials.trials_csv(study),
-        "table.md": trials.markdown(study, evidence),
-        "table.tex": trials.latex(study, evidence),
+        "table.md": trials.document(study, evidence, columns),
+        "table.tex": trials.latex(study, evidence, columns),
         **scores.files({"": of_study(study, evidence)}),
         **measured.files({"": measured_of(study, evidence)}),
     }

@@ -4,7 +4,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import jinja2
 import pandas as pd
 
 from reports.read.study import is_number
+from reports.show.figures import SERIES, mixed
 from space import words
+from space.near import hint
 from space.tables import Column, in_markdown
 
 MINUS, NONE = "\u2212", "\u2013"
@@ -26,6 +28,8 @@ class Cell:
     order: str
     numeric: bool
     hint: str = ""
+    strong: bool = False
+    """Set in bold: the best of its column."""
 
 
 def decimals(digits: int) -> Callable[[Any], str]:
@@ -123,7 +127,7 @@ def _cell(column: Column, value: Any, hint: Any) -> Cell:
 def markdown_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> str:
     """A table in GitHub's Markdown."""
     headings = [column.heading for column in columns]
-    texts = ([one_line(cell.text) for cell in row] for row in rows)
+    texts = ([_bold(one_line(c.text), "**{}**", c) for c in row] for row in rows)
     return in_markdown(headings, texts, [column.numeric for column in columns])
 
 
@@ -136,19 +140,77 @@ def latex_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> st
             "\\toprule",
             _latex_line(escape(column.heading) for column in columns),
             "\\midrule",
-            *(_latex_line(escape(cell.text) for cell in row) for row in rows),
+            *(_latex_line(_bold(escape(c.text), "\\textbf{{{}}}", c) for c in row) for row in rows),
             "\\bottomrule",
             "\\end{tabular}",
         ]
     )
 
 
-def latex_float(caption: str, tabular: str, comments: Sequence[str] = ()) -> list[str]:
-    """The lines of a table that floats, scaled to the line."""
+def _bold(text: str, form: str, cell: Cell) -> str:
+    return form.format(text) if cell.strong else text
+
+
+def best_in_bold(
+    columns: Sequence[Column], rows: Sequence[list[Cell]], best: int | None, names: Sequence[str]
+) -> None:
+    """Sets the named cells of a row in bold; of none where nothing is best."""
+    for place, column in enumerate(columns if best is not None else ()):
+        if column.name in names:
+            rows[best or 0][place] = replace(rows[best or 0][place], strong=True)
+
+
+def chosen(
+    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], names: Sequence[str] | None
+) -> tuple[list[Column], list[list[Cell]]]:
+    """A table with the columns of these names or headings, in their order; none given, with all.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    if names is None:
+        return list(columns), [list(row) for row in rows]
+    places = {key: n for n, c in enumerate(columns) for key in (c.name, c.heading)}
+    for name in names:
+        if name not in places:
+            known = ", ".join(column.heading for column in columns)
+            raise ValueError(f"columns must be among {known}, but got {name!r}{hint(name, places)}")
+    kept = [places[name] for name in names]
+    return [columns[n] for n in kept], [[row[n] for n in kept] for row in rows]
+
+
+def slug(text: str) -> str:
+    """The text as part of a label: "equal-flops"."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def resolved(rows: pd.DataFrame, text: Callable[[Any], str]) -> str:
+    """Which differences are resolved, in a sentence, by `label diff verdict`; `text` formats a
+    difference."""
+    said = []
+    for verdict in ("better", "worse"):
+        mine = rows[rows.verdict == verdict].itertuples()
+        if names := [f"{row.label} ({text(row.diff)})" for row in mine]:
+            said.append(f"{verdict}: {', '.join(names)}")
+    if unresolved := [str(name) for name in rows.label[rows.verdict == "unresolved"]]:
+        if not said:
+            return "No difference is resolved."
+        said.append(f"unresolved: {', '.join(unresolved)}")
+    sentence = "; ".join(said)
+    return f"{sentence[0].upper()}{sentence[1:]}." if said else ""
+
+
+def latex_float(
+    caption: str, tabular: str, comments: Sequence[str] = (), label: str = "table"
+) -> list[str]:
+    """The lines of a table that floats, with the label `tab:LABEL`; one that is wider than the line
+    is scaled down to it."""
     return [
         "\\begin{table}",
+        "\\centering",
         f"\\caption{{{escape(caption)}}}",
-        "\\resizebox{\\linewidth}{!}{%",
+        f"\\label{{tab:{label}}}",
+        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
         tabular + "}",
         *comments,
         "\\end{table}",
@@ -250,4 +312,6 @@ def fill(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(template).render(**values)
+    light = [mixed(color, "#ffffff", 0.25) for color in SERIES]
+    colors = {"series": SERIES, "light_series": light}
+    return environment.get_template(template).render(**colors, **values)

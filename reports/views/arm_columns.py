@@ -23,24 +23,8 @@ from space.tables import Column
 
 COLUMNS = (
     Column("arm", "arm", str, "what is compared", numeric=False),
-    Column("num_hidden_layers", "layers", whole, "layers executed"),
-    Column(
-        "parameters", "parameters", whole, "distinct weights; shared and tied ones counted once"
-    ),
-    Column("off_budget", "off budget", percent(2, sign=True), "deviation from the budget"),
-    Column("forward_flops_per_token", "FLOPs/token", megas, "one forward pass"),
-    Column("kv_bytes_per_token", "KV B/token", whole, "bytes of key-value cache per token"),
-    Column(
-        "decode_bytes_per_token",
-        "decode B/token",
-        megas,
-        "bytes read to decode one token, adjacent repeats of a block counted once",
-    ),
-    Column("tokens", "tokens", whole, "tokens each run is trained on"),
-    Column("lr", "rate", rate, "the best learning rate, found with seeds that are not reported"),
-    Column("of", "n", str, "seeds with a result, and of how many if some are missing", False),
+    Column("verdict", "verdict", str, "unresolved if the interval contains zero", False),
     Column("mean", "mean", decimals(4), "of the metric over these seeds; lower is better"),
-    Column("sd", "sd", decimals(4), "the arm's own standard deviation over seeds"),
     Column("diff", "difference", signed(4), "from the baseline at equal seeds; negative is better"),
     Column(
         "interval",
@@ -49,6 +33,8 @@ COLUMNS = (
         "of the difference, simultaneous over a panel and over all looks",
         False,
     ),
+    Column("of", "n", str, "seeds with a result, and of how many if some are missing", False),
+    Column("sd", "sd", decimals(4), "the arm's own standard deviation over seeds"),
     Column("p_adjusted", "adj. p", probability, "adjusted for all comparisons of the panel"),
     Column(
         "mdd",
@@ -56,7 +42,6 @@ COLUMNS = (
         decimals(4),
         "minimum detectable difference: one of this size is resolved with 80% power",
     ),
-    Column("verdict", "verdict", str, "unresolved if the interval contains zero", False),
     Column(
         "flag",
         "flag",
@@ -83,6 +68,21 @@ COLUMNS = (
         "of a standard deviation no larger than the others', F test",
     ),
     Column("outliers", "outliers", str, "seeds with large residuals, flagged and kept", False),
+    Column("lr", "rate", rate, "the best learning rate, found with seeds that are not reported"),
+    Column("tokens", "tokens", whole, "tokens each run is trained on"),
+    Column("num_hidden_layers", "layers", whole, "layers executed"),
+    Column(
+        "parameters", "parameters", whole, "distinct weights; shared and tied ones counted once"
+    ),
+    Column("off_budget", "off budget", percent(2, sign=True), "deviation from the budget"),
+    Column("forward_flops_per_token", "FLOPs/token", megas, "one forward pass"),
+    Column("kv_bytes_per_token", "KV B/token", whole, "bytes of key-value cache per token"),
+    Column(
+        "decode_bytes_per_token",
+        "decode B/token",
+        megas,
+        "bytes read to decode one token, adjacent repeats of a block counted once",
+    ),
     Column("published", "published", decimals(1), "the source's average; higher is better"),
     Column(
         "direction",
@@ -125,9 +125,9 @@ class Digits:
 
 
 def columns_of(panel: Panel) -> list[Column]:
-    """`COLUMNS` as the panel's objective has them, and what is shown besides after the verdict."""
+    """`COLUMNS` as the panel's objective has them, and what is shown besides after the result."""
     known = [_adapted(column, panel) for column in COLUMNS]
-    place = 1 + [column.name for column in known].index("verdict")
+    place = 1 + [column.name for column in known].index("interval")
     return [*known[:place], *_besides(panel), *known[place:]]
 
 

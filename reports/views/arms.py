@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from reports.show.about import Facts, facts_of, folded, in_a_sentence, in_columns, in_list
 from reports.show.figures import drawn
+from reports.show.html import in_script
 from reports.show.tables import (
     Cell,
+    best_in_bold,
+    chosen,
     csv_text,
     escape,
     fill,
@@ -17,6 +21,8 @@ from reports.show.tables import (
     latex_table,
     markdown_table,
     printed_rows,
+    resolved,
+    slug,
     whole,
 )
 from reports.views import Shown, measured, scores
@@ -45,10 +51,28 @@ def table_rows(panel: Panel) -> tuple[list[Column], list[list[Cell]]]:
     hints = {
         c.name: "both" if c.name in MEASURED and c.name not in alone else "own" for c in columns
     }
-    return printed_rows(frame, columns, hints)
+    shown, rows = printed_rows(frame, columns, hints)
+    best_in_bold(shown, rows, _best(panel), ("arm", "mean"))
+    return shown, rows
 
 
-SHAPE = COLUMNS[:3] + COLUMNS[4:7]
+def _best(panel: Panel) -> int | None:
+    """The row with the best mean, where seeds say how sure means are."""
+    means = panel.rows["mean"].where(panel.rows.n > 1)
+    if means.isna().all():
+        return None
+    return int(means.argmin() if panel.criteria.lower_is_better else means.argmax())
+
+
+SHAPE = tuple(
+    column
+    for name in (
+        *("arm", "num_hidden_layers", "parameters", "forward_flops_per_token"),
+        *("kv_bytes_per_token", "decode_bytes_per_token"),
+    )
+    for column in COLUMNS
+    if column.name == name
+)
 """Properties of an arm that do not depend on its training."""
 
 
@@ -98,26 +122,59 @@ def render(report: Report) -> dict[str, bytes]:
 
 
 def markdown(report: Report) -> str:
-    """All panels in GitHub's Markdown, and what the columns say."""
-    parts = [f"{report.caption}\n", *([f"{report.note}\n"] if report.note else [])]
+    """All panels in GitHub's Markdown, where they come from, and what the columns say."""
+    worth = report.worth.in_words() if report.worth else []
+    texts = [report.caption, " ".join(worth), report.note]
+    parts = [f"{text}\n" for text in texts if text]
     if (beside := side_by_side(report)) is not None:
         parts.append(markdown_table(*beside))
     for panel in report.panels:
         name = f"**{panel.name}.** " if panel.name else ""
-        parts.append(f"{name}{_title(panel)}\n\n{markdown_table(*table_rows(panel))}")
+        shown = chosen(*table_rows(panel), report.columns)
+        parts.append(f"{name}{_title(panel)}\n\n{markdown_table(*shown)}")
         parts += [f"No result: {text}.\n" for text in panel.missing]
-    parts.append("".join(f"- **{c.heading}**: {c.hint}\n" for c in shown_columns(report)))
+    parts.append(in_list(about(report)))
+    parts.append(folded("Columns", [(c.heading, c.hint) for c in shown_columns(report)]))
     return "\n".join(parts)
 
 
 def shown_columns(report: Report) -> list[Column]:
     """Every column that some panel shows, once."""
-    return list({c.name: c for panel in report.panels for c in table_rows(panel)[0]}.values())
+    shown = [chosen(*table_rows(panel), report.columns)[0] for panel in report.panels]
+    return list({column.name: column for columns in shown for column in columns}.values())
+
+
+def about(report: Report) -> Facts:
+    """What the numbers are and where they come from, (term, text)."""
+    criteria, rows = report.criteria, pd.concat([panel.rows for panel in report.panels])
+    fewest, most = int(rows.tokens.min()), int(rows.tokens.max())
+    tokens = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    cells = report.cells
+    return facts_of(
+        metric=f"{criteria.title} ({criteria.metric})",
+        direction=f"{'lower' if criteria.lower_is_better else 'higher'} is better",
+        data=cells.data if "data" in cells else (),
+        tokens=f"{tokens} per run",
+        command=report.command,
+        commit=cells.commit if "commit" in cells else (),
+    )
 
 
 def _title(panel: Panel) -> str:
     source = f" Published: {panel.source}." if panel.source else ""
-    return f"{_against(panel)}{source}{_one_seed_only(panel)}"
+    return f"{_resolved(panel)}{source}{_one_seed_only(panel)}"
+
+
+def _resolved(panel: Panel) -> str:
+    """Against what arms are compared, and which differences are resolved."""
+    if not panel.rows.verdict.isin(["better", "worse"]).any() and panel.rows.asked.max() == 1:
+        return _against(panel)
+    return f"{_against(panel)} {_differences(panel)}"
+
+
+def _differences(panel: Panel) -> str:
+    rows = panel.rows.assign(label=panel.rows.arm)
+    return resolved(rows, Digits.of(panel).difference)
 
 
 def _against(panel: Panel) -> str:
@@ -134,15 +191,19 @@ def _one_seed_only(panel: Panel) -> str:
 
 
 def latex(report: Report) -> str:
-    """All panels for LaTeX, a booktabs tabular each, scaled to the line."""
+    """All panels for LaTeX, a float of booktabs each with the label `tab:NAME`."""
     lines = ["% needs \\usepackage{booktabs,graphicx}"]
+    lines += [f"% {escape(term)}: {escape(text)}" for term, text in about(report)]
+    name, several = slug(report.name), len(report.panels) > 1
     if (beside := side_by_side(report)) is not None:
-        lines += latex_float(report.caption, latex_table(*beside))
+        lines += latex_float(report.caption, latex_table(*beside), label=name)
     for panel in report.panels:
-        name = f" {panel.name}." if panel.name else ""
-        caption = f"{report.caption}{name} {_against(panel)}{_one_seed_only(panel)}"
+        title = f" {panel.name}." if panel.name else ""
+        caption = f"{report.caption}{title} {_resolved(panel)}{_one_seed_only(panel)}"
+        tabular = latex_table(*chosen(*table_rows(panel), report.columns))
         missing = [f"% no result: {text}" for text in panel.missing]
-        lines += latex_float(caption, latex_table(*table_rows(panel)), missing)
+        label = f"{name}-{slug(panel.name)}" if several and panel.name else name
+        lines += latex_float(f"{caption} {in_a_sentence(about(report))}", tabular, missing, label)
     notes = [
         f"\\textbf{{{escape(column.heading)}}}: {escape(column.hint)}."
         for column in shown_columns(report)
@@ -153,7 +214,8 @@ def latex(report: Report) -> str:
 
 
 def csv(report: Report) -> str:
-    """Every arm of every panel at full precision, with the keys of its runs."""
+    """Every arm of every panel at full precision, with the keys of its runs; the last columns say
+    where the numbers come from."""
     frames = [
         panel.rows.drop(columns="of").assign(
             panel=panel.name, baseline=panel.baseline, missing="; ".join(panel.missing)
@@ -163,7 +225,7 @@ def csv(report: Report) -> str:
     whole_table = pd.concat(frames)
     first = ["panel", "arm", "baseline"]
     rest = [name for name in whole_table if name not in first]
-    return csv_text(_plain(whole_table[first + rest]))
+    return csv_text(_plain(whole_table[first + rest]).assign(**in_columns(about(report))))
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
@@ -183,13 +245,24 @@ def html(report: Report) -> str:
             (panel, _title(panel).replace("**", ""), *table_rows(panel)) for panel in report.panels
         ],
         beside=side_by_side(report),
+        opening=report.worth.in_words() if report.worth else [],
+        about=about(report),
         columns=shown_columns(report),
+        markdown=in_script(markdown(report)),
+        described=described(report),
         scored=[
             *scores.sections(report.scores or {}),
             *measured.sections(report.measured or {}),
         ],
         picture=picture,
     )
+
+
+def described(report: Report) -> str:
+    """What the forest shows, for those who do not see it."""
+    said = [f"{p.name}: {_differences(p)}" if p.name else _differences(p) for p in report.panels]
+    unit = report.criteria.unit
+    return f"Differences from the baseline in {unit}, with 95% intervals. {' '.join(said)}"
 
 
 def summary(report: Report) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from reports.show.figures import SERIES, mixed
 from reports.show.html import in_script
 from reports.show.tables import (
     Cell,
@@ -241,8 +240,6 @@ def html(law: Law) -> str:
         parts=parts(law),
         unknown=unknown(law),
         facts=how_it_was_made(law),
-        series=SERIES,
-        light_series=[mixed(color, "#ffffff", 0.25) for color in SERIES],
         figures=in_script(law_figures.interactive(law)),
         plotly=Markup(get_plotlyjs()),
     )

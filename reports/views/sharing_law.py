@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from reports.read.study import plain
-from reports.show.figures import SERIES, Json, mixed, print_files, xy
+from reports.show.figures import SERIES, Json, print_files, xy
 from reports.show.html import in_script
 from reports.show.recipes import recipe_in_words
 from reports.show.tables import (
@@ -245,8 +245,6 @@ def _html(law: SharingLaw, shown: list[Column], cells: list[list[Cell]]) -> str:
         rows=cells,
         metric=law.studies[0].metric_title,
         recipe=recipe_in_words(recipe),
-        series=SERIES,
-        light_series=[mixed(color, "#ffffff", 0.25) for color in SERIES],
         figures=in_script({"sharing": _drawn(law)}),
         plotly=Markup(get_plotlyjs()),
     )

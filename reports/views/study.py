@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from ablations.stats.block import spreads
 from reports.read.study import MOST_SHOWN, Open, Study, is_number
-from reports.show.figures import SERIES, Json, mixed
+from reports.show.figures import Json
 from reports.show.html import in_script, marked, unbroken
 from reports.show.recipes import recipe_in_words
 from reports.show.tables import fill
@@ -97,14 +97,14 @@ def html(study: Study, found: Findings) -> str:
         hedges=rest,
         selection=on_selection(evidence) if len(study.finished) else "",
         drawn=set(drawn),
-        series=SERIES,
-        light_series=[mixed(color, "#ffffff", 0.25) for color in SERIES],
         shifted=drawn.get("depth", {}).get("layout", {}).get("showlegend"),
         depth_colors=depth_colors(study),
         width_axis="xaxis2" in drawn.get("depth", {}).get("layout", {}),
         front_words=in_words(found.front) if found.front else [],
         front_columns=front_columns,
         front_rows=front_rows,
+        differences=trials.differences(evidence),
+        markdown=in_script(summary(study, found)),
         fewer_arms=trials.left_out(len(evidence.arms), "architectures"),
         fewer_trials=trials.left_out(len(study.trials), "trials"),
         fewer_curves=fewer_curves(study),
@@ -124,6 +124,14 @@ def html(study: Study, found: Findings) -> str:
         confirmed=found.confirmed,
         plotly=Markup(get_plotlyjs()),
     )
+
+
+def summary(study: Study, found: Findings) -> str:
+    """What to paste elsewhere, in Markdown: the answer, its table, and where they come from."""
+    evidence = found.evidence
+    said = " ".join([*found.opening, *answer(study, evidence)])
+    title = f"**{study.name}: {budget_words(study)}.** {said}"
+    return f"{title}\n\n{trials.document(study, evidence)}"
 
 
 def page_figures(study: Study, found: Findings) -> dict[str, Json]:
@@ -253,6 +261,7 @@ def how_it_was_run(study: Study) -> Facts:
     facts, records = study.facts, list(study.records.values())
     said: list[tuple[str, str | None]] = [
         ("Command", facts.get("command")),
+        ("Metric", ", ".join(text for _, text in trials.about(study)[:2])),
         ("Budget", _budget(study)),
         ("Space", _space(facts["space"]) + _ruled_out(study)),
         ("Trials", _trials(study)),

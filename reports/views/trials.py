@@ -1,17 +1,22 @@
 """A study's tables: its trials and its architectures, for the page, as CSV, Markdown and LaTeX."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
 
 from reports.read.study import MOST_SHOWN, Study
+from reports.show.about import Facts, facts_of, folded, in_a_sentence, in_columns, in_list
 from reports.show.tables import (
     Cell,
+    best_in_bold,
+    chosen,
     csv_text,
     decimals,
     escape,
     figures,
     intervals,
+    latex_float,
     latex_table,
     markdown_table,
     megas,
@@ -19,10 +24,13 @@ from reports.show.tables import (
     places,
     printed_rows,
     probability,
+    resolved,
     signed,
+    slug,
     whole,
 )
 from reports.weigh.answer import Evidence, budget_words
+from reports.weigh.table import data_words
 from search.objectives import LOSSES, USUAL, WITHOUT_BYTES
 from space.tables import Column
 from space.words import plain
@@ -58,6 +66,7 @@ ARM_COLUMNS = (
     Column("depth", "layers", whole, "layers executed"),
     Column("width", "width", whole, "hidden_size"),
     Column("series", "other axes", str, numeric=False),
+    Column("verdict", "verdict", str, "unresolved if the interval contains zero", numeric=False),
     Column("tried", "runs", whole, "finished runs, including the exploring one"),
     Column("n", "n", whole, "seeds used for mean and interval"),
     Column("value", "mean", decimals(4), "over the n seeds; over the runs if n is empty"),
@@ -71,7 +80,6 @@ ARM_COLUMNS = (
         decimals(4),
         "minimum detectable difference: one of this size is resolved with 80% power",
     ),
-    Column("verdict", "verdict", str, numeric=False),
     Column("p_best", "P(best)", probability, "probability that it is the best of these"),
     Column("regret", "regret", decimals(4), "expected loss to the best of these, if it is taken"),
 )
@@ -121,7 +129,11 @@ def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
     texts = dict.fromkeys(("value", "sd", "mdd", "regret"), decimals(digits)) | {
         "diff": signed(digits)
     }
-    return printed_rows(frame, [replace(c, text=texts.get(c.name, c.text)) for c in columns])
+    columns = [replace(c, text=texts.get(c.name, c.text)) for c in columns]
+    shown, rows = printed_rows(frame, columns)
+    best = None if evidence.best is None else list(frame.arm).index(evidence.best)
+    best_in_bold(shown, rows, best, ("depth", "width", "series", "value"))
+    return shown, rows
 
 
 def best_rows(frame: pd.DataFrame, metric: str, lower_is_better: bool) -> pd.DataFrame:
@@ -143,29 +155,67 @@ def _more_is_better(column: Column) -> Column:
     return replace(column, hint=column.hint.replace("negative is better", "positive is better"))
 
 
+def about(study: Study) -> Facts:
+    """What the numbers are and where they come from, (term, text)."""
+    records = study.records.values()
+    lengths = study.finished.tokens.unique() if len(study.finished) else ()
+    return facts_of(
+        metric=f"{study.metric_title} ({study.metric})",
+        direction=f"{'lower' if study.lower_is_better else 'higher'} is better",
+        data={data_words(record) for record in records},
+        tokens=f"{int(max(lengths)):,} per run" if len(lengths) else "",
+        command=str(study.facts.get("command") or ""),
+        commit={record.commit for record in records},
+    )
+
+
+def differences(evidence: Evidence) -> str:
+    """Which differences from the baseline are resolved, in a sentence; empty without a baseline."""
+    if evidence.baseline is None:
+        return ""
+    digits = 4 if evidence.metric in LOSSES else places(evidence.arms.value)
+    baseline = evidence.arm(evidence.baseline).label
+    others = evidence.arms[evidence.arms.arm != evidence.baseline]
+    return f"Against {baseline}. {resolved(others, signed(digits))}"
+
+
 def trials_csv(study: Study) -> str:
-    """Every trial and every column at full precision."""
+    """Every trial and every column at full precision, and in the last columns where they come
+    from."""
     frame = study.trials.copy()
     for column in frame.select_dtypes("float"):
         if (frame[column].dropna() % 1 == 0).all():
             frame[column] = frame[column].astype("Int64")  # gaps made whole numbers float
-    return csv_text(frame)
+    return csv_text(frame.assign(**in_columns(about(study))))
 
 
-def markdown(study: Study, evidence: Evidence) -> str:
+def markdown(study: Study, evidence: Evidence, names: Sequence[str] | None = None) -> str:
     """The table of architectures in GitHub's Markdown."""
-    columns, rows = arm_rows(evidence)
+    columns, rows = chosen(*arm_rows(evidence), names)
     if not rows:
         return f"No finished trial in {study.name}.\n"
     note = left_out(len(evidence.arms), "architectures")
     return markdown_table(columns, rows) + (f"\n{note}\n" if note else "")
 
 
-def latex(study: Study, evidence: Evidence) -> str:
-    """The table of architectures for LaTeX with booktabs."""
-    columns, rows = arm_rows(evidence)
-    caption = escape(f"Study {study.name}: {budget_words(study)}, {study.metric}.")
+def document(study: Study, evidence: Evidence, names: Sequence[str] | None = None) -> str:
+    """The table in Markdown with what it says, where it comes from, and what its columns mean."""
+    table, said = markdown(study, evidence, names), differences(evidence)
+    if not len(evidence.arms):
+        return table
+    meanings = [(c.heading, c.hint) for c in chosen(*arm_rows(evidence), names)[0] if c.hint]
+    parts = [*([f"{said}\n"] if said else []), table, in_list(about(study))]
+    return "\n".join([*parts, folded("Columns", meanings)])
+
+
+def latex(study: Study, evidence: Evidence, names: Sequence[str] | None = None) -> str:
+    """The table of architectures for LaTeX, a float of booktabs with the label `tab:STUDY`."""
+    columns, rows = chosen(*arm_rows(evidence), names)
+    caption = f"Study {study.name}: {budget_words(study)}, {study.metric}."
     if not rows:
-        return f"% {caption} No finished trial.\n"
-    needs = "% needs \\usepackage{booktabs}"
-    return "\n".join([f"% {caption}", needs, latex_table(columns, rows), ""])
+        return f"% {escape(caption)} No finished trial.\n"
+    lines = ["% needs \\usepackage{booktabs,graphicx}"]
+    lines += [f"% {escape(term)}: {escape(text)}" for term, text in about(study)]
+    caption = f"{caption} {differences(evidence)} {in_a_sentence(about(study))}"
+    lines += latex_float(caption, latex_table(columns, rows), label=slug(study.name))
+    return "\n".join(lines)

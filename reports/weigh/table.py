@@ -5,7 +5,7 @@ for.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +20,7 @@ from ablations.stats.sequential import verdicts
 from ablations.table import ARMS
 from reports.read.study import Open, deviation, require_records
 from reports.weigh import measured, scores
+from reports.weigh.worth import Worth
 from search.objectives import USUAL, measures_of
 from search.recipe import Recipe
 from search.record import Record
@@ -101,7 +102,7 @@ class Report:
     metric: str
     panels: tuple[Panel, ...]
     cells: pd.DataFrame
-    """`panel arm seed key status reason` and the metric, one row per cell."""
+    """`panel arm seed key status reason commit data` and the metric, one row per cell."""
     note: str = ""
     """How arms came to their learning rates, and what that cost."""
     question: str = ARMS
@@ -117,6 +118,12 @@ class Report:
     """What engines measured, by panel (`reports.weigh.measured.gather`), where they did."""
     scores: dict[str, pd.DataFrame] | None = None
     """Zero-shot scores by panel (`reports.weigh.scores.gather`); only of panels that have any."""
+    command: str = ""
+    """What made it."""
+    worth: Worth | None = None
+    """None where nothing has finished."""
+    columns: Sequence[str] | None = None
+    """Those that Markdown and LaTeX show, by name or heading; all where none are given."""
 
     @property
     def missing(self) -> list[str]:
@@ -192,6 +199,8 @@ def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
         measured=_measured(cells, where),
         question=table.get("question") or _question_of(table, equal_arms),
         equal_arms=equal_arms,
+        command=str(content.get("command") or ""),
+        worth=_worth(panels, cells, where, metric),
     )
 
 
@@ -229,8 +238,23 @@ def _cell(
     usable = record.status == Status.FINISHED and value is not None
     reason = record.reason or (None if usable else blank["reason"])
     ended = {"status": record.status, "reason": reason}
+    ended |= {"commit": record.commit, "data": data_words(record)}
     found = {name: v for m in record.measured for name, v in m.numbers().items()}
     return {**place, **ended, metric: value if usable else math.nan, **found}
+
+
+def _worth(panels: Sequence[Panel], cells: pd.DataFrame, runs: Path, metric: str) -> Worth | None:
+    done = cells[cells.status == Status.FINISHED]
+    record = read_record(runs / done.key.iloc[0]) if len(done) else None
+    if record is None:
+        return None
+    return Worth.of(pd.concat([panel.rows for panel in panels]), record, metric)
+
+
+def data_words(record: Record) -> str:
+    """What a run was trained on: the name of its data and their fingerprint."""
+    name = dict(record.data).get("name", "data")
+    return f"{name}, fingerprint {record.run.data_fingerprint}"
 
 
 def _scores(cells: pd.DataFrame, runs: Path) -> dict[str, pd.DataFrame]:

@@ -132,8 +132,9 @@ FORMS = (markdown, latex, csv, html)
 
 
 def flags(text: str) -> list[str]:
-    """In cells of a table of any form."""
-    return re.findall(r"[|&,>]\s*(edge|not carried)\s*[|&,<]", text)
+    """In cells of a table of any form; what a page copies is no cell."""
+    shown = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    return re.findall(r"[|&,>]\s*(edge|not carried)\s*[|&,<]", shown)
 
 
 def report_of(

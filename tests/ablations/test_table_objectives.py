@@ -99,7 +99,7 @@ def test_other_objectives_are_columns_in_every_form(here: Path) -> None:
     report = shown("gain.py", "train_s", "kv_bytes", "val_bpb")
     (panel,) = report.panels
     headings = [column.heading for column in table_rows(panel)[0]]
-    place = headings.index("verdict")
+    place = headings.index("95% interval")
     assert headings[place + 1 : place + 4] == ["train s", "kv bytes", "val bpb"]
     frame = pd.read_csv(io.StringIO(csv(report))).set_index("arm")
     for arm, layers in (("none", 2), ("immediate", 4)):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import html
 import io
 import json
 import os
@@ -340,11 +341,11 @@ def test_failed_and_diverged_trials_stand_on_the_page_with_their_reasons(tmp_pat
     study.add(architecture, seed=1, status="failed", state="FAIL", reason="no memory <left>")
     study.add_unstarted("FAIL", reason="the worker was lost")
     done = read(study)
-    html = page.html(done, page.Findings.of(done))
-    assert "trial 21, diverged: loss was nan at step 8" in html
-    assert "trial 22, failed: no memory &lt;left&gt;" in html
-    assert "trial 23, failed: the worker was lost" in html
-    assert "21 finished, 1 diverged and 2 failed" in html
+    text = page.html(done, page.Findings.of(done))
+    assert "trial 21, diverged: loss was nan at step 8" in text
+    assert "trial 22, failed: no memory &lt;left&gt;" in text
+    assert "trial 23, failed: the worker was lost" in text
+    assert "21 finished, 1 diverged and 2 failed" in text
 
 
 def test_a_corrupt_record_is_missing_by_name_and_its_trial_stays_in_the_table(
@@ -495,8 +496,52 @@ def test_the_latex_table_is_balanced_and_escaped(tmp_path: Path) -> None:
     columns = re.search(r"\\begin{tabular}{([lr]+)}", text)
     assert columns is not None
     assert {row.count("&") for row in rows} == {len(columns[1]) - 1}
-    assert text.count("\\begin{") == text.count("\\end{") == 1
+    assert text.count("\\begin{") == text.count("\\end{") == 2
+    assert "\\label{tab:depth-1m}" in text
     assert text.isascii()
+
+
+def test_a_table_says_in_every_form_what_its_numbers_are(tmp_path: Path) -> None:
+    files = render(read(default_study(tmp_path)))
+    known = (
+        *("val_bpb", "lower is better", "embedded, fingerprint 5f0c9", "1,024,000 per run"),
+        *("python -m search study=depth_1m budget=1m", "0123abc"),
+    )
+    tex = files["table.tex"].decode().replace("\\_", "_")
+    body = html.unescape(files["report.html"].decode().split("<main>")[1])
+    for text in (files["table.md"].decode(), tex, body):
+        assert [words for words in known if words not in text] == []
+    rows = pd.read_csv(io.BytesIO(files["trials.csv"]))
+    assert set(rows.about_command) == {"python -m search study=depth_1m budget=1m"}
+    assert set(rows.about_data) == {"embedded, fingerprint 5f0c9"}
+    assert set(rows.about_direction) == {"lower is better"}
+
+
+def test_the_verdict_is_beside_the_arm_and_the_best_is_bold(tmp_path: Path) -> None:
+    done = read(default_study(tmp_path))
+    evidence = weigh(done)
+    columns, rows = tables.arm_rows(evidence)
+    assert [column.heading for column in columns[:3]] == ["layers", "width", "verdict"]
+    assert evidence.best is not None
+    best = str(evidence.arm(evidence.best).depth)
+    assert [row[0].text for row in rows if row[0].strong] == [best]
+    assert f"**{best}**" in tables.markdown(done, evidence)
+    assert f"\\textbf{{{best}}}" in tables.latex(done, evidence)
+    verdicts = dict.fromkeys(evidence.arms.verdict.dropna())
+    assert all(
+        f"{v}: " in tables.differences(evidence).lower() for v in verdicts if v != "baseline"
+    )
+
+
+def test_columns_are_chosen_by_heading_or_name_and_an_unknown_one_is_named(tmp_path: Path) -> None:
+    study = default_study(tmp_path)
+    files = render(read(study), columns=["layers", "value", "difference", "verdict"])
+    assert files["table.md"].decode().splitlines()[2] == "| layers | mean | difference | verdict |"
+    assert b"\\begin{tabular}{rrrl}" in files["table.tex"]
+    ended = run_reports(tmp_path, "-m", "reports", "study=depth_1m", "columns=[layers,maen]")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: columns must be among layers, width, verdict, ")
+    assert ended.stderr.endswith("but got 'maen'; did you mean mean?\n")
 
 
 @given(st.text(alphabet=st.characters(codec="ascii", exclude_categories=["Cc"])))
@@ -531,6 +576,6 @@ def test_no_text_of_a_study_ends_the_script_or_becomes_markup(tmp_path: Path) ->
     study = default_study(tmp_path, command="</script><b>")
     study.trials[0]["params"]["</script>"] = "<i>"
     done = read(study)
-    html = page.html(done, page.Findings.of(done))
-    assert html.count("</script>") == html.count("<script")
-    assert "<b>" not in html.split("<script", 1)[0]
+    text = page.html(done, page.Findings.of(done))
+    assert text.count("</script>") == text.count("<script")
+    assert "<b>" not in text.split("<script", 1)[0]

@@ -1,0 +1,59 @@
+"""What numbers are and where they come from: the same facts beside a table in every form."""
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from reports.show.tables import one_line
+
+Facts = list[tuple[str, str]]
+CODE = ("command", "commit")
+"""Terms whose text is set as code."""
+
+
+def facts_of(
+    *,
+    metric: str,
+    direction: str,
+    data: Iterable[object],
+    tokens: str,
+    command: str,
+    commit: Iterable[object],
+) -> Facts:
+    """Those that are known, (term, text). Data and commits are those of each run."""
+    found = {"metric": metric, "direction": direction, "data": _each(data), "tokens": tokens}
+    found |= {"command": one_line(command), "commit": _each(commit)}
+    return [(term, text) for term, text in found.items() if text]
+
+
+def _each(texts: Iterable[object]) -> str:
+    known = pd.Series(list(texts), dtype=object).dropna().astype(str)
+    return "; ".join(sorted(known[known != ""].unique()))
+
+
+def in_list(facts: Facts) -> str:
+    """The facts in GitHub's Markdown, an item each."""
+    return "".join(f"- {term}: {_code(term, text)}\n" for term, text in facts)
+
+
+def _code(term: str, text: str) -> str:
+    return f"`{text}`" if term in CODE else text
+
+
+def in_columns(facts: Facts) -> dict[str, str]:
+    """The facts as columns of a CSV, the same in each row; tokens have a column of their own."""
+    return {f"about_{term}": text for term, text in facts if term != "tokens"}
+
+
+def in_a_sentence(facts: Facts) -> str:
+    """What a caption says of the numbers: all but how to make them again."""
+    known = dict(facts)
+    parts = [f"{known['metric']}, {known['direction']}"]
+    parts += [f"{term}: {known[term]}" for term in ("data", "tokens") if term in known]
+    return f"{'; '.join(parts)}."
+
+
+def folded(title: str, items: Sequence[tuple[str, str]]) -> str:
+    """Details in GitHub's Markdown, which unfold at a click."""
+    lines = "".join(f"- **{term}**: {text}\n" for term, text in items)
+    return f"<details>\n<summary>{title}</summary>\n\n{lines}\n</details>\n"
