@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
-from reports.show.html import in_script
+from reports.show.html import in_script, packed_plotly
 from reports.show.tables import (
     Cell,
     csv_text,
@@ -228,9 +227,7 @@ def records(law: Law) -> bytes:
 
 
 def html(law: Law) -> str:
-    """The page, complete with style, script, data and plotly.js."""
-    from plotly.offline import get_plotlyjs
-
+    """The page, complete with style, script, data and plotly.js, packed."""
     return fill(
         "laws.html.j2",
         law=law,
@@ -241,7 +238,7 @@ def html(law: Law) -> str:
         unknown=unknown(law),
         facts=how_it_was_made(law),
         figures=in_script(law_figures.interactive(law)),
-        plotly=Markup(get_plotlyjs()),
+        plotly=packed_plotly(),
     )
 
 

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from reports.read.study import plain
 from reports.show.figures import SERIES, Json, print_files, xy
-from reports.show.html import in_script
+from reports.show.html import in_script, packed_plotly
 from reports.show.recipes import recipe_in_words
 from reports.show.tables import (
     Cell,
@@ -232,8 +231,6 @@ def render(law: SharingLaw) -> dict[str, bytes]:
 
 
 def _html(law: SharingLaw, shown: list[Column], cells: list[list[Cell]]) -> str:
-    from plotly.offline import get_plotlyjs
-
     recipe = law.studies[0].recipe
     assert recipe is not None, "a law has runs"
     return fill(
@@ -246,5 +243,5 @@ def _html(law: SharingLaw, shown: list[Column], cells: list[list[Cell]]) -> str:
         metric=law.studies[0].metric_title,
         recipe=recipe_in_words(recipe),
         figures=in_script({"sharing": _drawn(law)}),
-        plotly=Markup(get_plotlyjs()),
+        plotly=packed_plotly(),
     )

@@ -5,12 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from markupsafe import Markup
-
 from ablations.stats.block import spreads
 from reports.read.study import MOST_SHOWN, Open, Study, is_number
 from reports.show.figures import Json
-from reports.show.html import in_script, marked, unbroken
+from reports.show.html import in_script, marked, packed_plotly, unbroken
 from reports.show.recipes import recipe_in_words
 from reports.show.tables import fill
 from reports.views import confirm, front, measured, scores, trials, trust_quoted
@@ -74,9 +72,7 @@ def worth_of(study: Study) -> Worth | None:
 
 
 def html(study: Study, found: Findings) -> str:
-    """The page, complete with style, script, data and plotly.js."""
-    from plotly.offline import get_plotlyjs
-
+    """The page, complete with style, script, data and plotly.js, packed."""
     evidence = found.evidence
     first, *rest = answer(study, evidence)
     drawn = page_figures(study, found)
@@ -122,7 +118,7 @@ def html(study: Study, found: Findings) -> str:
         trusted=marked(found.trust),
         figures=in_script(drawn),
         confirmed=found.confirmed,
-        plotly=Markup(get_plotlyjs()),
+        plotly=packed_plotly(),
     )
 
 

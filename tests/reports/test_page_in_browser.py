@@ -117,6 +117,19 @@ def test_the_page_fits_a_phone_without_scrolling_sideways(report: Path) -> None:
         assert 300 < box["width"] <= 340
 
 
+def test_a_browser_that_cannot_unpack_says_so_and_keeps_its_tables(report: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        tab = browser.new_page()
+        tab.add_init_script("delete window.DecompressionStream")
+        tab.goto(report.as_uri())
+        tab.wait_for_selector("#depth.absent")
+        assert "Firefox from 113" in tab.locator("#depth").inner_text()
+        assert tab.locator("#trials tbody tr").count() == 22
+        browser.close()
+
+
 def test_a_laws_page_draws_a_panel_a_budget_and_fits_a_phone(tmp_path: Path) -> None:
     names = ["law_500k", "law_1m", "law_2m"]
     for name in names:

@@ -1,7 +1,9 @@
 """Reports: what a page says follows from the records, and nothing is dropped or dressed up."""
 
+import base64
 import csv
 import dataclasses
+import gzip
 import html
 import io
 import json
@@ -16,11 +18,12 @@ import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plotly.offline import get_plotlyjs
 from report_fixtures import RECIPE, StudyFolder, default_study, ladder
 
 from reports.__main__ import render
 from reports.read.study import Study, read_study
-from reports.show.html import unbroken
+from reports.show.html import packed_plotly, unbroken
 from reports.views import curves, depth_figure
 from reports.views import study as page
 from reports.views import trials as tables
@@ -569,7 +572,13 @@ def test_long_curves_are_shortened_and_the_page_stays_small(tmp_path: Path) -> N
     drawn = curves.learning_curves(done, "train_loss")
     assert drawn is not None
     assert {len(trace["x"]) for trace in drawn["data"]} == {200}
-    assert len(page.html(done, page.Findings.of(done))) < 6e6
+    assert len(page.html(done, page.Findings.of(done))) < 2.6e6
+
+
+def test_plotly_is_packed_so_that_the_same_page_has_the_same_bytes() -> None:
+    packed = base64.b64decode(packed_plotly())
+    assert gzip.decompress(packed).decode() == get_plotlyjs()
+    assert packed[4:8] == bytes(4), "no time of compression"
 
 
 def test_no_text_of_a_study_ends_the_script_or_becomes_markup(tmp_path: Path) -> None:
