@@ -314,4 +314,4 @@ def fill(template: str, **values: Any) -> str:
     )
     light = [mixed(color, "#ffffff", 0.25) for color in SERIES]
     colors = {"series": SERIES, "light_series": light}
-    return environment.get_template(template).render(**colors, **values)
+    return environment.get_template(template).render(**colors | values)

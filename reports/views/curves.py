@@ -4,12 +4,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from reports.read.study import Study, plain, shorten
 from reports.show.figures import Json, ramp, xy
 from search.objectives import LOSSES, USUAL, WITHOUT_BYTES, Measure
 from space.words import count
+
+NOISY = "train_loss"
+"""The column that is a loss of single batches."""
+SMOOTHED_OVER = 20
+"""A point is a mean over one part in so many."""
 
 
 def learning_curves(study: Study, column: str) -> Json | None:
@@ -22,6 +28,8 @@ def learning_curves(study: Study, column: str) -> Json | None:
         points = list(shorten(study.curves[trial["key"]], column))
         if not points:
             continue
+        if column == NOISY:
+            points = smoothed(points)
         data.append(_curve(points, trial, colors[_depth(trial)]))
     layout = {
         "xaxis": {"title": {"text": "Tokens"}, "rangemode": "tozero"},
@@ -36,17 +44,52 @@ def learning_curves(study: Study, column: str) -> Json | None:
     return figure if data else None
 
 
+def smoothed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Centred means over a twentieth of the curve, over less towards its ends, which stay."""
+    tokens, values = np.array(points).T
+    most, n = len(values) // (2 * SMOOTHED_OVER), len(values)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    place = np.arange(n)
+    reach = np.minimum(np.minimum(place, n - 1 - place), most)
+    means = (sums[place + reach + 1] - sums[place - reach]) / (2 * reach + 1)
+    return list(zip(tokens.tolist(), means.tolist(), strict=True))
+
+
+def evaluated_once(study: Study) -> bool:
+    """Whether no run has more than one point of validation, which makes no curve."""
+    column = curve_of(study)
+    return all(curve[column].notna().sum() < 2 for curve in study.curves.values())
+
+
+def described(study: Study, column: str) -> str:
+    """A figure of curves for those who do not see it."""
+    ends = {key: curve[column].dropna() for key, curve in study.curves.items()}
+    last = {key: float(values.iloc[-1]) for key, values in ends.items() if len(values)}
+    trials = study.trials[study.trials.key.isin(list(last))].drop_duplicates("key")
+    found = sorted((last[trial["key"]], _depth(trial)) for trial in trials.to_dict("records"))
+    (low, shallow), (high, deep) = found[0], found[-1]
+    return (
+        f"{_curve_title(column)} against tokens, a line for each of {count(len(found), 'run')}: at "
+        f"the end from {low:.4f} ({count(shallow, 'layer')}) to {high:.4f} "
+        f"({count(deep, 'layer')})."
+    )
+
+
 def _curve(points: list[tuple[float, float]], trial: Mapping[Any, Any], color: str) -> Json:
     tokens, values = zip(*points, strict=True)
     depth = _depth(trial)
     name = f"{count(depth, 'layer')}, seed {trial['seed']}" if depth else f"trial {trial['number']}"
     mode = "lines+markers" if len(points) < 10 else "lines"
-    return xy([round(t) for t in tokens], [float(f"{v:.5g}") for v in values], mode=mode) | {
-        "line": {"color": color, "width": 1.1},
-        "marker": {"size": 4},
-        "hovertemplate": f"{name}<br>trial {trial['number']}, run {trial['key'][:8]}"
-        "<br>%{y:.4f} at %{x:.3s} tokens<extra></extra>",
-    }
+    return (
+        {"meta": {"arm": trial["arm"]}}
+        | xy([round(t) for t in tokens], [float(f"{v:.5g}") for v in values], mode=mode)
+        | {
+            "line": {"color": color, "width": 1.1},
+            "marker": {"size": 4},
+            "hovertemplate": f"{name}<br>trial {trial['number']}, run {trial['key'][:8]}"
+            "<br>%{y:.4f} at %{x:.3s} tokens<extra></extra>",
+        }
+    )
 
 
 def curve_of(study: Study) -> str:

@@ -8,6 +8,8 @@ from reports.read.study import Study, plain
 from reports.show.figures import SERIES, Json, xy
 from reports.weigh.answer import SEPARATOR, Evidence
 
+MOST_SAID = 12
+"""Architectures that the text of the figure names."""
 LOG_SPAN = 4
 """The depth axis is logarithmic where the deepest is this many times the shallowest."""
 
@@ -25,6 +27,15 @@ def depth_vs_width(study: Study, evidence: Evidence) -> Json:
         data.append(xy(evidence.arms.depth, evidence.arms.value, mode="markers") | layer)
     figure: Json = plain({"data": data, "layout": layout})
     return figure
+
+
+def described(study: Study, evidence: Evidence) -> str:
+    """The figure for those who do not see it; of many architectures its best and worst."""
+    arms = evidence.arms.sort_values("value", ascending=evidence.lower_is_better)
+    shown = arms if len(arms) <= MOST_SAID else pd.concat([arms[:MOST_SAID], arms[-1:]])
+    values = [f"{row.label} {row.value:.4f}" for row in shown.itertuples()]
+    of = "" if len(shown) == len(arms) else f" The best {MOST_SAID} of {len(arms)} and the worst."
+    return f"{study.metric_title} against layers, best first: {'; '.join(values)}.{of}"
 
 
 def series_groups(arms: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -101,6 +112,7 @@ def _runs(study: Study, evidence: Evidence, arms: pd.DataFrame, color: str) -> J
     ]
     x = runs.arm.map(arms.set_index("arm").x)
     return xy(x, runs[study.metric], mode="markers", marker=marker) | {
+        "customdata": runs.arm.tolist(),
         "text": hover,
         "hoverinfo": "text",
     }
@@ -113,6 +125,7 @@ def _means(study: Study, arms: pd.DataFrame, marker: Json) -> Json:
     ]
     style = marker | {"size": 8}
     return xy(arms.x, arms.value, mode="markers", marker=style) | {
+        "customdata": arms.arm.tolist(),
         "text": hover,
         "hoverinfo": "text",
     }

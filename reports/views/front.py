@@ -24,6 +24,7 @@ from reports.show.tables import (
 from reports.weigh.answer import budget_words
 from reports.weigh.front import ONCE, Front, in_words
 from space.tables import Column
+from space.words import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,6 +128,17 @@ def drawn(study: Study, front: Front) -> dict[str, Json]:
     return {"front": _front(study, front), "hypervolume": _hypervolume(front)}
 
 
+def described(study: Study, front: Front) -> dict[str, str]:
+    """The figures for those who do not see them."""
+    share = float(front.volume.share.iloc[-1]) if len(front.volume) else 0.0
+    across, up = (study.measures[name]["title"] for name in axes_of(front))
+    tried = count(len(front.volume), "architecture")
+    return {
+        "front": f"{up} against {across}. {' '.join(in_words(front))}",
+        "hypervolume": f"Hypervolume after {tried}: {share:.2f}.",
+    }
+
+
 def _front(study: Study, front: Front) -> Json:
     across, up = axes_of(front)
     steps = staircase(front)
@@ -141,6 +153,7 @@ def _front(study: Study, front: Front) -> Json:
         marker = {"color": color, "symbol": symbol, "size": 9, "line": {"color": color, "width": 2}}
         data.append(
             xy(arms[across], arms[up], mode="markers", marker=marker)
+            | {"customdata": arms.arm.tolist()}
             | {"name": NAMED[verdict], "text": _hover(study, front, arms), "hoverinfo": "text"}
             | _bars(arms, up, "error_y", color)
             | _bars(arms, across, "error_x", color)

@@ -226,6 +226,18 @@ def records(law: Law) -> bytes:
     return packed.getvalue()
 
 
+def described(law: Law) -> dict[str, str]:
+    """The figures for those who do not see them."""
+    valleys = [(magnitude(v.budget), best_in_words(v)) for v in law.valleys]
+    best = "; ".join(f"{budget}: best depth {depth}" for budget, depth in valleys)
+    metric, left = law.studies[0].metric_title, law.quality.residuals.residual
+    return {
+        "depth": f"{metric} over layers, a valley for each budget. {best}.",
+        "growth": f"Best depth over parameters, with published models. {headline(law)}",
+        "residuals": f"Residuals over layers, from {left.min():.4f} to {left.max():.4f}.",
+    }
+
+
 def html(law: Law) -> str:
     """The page, complete with style, script, data and plotly.js, packed."""
     return fill(
@@ -238,6 +250,7 @@ def html(law: Law) -> str:
         unknown=unknown(law),
         facts=how_it_was_made(law),
         figures=in_script(law_figures.interactive(law)),
+        described=described(law),
         plotly=packed_plotly(),
     )
 

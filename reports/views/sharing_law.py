@@ -243,5 +243,6 @@ def _html(law: SharingLaw, shown: list[Column], cells: list[list[Cell]]) -> str:
         metric=law.studies[0].metric_title,
         recipe=recipe_in_words(recipe),
         figures=in_script({"sharing": _drawn(law)}),
+        described={"sharing": f"{law.studies[0].metric_title} over weights. {headline(law)}"},
         plotly=packed_plotly(),
     )

@@ -11,14 +11,25 @@ from reports.show.figures import Json
 from reports.show.html import in_script, marked, packed_plotly, unbroken
 from reports.show.recipes import recipe_in_words
 from reports.show.tables import fill
-from reports.views import confirm, front, measured, scores, trials, trust_quoted
-from reports.views.curves import curve_of, depth_colors, learning_curves
+from reports.views import (
+    confirm,
+    curves,
+    depth_figure,
+    front,
+    measured,
+    scores,
+    trials,
+    trust_quoted,
+)
+from reports.views.curves import curve_of, depth_colors, evaluated_once, learning_curves
 from reports.views.depth_figure import depth_vs_width
+from reports.views.layers import pictures
 from reports.weigh.answer import Evidence, answer, budget_words, on_selection, weigh
 from reports.weigh.front import Front, front_of, in_words
 from reports.weigh.measured import of_study as measured_of
 from reports.weigh.scores import of_study
 from reports.weigh.worth import Worth
+from search.objectives import WITHOUT_BYTES, Measure
 from search.record import Record
 from search.states import Role, Status
 from space.words import count, exact_duration, join
@@ -116,7 +127,14 @@ def html(study: Study, found: Findings) -> str:
         unhappy=unhappy(study),
         facts=how_it_was_run(study),
         trusted=marked(found.trust),
+        trust_known=not found.trust.startswith(trust_quoted.UNKNOWN),
+        trust_cost=trust_quoted.cost(study),
         figures=in_script(drawn),
+        described=described(study, found, drawn),
+        axes_differ=axes_differ(study) if {"train", "validation"} <= set(drawn) else "",
+        arms=in_script(pictures(study, evidence)),
+        first=evidence.best or (evidence.arms.arm.iloc[0] if len(evidence.arms) else None),
+        arms_of=trials.arms_of_rows(study, evidence),
         confirmed=found.confirmed,
         plotly=packed_plotly(),
     )
@@ -136,10 +154,33 @@ def page_figures(study: Study, found: Findings) -> dict[str, Json]:
     drawn: dict[str, Json | None] = {
         "depth": depth_vs_width(study, evidence) if len(evidence.arms) else None,
         "train": learning_curves(study, "train_loss"),
-        "validation": learning_curves(study, curve_of(study)),
+        "validation": None if evaluated_once(study) else learning_curves(study, curve_of(study)),
     }
     drawn |= front.drawn(study, found.front) if found.front else {}
     return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def described(study: Study, found: Findings, drawn: Mapping[str, Json]) -> dict[str, str]:
+    """Each figure in words, by its place."""
+    said = front.described(study, found.front) if found.front else {}
+    if "depth" in drawn:
+        said["depth"] = depth_figure.described(study, found.evidence)
+    columns = {"train": curves.NOISY, "validation": curve_of(study)}
+    return said | {
+        place: curves.described(study, column)
+        for place, column in columns.items()
+        if place in drawn
+    }
+
+
+def axes_differ(study: Study) -> str:
+    """That the vertical axes of the two panels of curves are not one."""
+    unit = Measure(curve_of(study)).unit
+    if unit == Measure(WITHOUT_BYTES).unit:
+        return "The vertical axes have different ranges."
+    return (
+        f"The vertical axes differ: {Measure(WITHOUT_BYTES).unit} on the left, {unit} on the right."
+    )
 
 
 def fewer_curves(study: Study) -> str:

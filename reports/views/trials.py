@@ -136,6 +136,14 @@ def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
     return shown, rows
 
 
+def arms_of_rows(study: Study, evidence: Evidence) -> dict[str, list[str | None]]:
+    """The arm of each row of the page's tables, for what is chosen together."""
+    architectures = best_rows(evidence.arms, "value", evidence.lower_is_better).arm
+    trials = best_rows(study.trials, study.metric, study.lower_is_better).arm
+    known = trials.astype(object).where(trials.notna(), None)
+    return {"architectures": architectures.tolist(), "trials": known.tolist()}
+
+
 def best_rows(frame: pd.DataFrame, metric: str, lower_is_better: bool) -> pd.DataFrame:
     """The rows that a table shows, in their order: of more than `MOST_SHOWN` the best."""
     if len(frame) <= MOST_SHOWN:

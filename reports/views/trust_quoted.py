@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ablations.stats.trust import CEILING, PREDICTOR
 from reports.read.study import HORIZON_TOLERANCE, Study
 from reports.show.tables import decimals
@@ -17,8 +19,13 @@ from search.recipe import Recipe
 from search.record import Run
 from search.runs import read_record
 from search.states import Status
+from space.app import CONF
 from space.seals import read_json
+from space.words import duration
 
+UNKNOWN = "Not measured for this proxy"
+TABLE = "proxy_horizon"
+"""The table that measures it."""
 LEFT_OUT = ("tokens", "horizons", "warmup_fraction", "evaluations")
 """Fields in which two recipes of one proxy may differ: the warmup is compared in steps, and the
 number of evaluations does not change the run."""
@@ -30,7 +37,24 @@ def of_study(study: Study) -> str:
     quoted = [text for table in _tables(study) if (text := _quoted(study, table)) is not None]
     if quoted:
         return " ".join(quoted)
-    return f"Not measured for this proxy; measure it with `{command(study)}`."
+    return f"{UNKNOWN}; measure it with `{command(study)}`."
+
+
+def cost(study: Study) -> str:
+    """About what that command takes, in a sentence, branches to shorter horizons left out; empty
+    where nothing has finished."""
+    run, size = _typical(study), study.facts["space"].get("size")
+    if run is None:
+        return ""
+    table = yaml.safe_load((Path(CONF) / "ablation" / f"{TABLE}.yaml").read_text())
+    asked = table["trust"]
+    arms = min(int(asked["arms"]), int(size or asked["arms"]))
+    runs, longest = arms * int(table["seeds"]), max(asked["lengths"])
+    seconds = runs * longest * float(study.finished.train_s.mean())
+    return (
+        f"That trains {runs} runs of {longest * run.recipe.tokens:,.0f} tokens: about "
+        f"{duration(seconds)} of training by the speed of these runs, over all workers."
+    )
 
 
 def _tables(study: Study) -> Iterator[Report]:
@@ -144,5 +168,5 @@ def command(study: Study) -> str:
         own.insert(0, f"space={study.facts['space']['name']}")
     if any(text.startswith("tokens_per_parameter=") for text in given) and (run := _typical(study)):
         own.append(f"recipe.tokens={run.recipe.tokens}")  # a table of trust takes tokens only
-    called = [f"called=proxy_horizon_{study.name}"] if own else []
-    return shlex.join(["python", "-m", "ablations", "table=proxy_horizon", *own, *called])
+    called = [f"called={TABLE}_{study.name}"] if own else []
+    return shlex.join(["python", "-m", "ablations", f"table={TABLE}", *own, *called])

@@ -117,6 +117,35 @@ def test_the_page_fits_a_phone_without_scrolling_sideways(report: Path) -> None:
         assert 300 < box["width"] <= 340
 
 
+COVERED = """() => [...document.querySelectorAll(".plot")].flatMap((plot) => {
+  const box = (element) => element.getBoundingClientRect();
+  const bars = [...plot.querySelectorAll(".modebar-group")].map(box);
+  const over = (a, b) =>
+    a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  const texts = [...plot.querySelectorAll("text")].filter((text) => box(text).width);
+  return texts.filter((t) => bars.some((bar) => over(box(t), bar))).map((t) => t.textContent);
+})"""
+
+
+@pytest.mark.parametrize("width", [1300, 500])
+def test_an_architecture_is_chosen_everywhere_and_no_label_is_covered(
+    report: Path, width: int
+) -> None:
+    with opened(report, viewport={"width": width, "height": 900}) as tab:
+        assert tab.locator(".modebar-group").count() > 0
+        assert tab.evaluate(COVERED) == []
+        tab.locator("#architectures tr[data-arm]").nth(2).click()
+        arm = tab.locator("#architectures tr.chosen").get_attribute("data-arm")
+        assert tab.locator(f"#trials tr.chosen[data-arm='{arm}']").count() == 4
+        opacities = "document.getElementById('train').data.map((t) => [t.meta.arm, t.opacity])"
+        bright = {name for name, opacity in tab.evaluate(opacities) if opacity == 1}
+        assert bright == {arm}
+        assert tab.locator("#layers rect").count() == 2 * 3
+        assert "3 layers" in str(tab.locator("#layers svg").get_attribute("aria-label"))
+        tab.locator("#depth .points path").last.click(force=True)
+        assert tab.locator("#architectures tr.chosen").get_attribute("data-arm") != arm
+
+
 def test_a_browser_that_cannot_unpack_says_so_and_keeps_its_tables(report: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:

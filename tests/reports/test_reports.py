@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
@@ -27,6 +28,7 @@ from reports.show.html import packed_plotly, unbroken
 from reports.views import curves, depth_figure
 from reports.views import study as page
 from reports.views import trials as tables
+from reports.views.layers import pictures
 from reports.weigh.answer import answer, comparable_cells, span, weigh
 from reports.weigh.worth import Worth
 from search.record import architecture_id
@@ -579,6 +581,67 @@ def test_plotly_is_packed_so_that_the_same_page_has_the_same_bytes() -> None:
     packed = base64.b64decode(packed_plotly())
     assert gzip.decompress(packed).decode() == get_plotlyjs()
     assert packed[4:8] == bytes(4), "no time of compression"
+
+
+def test_smoothing_keeps_ends_and_level_and_takes_noise_away() -> None:
+    rng = np.random.default_rng(0)
+    line = [(float(t), 3.0 - 0.01 * t) for t in range(200)]
+    noisy = [
+        (t, value + noise) for (t, value), noise in zip(line, rng.normal(size=200), strict=True)
+    ]
+    assert np.allclose(curves.smoothed(line), line), "a straight line stays"
+    assert curves.smoothed(noisy)[0] == pytest.approx(noisy[0])
+    assert curves.smoothed(noisy)[-1] == pytest.approx(noisy[-1])
+    left = [np.std(np.subtract(found, line)[:, 1]) for found in (noisy, curves.smoothed(noisy))]
+    assert left[1] < left[0] / 2
+
+
+def test_a_single_evaluation_is_no_panel_of_curves(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    for architecture in ladder([2, 4]):
+        key = study.add(architecture)
+        metrics = study.runs / key / "metrics.jsonl"
+        lines = metrics.read_text().splitlines(keepends=True)
+        evaluations = [line for line in lines if "val_loss" in line]
+        metrics.write_text("".join(li for li in lines if li not in evaluations[:-1]))
+    done = read(study)
+    assert set(page.page_figures(done, page.Findings.of(done))) == {"depth", "train"}
+    assert "The vertical axes differ" not in text_of(done)
+    both = read(default_study(tmp_path / "several"))
+    axes = "The vertical axes differ: nats per token on the left, bits per byte on the right."
+    assert axes in text_of(both)
+
+
+def test_trust_that_is_not_known_comes_late_and_says_what_it_would_take(tmp_path: Path) -> None:
+    text = text_of(read(default_study(tmp_path)))
+    assert text.index("Trust in the proxy") > text.index("Trials\n")
+    assert "That trains 36 runs of 2,048,000 tokens: about" in text
+
+
+def test_every_figure_has_a_text_and_every_row_its_architecture(tmp_path: Path) -> None:
+    done = read(default_study(tmp_path))
+    evidence = weigh(done)
+    text = page.html(done, page.Findings.of(done))
+    said = re.findall(r'class="plot[^"]*" id="(\w+)" role="group" aria-label="([^"]*)"', text)
+    assert [name for name, _ in said] == ["depth", "train", "validation"]
+    assert all(len(words) > 40 for _, words in said)
+    assert len(re.findall("<tr data-arm=", text)) == len(evidence.arms) + len(done.trials)
+    drawn = page.page_figures(done, page.Findings.of(done))
+    assert {trace["meta"]["arm"] for trace in drawn["train"]["data"]} == set(evidence.arms.arm)
+
+
+def test_the_picture_of_an_architecture_is_its_layer_map(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    (plain,) = ladder([3])
+    (shared,) = ladder([3], sharing="immediate", repeats=2)
+    for architecture in (plain, shared):
+        study.add(architecture, params={"num_blocks": 3})
+    done = read(study)
+    found = pictures(done, weigh(done))
+    for architecture in (plain, shared):
+        layers = found[architecture_id(architecture)]["layers"]
+        assert [tuple(pair) for pair in layers] == list(architecture.layer_map)
+    assert "3 attention and 3 FFN blocks for 6 layers" in str(found[architecture_id(shared)])
 
 
 def test_no_text_of_a_study_ends_the_script_or_becomes_markup(tmp_path: Path) -> None:

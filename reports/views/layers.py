@@ -1,0 +1,39 @@
+"""What the page draws of an architecture that is chosen on it: its layer map."""
+
+import json
+from typing import Any
+
+from reports.read.study import Study
+from reports.views.trials import best_rows
+from reports.weigh.answer import Evidence
+
+
+def pictures(study: Study, evidence: Evidence) -> dict[str, dict[str, Any]]:
+    """By arm its `label`, its `layers` as pairs of an attention and an FFN block, and its sizes in
+    words; of the architectures that the page lists."""
+    arms = best_rows(evidence.arms, "value", evidence.lower_is_better)
+    rows = study.finished.drop_duplicates("arm")
+    rows = rows[rows.arm.isin(arms.arm)].set_index("arm")
+    labels = dict(zip(arms.arm, arms.label, strict=True))
+    return {str(arm): _picture(str(labels[arm]), row) for arm, row in rows.iterrows()}
+
+
+def _picture(label: str, row: Any) -> dict[str, Any]:
+    layers = json.loads(row.layer_map)
+    return {"label": label, "layers": layers, "sizes": _sizes(row), "shared": _shared(layers)}
+
+
+def _sizes(row: Any) -> str:
+    heads = (
+        f"{row.num_attention_heads:.0f}/{row.num_key_value_heads:.0f} heads of {row.head_dim:.0f}"
+    )
+    ffn = f"FFN {row.intermediate_size:,.0f} ({row.ffn_ratio:.2f} × width)"
+    tied = "tied" if row.tie_word_embeddings else "untied"
+    return f"{heads}, {ffn}, {tied} embeddings, {row.parameters:,.0f} parameters"
+
+
+def _shared(layers: list[list[int]]) -> str:
+    attention, ffn = ({pair[half] for pair in layers} for half in (0, 1))
+    if len(attention) == len(ffn) == len(layers):
+        return "every layer has weights of its own"
+    return f"{len(attention)} attention and {len(ffn)} FFN blocks for {len(layers)} layers"
