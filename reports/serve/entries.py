@@ -27,6 +27,8 @@ KINDS = {
     ".pdf": "application/pdf",
 }
 """Files that are shown, by how their names end. No other leaves the machine's disk."""
+FILES = "/files/"
+"""Where they are shown."""
 PAGES = ("report.html", "table.html", "trust.html")
 READ_BYTES, MOST_READ = 1 << 16, 1 << 20
 """Of a page, in search of its answer: at once, and at most."""
@@ -84,10 +86,8 @@ class Entry:
 
     def url(self, file: str) -> str:
         """Where one of its files is shown."""
-        return "/files/" + "/".join(quote(os.fsencode(part), safe="") for part in self._path(file))
-
-    def _path(self, file: str) -> tuple[str, ...]:
-        return (*self.parts, file)
+        parts = (quote(os.fsencode(part), safe="") for part in (*self.parts, file))
+        return f"{FILES}{'/'.join(parts)}"
 
 
 def state_of(path: Path) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """What there is in a folder of outputs: studies, tables and laws."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,13 @@ class Outputs:
                 if name not in APART and not path.name.startswith(".") and path.is_dir():
                     yield kind, name, path
 
+    def _files(self, folder: Path) -> Iterator[Path]:
+        with os.scandir(folder) as found:
+            for each in found:
+                path = Path(each.path)
+                if each.is_file() and (not each.is_symlink() or self._is_inside(path)):
+                    yield path
+
     def _is_inside(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self.root)
 
@@ -61,10 +69,9 @@ class Outputs:
         if not self._is_inside(folder):
             return None
         try:
-            there = sorted(path for path in folder.iterdir() if path.is_file())
+            there = sorted(self._files(folder))
         except OSError:
             return None
-        there = [path for path in there if self._is_inside(path)]
         shown = {path.name: path for path in there if path.suffix in KINDS and path.name[0] != "."}
         if not shown and not any(path.name == "study.db" for path in there):
             return None

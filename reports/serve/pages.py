@@ -141,12 +141,10 @@ def listing(
 ) -> str:
     """What there is of what is searched for."""
     shown = [entry for entry in entries if query.takes(entry)]
-    running = sum(bool(entry.progress) for entry in shown)
     return _page(
         "serve.html.j2",
-        entries=shown,
+        shown,
         of=len(entries),
-        running=running,
         query=query,
         choices=Choices.of(entries),
         left_out=left_out,
@@ -160,8 +158,10 @@ def comparison(entries: Sequence[Entry]) -> str:
     asked = [entry.settings for entry in entries if entry.settings]
     names = sorted({name for settings in asked for name in settings})
     differing = [n for n in names if len({settings.get(n, "") for settings in asked}) > 1]
-    return _page("compare.html.j2", entries=entries, rows=rows, differing=differing, fewest=FEWEST)
+    return _page("compare.html.j2", entries, rows=rows, differing=differing, fewest=FEWEST)
 
 
-def _page(template: str, **values: Any) -> str:
-    return fill(template, facts=FACTS, wide=WIDE, share=share, nothing=NOTHING, **values)
+def _page(template: str, entries: Sequence[Entry], **values: Any) -> str:
+    running = sum(bool(entry.progress) for entry in entries)
+    shown = {"facts": FACTS, "wide": WIDE, "share": share, "nothing": NOTHING}
+    return fill(template, entries=entries, running=running, **shown, **values)

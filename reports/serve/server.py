@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote_to_bytes, urlsplit
 
-from reports.serve.entries import KINDS, Entry
+from reports.serve.entries import FILES, KINDS, Entry
 from reports.serve.outputs import Outputs
 from reports.serve.pages import Query, comparison, listing, script, style
 from reports.serve.watch import Watch
@@ -39,6 +39,8 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+MOST_GIVEN = 1000
+"""Parts of a query."""
 LONGEST_WAIT_S = 30.0
 """For a request that has begun."""
 
@@ -84,11 +86,15 @@ class Handler(BaseHTTPRequestHandler):
         if not self._is_meant():
             self._say(HTTPStatus.FORBIDDEN, f"the Host must be {' or '.join(HOSTS)}")
             return
-        address = urlsplit(self.path)
-        page = PAGES.get(address.path)
-        if page is not None:
-            kind, make = page
-            self._send(HTTPStatus.OK, kind, make(self.server, _given(address.query)))
+        try:
+            address = urlsplit(self.path)
+            given = parse_qs(address.query, errors="surrogateescape", max_num_fields=MOST_GIVEN)
+        except ValueError:
+            self._say(HTTPStatus.BAD_REQUEST, "this address cannot be read")
+            return
+        if address.path in PAGES:
+            kind, make = PAGES[address.path]
+            self._send(HTTPStatus.OK, kind, make(self.server, given))
         elif (file := self._file(address.path)) is not None:
             self._send_file(file)
         else:
@@ -114,22 +120,26 @@ class Handler(BaseHTTPRequestHandler):
 
     def _file(self, path: str) -> Path | None:
         """A file of an entry, found among those there are."""
-        first, *parts = (os.fsdecode(unquote_to_bytes(part)) for part in path.split("/")[1:])
-        if first != "files" or len(parts) < 2:
+        if not path.startswith(FILES):
             return None
+        *parts, file = (
+            os.fsdecode(unquote_to_bytes(part)) for part in path.removeprefix(FILES).split("/")
+        )
         named = {entry.parts: entry for entry in self.server.outputs.entries()}
-        entry = named.get(tuple(parts[:-1]))
-        return None if entry is None else entry.files.get(parts[-1])
+        entry = named.get(tuple(parts))
+        return None if entry is None else entry.files.get(file)
 
     def _send_file(self, path: Path) -> None:
         self.policy = FILES_POLICY
         try:
-            with path.open("rb") as file:
-                self._head(HTTPStatus.OK, KINDS[path.suffix], os.fstat(file.fileno()).st_size)
-                if self.command != "HEAD":
-                    shutil.copyfileobj(file, self.wfile)
-        except FileNotFoundError:
-            self._say(HTTPStatus.NOT_FOUND, "there is no such page any more")
+            file = path.open("rb")
+        except OSError as error:
+            self._say(HTTPStatus.NOT_FOUND, f"it cannot be read: {error.strerror}")
+            return
+        with file:
+            self._head(HTTPStatus.OK, KINDS[path.suffix], os.fstat(file.fileno()).st_size)
+            if self.command != "HEAD":
+                shutil.copyfileobj(file, self.wfile)
 
     def _say(self, status: HTTPStatus, text: str, **headers: str) -> None:
         self._send(status, "text/plain; charset=utf-8", f"{text}\n", **headers)
@@ -156,10 +166,6 @@ class Handler(BaseHTTPRequestHandler):
 
 
 Given = dict[str, list[str]]
-
-
-def _given(query: str) -> Given:
-    return parse_qs(query, errors="surrogateescape", max_num_fields=1000)
 
 
 def _list(site: Site, given: Given) -> str:
