@@ -124,15 +124,15 @@ class All:
         return {name: found for path in paths for name, found in self._of(path).items()}
 
     def _of(self, path: Path) -> dict[str, dict[str, Any]]:
+        name = path.parent.relative_to(self.outputs).as_posix()
         try:
             facts = path.stat()
             state = (facts.st_mtime_ns, facts.st_size)
             if (before := self.quiet.get(path)) is not None and before[0] == state:
                 return before[1]
             with open_to_read(path) as storage:
-                found = dict(_each(storage))
+                found = dict(_each(storage, name))
         except (*OPENING_ERRORS, OSError) as error:
-            name = path.parent.relative_to(self.outputs).as_posix()
             return {name: {"study": path.parent.name, "error": first_line(error)}}
         self.quiet.pop(path, None)
         if not any(map(is_alive, found.values())):
@@ -145,16 +145,22 @@ def databases(outputs: Path) -> list[Path]:
     return sorted(path for place in PLACES for path in outputs.glob(f"{place}/{DB}"))
 
 
-def folder_of(study: str) -> str:
-    """Under `outputs`, of a study by its name in its storage."""
-    return re.sub("^table_", "tables/", study)
+def names_in(storage: PatientStorage, folder: str | None = None) -> dict[str, str]:
+    """The studies of a storage, and the folder of each under `outputs`: the storage's own, where it
+    has one study, which may have been copied or moved; else by its name."""
+    names = optuna.get_all_study_names(storage.as_optunas)
+    if folder is not None and len(names) == 1:
+        return {names[0]: folder}
+    return {name: re.sub("^table_", "tables/", name) for name in names}
 
 
-def _each(storage: PatientStorage) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in optuna.get_all_study_names(storage.as_optunas):
+def _each(
+    storage: PatientStorage, folder: str | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, place in names_in(storage, folder).items():
         kept = optuna.load_study(study_name=name, storage=storage.as_optunas).user_attrs
         facts = {"started": kept.get("started"), "settings": kept.get("settings", {})}
-        yield folder_of(name), look(storage, name) | facts
+        yield place, look(storage, name) | facts
 
 
 def is_alive(found: Mapping[str, Any]) -> bool:

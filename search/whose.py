@@ -18,7 +18,7 @@ import optuna
 from search.record import Reading, Run
 from search.runs import CorruptRecord, asked_run, read_record
 from search.show.progress import named
-from search.status import PLACES, databases, folder_of, look
+from search.status import PLACES, databases, look, names_in
 from search.study.patience import PatientStorage
 from search.study.storage import (
     OPENING_ERRORS,
@@ -136,7 +136,7 @@ def asked(config: WhoseConfig) -> tuple[Owners, set[str]]:
                 _add(owners, name, trial.get("key"), trial["number"], trial.get("params") or {})
     for path in databases(outputs):
         with _named(path), open_to_read(path) as storage:
-            running |= _ask(storage, owners)
+            running |= _ask(storage, owners, path.parent.relative_to(outputs).as_posix())
     if config.storage is not None:
         running |= _ask(open_storage(config.storage), owners)
     return owners, running
@@ -151,13 +151,13 @@ def _named(path: Path) -> Iterator[None]:
         print(f"warning: {path} cannot be read ({first_line(error)})", file=sys.stderr)
 
 
-def _ask(storage: PatientStorage, owners: Owners) -> set[str]:
+def _ask(storage: PatientStorage, owners: Owners, folder: str | None = None) -> set[str]:
     """Add what studies of a storage have; the keys of the runs that their workers train."""
-    names = optuna.get_all_study_names(storage.as_optunas)
-    for name in names:
+    names = names_in(storage, folder)
+    for name, place in names.items():
         study = optuna.load_study(study_name=name, storage=storage.as_optunas)
         for run in read_attempts(study):
-            _add(owners, folder_of(name), run.key, run.number, run.params)
+            _add(owners, place, run.key, run.number, run.params)
     looks = [look(storage, name) for name in names]
     return {str(worker["key"]) for found in looks for worker in found["workers"]}
 

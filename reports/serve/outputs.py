@@ -22,6 +22,8 @@ PLACES = {STUDY: "*", TABLE: "tables/*", LAW: "laws/*"}
 """Where their folders are."""
 APART = ("tables", "laws")
 """Folders that are no study."""
+DB = "study.db"
+"""SQLite's file in the folder of a study."""
 
 
 class Outputs:
@@ -40,7 +42,9 @@ class Outputs:
         self.left_out = [name for _, name, path in folders if not self._is_inside(path)]
         known = {name: self._entry(kind, name, path) for kind, name, path in folders}
         found = {name: entry for name, entry in known.items() if entry is not None}
-        running = running or {}
+        running = {
+            n: said for n, said in (running or {}).items() if self._is_inside(self.root / n / DB)
+        }
         found |= {n: _elsewhere(n) for n in running if n not in found and is_alive(running[n])}
         shown = [with_progress(e, running.get(n)) for n, e in with_studies(found).items()]
         shown.sort(key=lambda entry: entry.name)
@@ -73,7 +77,7 @@ class Outputs:
         except OSError:
             return None
         shown = {path.name: path for path in there if path.suffix in KINDS and path.name[0] != "."}
-        if not shown and not any(path.name == "study.db" for path in there):
+        if not shown and not any(path.name == DB for path in there):
             return None
         state = tuple((path.name, *state_of(path)) for path in shown.values())
         before = self._known.get(name)

@@ -23,6 +23,7 @@ from report_fixtures import StudyFolder, ladder
 from study_fixtures import environment, open_search
 
 from reports.serve.__main__ import ServeConfig, main
+from reports.serve.outputs import Outputs
 from reports.serve.pages import Query
 from reports.serve.server import Site
 from reports.serve.watch import Watch
@@ -262,6 +263,18 @@ class Attributes(HTMLParser):
 
 
 # --- to whom, and what not -----------------------------------------------------------------------
+
+
+def test_a_folder_that_leads_out_is_not_shown_while_it_runs(root: Path) -> None:
+    worker = {"step": None, "of": None}
+    said = {"done": 0, "total": 2, "tokens_per_s": 0.0, "workers": [worker], "starts": []}
+    (root / "outputs" / HOSTILE / "study.db").symlink_to(root / "outside" / "secret.md")
+    names_said = ("leads_out", "elsewhere", HOSTILE, "../outside")
+    found = Outputs(root / "outputs").entries(dict.fromkeys(names_said, said))
+    names = [entry.name for entry in found]
+    assert not {"leads_out", "../outside"} & set(names)
+    assert [entry.name for entry in found if entry.progress] == ["elsewhere"]
+    assert names[0] == "elsewhere"  # a study of the storage that has no folder yet
 
 
 @pytest.mark.parametrize("method", "POST PUT DELETE PATCH OPTIONS TRACE CONNECT PROPFIND".split())

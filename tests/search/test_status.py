@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -103,13 +105,17 @@ def test_all_studies_of_a_folder_are_read_and_nothing_there_is_written(here: Pat
         (here / "outputs" / name).mkdir(parents=True)
         (here / "outputs" / name / "study.db").write_bytes(content)
     (here / "outputs" / "tiny" / "study.db.lock").unlink()
+    shutil.copytree(here / "outputs" / "tiny", here / "outputs" / "earlier")
+    with sqlite3.connect(here / "outputs" / "earlier" / "study.db") as database:
+        database.execute("drop table isoparam_leases")  # as earlier versions left them
+    database.close()
     before = tree(here)
     found = All(StatusConfig()).look()
     assert tree(here) == before
-    assert sorted(found) == ["odd ?%#", "tables/b", "tiny"]
-    assert found["tiny"]["done"] == 1
+    assert sorted(found) == ["earlier", "odd ?%#", "tables/b", "tiny"]
+    assert found["tiny"]["done"] == found["earlier"]["done"] == 1
     assert found["tiny"]["settings"]["space"]["budget"]["value"] == 100_000
-    assert [is_alive(found[name]) for name in sorted(found)] == [False, False, True]
+    assert [is_alive(found[name]) for name in sorted(found)] == [False, False, False, True]
     assert "must be a study's storage" in found["odd ?%#"]["error"]
     assert "study b cannot be read" in in_words(found["tables/b"])
 
