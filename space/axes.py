@@ -72,7 +72,7 @@ class SpaceConfig:
     """What all architectures of the space share: arguments of `space.budget.fit`."""
     ffn_tolerance: Annotated[float, Range(1)] = FFN_TOLERANCE
     """Factor of its target within which the FFN ratio stays; where it cannot, nothing fits."""
-    constraints: Any = field(default_factory=dict)
+    constraints: Any = None
     """On sizes of shapes, `{hidden_size: ">=64", intermediate_size: "%8"}`: what each architecture
     keeps to. A study's `constraints` are on what is counted or measured."""
 

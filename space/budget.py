@@ -4,7 +4,7 @@ Nothing is drawn and rejected. The width is the multiple of the head dimension w
 nearest its target, and `intermediate_size` closes the budget; heads never move to close it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
@@ -34,8 +34,8 @@ MAX_DEVIATION = 0.0015
 """Where none does, a multiple of 1 may come this near. One unit of FFN width is a coarse step below
 some million parameters, and a width at which it cannot come nearer is not on the budget."""
 COARSE_DEVIATION = 0.01
-"""Where `intermediate_size` must be a multiple of a number and none such comes nearer, it may miss
-the budget by half of that step, and by so much at most."""
+"""Where `intermediate_size` must be a multiple of a number, it may miss the budget by half of that
+step, and by so much at most."""
 ROUND_RATIO = 0.02
 """Where the FFN width closes nothing, it is rounded so far from its target ratio at most."""
 LARGEST_MULTIPLE = 256
@@ -235,7 +235,7 @@ def shapes(
     """The sizes of each width that lies on the budget, the best first: those that `solve` finds.
 
     Without constraints the widths are a few about the best, and with them all that have an FFN
-    ratio within its tolerance. The same width may come again, less exact.
+    ratio within its tolerance.
 
     Raises:
         ValueError: fields that are unknown, contradict each other or are out of range.
@@ -436,8 +436,8 @@ class _Problem:
         return found
 
     def shapes(self) -> Iterator[Shape]:
-        """The sizes of each width that closes the budget, the ones nearest the target ratio first;
-        then, where the FFN width is constrained to coarse steps, the ones nearest the budget."""
+        """The sizes of each width that closes the budget, the ones nearest the target ratio
+        first."""
         arch = self.form.arch
         depth = {"num_hidden_layers": arch.num_layers, "num_blocks": arch.num_blocks or 0}
         if not keeps(self.constraints, depth):
@@ -445,10 +445,8 @@ class _Problem:
         if self.meter.tolerance:
             yield from self._by_heads(self.meter.tolerance)
             return
-        places = self._places()
-        yield from filter(None, (self._shape(place, MAX_DEVIATION) for place in places))
-        if self._ffn_step > 1:
-            yield from self._coarse(places)
+        found = (self._shape(place, self._most(place)) for place in self._places())
+        yield from filter(None, found)
 
     def _places(self) -> list["_Place"]:
         """The widths with their heads, the ones nearest the target ratio first."""
@@ -461,17 +459,12 @@ class _Problem:
                 found.append(_Place(drift, width, heads, rest, slope))
         return sorted(found)
 
-    def _coarse(self, places: Sequence["_Place"]) -> Iterator[Shape]:
-        """What no width brings nearer: the steps that come nearest the budget."""
-        half = (self._ffn_step * place.slope / 2 / self.budget for place in places)
-        allowed = (min(each, COARSE_DEVIATION) for each in half)
-        found = (self._shape(place, most) for place, most in zip(places, allowed, strict=True))
-        yield from sorted(filter(None, found), key=lambda s: self._deviation(self._spent(s)))
-
-    @property
-    def _ffn_step(self) -> int:
+    def _most(self, place: "_Place") -> float:
+        """How far off the budget sizes may be: as near as the step of the FFN width comes."""
         allowed = self.constraints.get("intermediate_size")
-        return 1 if allowed is None else allowed.multiple
+        step = 1 if allowed is None else allowed.multiple
+        half = step * place.slope / 2 / self.budget if step > 1 else 0.0
+        return max(MAX_DEVIATION, min(half, COARSE_DEVIATION))
 
     def _headed(self) -> Iterator[tuple[int, tuple[int, int, int]]]:
         """The widths with their heads that the constraints allow."""
