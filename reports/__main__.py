@@ -138,7 +138,10 @@ def _make_sharing_law(config: ReportsConfig) -> None:
 
 def _remake_table(config: ReportsConfig, name: str) -> None:
     with one_line_errors():
-        report = replace(read_table(name, config.outputs, config.runs), columns=config.columns)
+        report = read_table(name, config.outputs, config.runs)
+        if config.columns is not None and not report.panels:
+            raise ValueError(f"columns must go with a table of arms, but {name} has none")
+        report = replace(report, columns=config.columns)
         shown = view_of(report.question).show(report)
         report.folder.mkdir(parents=True, exist_ok=True)
         _write(report.folder, shown.files)

@@ -107,6 +107,11 @@ MEASURED = (
     "outliers",
     "direction",
 )
+DETAILS = (
+    *("look", "spread", "spread_p", "outliers", "tokens", "off_budget"),
+    *("forward_flops_per_token", "kv_bytes_per_token", "decode_bytes_per_token"),
+)
+"""Columns that a page folds away."""
 
 
 @dataclass(frozen=True)

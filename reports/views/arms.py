@@ -26,7 +26,7 @@ from reports.show.tables import (
     whole,
 )
 from reports.views import Shown, measured, scores
-from reports.views.arm_columns import COLUMNS, MEASURED, Digits, columns_of
+from reports.views.arm_columns import COLUMNS, DETAILS, MEASURED, Digits, columns_of
 from reports.weigh.table import OTHER, Panel, Report
 from search.objectives import LOSSES
 from search.states import Status
@@ -248,6 +248,7 @@ def html(report: Report) -> str:
         opening=report.worth.in_words() if report.worth else [],
         about=about(report),
         columns=shown_columns(report),
+        details=DETAILS,
         markdown=in_script(markdown(report)),
         described=described(report),
         scored=[

@@ -9,11 +9,17 @@ from typing import Any
 import pytest
 from law_fixtures import law_study
 from report_fixtures import default_study, ladder
+from table_fixtures import RECIPE, TABLE, made
 
+from ablations.cells import TableWork
+from ablations.files import TableFile
 from reports.read.study import read_study
-from reports.views import laws
+from reports.views import arms, laws
 from reports.views import study as page
 from reports.weigh.law import read_law
+from search.objectives import Targets
+from search.record import Reading, Record, Run
+from search.states import Status
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (
@@ -156,6 +162,40 @@ def test_a_browser_that_cannot_unpack_says_so_and_keeps_its_tables(report: Path)
         tab.wait_for_selector("#depth.absent")
         assert "Firefox from 113" in tab.locator("#depth").inner_text()
         assert tab.locator("#trials tbody tr").count() == 22
+        browser.close()
+
+
+def ended(run: Run) -> Record:
+    """Of a deeper run a larger loss."""
+    loss = run.architecture.num_layers + 0.01 * run.seed
+    reading = Reading(tokens=run.recipe.tokens, val_loss=loss, val_bpb=loss)
+    return Record(run=run, status=Status.FINISHED, readings=(reading,))
+
+
+def test_a_table_folds_its_details_sorts_and_is_copied(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(TABLE)
+    table = TableFile.read(str(tmp_path / "small.yaml")).table("proxy", RECIPE, 300)
+    work = TableWork(table=table, data_fingerprint="a")
+    report = made(work, Targets.of(["val_bpb"]), ended, tmp_path)
+    path = tmp_path / "table.html"
+    path.write_text(arms.html(report))
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        context = browser.new_context(viewport={"width": 1300, "height": 900})
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        tab = context.new_page()
+        tab.goto(path.as_uri())
+        heading = tab.locator(".foldable").first.locator("th", has_text="FLOPs/token")
+        assert not heading.is_visible()
+        tab.locator("button.plain").first.click()
+        assert heading.is_visible()
+        heading.locator("button").click()
+        assert heading.get_attribute("aria-sort") == "ascending"
+        tab.locator("#copy").click()
+        tab.wait_for_selector("text=Copied")
+        pasted = tab.evaluate("navigator.clipboard.readText()")
+        assert pasted == arms.markdown(report)
         browser.close()
 
 

@@ -547,6 +547,9 @@ def test_columns_are_chosen_by_heading_or_name_and_an_unknown_one_is_named(tmp_p
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: columns must be among layers, width, verdict, ")
     assert ended.stderr.endswith("but got 'maen'; did you mean mean?\n")
+    without = run_reports(tmp_path, "-m", "reports", "table=power", "columns=[arm]")
+    words = "columns must go with a table of arms, but power has none"
+    assert (without.returncode, without.stderr) == (2, f"error: {words}\n")
 
 
 @given(st.text(alphabet=st.characters(codec="ascii", exclude_categories=["Cc"])))
