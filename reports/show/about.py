@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from reports.show.tables import one_line
+from reports.show.tables import escape, one_line
 
 Facts = list[tuple[str, str]]
 CODE = ("command", "commit")
@@ -43,6 +43,12 @@ def _code(term: str, text: str) -> str:
 def in_columns(facts: Facts) -> dict[str, str]:
     """The facts as columns of a CSV, the same in each row; tokens have a column of their own."""
     return {f"about_{term}": text for term, text in facts if term != "tokens"}
+
+
+def in_comments(facts: Facts) -> list[str]:
+    """The facts as comments of LaTeX, after the packages that a float needs."""
+    said = [f"% {escape(term)}: {escape(text)}" for term, text in facts]
+    return ["% needs \\usepackage{booktabs,graphicx}", *said]
 
 
 def in_a_sentence(facts: Facts) -> str:

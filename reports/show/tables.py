@@ -201,7 +201,7 @@ def resolved(rows: pd.DataFrame, text: Callable[[Any], str]) -> str:
 
 
 def latex_float(
-    caption: str, tabular: str, comments: Sequence[str] = (), label: str = "table"
+    caption: str, tabular: str, comments: Sequence[str] = (), *, label: str
 ) -> list[str]:
     """The lines of a table that floats, with the label `tab:LABEL`; one that is wider than the line
     is scaled down to it."""

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from reports.show.about import Facts, facts_of, folded, in_a_sentence, in_columns, in_list
+from reports.show.about import (
+    Facts,
+    facts_of,
+    folded,
+    in_a_sentence,
+    in_columns,
+    in_comments,
+    in_list,
+)
 from reports.show.figures import drawn
 from reports.show.html import in_script
 from reports.show.tables import (
@@ -192,8 +200,7 @@ def _one_seed_only(panel: Panel) -> str:
 
 def latex(report: Report) -> str:
     """All panels for LaTeX, a float of booktabs each with the label `tab:NAME`."""
-    lines = ["% needs \\usepackage{booktabs,graphicx}"]
-    lines += [f"% {escape(term)}: {escape(text)}" for term, text in about(report)]
+    lines = in_comments(about(report))
     name, several = slug(report.name), len(report.panels) > 1
     if (beside := side_by_side(report)) is not None:
         lines += latex_float(report.caption, latex_table(*beside), label=name)
@@ -203,7 +210,9 @@ def latex(report: Report) -> str:
         tabular = latex_table(*chosen(*table_rows(panel), report.columns))
         missing = [f"% no result: {text}" for text in panel.missing]
         label = f"{name}-{slug(panel.name)}" if several and panel.name else name
-        lines += latex_float(f"{caption} {in_a_sentence(about(report))}", tabular, missing, label)
+        lines += latex_float(
+            f"{caption} {in_a_sentence(about(report))}", tabular, missing, label=label
+        )
     notes = [
         f"\\textbf{{{escape(column.heading)}}}: {escape(column.hint)}."
         for column in shown_columns(report)

@@ -7,20 +7,23 @@ import pandas as pd
 
 from ablations.stats.front import DOMINATED, FRONT, UNRESOLVED
 from reports.read.study import Study, plain
+from reports.show.about import in_columns, in_comments, in_list
 from reports.show.figures import SERIES, Json, print_files, xy
 from reports.show.tables import (
     Cell,
     csv_text,
     decimals,
-    escape,
     figures,
     intervals,
+    latex_float,
     latex_table,
     markdown_table,
     printed_rows,
     signed,
+    slug,
     whole,
 )
+from reports.views.trials import about
 from reports.weigh.answer import budget_words
 from reports.weigh.front import ONCE, Front, in_words
 from space.tables import Column
@@ -93,13 +96,14 @@ def files(study: Study, front: Front) -> dict[str, bytes]:
         "hypervolume": front.volume.to_dict("records"),
     }
     shown, cells = rows(study, front)
-    caption = escape(f"Front of study {study.name}: {budget_words(study)}. {' '.join(words)}")
+    known = about(study)
+    caption = f"Front of study {study.name}: {budget_words(study)}. {' '.join(words)}"
+    tabular = latex_table(shown, cells)
+    float_ = latex_float(caption, tabular, label=f"{slug(study.name)}-front")
     texts = {
-        "front.md": f"{' '.join(words)}\n\n{markdown_table(shown, cells)}",
-        "front.csv": csv_text(front.arms),
-        "front.tex": "\n".join(
-            [f"% {caption}", "% needs \\usepackage{booktabs}", latex_table(shown, cells), ""]
-        ),
+        "front.md": f"{' '.join(words)}\n\n{markdown_table(shown, cells)}\n{in_list(known)}",
+        "front.csv": csv_text(front.arms.assign(**in_columns(known))),
+        "front.tex": "\n".join([*in_comments(known), *float_]),
         "front.json": json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n",
     }
     made = {name: text.encode() for name, text in texts.items()}

@@ -19,6 +19,7 @@ from reports.show.tables import (
     latex_table,
     markdown_table,
     percent,
+    slug,
     whole,
 )
 from reports.weigh.scores import LEVEL, power_to_rank
@@ -185,5 +186,6 @@ def latex(shown: Sequence[Section]) -> str:
     """The sections for LaTeX, a booktabs tabular each, scaled to the line."""
     lines = ["% needs \\usepackage{booktabs,graphicx}"]
     for s in shown:
-        lines += latex_float(f"{s.title}. {s.note}", latex_table(s.columns, s.rows))
+        tabular = latex_table(s.columns, s.rows)
+        lines += latex_float(f"{s.title}. {s.note}", tabular, label=slug(s.title))
     return "\n".join(lines)

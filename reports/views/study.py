@@ -110,6 +110,7 @@ def html(study: Study, found: Findings) -> str:
         front_words=in_words(found.front) if found.front else [],
         front_columns=front_columns,
         front_rows=front_rows,
+        front_arms=found.front.arms.arm.tolist() if found.front else [],
         differences=trials.differences(evidence),
         markdown=in_script(summary(study, found)),
         fewer_arms=trials.left_out(len(evidence.arms), "architectures"),

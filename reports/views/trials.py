@@ -6,7 +6,15 @@ from dataclasses import replace
 import pandas as pd
 
 from reports.read.study import MOST_SHOWN, Study
-from reports.show.about import Facts, facts_of, folded, in_a_sentence, in_columns, in_list
+from reports.show.about import (
+    Facts,
+    facts_of,
+    folded,
+    in_a_sentence,
+    in_columns,
+    in_comments,
+    in_list,
+)
 from reports.show.tables import (
     Cell,
     best_in_bold,
@@ -222,8 +230,7 @@ def latex(study: Study, evidence: Evidence, names: Sequence[str] | None = None) 
     caption = f"Study {study.name}: {budget_words(study)}, {study.metric}."
     if not rows:
         return f"% {escape(caption)} No finished trial.\n"
-    lines = ["% needs \\usepackage{booktabs,graphicx}"]
-    lines += [f"% {escape(term)}: {escape(text)}" for term, text in about(study)]
+    lines = in_comments(about(study))
     caption = f"{caption} {differences(evidence)} {in_a_sentence(about(study))}"
     lines += latex_float(caption, latex_table(columns, rows), label=slug(study.name))
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from reports.show.tables import (
     markdown_table,
     percent,
     printed_rows,
+    slug,
     whole,
 )
 from reports.views import Shown, arms
@@ -216,8 +217,8 @@ def latex(report: Report, rows: pd.DataFrame) -> str:
     if sufficient(rows).tokens.notna().any():
         tables.append(("What suffices.", latex_table(*shown_sufficient(rows))))
     lines = ["% needs \\usepackage{booktabs,graphicx}"]
-    for caption, tabular in tables:
-        lines += latex_float(caption, tabular)
+    for (caption, tabular), part in zip(tables, ("trust", "suffices"), strict=False):
+        lines += latex_float(caption, tabular, label=f"{slug(report.name)}-{part}")
     notes = [f"\\textbf{{{escape(c.heading)}}}: {escape(c.hint)}." for c in ROWS if c.hint]
     return "\n".join([*lines, "{\\footnotesize\\noindent", *notes, "\\par}", ""])
 

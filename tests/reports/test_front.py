@@ -98,6 +98,8 @@ def test_every_form_of_the_table_says_the_same(tmp_path: Path) -> None:
     content = json.loads(files["front.json"])
     lines = [x for x in files["front.md"].decode().splitlines() if x.startswith("|")][2:]
     tex = files["front.tex"].decode()
+    assert "\\label{tab:" in tex
+    assert "% command: " in tex
     assert len(table) == len(content["architectures"]) == len(lines) == len(QUALITY)
     for line, row, item in zip(lines, table, content["architectures"], strict=True):
         assert row["verdict"] == item["verdict"]
