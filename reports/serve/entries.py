@@ -189,34 +189,22 @@ def _studies(files: Mapping[str, Path]) -> list[str]:
 
 
 class _Answer(HTMLParser):
-    """The first heading of a page, and the element that it calls its answer, as text."""
+    """The text of the element that a page calls its answer, with what the answer is worth."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.texts: dict[str, list[str]] = {"h1": [], "answer": []}
-        self.within = self.tag = ""
+        self.tag, self.words, self.ended = "", list[str](), False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        name = "answer" if ("id", "answer") in attrs else tag
-        if not self.within and not self.texts.get(name, True):
-            self.within, self.tag = name, tag
+        if not self.tag and ("id", "answer") in attrs:
+            self.tag = tag
 
     def handle_data(self, data: str) -> None:
-        if self.within:
-            self.texts[self.within].append(data)
+        if self.tag and not self.ended:
+            self.words.append(data)
 
     def handle_endtag(self, tag: str) -> None:
-        if tag == self.tag:
-            self.within = self.tag = ""
-
-    @property
-    def ended(self) -> bool:
-        return bool(self.texts["answer"]) and not self.within
-
-    def said(self, with_heading: bool) -> str:
-        """The answer, after a heading that is not it: what the answer is worth."""
-        parts = [*(self.texts["h1"] if with_heading else ()), " ", *self.texts["answer"]]
-        return " ".join("".join(parts).split())
+        self.ended = self.ended or tag == self.tag
 
 
 def _answer(files: Mapping[str, Path], page: str | None) -> str:
@@ -234,7 +222,7 @@ def _answer(files: Mapping[str, Path], page: str | None) -> str:
                     break
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    return parser.said(with_heading=page == PAGES[0])
+    return " ".join("".join(parser.words).split())
 
 
 def with_studies(found: Mapping[str, Entry]) -> dict[str, Entry]:
