@@ -51,8 +51,8 @@ def cells_of(config: "AblationConfig") -> list[dict[str, Any]]:
     content = described(config.study, config.outputs)
     done = [t for t in content["trials"] if t["state"] == State.COMPLETE and t["value"] is not None]
     if "places" in content:  # of a table: runs that only chose a learning rate have no place in it
-        placed = {place["key"] for place in content["places"]}
-        done = [trial for trial in done if trial["key"] in placed]
+        names = placed(content["places"])
+        done = [trial | {"arm": names[trial["key"]]} for trial in done if trial["key"] in names]
     cells = [{"arm": str(t["arm"]), "seed": t["seed"], "key": t["key"]} for t in done]
     kept = [c for c in cells if (Path(config.runs) / c["key"] / WEIGHTS).is_file()]
     if not kept:
@@ -63,6 +63,17 @@ def cells_of(config: "AblationConfig") -> list[dict[str, Any]]:
     if lost := len(cells) - len(kept):
         print(f"{lost} of {len(cells)} runs kept no weights and are left out")
     return kept
+
+
+def placed(places: list[dict[str, Any]]) -> dict[str, str]:
+    """The arm of each run that has a place in a table, by key: the first one where it has several.
+    Panels may have arms of the same name, so that of several the name tells which."""
+    several = len({place["panel"] for place in places}) > 1
+    names: dict[str, str] = {}
+    for place in places:
+        arm = f"{place['panel']}: {place['arm']}" if several else str(place["arm"])
+        names.setdefault(place["key"], arm)
+    return names
 
 
 def measure(
@@ -79,7 +90,7 @@ def measure(
         if cell["key"] not in before:
             with one_line_errors((ValueError,)):
                 before[cell["key"]] = cell | scored(runs / cell["key"], cache)
-            wanted = [before[c["key"]] for c in cells if c["key"] in before]
+            wanted = [before[c["key"]] | c for c in cells if c["key"] in before]
             write_json(path, known | {study: wanted})
         print(f"{study}: run {number} of {len(cells)}", flush=True)
 

@@ -129,14 +129,14 @@ def test_weights_that_were_not_kept_are_missed_by_name(tmp_path: Path) -> None:
     assert "none of its 1 finished runs has; train it with keep=all" in done.stderr
 
 
-def test_runs_that_only_chose_a_learning_rate_are_no_runs_of_a_tables_arms(tmp_path: Path) -> None:
-    """They are trials of the study, and have no place in the table."""
+def runs_of_table(
+    tmp_path: Path, trials: list[dict[str, Any]], places: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What is quantised of a table with these trials, all of which kept their weights."""
     folder = tmp_path / "outputs" / "tables" / "small"
     folder.mkdir(parents=True)
-    shared = {"arm": "a", "state": "COMPLETE", "value": 2.0}
-    trials = [{**shared, "seed": 1000, "key": "tried"}, {**shared, "seed": 0, "key": "placed"}]
-    places = [{"panel": "", "arm": "a", "seed": 0, "key": "placed"}]
-    (folder / "study.json").write_text(json.dumps({"trials": trials, "places": places}))
+    ended = [{"state": "COMPLETE", "value": 2.0, **trial} for trial in trials]
+    (folder / "study.json").write_text(json.dumps({"trials": ended, "places": places}))
     for trial in trials:
         weights = tmp_path / "runs" / str(trial["key"]) / WEIGHTS
         weights.parent.mkdir(parents=True)
@@ -149,4 +149,24 @@ def test_runs_that_only_chose_a_learning_rate_are_no_runs_of_a_tables_arms(tmp_p
         data=DataConfig(),
         recipe=Recipe(tokens=1000),
     )
-    assert [cell["key"] for cell in runs_of(config)] == ["placed"]
+    return runs_of(config)
+
+
+def test_runs_that_only_chose_a_learning_rate_are_no_runs_of_a_tables_arms(tmp_path: Path) -> None:
+    """They are trials of the study, and have no place in the table."""
+    trials = [{"arm": "a", "seed": 1000, "key": "tried"}, {"arm": "a", "seed": 0, "key": "placed"}]
+    found = runs_of_table(tmp_path, trials, [{"panel": "", **trials[1]}])
+    assert [(cell["arm"], cell["key"]) for cell in found] == [("a", "placed")]
+
+
+def test_arms_of_the_same_name_in_two_panels_are_two_arms(tmp_path: Path) -> None:
+    trials = [{"arm": "shared", "seed": 0, "key": key} for key in ("one", "two")]
+    trials.append({"arm": "none", "seed": 0, "key": "both"})
+    places = [
+        {"panel": panel, **trial}
+        for panel, own in (("cycle", "one"), ("sandwich", "two"))
+        for trial in trials
+        if trial["key"] in (own, "both")
+    ]
+    found = {cell["key"]: cell["arm"] for cell in runs_of_table(tmp_path, trials, places)}
+    assert found == {"one": "cycle: shared", "two": "sandwich: shared", "both": "cycle: none"}
