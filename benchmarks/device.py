@@ -148,10 +148,13 @@ def errors(device: Device, quantity: str) -> str:
 
 
 def fitted(device: Device, quantity: str) -> Iterator[str]:
-    """The coefficients at each precision."""
+    """The coefficients at each precision, with their 95% intervals."""
     for precision in device.precisions(quantity):
         found = device.coefficients(quantity, precision)
-        said = ", ".join(f"{value:.4g} for {term}" for term, value in found.items())
+        intervals = device.intervals(quantity, precision)
+        said = ", ".join(
+            f"{value:.4g}{_between(intervals[term])} for {term}" for term, value in found.items()
+        )
         errors = sorted(
             abs(h.error) for h in device.held_out(quantity) if h.measurement.precision == precision
         )
@@ -162,6 +165,10 @@ def fitted(device: Device, quantity: str) -> Iterator[str]:
             else ""
         )
         yield f"- {precision}: {said}{spread}."
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else " ({:.4g} to {:.4g})".format(*interval)
 
 
 def in_words(arch: Architecture) -> str:

@@ -17,7 +17,8 @@ matrix has an overhead, `rows` stand for layers.
 
 Which terms a device needs, and the measurements that they are fitted to, stand in its file in
 `conf/device/`. A fit is by least squares of relative errors with coefficients of at least zero.
-`Device.held_out` says how far to trust it: each measurement beside its prediction from the others.
+`Device.intervals` says how far each coefficient is determined, and `Device.held_out` how far to
+trust predictions: each measurement beside its prediction from the others.
 Nothing here needs torch.
 """
 
@@ -46,6 +47,7 @@ MB = 1e6
 QUANTITIES = ("decode_ms", "prefill_ms", "load_ms", "init_ms", "peak_mb")
 LENGTH = 2048
 """Tokens of context, or of the prompt, where nothing else is said."""
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -304,6 +306,28 @@ class Device:
         fitted = dict(zip(self.terms[quantity], self._fit(quantity, rows), strict=True))
         return self._fits.setdefault((quantity, precision), fitted)
 
+    def intervals(self, quantity: str, precision: str) -> dict[str, tuple[float, float] | None]:
+        """The 95% interval of each of the `coefficients`, by Student's t of the relative errors;
+        None where there are no more measurements than terms, which say nothing of their errors.
+
+        Raises:
+            ValueError: as `coefficients` does.
+        """
+        from scipy.special import stdtrit
+
+        fitted = self.coefficients(quantity, precision)
+        counts, wanted = self._relative(quantity, self._rows(quantity, precision))
+        freedom = len(wanted) - len(fitted)
+        if freedom < 1:
+            return dict.fromkeys(fitted)
+        errors = wanted - counts @ list(fitted.values())
+        variances = np.diag(np.linalg.pinv(counts.T @ counts)) * (errors @ errors) / freedom
+        half = stdtrit(freedom, 0.975) * np.sqrt(variances)
+        return {
+            term: (max(0.0, value - float(by)), value + float(by))
+            for (term, value), by in zip(fitted.items(), half, strict=True)
+        }
+
     def precisions(self, quantity: str) -> list[str]:
         """Those that the quantity was measured at, in the order of the file."""
         return list(dict.fromkeys(row.precision for row in self._rows_of(quantity)))
@@ -328,11 +352,16 @@ class Device:
     def _fit(self, quantity: str, rows: Sequence[Measurement]) -> list[float]:
         from scipy.optimize import nnls
 
+        solution, _ = nnls(*self._relative(quantity, rows))
+        return [float(value) for value in solution]
+
+    def _relative(self, quantity: str, rows: Sequence[Measurement]) -> tuple[Numbers, Numbers]:
+        """Of each measurement its counts (rows, terms) and what these must explain (rows,), as
+        shares of what was measured."""
         counts = np.array([[getattr(r.counts, t) for t in self.terms[quantity]] for r in rows])
         wanted = np.array([getattr(r, quantity) for r in rows])
         rest = wanted - [_known(quantity, r.counts) for r in rows]
-        solution, _ = nnls(counts / wanted[:, None], rest / wanted)
-        return [float(value) for value in solution]
+        return counts / wanted[:, None], rest / wanted
 
     def _value(self, quantity: str, counts: Moved, fitted: Sequence[float]) -> float:
         terms = (getattr(counts, term) for term in self.terms[quantity])

@@ -1,9 +1,13 @@
 """The device model against measurements that others published."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from scipy.optimize import curve_fit
+from scipy.stats import t as student
 
 from space.arch import Architecture
 from space.cost import cost
@@ -55,6 +59,42 @@ def test_one_bandwidth_explains_the_iphone_if_a_repeat_is_moved_once() -> None:
     assert device.decode_ms(twice) == pytest.approx(29.0, rel=0.02), (
         "moved twice: not what was seen"
     )
+
+
+@pytest.mark.parametrize("precision", ["bf16", "8da4w"])
+def test_one_bandwidth_for_each_precision_explains_the_oneplus_within_3_percent(
+    precision: str,
+) -> None:
+    """ExecuTorch's examples/models/llama: models of one and three billion parameters."""
+    device = Device.from_yaml("oneplus_12")
+    errors = [h.error for h in device.held_out("decode_ms") if h.measurement.precision == precision]
+    assert len(errors) == 2
+    assert max(map(abs, errors)) < 0.03
+
+
+def test_intervals_are_those_of_a_weighted_least_squares_fit() -> None:
+    """scipy's `curve_fit`, told that errors are relative."""
+    device = Device.from_yaml("h100")
+    rows = [(r.counts.moved_mb, r.counts.layers, r.decode_ms) for r in device.measured]
+    moved, layers, measured = np.array(rows, dtype=float).T
+    found, covariance = curve_fit(
+        lambda x, a, b: a * x[0] + b * x[1], (moved, layers), measured, sigma=measured
+    )
+    half = student.ppf(0.975, df=2) * np.sqrt(np.diag(covariance))
+    intervals = device.intervals("decode_ms", "bf16").values()
+    assert list(intervals) == [
+        pytest.approx((value - by, value + by), rel=1e-3)
+        for value, by in zip(found, half, strict=True)
+    ]
+
+
+def test_as_many_measurements_as_terms_give_no_interval() -> None:
+    """Two of the iPhone's three loads, which two terms explain whatever they are."""
+    iphone = Device.from_yaml("iphone_13")
+    fewer = replace(iphone, measured=iphone.measured[:2])
+    assert fewer.intervals("load_ms", "fp16") == {"stored_mb": None, "layers": None}
+    (low, high) = iphone.intervals("load_ms", "fp16")["layers"] or (1, 0)
+    assert low == 0.0 < high, "no coefficient is below zero"
 
 
 def test_the_h100_needs_an_overhead_for_each_layer() -> None:
