@@ -20,8 +20,9 @@ from space.formats import OneFile, require_known
 from space.formats.gguf import KNOWN, require_groups
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from space.formats._on_device import OnDevice
     from space.model import Decoder
 
 FILE = "model.pte"
@@ -59,9 +60,10 @@ class ExecuTorch(OneFile):
 
 def program(model: "Decoder", precision: str, room: int) -> bytes:
     """The content of a `.pte` whose cache has room for so many tokens."""
-    import torch
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
+    with quiet():  # imports have their say too
+        import torch
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
 
     from space.formats._on_device import OnDevice
 
@@ -77,8 +79,8 @@ def program(model: "Decoder", precision: str, room: int) -> bytes:
         return bytes(lowered.to_executorch().buffer)
 
 
-def quantise(module: "nn.Module", precision: str) -> None:
-    """Replace the weights of matrices, each once, by those of a precision."""
+def quantise(module: "OnDevice", precision: str) -> None:
+    """Replace the weights of matrices, each once, and of the embedding by those of a precision."""
     if precision == "fp32":
         return
     import torch
@@ -95,6 +97,30 @@ def quantise(module: "nn.Module", precision: str) -> None:
     inside = whole if precision == "8da8w" else groups
     quantize_(module, whole, filter_fn=once(lambda name: name.endswith("lm_head")))
     quantize_(module, inside, filter_fn=once(lambda name: not name.endswith("lm_head")))
+    stack: Any = module.decoder.model
+    stack.embed_tokens = rounded_rows(stack.embed_tokens)
+
+
+def rounded_rows(embedding: "nn.Embedding") -> "nn.Module":
+    """The embedding with 8 bits for a weight and a float32 scale for each row.
+
+    Of operations that every runtime has: those of quantised embeddings are built into few.
+    """
+    from torch import nn
+    from torch.nn import functional as F
+
+    class Rows(nn.Module):
+        def __init__(self, weight: "Tensor") -> None:
+            super().__init__()
+            scales = (weight.abs().amax(1, keepdim=True) / 127).clamp(min=1e-9)
+            self.register_buffer("scales", scales)
+            self.register_buffer("rows", (weight / scales).round().char())
+
+        def forward(self, ids: "Tensor") -> "Tensor":
+            rows = F.embedding(ids, self.rows).float()  # type: ignore[arg-type]
+            return rows * F.embedding(ids, self.scales)  # type: ignore[arg-type]
+
+    return Rows(embedding.weight.detach())
 
 
 def once(wanted: Callable[[str], bool]) -> Callable[[Any, str], bool]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from model_fixtures import randomise
 from study_fixtures import environment
 
+from search.engines import ENGINES, Asked
 from space.arch import Architecture
+from space.device import Moved
 from space.formats import FORMATS, Format, export_as, require
 from space.hf import export
 from space.model import Decoder
@@ -20,13 +23,15 @@ DOOR = FORMATS
 
 PLAIN: dict[str, Any] = {
     "vocab_size": 300,
-    "hidden_size": 64,
-    "num_attention_heads": 2,
-    "intermediate_size": 96,
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "intermediate_size": 2048,
     "num_blocks": 1,
     "sharing": "immediate",
     "repeats": 2,
 }
+ROOM = 64
+PROMPT = [5, 17, 33, 250, 8, 99, 3, 41, 7]
 
 
 @pytest.fixture
@@ -44,19 +49,29 @@ def model() -> Decoder:
     return made
 
 
+Files = dict[tuple[str, str], Path]
+
+
+@pytest.fixture(scope="module")
+def files() -> Files:
+    """Where the model was written, by format and precision: some take a minute."""
+    return {}
+
+
 def contents(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in folder.iterdir()}
 
 
 def test_it_writes_a_folder_that_it_may_replace(
-    implementation: str, format: Format, model: Decoder, tmp_path: Path
+    implementation: str, format: Format, model: Decoder, tmp_path: Path, files: Files
 ) -> None:
     precision = require(implementation, model.arch)
-    folder = format.write(model, tmp_path / "out", None, None, precision)
+    folder = format.write(model, tmp_path / "out", None, None, precision, ROOM)
     first = contents(folder)
     assert first["README.md"]
-    assert contents(format.write(model, folder, None, None, precision)) == first
+    assert contents(format.write(model, folder, None, None, precision, ROOM)) == first
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing half made is left"
+    files[implementation, precision] = folder
 
 
 def test_what_is_no_export_stays(format: Format, model: Decoder, tmp_path: Path) -> None:
@@ -128,13 +143,77 @@ def bytes_tokenizer() -> Any:
 
 
 def test_writing_leaves_the_model_as_it_is(
-    implementation: str, format: Format, model: Decoder, tmp_path: Path
+    implementation: str, format: Format, model: Decoder, tmp_path: Path, files: Files
 ) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    format.write(model, tmp_path / "out", None, None, format.precisions[-1])
+    precision = format.precisions[-1]
+    folder = format.write(model, tmp_path / "out", None, None, precision, ROOM)
+    files[implementation, precision] = folder
     for name, tensor in model.state_dict().items():
         assert tensor.dtype == before[name].dtype
         assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-5), ("8da8w", 0.1), ("8da4w", 0.15)])
+def test_a_file_for_executorch_has_the_weights_of_a_shared_block_once_and_computes_what_they_say(
+    precision: str, most: float, model: Decoder, tmp_path: Path, files: Files
+) -> None:
+    """Its activations are rounded to 8 bits besides, which costs 5 to 11% of so small a model."""
+    pytest.importorskip("executorch")
+    if ("executorch", precision) not in files:
+        found = FORMATS.load("executorch")
+        made = found.write(model, tmp_path / "out", None, None, precision, ROOM)
+        files["executorch", precision] = made
+    folder, plain = files["executorch", precision], decoded(model)
+    got = executed(folder, model.arch)
+    error = apart(got, decoded(rounded(model, precision)))
+    assert error < most
+    assert precision != "8da4w" or error < apart(got, plain) / 2
+    counts = Moved.of(model.arch, precision, 1, 1)
+    size = (folder / "model.pte").stat().st_size / 1e6
+    assert 0.95 * counts.stored_mb < size < counts.stored_mb + counts.copies_mb / 2
+
+
+def decoded(model: Decoder) -> Any:
+    with torch.no_grad():
+        return model(torch.tensor([PROMPT]))[0, -1].numpy()
+
+
+def executed(folder: Path, arch: Architecture) -> Any:
+    session = ENGINES.load("executorch").open(Asked(folder=folder, architecture=arch, context=ROOM))
+    session.prefill(PROMPT)
+    return session.logits()
+
+
+def rounded(model: Decoder, precision: str) -> Decoder:
+    """The model with the weights that torchao gives back of those that it rounded."""
+    if precision == "fp32":
+        return model
+    copied = deepcopy(model)
+    copied.lm_head = torch.nn.Linear(model.arch.hidden_size, model.arch.vocab_size, bias=False)
+    copied.lm_head.weight.data = given_back(model.lm_head.weight)
+    copied.model.embed_tokens.weight.data = given_back(model.lm_head.weight)
+    for child in set(copied.model.layers.modules()):
+        if isinstance(child, torch.nn.Linear):
+            child.weight.data = given_back(child.weight, groups=precision == "8da4w")
+    return copied
+
+
+def given_back(weight: torch.Tensor, groups: bool = False) -> torch.Tensor:
+    """After 8 bits with a scale for each row, or 4 with one for 32 weights."""
+    from torchao.quantization import IntxWeightOnlyConfig, quantize_
+    from torchao.quantization.granularity import PerAxis, PerGroup
+
+    linear = torch.nn.Linear(*reversed(weight.shape), bias=False)
+    linear.weight.data = weight.detach().clone()
+    bits, each = (torch.int4, PerGroup(32)) if groups else (torch.int8, PerAxis(0))
+    quantize_(linear, IntxWeightOnlyConfig(weight_dtype=bits, granularity=each))
+    return linear.weight.dequantize()  # type: ignore[operator]
+
+
+def apart(got: Any, expected: Any) -> float:
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "doors" / "format.md"

@@ -8,7 +8,7 @@ from model_fixtures import TINY, randomise
 
 from space.arch import Architecture
 from space.formats._on_device import OnDevice
-from space.formats.executorch import once
+from space.formats.executorch import once, rounded_rows
 from space.model import Decoder
 
 IDS = [5, 17, 33, 90, 8, 41, 3, 7, 66]
@@ -44,3 +44,14 @@ def test_a_shared_matrix_is_taken_once() -> None:
     takes = once(lambda name: not name.endswith("lm_head"))
     named = model.named_modules(remove_duplicate=False)
     assert sum(takes(module, name) for name, module in named) == 2 * 7
+
+
+def test_an_embedding_of_8_bits_is_what_torch_rounds_it_to() -> None:
+    embedding = torch.nn.Embedding(50, 16)
+    weight, ids = embedding.weight.detach(), torch.tensor([[3, 49, 3]])
+    scales, zero = weight.abs().amax(1) / 127, torch.zeros(50, dtype=torch.int32)
+    wanted = torch.fake_quantize_per_channel_affine(weight, scales, zero, 0, -127, 127)
+    made = rounded_rows(embedding)
+    torch.testing.assert_close(made(ids), wanted[ids])
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in made.state_dict().values())
+    assert stored == 50 * 16 + 50 * 4
