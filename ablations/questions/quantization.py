@@ -90,8 +90,8 @@ def measure(
         if cell["key"] not in before:
             with one_line_errors((ValueError,)):
                 before[cell["key"]] = cell | scored(runs / cell["key"], cache)
-            wanted = [before[c["key"]] | c for c in cells if c["key"] in before]
-            write_json(path, known | {study: wanted})
+        wanted = [before[c["key"]] | c for c in cells if c["key"] in before]
+        write_json(path, known | {study: wanted})
         print(f"{study}: run {number} of {len(cells)}", flush=True)
 
 
