@@ -73,7 +73,7 @@ def test_one_bandwidth_for_each_precision_explains_the_oneplus_within_3_percent(
 
 
 def test_intervals_are_those_of_a_weighted_least_squares_fit() -> None:
-    """scipy's `curve_fit`, told that errors are relative."""
+    """scipy's `curve_fit`, with errors that are relative."""
     device = Device.from_yaml("h100")
     rows = [(r.counts.moved_mb, r.counts.layers, r.decode_ms) for r in device.measured]
     moved, layers, measured = np.array(rows, dtype=float).T
