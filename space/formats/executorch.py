@@ -3,7 +3,8 @@
 Weights are float32, or by torchao of 8 bits (`8da8w`) or of 4 bits in groups of 32 (`8da4w`), with
 activations rounded to 8 bits as they come. A shared block is one module, whose weights the file
 holds once. XNNPACK packs them anew for each layer that uses them, so that memory is that of a model
-without sharing. Quantisation stores the output matrix apart from the embedding.
+without sharing. The output matrix is stored apart from the embedding, which has 8 bits where
+weights are rounded.
 """
 
 import contextlib
@@ -104,7 +105,7 @@ def quantise(module: "OnDevice", precision: str) -> None:
 def rounded_rows(embedding: "nn.Embedding") -> "nn.Module":
     """The embedding with 8 bits for a weight and a float32 scale for each row.
 
-    Of operations that every runtime has: those of quantised embeddings are built into few.
+    It is of torch's common operations, so that a runtime needs no kernels for quantised embeddings.
     """
     from torch import nn
     from torch.nn import functional as F
