@@ -300,6 +300,12 @@ def test_the_title_says_what_is_varied(tmp_path: Path) -> None:
     assert page.title(read(default_study(tmp_path / "b"))).startswith("depth against width at")
 
 
+def test_the_page_says_what_shapes_keep_to(tmp_path: Path) -> None:
+    space = {"name": "depth_width", "axes": {}, "constraints": {"intermediate_size": ["%8", "<=9"]}}
+    files = render(read(default_study(tmp_path, space=space)))
+    assert b"keeping to intermediate_size %8, &lt;=9" in files["report.html"]
+
+
 # Every state of a study has a page.
 
 

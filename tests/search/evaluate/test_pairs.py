@@ -10,11 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search.config import Evaluation
 from search.data.cache import prepare
 from search.data.config import DataConfig
 from search.data.packed import held_out_documents
 from search.evaluate.pairs import KINDS, LARGEST, SOURCE, agreement, unwrapped, word_order
-from search.evaluate.tasks import TaskSpec, build, source_of
+from search.evaluate.scores import lacking
+from search.evaluate.tasks import TaskSpec, build
+from search.recipe import Recipe
+from search.record import Reading, Record, Run, Score
+from search.states import Status
+from space.budget import fit
 
 NAMES = ("river", "tower", "garden", "market", "village", "harbour", "forest", "castle")
 VERBS = ("is", "was", "has", "does"), ("are", "were", "have", "do")
@@ -153,10 +159,21 @@ def test_typeset_quotes_and_dashes_are_as_good_as_typed_ones() -> None:
     assert len(agreement([typed])) == 2
 
 
-def test_pairs_of_unwrapped_text_are_other_documents_to_a_record() -> None:
-    """Scores of before say `held-out text`: they are asked again, and never compared with these."""
-    spec = TaskSpec(name="agreement", pairs="agreement")
-    assert source_of(spec, "package") == SOURCE != "held-out text"
+def test_scores_of_text_as_it_was_wrapped_are_asked_again_and_of_unwrapped_text_are_not() -> None:
+    def record(source: str) -> Record:
+        score = Score(
+            **{"task": "agreement", "split": "validation", "source": source, "limit": None},
+            **{"n": 2, "values": {"acc": 0.5}, "errors": {}, "seconds": 1.0},
+        )
+        reading = Reading(tokens=1000, val_loss=1.0, val_bpb=1.0, scores=(score,))
+        architecture = fit({"vocab_size": 300, "num_blocks": 2}, "100k")
+        recipe = Recipe(tokens=1000, precision="fp32")
+        run = Run(architecture=architecture, recipe=recipe, data_fingerprint="text")
+        return Record(run=run, status=Status.FINISHED, readings=(reading,))
+
+    asked = Evaluation(tasks={"agreement": {"pairs": "agreement", "group": "document"}})
+    assert [spec.name for spec in lacking(record("held-out text"), asked)] == ["agreement"]
+    assert lacking(record(SOURCE), asked) == []
 
 
 @pytest.mark.parametrize(
