@@ -1,6 +1,7 @@
 """An optimiser whose steps take a tenth of a second each, most of it asleep: work of known length.
 
-Two cores hold sixteen workers of it. Each step that is done adds a byte to the file `STEPS`.
+Two cores hold sixteen workers of it. Each step that is done adds a byte to the file `STEPS`. While
+there is a file `SLOWLY`, steps take ten times as long, so that a run lasts until it is gone.
 """
 
 import os
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 
 STEP_S = float(os.environ.get("ISOPARAM_STEP_S", "0.1"))
 """Of a step. Numbers do not depend on it."""
-STEPS = "steps"
-"""A file of the folder that workers are in."""
+STEPS, SLOWLY = "steps", "slowly"
+"""Files of the folder that workers are in."""
+SLOWER = 10
 
 
 class Sleeping:
@@ -48,7 +50,7 @@ class Pace:
 
     def __call__(self, *_: Any) -> None:
         os.write(self.file, b".")
-        self.next += STEP_S
+        self.next += STEP_S * (SLOWER if os.path.exists(SLOWLY) else 1)
         time.sleep(max(0.0, self.next - time.monotonic()))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from functools import cached_property, wraps
+from functools import cached_property, lru_cache, wraps
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
@@ -368,8 +368,7 @@ class Architecture:
             )
         if self.layer_map is not None and self.sharing not in ("none", "custom"):
             self._check_pattern_gives(given)
-        _check_blocks_are_dense(given)
-        object.__setattr__(self, "layer_map", given)
+        object.__setattr__(self, "layer_map", _dense(given))
         if self.sharing == "none" and any(
             len(set(half)) < len(half) for half in zip(*given, strict=True)
         ):
@@ -522,8 +521,16 @@ def _pairs(given: Any, scope: str) -> LayerMap:
     return tuple(pairs)
 
 
-def _check_blocks_are_dense(given: LayerMap) -> None:
+@lru_cache(maxsize=4096)
+def _dense(given: LayerMap) -> LayerMap:
+    """The layer map, the same object for equal ones: a study has thousands of architectures, and
+    far fewer maps.
+
+    Raises:
+        ValueError: it leaves out blocks.
+    """
     for half, blocks in zip(("attention", "FFN"), zip(*given, strict=True), strict=True):
         used = sorted(set(blocks))
         if used != list(range(len(used))):
             raise ValueError(f"layer_map must use every {half} block from 0 on, but got {used}")
+    return given

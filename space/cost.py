@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from space.arch import Architecture, Shape
 from space.parts import NOTHING, Extra
+from space.sharing import LayerMap
 
 WIDE = 2**20
 """An FFN so wide that how its parts are rounded does not matter."""
@@ -139,10 +140,15 @@ class Moves(NamedTuple):
 
 def moves(arch: Architecture) -> Moves:
     """What decoding one token moves, layer by layer."""
-    pairs = list(zip(arch.layers, [(-1, -1), *arch.layers[:-1]], strict=True))
+    return _moves(arch.layers, arch.norms_per_layer)
+
+
+@lru_cache(maxsize=4096)
+def _moves(layers: LayerMap, norms_per_layer: bool) -> Moves:
+    pairs = list(zip(layers, [(-1, -1), *layers[:-1]], strict=True))
     attention = sum(here[0] != there[0] for here, there in pairs)
     ffn = tuple(here[1] for here, there in pairs if here[1] != there[1])
-    norms = 2 * arch.num_layers if arch.norms_per_layer else attention + len(ffn)
+    norms = 2 * len(layers) if norms_per_layer else attention + len(ffn)
     return Moves(attention, ffn, norms)
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from benchmarks.servers import Missing
 from benchmarks.servers.network import Machine
 from benchmarks.servers.ray import Ray, ray
 from benchmarks.servers.slurm import Slurm, slurm
+from benchmarks.sleeping import SLOWLY
 from search.runs import read_metrics
 
 LONG = (
@@ -34,6 +35,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
         done = run(folder, "executor=local", *LONG)
     assert done.returncode == 0, done.stderr
     return losses(folder)
+
+
+@contextmanager
+def slowly(folder: Path) -> Iterator[None]:
+    """Lets a run of `LONG` last, however slow the machine is, until what is to happen to it has."""
+    path = folder / SLOWLY
+    path.touch()
+    try:
+        yield
+    finally:
+        path.unlink()
 
 
 def losses(folder: Path) -> list[Any]:

@@ -115,6 +115,11 @@ class Slurm:
         """Tell the controller that a node is gone, which it would notice in half a minute."""
         self.says("scontrol", "update", f"nodename={node}", "state=down", "reason=gone")
 
+    def nodes_are(self, state: str) -> None:
+        """Let no job start on any node, by `drain`, or let them start again, by `resume`."""
+        names = ",".join(self.nodes)
+        self.says("scontrol", "update", f"nodename={names}", f"state={state}", "reason=asked for")
+
     def jobs(self, state: str) -> list[str]:
         """Those in a state."""
         return self.says("squeue", "-h", "--array", "-t", state, "-o", "%i").split()

@@ -7,7 +7,8 @@ A page figure is a plain `{"data": …, "layout": …}` as plotly.js takes it. C
 import io
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from space.app import PRINT_STYLE
@@ -49,8 +50,9 @@ def xy(x: Any, y: Any, **style: Any) -> Json:
 
 def print_files(name: str, draw: Callable[[], "Figure"]) -> dict[str, bytes]:
     """A figure as `name.png` and `name.pdf`."""
-    top: dict[Any, Any] = {"axes.spines.top": True}
-    return {f"{name}.{form}": drawn(draw, form, style=top) for form in ("png", "pdf")}
+    with _for_print({"axes.spines.top": True}):
+        figure = draw()
+        return {f"{name}.{form}": _saved(figure, form) for form in ("png", "pdf")}
 
 
 def drawn(
@@ -62,11 +64,21 @@ def drawn(
 ) -> bytes:
     """A figure in the style for print as `png`, `pdf` or `svg`: the same bytes whenever drawn from
     the same runs."""
+    with _for_print(style):
+        return _saved(draw(), form, dpi)
+
+
+@contextmanager
+def _for_print(style: dict[Any, Any] | None) -> Iterator[None]:
     import matplotlib  # half a second, and only this function needs it
 
     matplotlib.use("Agg")
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # tells of every glyph it keeps
-    buffer = io.BytesIO()
     with matplotlib.rc_context(style, fname=PRINT_STYLE):
-        draw().savefig(buffer, format=form, dpi=dpi, metadata=NO_METADATA[form])
+        yield
+
+
+def _saved(figure: "Figure", form: str, dpi: int = 200) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, dpi=dpi, metadata=NO_METADATA[form])
     return buffer.getvalue()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from reports.read.study import Study
+from reports.read.study import MOST_SHOWN, Study
 from reports.show.figures import SERIES, print_files
 from reports.views.depth_figure import dodged, is_wide, series_groups
 from reports.weigh.answer import Evidence, budget_words
@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MOST_LABELS = 20
+"""Side by side under the axis, and under points."""
+
 
 def printed(study: Study, evidence: Evidence) -> dict[str, bytes]:
     """`depth_vs_width.png` and `.pdf`."""
-    return print_files("depth_vs_width", lambda: _print_figure(study, evidence))
+    return print_files("depth_vs_width", lambda: figure_for_print(study, evidence))
 
 
-def _print_figure(study: Study, evidence: Evidence) -> "Figure":
+def figure_for_print(study: Study, evidence: Evidence) -> "Figure":
+    """The figure itself, in matplotlib's present style."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
@@ -37,11 +41,16 @@ def _print_figure(study: Study, evidence: Evidence) -> "Figure":
         _print_series(axes, study, evidence, group, name, color)
     where = "under each point" if len(groups) == 1 else "under the lowest at each depth"
     axes.set_title(f"{budget_words(study)}, width {where}", fontsize=10, loc="left")
-    _print_widths(axes, study, pd.concat([group for _, group in groups]))
-    _print_depth_axis(axes, sorted(set(arms.depth)))
+    labelled = _apart(sorted(set(arms.depth)))
+    drawn = pd.concat([group for _, group in groups])
+    _print_widths(axes, study, drawn[drawn.depth.isin(labelled)])
+    _print_depth_axis(axes, sorted(set(arms.depth)), labelled)
     axes.margins(y=0.1)  # room for the labels
     if len(groups) > 1:
-        axes.legend(frameon=False, fontsize=8)
+        if len(arms) <= MOST_SHOWN:
+            axes.legend(frameon=False, fontsize=8)
+        else:  # among many points no place is free, and looking for one takes long
+            figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=len(SERIES))
     return figure
 
 
@@ -92,10 +101,21 @@ def _print_label(axes: "Axes", text: str, place: tuple[float, float]) -> None:
     )
 
 
-def _print_depth_axis(axes: "Axes", depths: list[int]) -> None:
+def _apart(depths: list[int]) -> list[int]:
+    """Those of sorted depths that have room for a label, from the least on."""
+    place = math.log if is_wide(depths) else float
+    room = (place(depths[-1]) - place(depths[0])) / MOST_LABELS
+    found = depths[:1]
+    for depth in depths[1:]:
+        if place(depth) - place(found[-1]) >= room:
+            found.append(depth)
+    return found
+
+
+def _print_depth_axis(axes: "Axes", depths: list[int], labelled: list[int]) -> None:
     from matplotlib.ticker import NullLocator
 
     if is_wide(depths):
         axes.set_xscale("log")
-    axes.set_xticks(depths, [str(depth) for depth in depths])
+    axes.set_xticks(labelled, [str(depth) for depth in labelled])
     axes.xaxis.set_minor_locator(NullLocator())

@@ -1,15 +1,22 @@
 """A page over more runs than browsers take shows the best of them, and says so."""
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from report_fixtures import default_study
+from report_fixtures import StudyFolder, default_study, ladder
 
 from reports.__main__ import render
 from reports.read.study import Study, read_study
+from reports.views.depth_print import figure_for_print
+from reports.weigh.answer import weigh
 
 MOST = 5
-MODULES = ("reports.read.study", "reports.views.trials", "reports.views.study")
+MODULES = (
+    *("reports.read.study", "reports.views.trials", "reports.views.study"),
+    "reports.views.depth_print",
+)
 
 
 def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
@@ -43,3 +50,25 @@ def test_a_page_of_few_runs_shows_them_all(tmp_path: Path) -> None:
     assert len(study.curves) == 21
     assert all(key in page for key in study.trials.key)
     assert "trials.csv has all" not in page
+
+
+@pytest.mark.parametrize("depths", [(2, 3, 4, 7, 13, 22, 39), range(1, 60), range(10, 40)])
+def test_labels_of_many_depths_leave_each_other_room(
+    tmp_path: Path, depths: tuple[int, ...] | range
+) -> None:
+    folder = StudyFolder(tmp_path)
+    (four,) = ladder([4])
+    for depth in depths:
+        shape = replace(four, num_blocks=depth, num_hidden_layers=None, layer_map=None)
+        folder.add(shape, points=4)
+    folder.write()
+    study = read_study(folder.name, tmp_path / "outputs")
+    figure = figure_for_print(study, weigh(study))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    places = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert all(a.x1 < b.x0 for a, b in pairwise(places))
+    assert len(places) == len(depths) or len(places) > 10
+    widths = [text.get_window_extent() for text in axes.texts]
+    assert len(widths) == len(places)
+    assert not any(a.overlaps(b) for a, b in pairwise(widths))

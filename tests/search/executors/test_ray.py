@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
-from cluster_fixtures import LONG, losses
+from cluster_fixtures import LONG, losses, slowly
 from process_fixtures import wait_for
 from study_fixtures import command, environment, run, snapshot
 
@@ -104,11 +104,12 @@ def test_nodes_that_come_are_used_and_a_node_that_dies_gives_its_run_back(
 ) -> None:
     first, second = hosts.nodes
     hosts.renew()
-    started = hosts.start(tmp_path, *LONG)
-    hosts.ray.join(first)  # until then there was nothing to run on
-    training(tmp_path)
-    hosts.ray.join(second)
-    first.kill()
+    with slowly(tmp_path):
+        started = hosts.start(tmp_path, *LONG)
+        hosts.ray.join(first)  # until then there was nothing to run on
+        training(tmp_path)
+        hosts.ray.join(second)
+        first.kill()
     out = end_of(started)
     assert "a worker died" in out
     assert losses(tmp_path) == undisturbed
@@ -118,7 +119,8 @@ def test_nodes_that_come_are_used_and_a_node_that_dies_gives_its_run_back(
 def test_where_the_command_is_killed_workers_write_checkpoints_and_the_same_goes_on_at_once(
     hosts: Hosts, tmp_path: Path, undisturbed: list[Any]
 ) -> None:
-    hosts.begin(tmp_path).kill()
+    with slowly(tmp_path):
+        hosts.begin(tmp_path).kill()
     end_of(hosts.start(tmp_path, *LONG))
     assert losses(tmp_path) == undisturbed
     ends = [(attempt.state, attempt.reason) for attempt in attempts(hosts, tmp_path)]
@@ -128,8 +130,9 @@ def test_where_the_command_is_killed_workers_write_checkpoints_and_the_same_goes
 def test_a_new_head_and_the_same_command_go_on_with_the_study_of_a_dead_one(
     hosts: Hosts, tmp_path: Path, undisturbed: list[Any]
 ) -> None:
-    hosts.begin(tmp_path)
-    hosts.ray.head.kill()
+    with slowly(tmp_path):
+        hosts.begin(tmp_path)
+        hosts.ray.head.kill()
     hosts.ray.lead()
     hosts.ray.join(hosts.nodes[0])
     end_of(hosts.start(tmp_path, *LONG))
@@ -140,10 +143,11 @@ def test_a_new_head_and_the_same_command_go_on_with_the_study_of_a_dead_one(
 def test_what_a_node_behind_a_lost_link_writes_is_not_taken(
     hosts: Hosts, tmp_path: Path, undisturbed: list[Any]
 ) -> None:
-    started = hosts.begin(tmp_path)
-    hosts.ray.join(hosts.nodes[1])
-    (worker,) = hosts.nodes[0].running("search.study.worker")
-    hosts.nodes[0].unplug()
+    with slowly(tmp_path):
+        started = hosts.begin(tmp_path)
+        hosts.ray.join(hosts.nodes[1])
+        (worker,) = hosts.nodes[0].running("search.study.worker")
+        hosts.nodes[0].unplug()
     try:
         end_of(started)
         assert alive(worker), "it knows nothing of its successor"

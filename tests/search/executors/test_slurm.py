@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_fixtures import LONG, losses
+from cluster_fixtures import LONG, losses, slowly
 from process_fixtures import wait_for
 from study_fixtures import records, run, start, study_json
 
@@ -65,11 +65,12 @@ def test_a_job_that_must_leave_goes_on_bit_for_bit(
     undisturbed: list[Any],
     disturb: Callable[[Slurm, str], None],
 ) -> None:
-    command = start(tmp_path, *SLURM, *LONG)
-    training(tmp_path)
-    (job,) = jobs(tmp_path).values()
-    disturb(slurm_here, job)
-    at_once(slurm_here, job)
+    with slowly(tmp_path):
+        command = start(tmp_path, *SLURM, *LONG)
+        training(tmp_path)
+        (job,) = jobs(tmp_path).values()
+        disturb(slurm_here, job)
+        at_once(slurm_here, job)
     end_of(command)
     assert losses(tmp_path) == undisturbed
     wait_for(lambda: slurm_here.state(job) == "COMPLETED")  # it says so after its worker has
@@ -99,11 +100,12 @@ def test_before_a_jobs_limit_its_workers_write_checkpoints_and_no_step_is_done_t
 def test_a_job_whose_node_is_lost_goes_on_bit_for_bit(
     slurm_here: Slurm, tmp_path: Path, undisturbed: list[Any]
 ) -> None:
-    command = start(tmp_path, *SLURM, *LONG, f"grace_s={GRACE_S}")
-    training(tmp_path)
-    (job,) = jobs(tmp_path).values()
-    node = slurm_here.node(job)
-    slurm_here.kill(node)
+    with slowly(tmp_path):
+        command = start(tmp_path, *SLURM, *LONG, f"grace_s={GRACE_S}")
+        training(tmp_path)
+        (job,) = jobs(tmp_path).values()
+        node = slurm_here.node(job)
+        slurm_here.kill(node)
     time.sleep(2 * GRACE_S)  # its worker is silent for several looks
     slurm_here.miss(node)
     at_once(slurm_here, job)
@@ -126,14 +128,16 @@ def test_an_array_works_together_and_its_logs_are_in_the_studys_folder(
 
 
 def test_a_command_that_leaves_is_called_again_to_look(slurm_here: Slurm, tmp_path: Path) -> None:
+    slurm_here.nodes_are("drain")
     given = (*SLURM, "executor.wait=false", *LONG)
     first = run(tmp_path, *given)
     assert first.returncode == 0, first.stderr
     assert "0 of 1 runs; submitted to Slurm as job" in first.stdout
     (job,) = jobs(tmp_path).values()
     again = run(tmp_path, *given)
-    assert f"0 of 1 runs; Slurm: job {job}, 1 " in again.stdout, again.stderr
+    assert f"0 of 1 runs; Slurm: job {job}, 1 pending" in again.stdout, again.stderr
     assert list(jobs(tmp_path).values()) == [job]
+    slurm_here.nodes_are("resume")
     wait_for(lambda: slurm_here.state(job) == "COMPLETED")
     assert run(tmp_path, *given).returncode == 0
     assert study_json(tmp_path)["finished"]
@@ -142,10 +146,11 @@ def test_a_command_that_leaves_is_called_again_to_look(slurm_here: Slurm, tmp_pa
 def test_cancelling_all_jobs_leaves_a_study_that_goes_on(
     slurm_here: Slurm, tmp_path: Path, undisturbed: list[Any]
 ) -> None:
-    command = start(tmp_path, *SLURM, *LONG)
-    training(tmp_path)
-    slurm_here.says("scancel", *jobs(tmp_path).values())
-    out, _ = command.communicate(timeout=100)
+    with slowly(tmp_path):
+        command = start(tmp_path, *SLURM, *LONG)
+        training(tmp_path)
+        slurm_here.says("scancel", *jobs(tmp_path).values())
+        out, _ = command.communicate(timeout=100)
     assert command.returncode == 130, out
     assert "the same command continues" in out
     assert run(tmp_path, *SLURM, *LONG).returncode == 0
@@ -155,11 +160,12 @@ def test_cancelling_all_jobs_leaves_a_study_that_goes_on(
 def test_an_interrupt_of_the_command_ends_its_jobs_at_a_checkpoint(
     slurm_here: Slurm, tmp_path: Path
 ) -> None:
-    command = start(tmp_path, *SLURM, *LONG)
-    training(tmp_path)
-    (job,) = jobs(tmp_path).values()
-    command.send_signal(signal.SIGINT)
-    out, _ = command.communicate(timeout=100)
+    with slowly(tmp_path):
+        command = start(tmp_path, *SLURM, *LONG)
+        training(tmp_path)
+        (job,) = jobs(tmp_path).values()
+        command.send_signal(signal.SIGINT)
+        out, _ = command.communicate(timeout=100)
     assert command.returncode == 130, out
     wait_for(lambda: slurm_here.state(job) == "COMPLETED")
     assert training(tmp_path)
