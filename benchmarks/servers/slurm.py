@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from benchmarks.servers import (
@@ -73,6 +74,7 @@ PARTITIONS = (
     "PreemptMode=OFF\n"
 )
 GPUS = "NodeName={names} Name=gpu Type=fake File={folder}/gpu[0-1]\n"
+SOON_S = 3
 NULL_DEVICE = os.makedev(1, 3)
 
 
@@ -125,10 +127,18 @@ class Slurm:
         return self.says("squeue", "-h", "--array", "-t", state, "-o", "%i").split()
 
     def hurry(self) -> None:
-        """Let jobs that were put back into the queue start now: Slurm would wait two minutes."""
-        for job in self.jobs("PENDING"):
-            with suppress(RuntimeError):  # it has started
-                self.says("scontrol", "update", f"jobid={job}", "StartTime=now")
+        """Let jobs that were put back into the queue start soon: Slurm would wait two minutes.
+        Where one starts at once, its node takes it for the one that has ended ("Job credential
+        revoked")."""
+        soon = datetime.now() + timedelta(seconds=SOON_S)
+        for line in self.says(
+            "squeue", "-h", "--array", "-t", "PENDING", "-o", "%i %S"
+        ).splitlines():
+            job, start = line.split()
+            if start != "N/A" and datetime.fromisoformat(start) > soon:
+                with suppress(RuntimeError):  # it has started
+                    at = f"StartTime={soon.isoformat(timespec='seconds')}"
+                    self.says("scontrol", "update", f"jobid={job}", at)
 
     def node(self, job: str) -> str:
         """Where a job runs."""

@@ -35,10 +35,10 @@ def jobs(folder: Path) -> dict[str, str]:
     return found
 
 
-def at_once(slurm: Slurm, job: str) -> None:
-    """Let a job that was put back into the queue start now: Slurm would wait two minutes."""
+def soon(slurm: Slurm, job: str) -> None:
+    """Let a job that was put back into the queue start soon."""
     wait_for(lambda: slurm.state(job) == "PENDING")
-    slurm.says("scontrol", "update", f"jobid={job}", "StartTime=now")
+    slurm.hurry()
 
 
 def end_of(command: "subprocess.Popen[str]") -> str:
@@ -70,7 +70,7 @@ def test_a_job_that_must_leave_goes_on_bit_for_bit(
         training(tmp_path)
         (job,) = jobs(tmp_path).values()
         disturb(slurm_here, job)
-        at_once(slurm_here, job)
+        soon(slurm_here, job)
     end_of(command)
     assert losses(tmp_path) == undisturbed
     wait_for(lambda: slurm_here.state(job) == "COMPLETED")  # it says so after its worker has
@@ -108,7 +108,7 @@ def test_a_job_whose_node_is_lost_goes_on_bit_for_bit(
         slurm_here.kill(node)
     time.sleep(2 * GRACE_S)  # its worker is silent for several looks
     slurm_here.miss(node)
-    at_once(slurm_here, job)
+    soon(slurm_here, job)
     end_of(command)
     slurm_here.start_node(node)
     assert losses(tmp_path) == undisturbed
