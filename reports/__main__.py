@@ -9,6 +9,10 @@ machine that the records were copied to.
 
 import gc
 import sys
+
+if __name__ == "__main__":  # pandas takes pyarrow where it is, for more memory and time than here
+    sys.modules["pyarrow"] = None  # type: ignore[assignment]
+
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -159,15 +163,17 @@ def render(
     """The files of a report by name; `columns` are those of its tables for Markdown and LaTeX."""
     found = found or Findings.of(study)
     evidence = found.evidence
+    encoded = {
+        "report.html": html(study, found).encode(),
+        "trials.csv": trials.trials_csv(study).encode(),
+        "table.md": trials.document(study, evidence, columns).encode(),
+        "table.tex": trials.latex(study, evidence, columns).encode(),
+    }
     texts = {
-        "report.html": html(study, found),
-        "trials.csv": trials.trials_csv(study),
-        "table.md": trials.document(study, evidence, columns),
-        "table.tex": trials.latex(study, evidence, columns),
         **scores.files({"": of_study(study, evidence)}),
         **measured.files({"": measured_of(study, evidence)}),
     }
-    encoded = {name: text.encode() for name, text in texts.items()}
+    encoded |= {name: text.encode() for name, text in texts.items()}
     encoded |= front.files(study, found.front) if found.front else {}
     return encoded | depth_print.printed(study, evidence)
 

@@ -199,6 +199,11 @@ class Architecture:
         return self.hidden_act == "silu"
 
     @property
+    def ffn_matrices(self) -> int:
+        """Of an FFN block."""
+        return 3 if self.gated else 2
+
+    @property
     def ffn_ratio(self) -> float:
         """`intermediate_size` / `hidden_size`."""
         return self.intermediate_size / self.hidden_size

@@ -78,7 +78,7 @@ class ClosedForm:
         self.arch, self.parts = arch, arch.active
         self.attention_blocks, self.norms = arch.num_attention_blocks, num_norms(arch) + 1
         self.qk_norm, self.bias = arch.qk_norm, arch.attention_bias
-        self.ffn_matrices = 3 if arch.gated else 2
+        self.ffn_matrices = arch.ffn_matrices
 
     def embeddings(self, width: int) -> int:
         """The input embedding, and the output matrix where it is untied."""
@@ -206,7 +206,7 @@ def cost(arch: Architecture, seq_len: int = 2048, dtype_bytes: int = 2) -> Cost:
     embeddings = form.embeddings(arch.hidden_size)
     rest, slope = form.line(*arch.shape[:4])
     blocks = rest + slope * arch.intermediate_size
-    forward = _forward_flops(arch, seq_len)
+    forward = _forward_flops(form, seq_len)
     cache = dtype_bytes * cached(arch, seq_len)
     return Cost(
         parameters=embeddings + blocks,
@@ -230,10 +230,11 @@ def kept(arch: Architecture, seq_len: int) -> list[int]:
     return [min(span or seq_len, seq_len) for span in arch.spans]
 
 
-def _forward_flops(arch: Architecture, seq_len: int) -> int:
+def _forward_flops(form: ClosedForm, seq_len: int) -> int:
     """A token sees half of those before it, and no more than its span: of T tokens those within W
     are W·T - W²/2 pairs, a rectangle without half a square."""
-    attention, ffn, stack = (extra.matrices for extra in ClosedForm(arch).extras(arch.shape))
+    arch = form.arch
+    attention, ffn, stack = (extra.matrices for extra in form.extras(arch.shape))
     projections = 2 * arch.hidden_size * arch.head_size * (arch.num_attention_heads + arch.kv_heads)
     matrices = arch.num_layers * (projections + attention + ffn) + stack
     sizes = _ffn_sizes(arch)
@@ -245,7 +246,7 @@ def _forward_flops(arch: Architecture, seq_len: int) -> int:
 
 def _ffn_sizes(arch: Architecture) -> list[int]:
     """Weights in the matrices of each FFN block."""
-    each = ClosedForm(arch).ffn_matrices * arch.hidden_size
+    each = arch.ffn_matrices * arch.hidden_size
     return [each * width for width in arch.ffn_widths]
 
 

@@ -6,6 +6,7 @@ layer.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 Order = tuple[int, ...]
 LayerMap = tuple[tuple[int, int], ...]
@@ -83,6 +84,7 @@ PATTERNS: dict[str, Callable[[int, int], Order]] = {
 }
 
 
+@lru_cache(maxsize=4096)
 def layer_map(sharing: str, num_blocks: int, repeats: int, scope: str = "block") -> LayerMap:
     """The (attention block, FFN block) of each layer, for a pattern of `PATTERNS`.
 

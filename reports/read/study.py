@@ -5,7 +5,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from space.cost import Cost, cost
 from space.meters import KINDS
 from space.near import hint
 from space.seals import Damaged, read_json
+from space.sharing import LayerMap
 from space.words import count
 
 REQUIRED = ("study", "metric", "budget", "space", "trials")
@@ -315,8 +316,13 @@ def _asked_for(folder: Path) -> Run | None:
 
 def _architecture_columns(architecture: Architecture) -> dict[str, Any]:
     columns = architecture.to_dict()
-    columns["layer_map"] = json.dumps(columns["layer_map"], separators=(",", ":"))
+    columns["layer_map"] = _in_text(architecture.layers)
     return columns | {"ffn_ratio": architecture.ffn_ratio}
+
+
+@lru_cache(maxsize=4096)
+def _in_text(layers: LayerMap) -> str:
+    return json.dumps(layers, separators=(",", ":"))
 
 
 def _cost_columns(counts: Cost) -> dict[str, Any]:

@@ -38,5 +38,5 @@ def packed_plotly() -> Markup:
     """plotly.js compressed, as text that `page.js.j2` unpacks: 2.0 MB for 4.8."""
     from plotly.offline import get_plotlyjs
 
-    packed = gzip.compress(get_plotlyjs().encode(), mtime=0)
+    packed = gzip.compress(get_plotlyjs().encode(), compresslevel=6, mtime=0)
     return Markup(base64.b64encode(packed).decode())

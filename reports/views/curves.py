@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from reports.read.study import Study, plain, shorten
 from reports.show.figures import Json, ramp, xy
@@ -58,13 +59,19 @@ def smoothed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 def evaluated_once(study: Study) -> bool:
     """Whether no run has more than one point of validation, which makes no curve."""
     column = curve_of(study)
-    return all(curve[column].notna().sum() < 2 for curve in study.curves.values())
+    return all(len(_known(curve, column)) < 2 for curve in study.curves.values())
+
+
+def _known(curve: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    values = curve[column].to_numpy(dtype=float)
+    known: NDArray[np.float64] = values[~np.isnan(values)]
+    return known
 
 
 def described(study: Study, column: str) -> str:
     """A figure of curves for those who do not see it."""
-    ends = {key: curve[column].dropna() for key, curve in study.curves.items()}
-    last = {key: float(values.iloc[-1]) for key, values in ends.items() if len(values)}
+    ends = {key: _known(curve, column) for key, curve in study.curves.items()}
+    last = {key: float(values[-1]) for key, values in ends.items() if len(values)}
     trials = study.trials[study.trials.key.isin(list(last))].drop_duplicates("key")
     found = sorted((last[trial["key"]], _depth(trial)) for trial in trials.to_dict("records"))
     (low, shallow), (high, deep) = found[0], found[-1]

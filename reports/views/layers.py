@@ -4,14 +4,14 @@ import json
 from typing import Any
 
 from reports.read.study import Study
-from reports.views.trials import best_rows
+from reports.views.trials import arms_shown
 from reports.weigh.answer import Evidence
 
 
 def pictures(study: Study, evidence: Evidence) -> dict[str, dict[str, Any]]:
     """By arm its `label`, its `layers` as pairs of an attention and an FFN block, and its sizes in
     words; of the architectures that the page lists."""
-    arms = best_rows(evidence.arms, "value", evidence.lower_is_better)
+    arms = arms_shown(evidence)
     rows = study.finished.drop_duplicates("arm")
     rows = rows[rows.arm.isin(arms.arm)].set_index("arm")
     labels = dict(zip(arms.arm, arms.label, strict=True))

@@ -1,7 +1,7 @@
 """`report.html`: one self-contained page."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -304,12 +304,15 @@ def how_it_was_run(study: Study) -> Facts:
         ("Space", _space(facts["space"]) + _ruled_out(study)),
         ("Trials", _trials(study)),
         ("Seeds", _seeds(study)),
-        ("Recipe", _agreed(_recipes(records))),
-        ("Data", _agreed([_data(r) for r in records])),
+        ("Recipe", _agreed(_of_each(records, lambda r: id(r.run.recipe), _recipe))),
+        ("Data", _agreed(_of_each(records, lambda r: (id(r.data), r.run.data_fingerprint), _data))),
         ("Time", _time(study)),
-        ("Device", _agreed([_device(r) for r in records])),
+        ("Device", _agreed(_of_each(records, lambda r: id(r.device), _device))),
         ("Commit", _agreed([str(r.commit) for r in records if r.commit])),
-        ("Versions", _agreed([_pairs(r.versions) for r in records])),
+        (
+            "Versions",
+            _agreed(_of_each(records, lambda r: id(r.versions), lambda r: _pairs(r.versions))),
+        ),
         ("Started", facts.get("started")),
         ("Take the best with you", _export(study)),
     ]
@@ -376,12 +379,17 @@ def _seeds(study: Study) -> str:
     )
 
 
-def _recipes(records: Sequence[Record]) -> list[str]:
-    """The recipe of each record in words, which are made once for all that have one recipe."""
-    names = [repr(record.run.recipe) for record in records]
-    recipes = dict(zip(names, (record.run.recipe for record in records), strict=True))
-    words = {name: recipe_in_words(recipe) for name, recipe in recipes.items()}
-    return [words[name] for name in names]
+def _of_each(
+    records: Sequence[Record], key: Callable[[Record], object], words: Callable[[Record], str]
+) -> list[str]:
+    """The words of each record, made once for those that have a key in common."""
+    keys = [key(record) for record in records]
+    said = {k: words(record) for k, record in dict(zip(keys, records, strict=True)).items()}
+    return [said[k] for k in keys]
+
+
+def _recipe(record: Record) -> str:
+    return recipe_in_words(record.run.recipe)
 
 
 def _data(record: Record) -> str:
@@ -402,6 +410,10 @@ def _device(record: Record) -> str:
     known = dict(record.device)
     name = known.pop("name", None) or known.pop("type", "")
     return f"{name}{', ' if name and known else ''}{_pairs(known)}"
+
+
+def _versions(record: Record) -> str:
+    return _pairs(record.versions)
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -127,7 +128,7 @@ def trial_rows(study: Study) -> tuple[list[Column], list[list[Cell]]]:
 
 def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
     """The table of architectures: columns that hold anything, and a row an architecture."""
-    frame = best_rows(evidence.arms, "value", evidence.lower_is_better).copy()
+    frame = arms_shown(evidence).copy()
     digits = 4 if evidence.metric in LOSSES else places(frame.value)
     frame["interval"] = intervals(frame.diff_low, frame.diff_high, signed(digits))
     frame["series"] = frame.series.replace("", None)
@@ -146,18 +147,31 @@ def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
 
 def arms_of_rows(study: Study, evidence: Evidence) -> dict[str, list[str | None]]:
     """The arm of each row of the page's tables, for what is chosen together."""
-    architectures = best_rows(evidence.arms, "value", evidence.lower_is_better).arm
+    architectures = arms_shown(evidence).arm
     trials = best_rows(study.trials, study.metric, study.lower_is_better).arm
     known = trials.astype(object).where(trials.notna(), None)
     return {"architectures": architectures.tolist(), "trials": known.tolist()}
 
 
-def best_rows(frame: pd.DataFrame, metric: str, lower_is_better: bool) -> pd.DataFrame:
-    """The rows that a table shows, in their order: of more than `MOST_SHOWN` the best."""
+def arms_shown(evidence: Evidence) -> pd.DataFrame:
+    """The architectures of the table: those with several seeds before single runs, of which the
+    best are lucky too."""
+    arms = evidence.arms
+    repeated = arms.index[arms.replicated.astype(bool)] if len(arms) else arms.index
+    return best_rows(arms, "value", evidence.lower_is_better, repeated)
+
+
+def best_rows(
+    frame: pd.DataFrame, metric: str, lower_is_better: bool, first: "pd.Index[Any] | None" = None
+) -> pd.DataFrame:
+    """The rows that a table shows, in their order: of more than `MOST_SHOWN` the best, those of
+    `first` before others."""
     if len(frame) <= MOST_SHOWN:
         return frame
-    best = frame[metric].sort_values(ascending=lower_is_better, kind="stable").index[:MOST_SHOWN]
-    return frame.loc[sorted(best)]
+    best = frame[metric].sort_values(ascending=lower_is_better, kind="stable").index
+    if first is not None:
+        best = best[best.isin(first)].append(best[~best.isin(first)])
+    return frame.loc[sorted(best[:MOST_SHOWN])]
 
 
 def left_out(n: int, what: str) -> str:
@@ -174,11 +188,12 @@ def _more_is_better(column: Column) -> Column:
 def about(study: Study) -> Facts:
     """What the numbers are and where they come from, (term, text)."""
     records = study.records.values()
+    data = {(str(r.data.get("name")), r.run.data_fingerprint): r for r in records}
     lengths = study.finished.tokens.unique() if len(study.finished) else ()
     return facts_of(
         metric=f"{study.metric_title} ({study.metric})",
         direction=f"{'lower' if study.lower_is_better else 'higher'} is better",
-        data={data_words(record) for record in records},
+        data={data_words(record) for record in data.values()},
         tokens=f"{int(max(lengths)):,} per run" if len(lengths) else "",
         command=str(study.facts.get("command") or ""),
         commit={record.commit for record in records},

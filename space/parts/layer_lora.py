@@ -47,7 +47,7 @@ class LayerLora(Part):
         """All layers' factors: each is used once per token, whatever the blocks are."""
         width, query, kv, head_dim, ffn = shape
         attention = 2 * (width + query * head_dim) + 2 * (width + kv * head_dim)
-        matrices = 3 if arch.gated else 2
+        matrices = arch.ffn_matrices
         rank = arch.value("layer_lora")
         return Extra(matrices=arch.num_layers * rank * (attention + matrices * (width + ffn)))
 

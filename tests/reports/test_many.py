@@ -10,6 +10,7 @@ from report_fixtures import StudyFolder, default_study, ladder
 from reports.__main__ import render
 from reports.read.study import Study, read_study
 from reports.views.depth_print import figure_for_print
+from reports.views.trials import arms_shown
 from reports.weigh.answer import weigh
 
 MOST = 5
@@ -42,6 +43,19 @@ def test_a_page_shows_the_best_of_many_and_says_so(
     ]
     assert len(files["trials.csv"].splitlines()) == 22
     assert "The best 5 of 9 architectures" in files["table.md"]
+
+
+def test_architectures_with_several_seeds_are_shown_before_lucky_single_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = few(tmp_path, monkeypatch)
+    evidence = weigh(study)
+    repeated = set(evidence.arms.arm[evidence.arms.replicated])
+    assert len(repeated) == 4
+    lucky = evidence.arms.value.where(evidence.arms.replicated, evidence.arms.value - 1)
+    shown = arms_shown(replace(evidence, arms=evidence.arms.assign(value=lucky)))
+    assert repeated < set(shown.arm)
+    assert len(shown) == MOST
 
 
 def test_a_page_of_few_runs_shows_them_all(tmp_path: Path) -> None:
