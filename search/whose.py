@@ -173,12 +173,12 @@ def _add(
 def kept(folder: Path, owners: Owners, running: Collection[str]) -> Kept:
     """What is in a run's folder, and whose it is."""
     state, run, last = _run_of(folder, folder.name in running)
-    shape = run and f"{run.architecture.num_layers} layers × {run.architecture.hidden_size}"
+    arch = run and run.architecture
     return Kept(
         run=folder.name,
         of=sorted(owners.get(folder.name, {}).values(), key=lambda owner: owner.study),
         state=state,
-        model=shape or "",
+        model=f"{count(arch.num_layers, 'layer')} × {arch.hidden_size}" if arch else "",
         seed=run.seed if run else None,
         tokens=last.tokens if last else None,
         val_bpb=last.val_bpb if last else None,

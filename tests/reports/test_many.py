@@ -1,5 +1,7 @@
 """A page over more runs than browsers take shows the best of them, and says so."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -86,3 +88,13 @@ def test_labels_of_many_depths_leave_each_other_room(
     widths = [text.get_window_extent() for text in axes.texts]
     assert len(widths) == len(places)
     assert not any(a.overlaps(b) for a, b in pairwise(widths))
+
+
+def test_the_command_does_without_pyarrow_which_takes_a_third_of_its_memory() -> None:
+    program = (
+        "import runpy, sys; sys.argv = ['reports', '--help']\n"
+        "try: runpy.run_module('reports', run_name='__main__')\n"
+        "finally: print('pandas' in sys.modules, 'pyarrow.lib' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr == "True False\n"

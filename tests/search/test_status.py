@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_fixtures import LONG, slowly
 from process_fixtures import wait_for
 from study_fixtures import environment, open_search, records, start, study_json, work
 
@@ -149,16 +150,15 @@ def test_all_studies_of_one_storage_are_looked_at(here: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_prints_it_as_text_and_json_and_watches_until_the_end(tmp_path: Path) -> None:
-    process = start(
-        tmp_path, "n_trials=1", "replicates.seeds=1", "recipe.tokens=96000", "grace_s=3"
-    )
-    wait_for(lambda: list((tmp_path / "runs").glob("*/metrics.jsonl")))
 
     def telling() -> Any:
         found = json.loads(ask(tmp_path, "search.status", "study=tiny", "format=json").stdout)
         return [worker for worker in found["workers"] if worker["tokens_per_s"]]
 
-    (worker,) = wait_for(telling)
+    with slowly(tmp_path):
+        process = start(tmp_path, *LONG, "grace_s=3")
+        wait_for(lambda: list((tmp_path / "runs").glob("*/metrics.jsonl")))
+        (worker,) = wait_for(telling)
     assert worker["doing"] == "training"
     assert worker["trial"] == 0
     watched = ask(tmp_path, "search.status", "study=tiny", "--watch", "every_s=0.5")
@@ -202,8 +202,7 @@ def test_who_joins_from_another_folder_takes_runs_of_the_study(tmp_path: Path) -
     folder, elsewhere = tmp_path / "study", tmp_path / "elsewhere"
     folder.mkdir()
     elsewhere.mkdir()
-    options = ("n_trials=4", "replicates.seeds=1", "recipe.tokens=192000", "grace_s=6")
-    first = start(folder, *options)
+    first = start(folder, *LONG, "n_trials=4", "recipe.tokens=7680", "grace_s=6")
     wait_for(lambda: list((folder / "runs").glob("*/metrics.jsonl")))
     joined = ask(elsewhere, "search.join", "tiny", f"outputs={folder}/outputs")
     out, err = first.communicate(timeout=300)

@@ -5,18 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hanging_fixtures
 import pytest
-from study_fixtures import command, environment, open_search, write_text
+from hanging_fixtures import Hanging
+from study_fixtures import command, environment, write_text
 
 from search.data.cache import prepare
 from search.data.config import DataConfig
-from search.executors import Deliver
 from search.show.trackers import TrackerConfig, open_tracker
 from search.study.pool import Pool
 from search.study.samplers import SamplerConfig, make_sampler, worker_seed
@@ -206,57 +204,11 @@ def test_options_of_samplers_are_looked_at(options: dict[str, Any], words: str) 
         make_sampler(SamplerConfig(name="tpe", options=options), 0)
 
 
-@dataclass
-class Hung:
-    """A worker that takes no notice of being stopped."""
-
-    deliver: Deliver
-    name: str = "host:1"
-    log: str = ""
-    stops: list[float] = field(default_factory=list)
-
-    def stop(self) -> None:
-        self.stops.append(time.monotonic())
-
-    def kill(self) -> None:
-        self.deliver(None)
-
-    def last_words(self) -> str:
-        return "killed"
-
-
-@dataclass
-class Hanging:
-    """An executor of such workers."""
-
-    worker: Hung | None = None
-
-    def slots(self, workers: int) -> int:
-        return workers
-
-    def environment(self, job: Any, number: int) -> dict[str, str]:
-        return {}
-
-    def start(self, job: Any, number: int, deliver: Deliver) -> Hung:
-        self.worker = Hung(deliver)
-        return self.worker
-
-    def close(self) -> None: ...
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_one_signal_is_enough_when_a_worker_hangs(
-    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    search = open_search(tmp_path)
-    executor = Hanging()
-    pool = Pool(search.job, search.study, 1, lambda *_: None, executor, patience_s=0.1)  # type: ignore[arg-type]
-    threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
-    assert pool.run().kind == "interrupted"
-    assert executor.worker is not None
-    assert executor.worker.stops, "it was asked first"
-    search.lock.release()
+def test_one_signal_is_enough_when_a_worker_hangs(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, hanging_fixtures.__file__, str(int(number))]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["interrupted, asked first"], done.stderr
 
 
 def test_a_study_that_ignores_hangups_goes_on(tmp_path: Path) -> None:
