@@ -41,10 +41,11 @@ def figure_for_print(study: Study, evidence: Evidence) -> "Figure":
         _print_series(axes, study, evidence, group, name, color)
     where = "under each point" if len(groups) == 1 else "under the lowest at each depth"
     axes.set_title(f"{budget_words(study)}, width {where}", fontsize=10, loc="left")
-    labelled = _apart(sorted(set(arms.depth)))
+    depths = sorted(set(arms.depth))
+    labelled = _apart(depths)
     drawn = pd.concat([group for _, group in groups])
     _print_widths(axes, study, drawn[drawn.depth.isin(labelled)])
-    _print_depth_axis(axes, sorted(set(arms.depth)), labelled)
+    _print_depth_axis(axes, depths, labelled)
     axes.margins(y=0.1)  # room for the labels
     if len(groups) > 1:
         if len(arms) <= MOST_SHOWN:

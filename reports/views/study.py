@@ -86,7 +86,7 @@ def html(study: Study, found: Findings) -> str:
     """The page, complete with style, script, data and plotly.js, packed."""
     evidence = found.evidence
     first, *rest = answer(study, evidence)
-    drawn = page_figures(study, found)
+    drawn, listed = page_figures(study, found), trials.arms_of_rows(study, evidence)
     front_columns, front_rows = front.rows(study, found.front) if found.front else ([], [])
     arm_columns, arm_rows = trials.arm_rows(evidence)
     trial_columns, trial_rows = trials.trial_rows(study)
@@ -134,8 +134,8 @@ def html(study: Study, found: Findings) -> str:
         described=described(study, found, drawn),
         axes_differ=axes_differ(study) if {"train", "validation"} <= set(drawn) else "",
         arms=in_script(pictures(study, evidence)),
-        first=evidence.best or (evidence.arms.arm.iloc[0] if len(evidence.arms) else None),
-        arms_of=trials.arms_of_rows(study, evidence),
+        first=evidence.best or next(iter(listed["architectures"]), None),
+        arms_of=listed,
         confirmed=found.confirmed,
         plotly=packed_plotly(),
     )
@@ -223,8 +223,8 @@ def importance(study: Study, evidence: Evidence) -> Importance | None:
     if not noise < MOST_NOISE:
         why = (
             "further seeds would tell how much of it is noise"
-            if noise != noise
-            else (f"seeds alone make {noise:.0%} of the variation between architectures")
+            if math.isnan(noise)
+            else f"seeds alone make {noise:.0%} of the variation between architectures"
         )
         return Importance(f"Not shown: {why}.")
     note = (
