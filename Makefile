@@ -2,6 +2,7 @@
 # make test    lint, types and all tests but those that need a GPU
 # make eval-data  data of zero-shot tasks, for python -m search.evaluate
 # make peers  what python -m benchmarks.proxy compares with besides transformers
+# make plotly  the plotly.js of pages anew, at the version of the plotly that is installed
 # make docs    the documentation as a site, in .cache/docs
 # make gpu     on a machine with a GPU: the tests and benchmarks that need one, and a table to publish
 # make fast    the tests without the slow ones: about a minute
@@ -14,7 +15,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: sweep test fast gpu docs clean eval-data peers
+.PHONY: sweep test fast gpu docs clean eval-data peers plotly
 .DELETE_ON_ERROR:
 
 sweep: .venv/installed
@@ -36,6 +37,13 @@ gpu: .venv/installed-dev
 	$(BIN)/python -m benchmarks.gpu --save
 	$(BIN)/python -m benchmarks.proxy --save
 	@echo "please publish benchmarks/results/gpu.md and benchmarks/results/proxy.md"
+
+# The basic bundle is in no package of PyPI. npm checks what it fetches by the registry's checksum.
+plotly: .venv/installed-dev
+	npm pack --silent --pack-destination .cache plotly.js-basic-dist-min@$$($(BIN)/python -c 'import plotly.offline as o; print(o.get_plotlyjs_version())')
+	tar -xOzf .cache/plotly.js-basic-dist-min-*.tgz package/plotly-basic.min.js | gzip -9n > reports/show/plotly/plotly-basic.min.js.gz
+	tar -xOzf .cache/plotly.js-basic-dist-min-*.tgz package/LICENSE > reports/show/plotly/LICENSE
+	rm .cache/plotly.js-basic-dist-min-*.tgz
 
 docs: .venv/installed-dev
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs . .cache/docs

@@ -1,8 +1,11 @@
 """A study folder in the real format, its numbers from a formula: it tests how reports read it."""
 
+import base64
+import gzip
 import json
 import math
 import random
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,13 @@ DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 BUDGET = Budget("parameters", 1_000_000)
 RECIPE = Recipe(tokens=1_024_000, seq_len=256, batch_size=4, precision="fp32")
 BYTES_PER_TOKEN = 3.1
+
+
+def figures_of(page: str) -> dict[str, Any]:
+    """The figures that a page holds, as plotly.js takes them."""
+    packed = re.findall(r'id="figures">(.*?)</script>', page)
+    figures: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(packed[0])))
+    return figures
 
 
 def ladder(

@@ -413,7 +413,7 @@ def _odd(values: Sequence[float | str]) -> bool:
     return not all(math.isfinite(value) for value in values if type(value) is float)
 
 
-def shorten(points: pd.DataFrame, column: str, most: int = 200) -> Iterator[tuple[float, float]]:
+def shorten(points: pd.DataFrame, column: str, most: int) -> Iterator[tuple[float, float]]:
     """At most `most` (tokens, value) of a curve: means over equal stretches of it."""
     tokens, values = points["tokens"].to_numpy(), points[column].to_numpy()
     known = ~(np.isnan(tokens) | np.isnan(values))

@@ -31,6 +31,12 @@ class Cell:
     strong: bool = False
     """Set in bold: the best of its column."""
 
+    @property
+    def key(self) -> str | None:
+        """What a page sorts by, numbers to nine digits; None where it is the text."""
+        key = f"{float(self.order):.9g}" if self.numeric and self.order else self.order
+        return None if key == self.text else key
+
 
 def decimals(digits: int) -> Callable[[Any], str]:
     """Formats numbers with that many decimals."""

@@ -17,6 +17,10 @@ NOISY = "train_loss"
 """The column that is a loss of single batches."""
 SMOOTHED_OVER = 20
 """A point is a mean over one part in so many."""
+MOST_NAMED = 16
+"""Depths in the key of the colours."""
+MOST_POINTS = 20_000
+"""Of all curves of a panel together."""
 
 
 def learning_curves(study: Study, column: str) -> Json | None:
@@ -24,9 +28,10 @@ def learning_curves(study: Study, column: str) -> Json | None:
     trials = study.trials.drop_duplicates("key")
     trials = trials[trials.key.isin(list(study.curves))]
     colors = depth_colors(study)
+    most = points_each(len(trials))
     data: list[Json] = []
     for trial in trials.sort_values(["number"]).to_dict("records"):
-        points = list(shorten(study.curves[trial["key"]], column))
+        points = list(shorten(study.curves[trial["key"]], column, most))
         if not points:
             continue
         if column == NOISY:
@@ -43,6 +48,11 @@ def learning_curves(study: Study, column: str) -> Json | None:
     }
     figure: Json = plain({"data": data, "layout": layout})
     return figure if data else None
+
+
+def points_each(curves: int) -> int:
+    """How many points a curve has at most: 200 where there are up to 100 curves, 50 at least."""
+    return min(200, max(50, MOST_POINTS // max(curves, 1)))
 
 
 def smoothed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -112,6 +122,13 @@ def depth_colors(study: Study) -> dict[int, str]:
     trials = study.trials[study.trials.key.isin(list(study.curves))]
     depths = sorted({_depth(trial) for trial in trials.to_dict("records")})
     return dict(zip(depths, ramp(len(depths)), strict=True))
+
+
+def named_colors(study: Study) -> dict[int, str]:
+    """The colours of as many depths as a caption has room for."""
+    colors = depth_colors(study)
+    step = math.ceil(len(colors) / MOST_NAMED) if colors else 1
+    return dict([*list(colors.items())[:-1:step], *list(colors.items())[-1:]])
 
 
 def _depth(trial: Mapping[Any, Any]) -> int:

@@ -1,5 +1,6 @@
 """The page's figure of a study: quality against depth, at an equal budget."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
@@ -10,6 +11,8 @@ from reports.weigh.answer import SEPARATOR, Evidence
 
 MOST_SAID = 12
 """Architectures that the text of the figure names."""
+MOST_LABELS = 20
+"""Side by side under the axis, and under points."""
 LOG_SPAN = 4
 """The depth axis is logarithmic where the deepest is this many times the shallowest."""
 
@@ -140,10 +143,11 @@ def _seeds_in_words(arms: pd.DataFrame) -> list[str]:
 
 def _depth_layout(study: Study, arms: pd.DataFrame, legend: bool) -> Json:
     depths = sorted(set(arms.depth))
+    labelled = apart(depths)
     axis: Json = {
         "title": {"text": "Layers executed"},
-        "tickvals": depths,
-        "ticktext": [str(depth) for depth in depths],
+        "tickvals": labelled,
+        "ticktext": [str(depth) for depth in labelled],
         "type": "log" if is_wide(depths) else "linear",
     }
     layout: Json = {
@@ -155,7 +159,7 @@ def _depth_layout(study: Study, arms: pd.DataFrame, legend: bool) -> Json:
     if widths := widths_by_depth(arms):
         layout["xaxis2"] = axis | {
             "title": {"text": "Width"},
-            "ticktext": [str(widths[depth]) for depth in depths],
+            "ticktext": [str(widths[depth]) for depth in labelled],
             "overlaying": "x",
             "matches": "x",
             "side": "top",
@@ -167,6 +171,17 @@ def _depth_layout(study: Study, arms: pd.DataFrame, legend: bool) -> Json:
 def is_wide(depths: Sequence[int]) -> bool:
     """Whether depths span so much that they belong on a logarithmic axis."""
     return bool(depths) and depths[-1] >= LOG_SPAN * depths[0]
+
+
+def apart(depths: list[int]) -> list[int]:
+    """Those of sorted depths that have room for a label, from the least on."""
+    place = math.log if is_wide(depths) else float
+    room = (place(depths[-1]) - place(depths[0])) / MOST_LABELS
+    found = depths[:1]
+    for depth in depths[1:]:
+        if place(depth) - place(found[-1]) >= room:
+            found.append(depth)
+    return found
 
 
 def widths_by_depth(arms: pd.DataFrame) -> dict[int, int]:

@@ -7,15 +7,12 @@ import pandas as pd
 
 from reports.read.study import MOST_SHOWN, Study
 from reports.show.figures import SERIES, print_files
-from reports.views.depth_figure import dodged, is_wide, series_groups
+from reports.views.depth_figure import apart, dodged, is_wide, series_groups
 from reports.weigh.answer import Evidence, budget_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-MOST_LABELS = 20
-"""Side by side under the axis, and under points."""
 
 
 def printed(study: Study, evidence: Evidence) -> dict[str, bytes]:
@@ -42,7 +39,7 @@ def figure_for_print(study: Study, evidence: Evidence) -> "Figure":
     where = "under each point" if len(groups) == 1 else "under the lowest at each depth"
     axes.set_title(f"{budget_words(study)}, width {where}", fontsize=10, loc="left")
     depths = sorted(set(arms.depth))
-    labelled = _apart(depths)
+    labelled = apart(depths)
     drawn = pd.concat([group for _, group in groups])
     _print_widths(axes, study, drawn[drawn.depth.isin(labelled)])
     _print_depth_axis(axes, depths, labelled)
@@ -100,17 +97,6 @@ def _print_label(axes: "Axes", text: str, place: tuple[float, float]) -> None:
         color="#333",
         path_effects=[withStroke(linewidth=2.5, foreground="white")],
     )
-
-
-def _apart(depths: list[int]) -> list[int]:
-    """Those of sorted depths that have room for a label, from the least on."""
-    place = math.log if is_wide(depths) else float
-    room = (place(depths[-1]) - place(depths[0])) / MOST_LABELS
-    found = depths[:1]
-    for depth in depths[1:]:
-        if place(depth) - place(found[-1]) >= room:
-            found.append(depth)
-    return found
 
 
 def _print_depth_axis(axes: "Axes", depths: list[int], labelled: list[int]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.show.html import in_script, packed_plotly
+from reports.show.html import packed, packed_plotly
 from reports.show.tables import (
     Cell,
     csv_text,
@@ -249,7 +249,7 @@ def html(law: Law) -> str:
         parts=parts(law),
         unknown=unknown(law),
         facts=how_it_was_made(law),
-        figures=in_script(law_figures.interactive(law)),
+        figures=packed(law_figures.interactive(law)),
         described=described(law),
         plotly=packed_plotly(),
     )

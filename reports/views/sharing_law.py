@@ -9,7 +9,7 @@ import pandas as pd
 
 from reports.read.study import plain
 from reports.show.figures import SERIES, Json, print_files, xy
-from reports.show.html import in_script, packed_plotly
+from reports.show.html import packed, packed_plotly
 from reports.show.recipes import recipe_in_words
 from reports.show.tables import (
     Cell,
@@ -242,7 +242,7 @@ def _html(law: SharingLaw, shown: list[Column], cells: list[list[Cell]]) -> str:
         rows=cells,
         metric=law.studies[0].metric_title,
         recipe=recipe_in_words(recipe),
-        figures=in_script({"sharing": _drawn(law)}),
+        figures=packed({"sharing": _drawn(law)}),
         described={"sharing": f"{law.studies[0].metric_title} over weights. {headline(law)}"},
         plotly=packed_plotly(),
     )

@@ -8,7 +8,7 @@ from typing import Any, Self
 from ablations.stats.block import spreads
 from reports.read.study import MOST_SHOWN, Open, Study, is_number
 from reports.show.figures import Json
-from reports.show.html import in_script, marked, packed_plotly, unbroken
+from reports.show.html import in_script, marked, packed, packed_plotly, unbroken
 from reports.show.recipes import recipe_in_words
 from reports.show.tables import fill
 from reports.views import (
@@ -21,7 +21,7 @@ from reports.views import (
     trials,
     trust_quoted,
 )
-from reports.views.curves import curve_of, depth_colors, evaluated_once, learning_curves
+from reports.views.curves import curve_of, evaluated_once, learning_curves
 from reports.views.depth_figure import depth_vs_width
 from reports.views.layers import pictures
 from reports.weigh.answer import Evidence, answer, budget_words, on_selection, weigh
@@ -105,7 +105,7 @@ def html(study: Study, found: Findings) -> str:
         selection=on_selection(evidence) if len(study.finished) else "",
         drawn=set(drawn),
         shifted=drawn.get("depth", {}).get("layout", {}).get("showlegend"),
-        depth_colors=depth_colors(study),
+        depth_colors=curves.named_colors(study),
         width_axis="xaxis2" in drawn.get("depth", {}).get("layout", {}),
         front_words=in_words(found.front) if found.front else [],
         front_columns=front_columns,
@@ -130,10 +130,10 @@ def html(study: Study, found: Findings) -> str:
         trusted=marked(found.trust),
         trust_known=not found.trust.startswith(trust_quoted.UNKNOWN),
         trust_cost=trust_quoted.cost(study),
-        figures=in_script(drawn),
+        figures=packed(drawn),
         described=described(study, found, drawn),
         axes_differ=axes_differ(study) if {"train", "validation"} <= set(drawn) else "",
-        arms=in_script(pictures(study, evidence)),
+        arms=packed(pictures(study, evidence)),
         first=evidence.best or next(iter(listed["architectures"]), None),
         arms_of=listed,
         confirmed=found.confirmed,

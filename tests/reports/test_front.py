@@ -3,12 +3,11 @@
 import csv
 import io
 import json
-import re
 from pathlib import Path
 
 import optuna
 import pytest
-from report_fixtures import StudyFolder, ladder
+from report_fixtures import StudyFolder, figures_of, ladder
 
 from reports.__main__ import render
 from reports.read.study import Study, read_study
@@ -118,9 +117,7 @@ def test_the_page_draws_the_front_and_names_what_is_unresolved(tmp_path: Path) -
     study = study_of(tmp_path)
     page = render(study)["report.html"].decode()
     assert "<h2>The front</h2>" in page
-    found = re.search(r'id="figures">(.*?)</script>', page)
-    assert found
-    figures = json.loads(found[1])
+    figures = figures_of(page)
     bars = [trace for trace in figures["front"]["data"] if "error_y" in trace]
     assert bars, "intervals are drawn"
     assert not any("error_x" in trace for trace in figures["front"]["data"]), "time is exact"

@@ -81,6 +81,11 @@ def test_figures_are_drawn_tables_sort_and_nothing_is_asked_of_the_network(repor
         # Of depth: the line, runs, once, means; and on the upper axis the one that carries it.
         assert counts == {"depth": 5, "train": 22, "validation": 22}
         assert tab.locator("#depth .x2tick text").all_text_contents() == WIDTHS
+        tools = tab.locator("#depth .modebar-btn")
+        titles = {tool.get_attribute("data-title") for tool in tools.all()}
+        assert titles == {
+            *("Download plot as a PNG", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes")
+        }, "none that sends a figure elsewhere"
         marks = tab.locator("#depth .errorbar path.yerror").first
         assert "63, 119, 189" in marks.evaluate("mark => getComputedStyle(mark).stroke")
         light = tab.evaluate("getComputedStyle(document.body).backgroundColor")
