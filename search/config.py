@@ -67,7 +67,8 @@ class StudyConfig(ABC):
     evaluate: Evaluation = field(default_factory=Evaluation)
     """What each run is asked at its last reading."""
     measure: Measuring = field(default_factory=Measuring)
-    """With which engine each architecture is timed, when all runs are done."""
+    """With which engine each architecture is timed, when all runs are done, or each run where an
+    objective is such a time."""
     seed: Seed = 0
     """First seed of the runs, and the samplers'."""
     storage: str | None = None

@@ -44,6 +44,8 @@ class Kind(StrEnum):
     """Of training."""
     ASK = "ask"
     """A zero-shot task is asked."""
+    MEASURE = "measure"
+    """A run is timed in an engine."""
     PRINT = "print"
     """A line of text to be shown."""
     IDLE = "idle"

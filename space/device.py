@@ -45,6 +45,7 @@ THIS = "this"
 """Name of the machine that one works at, once it was measured."""
 MB = 1e6
 QUANTITIES = ("decode_ms", "prefill_ms", "load_ms", "init_ms", "peak_mb")
+NOUNS = {"init": "initialisation", "peak": "memory"}
 LENGTH = 2048
 """Tokens of context, or of the prompt, where nothing else is said."""
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
@@ -433,6 +434,18 @@ class Use:
         counted = quantity not in ("load_ms", "init_ms")
         length = f", {count(self.length, 'token')}" if counted else ""
         return f"{self.device.name} ({self.precision_for(quantity)}{length})"
+
+
+def noun_of(quantity: str) -> str:
+    """What a quantity is of, in a word: `decode`, `memory`."""
+    noun = quantity.partition("_")[0]
+    return NOUNS.get(noun, noun)
+
+
+def unit_of(quantity: str) -> str:
+    """`ms` or `MB`."""
+    unit = quantity.rpartition("_")[2]
+    return {"mb": "MB"}.get(unit, unit)
 
 
 def options_of(text: str) -> tuple[str, int | None, str | None]:

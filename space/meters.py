@@ -23,8 +23,10 @@ from space.device import (
     Moved,
     Precision,
     Use,
+    noun_of,
     options_of,
     precision_of,
+    unit_of,
 )
 from space.words import count
 
@@ -200,24 +202,13 @@ class OnDevice(Meter):
 
     @property
     def unit(self) -> str:
-        return f"{self._symbol} of {self._what} on {self.use.words(self.quantity)}"
+        what = noun_of(self.quantity)
+        return f"{unit_of(self.quantity)} of {what} on {self.use.words(self.quantity)}"
 
     @property
     def title(self) -> str:
         words = self.use.words(self.quantity).replace(" (", ", ").rstrip(")")
-        return f"{self._what.capitalize()} on {words} ({self._symbol})"
-
-    @property
-    def _what(self) -> str:
-        return {"init": "initialisation", "peak": "memory"}.get(self._noun, self._noun)
-
-    @property
-    def _noun(self) -> str:
-        return self.quantity.partition("_")[0]
-
-    @property
-    def _symbol(self) -> str:
-        return {"mb": "MB"}.get(unit := self.quantity.rpartition("_")[2], unit)
+        return f"{noun_of(self.quantity).capitalize()} on {words} ({unit_of(self.quantity)})"
 
     def spent(self, arch: Architecture) -> float:
         return self.use.predict(self.quantity, arch)

@@ -8,10 +8,12 @@ from reports.read.study import Study
 from reports.weigh.answer import Evidence
 from search.record import Record
 
+PERCENTILES = ("p10", "p50", "p90")
+
 
 def gather(runs: Iterable[tuple[str, Record | None]]) -> pd.DataFrame:
     """The measurements of (arm, record): `arm label quantity p10 p50 p90` and how it was measured,
-    once per arm."""
+    once per arm: medians over its runs, where each was measured."""
     rows = [
         {
             **{"arm": arm, "label": m.label, "quantity": quantity, **percentiles},
@@ -25,7 +27,11 @@ def gather(runs: Iterable[tuple[str, Record | None]]) -> pd.DataFrame:
         for quantity, percentiles in m.values.items()
     ]
     frame = pd.DataFrame(rows)
-    return frame if frame.empty else frame.drop_duplicates(["arm", "label", "quantity"])
+    if frame.empty:
+        return frame
+    one = ["arm", "label", "quantity"]
+    found = frame.groupby(one, sort=False)[[*PERCENTILES]].transform("median")
+    return frame.assign(**found).drop_duplicates(one)
 
 
 def of_study(study: Study, evidence: Evidence) -> pd.DataFrame:

@@ -123,6 +123,7 @@ NEEDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     Kind.START: {"number": NUMBER, **RUN},
     Kind.STEP: dict.fromkeys(("step", "of", "tokens", "tokens_per_s", "train_loss"), NUMBER),
     Kind.ASK: {"task": TEXT},
+    Kind.MEASURE: {"engine": TEXT},
     Kind.PRINT: {"text": TEXT},
     Kind.END: {
         "number": NUMBER,

@@ -12,6 +12,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
+from search.measure.in_engine import InEngine, is_engine
 from search.record import Reading, Record, Run
 from search.states import Status
 from space import device
@@ -84,6 +85,8 @@ class MeterObjective(Objective):
     meter: Meter | None = None
 
     def at(self, where: str) -> Objective:
+        if self.kind in device.QUANTITIES and is_engine(where):
+            return MeasuredObjective(self.kind, InEngine.parse(where))
         placed = type(self)()
         placed.meter = meter_of(self.kind, where)
         return placed
@@ -95,12 +98,34 @@ class MeterObjective(Objective):
 
     @property
     def unit(self) -> str:  # type: ignore[override]
-        unit = self.kind.rpartition("_")[2]
-        return {"mb": "MB"}.get(unit, unit)
+        return device.unit_of(self.kind)
 
     def value(self, record: Record) -> float | None:
         meter = self.meter or meter_of(self.kind)
         return float(meter.spent(record.run.architecture))
+
+
+@dataclass(frozen=True)
+class MeasuredObjective(Objective):
+    """What an engine took for a run's architecture, measured by the worker when the run had ended:
+    with one thread the time that it ran, else the clock's."""
+
+    kind: str
+    """One of `space.device.QUANTITIES`."""
+    engine: InEngine
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        what = device.noun_of(self.kind).capitalize()
+        return f"{what} in {self.engine.short}, measured ({self.unit})"
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        return device.unit_of(self.kind)
+
+    def value(self, record: Record) -> float | None:
+        found = self.engine.find(record)
+        return None if found is None else found.counted(self.kind)
 
 
 @dataclass(frozen=True)
@@ -124,7 +149,7 @@ class Name:
     def pinned(self) -> str:
         at = self.at
         if at is not None and self.is_device:
-            at = device.pinned(at)
+            at = str(InEngine.parse(at)) if is_engine(at) else device.pinned(at)
         base = OBJECTIVES.pinned(self.base)
         return base if at is None else f"{base}@{at}"
 
@@ -171,7 +196,10 @@ class Measure:
         name = bare(parsed.base)
         stem = Path(name).stem if name.endswith(".py") else name
         own = stem.rpartition(".")[2]
-        return own if parsed.at is None else f"{own}@{device.short(parsed.at)}"
+        if parsed.at is None:
+            return own
+        engine = self.engine
+        return f"{own}@{device.short(parsed.at) if engine is None else engine.short}"
 
     @property
     def identity(self) -> str:
@@ -184,6 +212,12 @@ class Measure:
     def objective(self) -> Objective:
         """Raises: Changed where this process has not loaded it before its source changed."""
         return _load(self.name)
+
+    @property
+    def engine(self) -> InEngine | None:
+        """That it is measured in; None where it is not measured in an engine."""
+        found = self.objective
+        return found.engine if isinstance(found, MeasuredObjective) else None
 
     @property
     def title(self) -> str:
@@ -307,6 +341,12 @@ class Targets:
                 f"{bare(found.first.name)}, which is known beforehand; add val_bpb before it, or "
                 "let `python -m space` list costs"
             )
+        if found.first.engine is not None:
+            raise ValueError(
+                "objectives must begin with one that training changes, but got "
+                f"{found.first.short}, which is measured whatever the weights are; add val_bpb "
+                "before it, or time models with `python -m search.measure`"
+            )
         shorts = [measure.short for measure in found.objectives]
         if twice := [name for name in shorts if shorts.count(name) > 1]:
             raise ValueError(f"objectives must have different names, but got {twice[0]} twice")
@@ -340,6 +380,11 @@ class Targets:
     def measures(self) -> dict[str, Measure]:
         """All of them, by short name."""
         return {measure.short: measure for measure in self._all()}
+
+    @property
+    def measured(self) -> tuple[Measure, ...]:
+        """Those that each run is measured for in an engine."""
+        return tuple(measure for measure in self.measures.values() if measure.engine is not None)
 
     @property
     def plain(self) -> bool:

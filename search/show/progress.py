@@ -226,8 +226,9 @@ class Bars(View):
                 f"{amount(event['tokens_per_s'])}/s"
             )
             self.progress.update(task, completed=event["step"] / event["of"], text=text)
-        elif kind == Kind.ASK:
-            text = f"asking {event['task']}, {self._title(worker)}"
+        elif kind in (Kind.ASK, Kind.MEASURE):
+            what = f"asking {event['task']}" if kind == Kind.ASK else f"timing in {event['engine']}"
+            text = f"{what}, {self._title(worker)}"
             self.progress.update(task, completed=1, text=text)
         elif kind in (Kind.IDLE, Kind.DONE, Kind.DEATH):
             self.progress.update(task, completed=0, text=kind)

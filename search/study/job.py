@@ -8,6 +8,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Self
 
 from search.config import Evaluation
+from search.measure.config import Measuring
 from search.objectives import Targets
 from search.study.locks import HOST
 from search.study.plan import GRACE_S, Work
@@ -55,6 +56,8 @@ class Job:
     """After how long a worker that is silent has lost its run."""
     evaluate: Evaluation = field(default_factory=Evaluation)
     """What each run is asked at its last reading."""
+    measure: Measuring = field(default_factory=Measuring)
+    """How each run is measured when it has ended, where an objective is measured."""
     unscored: tuple[str, ...] = ()
     """Keys of runs finished before, which have not been asked all of it."""
     artifacts: str | None = None

@@ -33,6 +33,7 @@ from search.study.ending import describe, given, tidy
 from search.study.job import Job
 from search.study.locks import HOST, require_writable
 from search.study.lost import name_damaged, reopen_lost
+from search.study.measuring import measure_settings, require_measured
 from search.study.patience import PatientStorage
 from search.study.plan import Attempt, Work, distinct
 from search.study.pool import Ending, Pool
@@ -142,11 +143,12 @@ class Session(Generic[W]):
         for recipe in work.recipes:
             teacher.require(recipe, data, config.placement)
         config.measure.require(*work.architectures)
+        require_measured(config.measure, subject.targets)
         with ground.lock.leases.holding(ground.lock.planning):
             study = open_study(
                 ground.storage.as_optunas,
                 config.name,
-                subject.settings,
+                {**subject.settings, **measure_settings(config.measure, subject.targets)},
                 naming=ground.naming,
                 pruner=make_pruner(subject.pruner, ground.recipe),
                 directions=subject.targets.directions,
@@ -174,6 +176,7 @@ class Session(Generic[W]):
             workers=ground.executor.slots(config.workers_of(ground.executor)),
             since=len(study.get_trials(deepcopy=False)),
             evaluate=config.evaluate,
+            measure=config.measure,
             start=ground.lock.name,
             place=ground.lock.place,
             grace_s=config.grace_s,

@@ -36,6 +36,7 @@ from search.study.copies import Copy
 from search.study.job import Job
 from search.study.leases import PLANNING, RUN, WORKER
 from search.study.locks import HOST, holder_of, is_of_another_host, run_lock, state_of
+from search.study.measuring import measure_run, to_measure
 from search.study.plan import Attempt, Cell, Step, distinct, is_open
 from search.study.pruners import make_pruner
 from search.study.samplers import make_sampler, worker_seed
@@ -219,6 +220,26 @@ class Worker:
                 raise disk from error
             traceback.print_exc()  # to the log
             self.emit({"event": Kind.PRINT, "text": f"run {key} was not scored: {error}"})
+            return record
+
+    def _measure(self, record: Record) -> Record:
+        """The record with what an engine takes, where an objective is that."""
+        key, how = record.run.key, self.job.measure
+        if not to_measure(record, how, self.job.targets):
+            return record
+
+        def check() -> None:
+            if f"{RUN}/{key}" not in self.leases.held:
+                raise Lost
+            if self.stopping.is_set():
+                raise Stop
+
+        self._say("measuring")
+        self.emit({"event": Kind.MEASURE, "engine": bare(str(how.engine))})
+        try:
+            return measure_run(record, self.job.runs / key, how, self._fence(key), check)
+        except ValueError as error:
+            self.emit({"event": Kind.PRINT, "text": f"run {key} was not measured: {error}"})
             return record
 
     def _before_answers(self, task: str | None) -> None:
@@ -432,9 +453,10 @@ class Worker:
                 fence=copy.fence,
                 saved=copy.checkpointed,
             )
-            if self.scorer.evaluation.tasks:
-                copy.send()  # answers take time
-            return self._score(record), before is not None and before.final
+            if self.scorer.evaluation.tasks or self.job.targets.measured:
+                copy.send()  # answers and measurements take time
+            record = self._measure(self._score(record))
+            return record, before is not None and before.final
 
     def _judge(self, run: Run, trial: Trial) -> Callable[[Reading], None]:
         """Shows the pruner a trial's readings at horizons, and stops the run where it says so.

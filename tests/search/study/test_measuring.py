@@ -1,5 +1,7 @@
-"""Studies and tables whose architectures are timed in llama.cpp when all runs are done."""
+"""Studies whose architectures are timed in llama.cpp: when all runs are done, or each run where an
+objective is measured."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -36,6 +38,34 @@ def test_a_study_measures_each_architecture_once_and_shows_it(tmp_path: Path) ->
     assert "Measured: llama_cpp_fp16" in (folder / "report.html").read_text()
     again = run(tmp_path, *given, *HOW)
     assert "measuring" not in again.stdout, "what is known is not measured again"
+
+
+@pytest.mark.slow
+def test_each_run_is_measured_where_an_objective_is(tmp_path: Path) -> None:
+    """Those that are there already are measured, and not trained again."""
+    given = ("n_trials=3", "replicates.top=1", "replicates.seeds=2")
+    assert run(tmp_path, *given).returncode == 0
+    before = records(tmp_path)
+    objectives = "objectives=[val_bpb,decode_ms@llama_cpp:8]"
+    timed = (*given, *HOW, "study=timed", objectives, "constraints=[peak_mb@llama_cpp<=1000]")
+    done = run(tmp_path, *timed)
+    assert done.returncode == 0, done.stderr
+    assert "measuring" not in done.stdout, "its workers have"
+    after = records(tmp_path)
+    assert {key: r["train_s"] for key, r in after.items()} == {
+        key: r["train_s"] for key, r in before.items()
+    }
+    frame = load_records(tmp_path / "runs").set_index("key")["llama_cpp_fp16.decode_cpu_ms"]
+    study = json.loads((tmp_path / "outputs" / "timed" / "study.json").read_text())
+    trials = {trial["key"]: trial for trial in study["trials"]}
+    assert {
+        k: t["values"]["decode_ms@llama_cpp:8:fp16"] for k, t in trials.items()
+    } == frame.to_dict()
+    assert frame.nunique() == len(trials), "each run on its own"
+    assert all(max(t["excesses"].values()) < 0 for t in trials.values())
+    other = run(tmp_path, *timed, "measure.steps=3")
+    assert other.returncode == 2
+    assert "measure.steps was 2, is 3" in other.stderr
 
 
 @pytest.mark.slow
