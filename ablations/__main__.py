@@ -18,6 +18,7 @@ from ablations.config import AblationConfig
 from ablations.facts import measured, search_facts, table_facts
 from ablations.files import TableFile, table_names
 from ablations.help import help_text
+from ablations.looks import looks_of, note_look, note_unknown
 from ablations.questions import QUESTIONS, standalone
 from ablations.timing import FILE, Timing
 from search.data.packed import require_tokens
@@ -102,6 +103,8 @@ def make(config: AblationConfig) -> int:
     print(outlook, flush=True)
     ending = session.train(outlook) if config.train else Ending(End.DONE)
     with one_line_errors():
+        if ending.kind == End.DONE:
+            note_look(session)
         reported = conclude(session, ending)
     return finish(session, ending, reported)
 
@@ -162,7 +165,10 @@ def open_table(config: AblationConfig) -> Session[TableWork]:
         pages=pages,
         plot="forest.png",
     )
-    return Session.open(ground, subject)
+    session = Session.open(ground, subject)
+    looks_of(session)  # what is stated of them is refused before any training
+    note_unknown(session)
+    return session
 
 
 def plan(config: AblationConfig, ground: Groundwork) -> TableWork:
@@ -212,7 +218,7 @@ def headline(work: TableWork) -> str:
 def facts(session: Session[TableWork]) -> dict[str, Any]:
     """What `study.json` says of a table."""
     work = session.work
-    table = table_facts(work.resolved)
+    table = table_facts(work.resolved) | {"looks": looks_of(session).to_dict()}
     if work.search.name != "none":
         table["lr_search"] = search_facts(work)
     return {"table": table, "places": places(session, work)}

@@ -27,6 +27,9 @@ class AblationConfig(StudyConfig):
     seeds: Any = None
     """Whole number of at least 1, or `auto`: 4, and 6 or 10 of arms that are not resolved by them.
     Default: the table's."""
+    looks: list[int] = field(default_factory=list)
+    """Seeds of each arm at each look that the table had, this one last: `[4,6]`. Default: as they
+    were counted."""
     called: str | None = None
     study: str | None = None
     """`table=confirm`: the search whose best candidates are run again. Of other tables, which are
@@ -65,6 +68,10 @@ class AblationConfig(StudyConfig):
             if type(self.seeds) is not int:
                 raise ValueError(f"seeds must be a whole number or auto, but got {self.seeds!r}")
             SEEDS.require("seeds", self.seeds)
+        if self.looks and self.seeds == AUTO:
+            raise ValueError(
+                f"looks must be left out with seeds=auto, which has its own, but got {self.looks}"
+            )
         for option, name in (("called", self.called), ("study", self.study)):
             if name is not None:
                 require_name(option, name)

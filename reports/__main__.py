@@ -13,11 +13,21 @@ import sys
 if __name__ == "__main__":  # pandas takes pyarrow where it is, for more memory and time than here
     sys.modules["pyarrow"] = None  # type: ignore[assignment]
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reports.read.study import Study, read_study
-from reports.views import depth_print, front, laws, measured, scores, sharing_law, trials, view_of
+from reports.views import (
+    cells,
+    depth_print,
+    front,
+    laws,
+    measured,
+    scores,
+    sharing_law,
+    trials,
+    view_of,
+)
 from reports.views.law_words import headline, hedges
 from reports.views.study import Findings, html
 from reports.weigh.answer import answer
@@ -44,6 +54,13 @@ class ReportsConfig:
 
     table: str | None = None
     """Name of a table of `python -m ablations`, instead of a study."""
+    cells: Place | None = None
+    """Instead: a published `cells.csv` or `trials.csv`, whose arms are compared and printed."""
+    baseline: str | None = None
+    """The arm that those of `cells` are compared with. Default: that of the `table.csv` beside."""
+    looks: list[int] = field(default_factory=list)
+    """Of a table or cells: seeds of each arm at each look, this one last. Default: as counted; of
+    cells one look."""
     study: Names = None
     """Name of the study: its folder under `outputs`. For a `page` a list of them."""
     page: str | None = None
@@ -69,6 +86,15 @@ class ReportsConfig:
             raise ValueError(
                 f"table or page must be given, not both, but got {self.table} and {self.page}"
             )
+        if self.cells is not None and [n for n in (self.table, self.study, self.page) if n]:
+            raise ValueError(
+                f"cells must be given without table, study and page, but got {self.cells} beside "
+                f"{self.table or self.study or self.page}"
+            )
+        if self.looks and self.table is None and self.cells is None:
+            raise ValueError(f"looks must go with a table or cells, but got {self.looks} alone")
+        if self.baseline is not None and self.cells is None:
+            raise ValueError(f"baseline must go with cells, but got {self.baseline!r} alone")
         if self.columns is not None and self.page is not None:
             raise ValueError(f"columns must go with a study or a table, but got page={self.page}")
         if self.called is not None:
@@ -91,6 +117,10 @@ def main() -> None:
 @verb("reports", ReportsConfig)
 def make(config: ReportsConfig) -> None:
     """Read a study, weigh its evidence, write its pages, tables and figures."""
+    if config.cells is not None:
+        with one_line_errors():
+            print(cells.judged(Path(config.cells), config.looks, config.baseline))
+        return
     if config.table is not None:
         _remake_table(config, config.table)
         return
@@ -142,7 +172,7 @@ def _make_sharing_law(config: ReportsConfig) -> None:
 
 def _remake_table(config: ReportsConfig, name: str) -> None:
     with one_line_errors():
-        report = read_table(name, config.outputs, config.runs)
+        report = read_table(name, config.outputs, config.runs, config.looks)
         if config.columns is not None and not report.panels:
             raise ValueError(f"columns must go with a table of arms, but {name} has none")
         report = replace(report, columns=config.columns)

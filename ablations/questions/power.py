@@ -19,7 +19,7 @@ class Power(Untrained):
 
     asks = "How often planted effects are found and equal arms get a verdict; nothing is trained."
     takes = "nothing"
-    leaves = ("table.md", "table.csv", "unequal.csv", "ways.csv")
+    leaves = ("table.md", "table.csv", "unequal.csv", "ways.csv", "extended.csv")
     view = "power"
 
 

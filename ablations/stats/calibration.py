@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ablations.stats.block import LEVEL, Spread
 from ablations.stats.detectable import POWER, chance, detectable, typical_widths
 from ablations.stats.dunnett import noncentrality
+from ablations.stats.looks import levels
 from ablations.stats.sequential import ALPHAS, LOOKS
 from ablations.stats.tails import t_isf
 from ablations.stats.widths import half_widths
@@ -22,6 +23,10 @@ PLANTED = (0.5, 1.0, 2.0)
 """Effects in standard deviations of a run's error."""
 DESIGNS = ((4, 3), (10, 3), (4, 5), (6, 5), (12, 6), (4, 10))
 """Arms × seeds for which power is shown."""
+EXTENDED_DESIGNS = tuple(
+    (arms, looks) for looks in ((3, 5), (4, 6), (3, 8), (5, 10)) for arms in (5, 9, 12)
+)
+"""Arms, and the seeds of each look of a table that is extended after it was read."""
 UNEQUAL_DESIGNS = ((3, 3), (4, 3), (4, 5), (10, 3), (10, 5), (12, 6), (10, 10))
 PATTERNS = {
     "equal": (1.0, 1.0, 0.0),
@@ -109,6 +114,29 @@ def sequential_aa_test(
         for look, alpha in zip(LOOKS, ALPHAS, strict=True)
     ]
     return Rate(int(np.any(looks, axis=0).sum()), tables)
+
+
+def extended(
+    tables: int = TABLES, designs: Sequence[tuple[int, tuple[int, ...]]] = EXTENDED_DESIGNS
+) -> pd.DataFrame:
+    """False verdicts of equal arms in tables that get more seeds until something is resolved.
+
+    `arms looks`, `level` of the last look in percent of error, and the tables with a false verdict
+    at any look: `each`, every look read at 5%; `told`, the first at 5%, as a table of one look is,
+    and further ones at their level; `spent`, all at their level. `last`: tables with a false
+    verdict at the last look alone, at 5%, as if seeds had been added whatever was found.
+    """
+    rows = []
+    for arms, looks in designs:
+        values = _draw(Spread(0.0, 1.0), arms, looks[-1], tables, 3)
+        own = levels(looks)
+        at_5 = [_verdicts(values[:, :, :n], 1 - LEVEL).any(-1) for n in looks]
+        at_own = [_verdicts(values[:, :, :n], a).any(-1) for n, a in zip(looks, own, strict=True)]
+        ways = [at_5, [at_5[0], *at_own[1:]], at_own, at_5[-1:]]
+        rates = [Rate(int(np.any(way, axis=0).sum()), tables).rate for way in ways]
+        rows.append((arms, ", ".join(map(str, looks)), own[-1], *rates))
+    names = ["arms", "looks", "level", "each", "told", "spent", "last"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def unequal(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ablations.stats.best import indistinguishable
-from ablations.stats.block import linked_effects
+from ablations.stats.block import LEVEL, linked_effects
 from ablations.stats.effects import compare
 
 WANTED_COST = 0.002
@@ -90,7 +90,7 @@ def lowest(curve: "pd.Series[float]") -> float:
     return float(curve.index.to_numpy()[curve.to_numpy().argmin()])
 
 
-def costs(frame: pd.DataFrame) -> pd.DataFrame:
+def costs(frame: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
     """One row per shape and parametrisation, for a frame as for `wanted`:
 
     - `parametrisation shape`, and `common`, the rate common to the parametrisation's shapes
@@ -111,12 +111,12 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
                 rows.append(row)
                 continue
             best = lowest(curve)
-            low, high, level = _interval(cells, common)
+            low, high, equal = _interval(cells, common, level)
             row |= {
                 "best": best,
-                "level": level,
+                "level": equal,
                 "steps": rates.index(best) - rates.index(common),
-                "level_steps": tuple(rates.index(rate) - rates.index(common) for rate in level),
+                "level_steps": tuple(rates.index(rate) - rates.index(common) for rate in equal),
                 "cost": float(curve[common]),
                 "cost_low": low,
                 "cost_high": high,
@@ -129,19 +129,21 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=names)
 
 
-def _interval(cells: pd.DataFrame, common: float) -> tuple[float, float, tuple[float, ...]]:
+def _interval(
+    cells: pd.DataFrame, common: float, level: float
+) -> tuple[float, float, tuple[float, ...]]:
     """Bounds of what `common` costs, as a share, and the rates level with the best; NaN and none
     where what is missing leaves some rate without an interval."""
     runs = cells.groupby("rate").value.transform("count")
     some = cells[runs > 1].assign(arm=cells.rate)
     if some.rate.nunique() < 2 or common not in set(some.rate):
         return np.nan, np.nan, ()
-    against = compare(some, common, "value")  # type: ignore[arg-type]
+    against = compare(some, common, "value", level=level)  # type: ignore[arg-type]
     others = against[against.arm != common]
     low, high = (np.maximum(0.0, (-others[end]).max(skipna=False)) for end in ("ci_high", "ci_low"))
     if np.isnan(high):
         return np.nan, np.nan, ()
-    best = indistinguishable(some, "value")
+    best = indistinguishable(some, "value", level=level)
     loss = best.intervals["mean"].iloc[0]
     return float(low / loss), float(high / loss), tuple(sorted(map(float, best.level)))
 

@@ -82,9 +82,11 @@ class Target:
     """(S, A, A): sign of the difference of the other seeds' means, resolved or not."""
     means: Array
     """(S, A) over the other seeds; the differences behind `order` are at equal seeds."""
+    level: float = LEVEL
+    """At which pairs are resolved, and of the intervals of what is measured."""
 
     @classmethod
-    def of(cls, values: pd.DataFrame) -> "Target":
+    def of(cls, values: pd.DataFrame, level: float = LEVEL) -> "Target":
         """Of arms × seeds.
 
         Raises:
@@ -95,7 +97,7 @@ class Target:
         resolved, order, means = [], [], []
         for seed in values:
             others = values.drop(columns=seed)
-            resolved.append(_resolved(others))
+            resolved.append(_resolved(others, level))
             each = others.to_numpy()
             with np.errstate(invalid="ignore"):
                 gaps = each[:, None] - each[None]
@@ -109,6 +111,7 @@ class Target:
             np.array(resolved, dtype=float),
             np.array(order),
             np.array(means),
+            level,
         )
 
     def choices(self, values: Array) -> Array:
@@ -117,11 +120,11 @@ class Target:
         return gaps
 
 
-def _resolved(values: pd.DataFrame) -> Array:
+def _resolved(values: pd.DataFrame, level: float) -> Array:
     frame = values.melt(ignore_index=False, var_name="seed").reset_index(names="arm").dropna()
     found = pd.DataFrame(0, values.index, values.index)
     if frame.arm.nunique() > 1:
-        resolved = resolved_pairs(frame, "value")
+        resolved = resolved_pairs(frame, "value", level=level)
         found.loc[resolved.index, resolved.index] = resolved
     return found.to_numpy(dtype=float)
 
@@ -146,7 +149,7 @@ def require_seeds(seeds: int) -> None:
 
 def accuracy(target: Target, choices: Array) -> Share:
     """Share of the resolved pairs that are ordered as the target is, for (S, A, A) choices."""
-    return _share(choices, target.resolved)
+    return _share(choices, target.resolved, target.level)
 
 
 def tau(target: Target, values: Array, choices: Array) -> Share:
@@ -159,7 +162,7 @@ def tau(target: Target, values: Array, choices: Array) -> Share:
         for mine, means in zip(values.T, target.means, strict=True)
         if (known := np.isfinite(mine) & np.isfinite(means)).sum() > 1
     ]
-    alike = _share(choices, target.order)
+    alike = _share(choices, target.order, target.level)
     value = float(np.mean(found)) if found else np.nan
     return Share(value, 2 * alike.low - 1, 2 * alike.high - 1, alike.n)
 
@@ -171,7 +174,7 @@ def _resamples(n: int, resamples: int, stream: int) -> Array:
     return rng.multinomial(n, np.full(n, 1 / n), resamples).astype(float)
 
 
-def _share(choices: Array, truth: Array) -> Share:
+def _share(choices: Array, truth: Array, level: float = LEVEL) -> Share:
     """Share of the decisions (S, A, A) that agree with the truth, where there is one; a decision
     not taken (0) is half right."""
     arms, seeds = choices.shape[1], choices.shape[0]
@@ -191,7 +194,7 @@ def _share(choices: Array, truth: Array) -> Share:
         variance = np.nanvar(agreed / np.where(all_ > 0, all_, np.nan))
     own, most = value * (1 - value), float(total / seeds)
     n = min(own / variance, most) if variance > 0 and own > 0 else most
-    tail, ends = (1 - LEVEL) / 2, (0.5 + n * value, 0.5 + n * (1 - value))
+    tail, ends = (1 - level) / 2, (0.5 + n * value, 0.5 + n * (1 - value))
     low = float(betaincinv(*ends, tail)) if value > 0 else 0.0
     high = float(betainccinv(*ends, tail)) if value < 1 else 1.0
     return Share(value, low, high, most)
@@ -241,13 +244,14 @@ class Scale:
 PROXY, CEILING, PREDICTOR = "proxy", "ceiling", "predictor"
 
 
-def measure(scales: Sequence[Scale]) -> pd.DataFrame:
+def measure(scales: Sequence[Scale], level: float = LEVEL) -> pd.DataFrame:
     """How each proxy orders the target, the longest readings of the last scale. One row per proxy,
     from the cheapest scale and the shortest horizon on, then the noise ceiling, then predictors:
 
     - `kind`: `proxy`, `ceiling` or `predictor`; `name`; `scale` and `tokens` of what is trained
     - `saved`: share of the target's training FLOPs that it does not take, as a run of its own
-    - `accuracy low high`: decision accuracy with its 95% interval; NaN where no pair is resolved
+    - `accuracy low high`: decision accuracy with its interval of this level; NaN where no pair is
+      resolved
     - `pairs`: resolved pairs, in the mean over the choosing seeds
     - `tau tau_low tau_high`: Kendall's, over all pairs
     - `direction`: of a predictor, which of its two was taken, the other having the rest of all
@@ -262,7 +266,7 @@ def measure(scales: Sequence[Scale]) -> pd.DataFrame:
         raise ValueError(f"some run{of} must have ended to be judged, but none has")
     longest = last.horizons[-1]
     values = last.at(longest).reindex(list(last.architectures))
-    target = Target.of(values.dropna(axis="columns", how="all"))
+    target = Target.of(values.dropna(axis="columns", how="all"), level)
     rows = list(_proxies(scales, target, longest))
     if not rows:
         raise ValueError(
@@ -310,11 +314,11 @@ def _predicted(target: Target, name: str, counted: Array) -> dict[str, Any]:
     if np.ptp(counted) <= CONSTANT * np.abs(counted).mean():
         return row | {"direction": "constant"}
     less = np.broadcast_to(np.sign(np.subtract.outer(counted, counted)), target.order.shape)
-    alike = _share(less, target.order)
+    alike = _share(less, target.order, target.level)
     choices, direction = less, "less is better"
     if alike.value < 0.5:
         choices, direction = -less, "more is better"
-        alike = _share(choices, target.order)
+        alike = _share(choices, target.order, target.level)
     ordered = Share(2 * alike.value - 1, 2 * alike.low - 1, 2 * alike.high - 1, alike.n)
     return {**row, **_measured(accuracy(target, choices), ordered), "direction": direction}
 

@@ -19,9 +19,11 @@ def facts_of(
     tokens: str,
     command: str,
     commit: Iterable[object],
+    looks: str = "",
 ) -> Facts:
     """Those that are known, (term, text). Data and commits are those of each run."""
     found = {"metric": metric, "direction": direction, "data": _each(data), "tokens": tokens}
+    found["looks"] = looks
     found |= {"command": one_line(command), "commit": _each(commit)}
     return [(term, text) for term, text in found.items() if text]
 
@@ -55,7 +57,7 @@ def in_a_sentence(facts: Facts) -> str:
     """What a caption says of the numbers: all but how to make them again."""
     known = dict(facts)
     parts = [f"{known['metric']}, {known['direction']}"]
-    parts += [f"{term}: {known[term]}" for term in ("data", "tokens") if term in known]
+    parts += [f"{term}: {known[term]}" for term in ("data", "tokens", "looks") if term in known]
     return f"{'; '.join(parts)}."
 
 

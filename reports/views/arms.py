@@ -165,6 +165,7 @@ def about(report: Report) -> Facts:
         tokens=f"{tokens} per run",
         command=report.command,
         commit=cells.commit if "commit" in cells else (),
+        looks=report.looks_in_words,
     )
 
 
@@ -305,6 +306,8 @@ def _forest(report: Report) -> "Figure":
         _draw(axes, panel)
     unit, side = report.criteria.unit, "left" if report.criteria.lower_is_better else "right"
     grid[-1, 0].set_xlabel(f"Difference from the baseline in {unit}; {side} is better")
+    if report.looks and len(report.looks.seeds) > 1:
+        figure.supxlabel(f"Looks: {report.looks_in_words}", fontsize=7)
     return figure
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablations.stats.block import Spread, residuals, spreads
+from ablations.stats.block import LEVEL, Spread, residuals, spreads
 from ablations.stats.calibration import (
     SEEDS_AUTO,
     TABLES,
@@ -68,9 +68,10 @@ def aa_files(report: Report, tables: int = TABLES) -> dict[str, bytes]:
         return {"calibration.md": f"Not calibrated yet: {error}\n".encode()}
     arms, seeds = frame.arm.nunique(), frame.seed.nunique()
     false = with_interval(_false(spread, arms, seeds, tables))
-    checks = pd.DataFrame(real_checks(panel, frame))
+    checks = pd.DataFrame(real_checks(panel, frame, report.level))
+    looks = f"Looks: {said}.\n\n" if (said := report.looks_in_words) else ""
     text = (
-        f"{report.caption}\n\nStandard deviations fitted to the runs: "
+        f"{report.caption}\n\n{looks}Standard deviations fitted to the runs: "
         f"{spread.residual:.5f} {report.criteria.unit} of a run's error, "
         f"{spread.seed:.5f} of a seed's common effect on all arms.\n\n"
         f"**False verdicts of equal arms, simulated**\n\n{printed(FALSE, false)}\n"
@@ -85,14 +86,14 @@ def aa_files(report: Report, tables: int = TABLES) -> dict[str, bytes]:
     }
 
 
-def real_checks(panel: Panel, frame: pd.DataFrame) -> list[dict[str, Any]]:
+def real_checks(panel: Panel, frame: pd.DataFrame, level: float = LEVEL) -> list[dict[str, Any]]:
     """The assumptions of the model, each tested on the runs.
 
     Shapiro and Wilk's test assumes independent residuals; those of a table are only nearly so.
     """
     from scipy.stats import shapiro  # as few reports need it, it is loaded here
 
-    rows = compare(frame, panel.baseline, "value")
+    rows = compare(frame, panel.baseline, "value", level=level)
     resolved = int(rows.verdict.isin(["better", "worse"]).sum())
     left = residuals(frame, "value").to_numpy().ravel()
     left = left[left == left]

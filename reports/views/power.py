@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from ablations.stats.calibration import SEEDS_AUTO, TABLES, power, unequal, ways
+from ablations.stats.calibration import SEEDS_AUTO, TABLES, extended, power, unequal, ways
 from reports.show.tables import Cell, decimals, markdown_table, percent
 from reports.views import Shown
 from reports.views.calibration import DESIGN, csv_bytes, explained, printed, with_interval
@@ -30,12 +30,21 @@ WAYS = (
         "the rule in use: all three estimates of the standard deviation",
     ),
 )
+EXTENDED = (
+    DESIGN[0],
+    Column("looks", "looks at", str, "seeds of each arm at each look", numeric=False),
+    Column("level", "spent at the last", percent(2), "the error that the last look compares at"),
+    Column("each", "each at 5%", percent(1), "false tables, every look read at 5%"),
+    Column("told", "first at 5%", percent(1), "the first look at 5%, further ones at their share"),
+    Column("spent", "spent", percent(1), "every look at its share of the 5%"),
+    Column("last", "last alone", percent(1), "the last look alone at 5%, whatever the first said"),
+)
 
 
 def power_files(tables: int = TABLES) -> dict[str, bytes]:
     """The files of `table=power`: no run is needed."""
     found = with_interval(power(tables))
-    false, needed = unequal(tables), ways()
+    false, needed, longer = unequal(tables), ways(), extended(tables)
     worst = false.iloc[int(false.rule.argmax())]
     text = (
         "Simulated with normal errors. The standard deviations of errors and seeds change no "
@@ -51,9 +60,13 @@ def power_files(tables: int = TABLES) -> dict[str, bytes]:
         f"The worst is {percent(1)(worst.rule)}, with an upper 95% bound of "
         f"{percent(1)(worst.upper)}; with equal standard deviations the highest upper "
         f"bound is "
-        f"{percent(1)(false.upper[false.spread == 'equal'].max())}.\n"
+        f"{percent(1)(false.upper[false.spread == 'equal'].max())}.\n\n"
+        "**Tables of equal arms that get more seeds until something is resolved**: with a false "
+        f"verdict at any look, of {tables:,} each\n\n{printed(EXTENDED, longer)}\n"
+        f"{explained(EXTENDED)}"
     )
     frames = {"table.csv": found, "unequal.csv": false, "ways.csv": needed}
+    frames["extended.csv"] = longer
     return {"table.md": text.encode()} | {name: csv_bytes(frame) for name, frame in frames.items()}
 
 

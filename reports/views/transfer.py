@@ -78,10 +78,10 @@ SHAPES = (
 def transfer_files(report: Report) -> dict[str, bytes]:
     """The further files of such a table, by name."""
     frame = read_rates(report)
-    rows = costs(frame)
+    rows = costs(frame, report.level)
     return {
         "transfer.md": markdown(report, frame, rows).encode(),
-        "transfer.csv": csv_text(rows).encode(),
+        "transfer.csv": csv_text(rows.assign(about_looks=report.looks_in_words)).encode(),
         "transfer.png": picture(report, frame, rows),
     }
 
@@ -109,9 +109,10 @@ def markdown(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> str:
         ),
         flag=pd.Series(["edge" if edge is True else None for edge in rows.edge], dtype=object),
     )
+    looks = f"Looks: {said}.\n\n" if (said := report.looks_in_words) else ""
     notes = "".join(f"- **{c.heading}**: {c.hint}\n" for c in (*RULES, *SHAPES) if c.hint)
     return (
-        f"{report.caption}\n\n{markdown_table(*printed_rows(rules, RULES))}\n"
+        f"{report.caption}\n\n{looks}{markdown_table(*printed_rows(rules, RULES))}\n"
         f"{markdown_table(*printed_rows(shapes, SHAPES))}\n"
         f"Means, with the number of seeds where it is not one:\n\n{_curves(frame)}\n{notes}"
     )
@@ -167,7 +168,7 @@ def _figure(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> "Figure"
 
 def summary(report: Report) -> str:
     """The result, one line per parametrisation."""
-    rows = verdicts(costs(read_rates(report)))
+    rows = verdicts(costs(read_rates(report), report.level))
     return "\n".join(
         f"{row['parametrisation']}: at the common rate {rate(row['common'])} the most expensive "
         f"shape costs {percent(2)(row['cost'])}; best rates within a step of it: {row['near']}; "

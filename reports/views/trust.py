@@ -93,7 +93,7 @@ def trust_files(report: Report) -> tuple[dict[str, bytes], str]:
     texts = {
         "trust.md": markdown(report, rows),
         "trust.tex": latex(report, rows),
-        "trust.csv": csv_text(rows),
+        "trust.csv": csv_text(rows.assign(about_looks=report.looks_in_words)),
         "sufficient.csv": csv_text(sufficient(rows)),
         "trust.html": html(report, rows),
     }
@@ -107,7 +107,7 @@ def measured(report: Report) -> pd.DataFrame:
     Raises:
         ValueError: too few runs so far, or runs that do not belong together.
     """
-    return measure(list(_scales(report)))
+    return measure(list(_scales(report)), report.level)
 
 
 def _scales(report: Report) -> Iterator[Scale]:
@@ -191,7 +191,8 @@ def grid_words(report: Report, rows: pd.DataFrame) -> str:
         f"seed left out it resolves {target.pairs:.1f} of {pairs} pairs on average."
     )
     lost = int((report.cells.status != Status.FINISHED).sum())
-    return text + (f" {lost} cells have no result and are left out." if lost else "")
+    text += f" {lost} cells have no result and are left out." if lost else ""
+    return text + (f" Looks: {said}." if (said := report.looks_in_words) else "")
 
 
 def markdown(report: Report, rows: pd.DataFrame) -> str:

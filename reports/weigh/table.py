@@ -14,8 +14,10 @@ from typing import Any, Self
 import pandas as pd
 
 from ablations.questions import standalone, table_stem
+from ablations.stats.block import LEVEL
 from ablations.stats.bracket import CARRIED, EDGE, is_carried
 from ablations.stats.effects import compare
+from ablations.stats.looks import Looks, auto_words
 from ablations.stats.sequential import verdicts
 from ablations.table import ARMS
 from reports.read.study import Open, deviation, require_records
@@ -126,17 +128,45 @@ class Report:
     """Those that Markdown and LaTeX show, by name or heading; all where none are given."""
 
     @property
+    def looks(self) -> Looks | None:
+        """Those that the table had; None where that was not kept."""
+        return Looks.read(self.table)
+
+    @property
+    def level(self) -> float:
+        """The confidence level of its intervals."""
+        return _level(self.table)
+
+    @property
+    def looks_in_words(self) -> str:
+        """How many looks there were, and what intervals stand at; empty where nothing is known of
+        the table."""
+        if not self.table:
+            return ""
+        if self.looks is None:
+            return "not counted when the table was made; intervals at the level of one look, 95%"
+        return auto_words(self.looks) if self.table.get("auto") else self.looks.words
+
+    @property
     def missing(self) -> list[str]:
         """Each cell that has no result, and why: a view must name them all."""
         return [text for panel in self.panels for text in panel.missing]
 
 
-def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
+def _level(table: Mapping[str, Any]) -> float:
+    """Of the intervals of a table as `study.json` describes it, but for `seeds=auto`."""
+    looks = Looks.read(table)
+    return looks.level if looks else LEVEL
+
+
+def read_table(
+    name: str, outputs: str | Path, runs: str | None, looks: Sequence[int] = ()
+) -> Report:
     """The table under `outputs/tables/<name>/` with the records of its runs; one that trains
-    nothing has no panels.
+    nothing has no panels. `looks` are seeds at each look, instead of those that were counted.
 
     Raises:
-        ValueError: no such table, or a `study.json` that describes none.
+        ValueError: no such table, a `study.json` that describes none, or looks that do not fit.
     """
     tables = Path(outputs) / "tables"
     if (question := standalone(name)) is not None and not question.trains:
@@ -149,6 +179,7 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
         raise ValueError(f"table must name a folder of {tables}, but got {name!r}; {advice}")
     try:
         content = read_json(path)
+        _state(content["table"], looks)
         report = _read(content, path.parent, runs)
     except CorruptRecord:  # which names a file of its own
         raise
@@ -160,6 +191,12 @@ def read_table(name: str, outputs: str | Path, runs: str | None) -> Report:
     read = report.cells.key[~report.cells.status.isin([NOT_RUN, "missing"])]
     require_records([t for t in content["trials"] if t["key"] in wanted], set(read), report.runs)
     return report
+
+
+def _state(table: dict[str, Any], looks: Sequence[int]) -> None:
+    """Let a table have the looks that a reader states."""
+    if looks:
+        table["looks"] = Looks.given(list(looks), int(table["seeds"])).to_dict()
 
 
 def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
@@ -335,7 +372,7 @@ def weigh_panel(
     """The arms of a panel against its baseline; `content` and `table` as `study.json` has them."""
     arms = pd.DataFrame([_costs(arm, content["budget"]) for arm in content["arms"]])
     baseline = content["baseline"]
-    effects = _effects(cells, baseline, metric, auto, criteria.lower_is_better)
+    effects = _effects(cells, baseline, metric, auto, criteria.lower_is_better, _level(table))
     rows = arms.merge(_rates(content, table), on="arm").merge(effects, on="arm")
     asked = cells.groupby("arm").seed.count()
     rows["asked"] = rows.arm.map(asked)
@@ -357,7 +394,12 @@ def weigh_panel(
 
 
 def _effects(
-    cells: pd.DataFrame, baseline: str, metric: str, auto: bool, lower_is_better: bool
+    cells: pd.DataFrame,
+    baseline: str,
+    metric: str,
+    auto: bool,
+    lower_is_better: bool,
+    level: float,
 ) -> pd.DataFrame:
     """Differences and verdicts: of all seeds, or of the looks that `seeds=auto` had."""
     out = cells.arm[cells.status == RULED_OUT]
@@ -366,7 +408,7 @@ def _effects(
         seen = cells.assign(done=cells.status != NOT_RUN)
         effects = verdicts(seen, baseline, metric, lower_is_better=lower_is_better)
     else:
-        effects = compare(cells, baseline, metric, lower_is_better=lower_is_better)
+        effects = compare(cells, baseline, metric, lower_is_better=lower_is_better, level=level)
     if len(out):
         blank = {"n": 0, "of": 0, "verdict": "unresolved", "spread": "", "outliers": ""}
         untrained = pd.DataFrame([{"arm": arm, **blank} for arm in out])

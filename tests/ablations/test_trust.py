@@ -86,7 +86,7 @@ def test_the_ceiling_of_clear_effects_is_one_and_a_perfect_proxy_reaches_it() ->
 @pytest.fixture
 def unresolved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the verdicts at the target out, where only the order of all pairs is looked at."""
-    monkeypatch.setattr(trust, "_resolved", lambda values: np.zeros((len(values), len(values))))
+    monkeypatch.setattr(trust, "_resolved", lambda values, _: np.zeros((len(values), len(values))))
 
 
 @pytest.mark.usefixtures("unresolved")

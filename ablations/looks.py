@@ -1,0 +1,63 @@
+"""The looks that a table had, counted in its study's storage.
+
+A look is a table that was made whole. The same seeds again, after a crash or to make the report
+anew, are the same look; more of them are another. What a start that was stopped shows is none: it
+has fewer seeds than were decided on. A look counts for later tables that have some run of it.
+"""
+
+from typing import Any
+
+from ablations.cells import TableWork
+from ablations.config import AblationConfig
+from ablations.stats.looks import Looks
+from ablations.stats.sequential import LOOKS as AUTO_LOOKS
+from search.study.session import Session
+
+LOOKS = "looks"
+"""The attribute of the study: `seeds keys` of each look, and whether it was `counted` as it was
+made."""
+
+
+def looks_of(session: Session[TableWork]) -> Looks:
+    """Those that the table had, this one among them; as they are stated, where they are.
+
+    Raises:
+        ValueError: what is stated does not fit.
+    """
+    config, work = session.config, session.work
+    assert isinstance(config, AblationConfig), "a table's session has a table's options"
+    keys = {place["key"] for place in work.places()}
+    if config.looks:
+        return Looks.given(config.looks, work.table.seeds)
+    earlier = [look for look in _noted(session) if keys & set(look["keys"])]
+    now = len({place["seed"] for place in work.places()}) if work.table.auto else work.table.seeds
+    own = [n for n in AUTO_LOOKS if n <= now] if work.table.auto else []
+    counted = all(look["counted"] for look in earlier)
+    return Looks.of([*own, *(look["seeds"] for look in earlier)], now, counted)
+
+
+def note_look(session: Session[TableWork]) -> None:
+    """Keep that the table is made now."""
+    looks, work = looks_of(session), session.work
+    keys = sorted({place["key"] for place in work.places()})
+    noted = [look for look in _noted(session) if not set(look["keys"]) & set(keys)]
+    noted += [{"seeds": n, "keys": keys, "counted": looks.counted} for n in looks.seeds]
+    session.study.set_user_attr(LOOKS, noted)
+
+
+def note_unknown(session: Session[TableWork]) -> None:
+    """Keep, of a study from before looks were counted, that it may have had any."""
+    if LOOKS in session.study.user_attrs:
+        return
+    done = [run for run in session.runs() if run.value is not None]
+    before = {
+        "seeds": len({run.seed for run in done}),
+        "keys": sorted(str(run.key) for run in done),
+        "counted": False,
+    }
+    session.study.set_user_attr(LOOKS, [before] if done else [])
+
+
+def _noted(session: Session[TableWork]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = session.study.user_attrs.get(LOOKS, [])
+    return found
