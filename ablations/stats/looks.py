@@ -8,7 +8,7 @@ seeds, or of the largest look where that has more, as its information. The level
 joint distribution of the looks' normal statistics, which are sums of independent increments
 (Armitage, McPherson and Rowe, JRSS A 132:235, 1969).
 
-The first look was told at 95% before anybody knew that there would be another. What that costs is
+The first look was read at 95% before anybody knew that there would be another. What that costs is
 simulated: `ablations.stats.calibration.extended`.
 """
 
