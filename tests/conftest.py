@@ -7,6 +7,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads would 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from browser_fixtures import browser  # noqa: F401
 from cluster_fixtures import ray_here, slurm_here  # noqa: F401
 from hypothesis import HealthCheck, settings
 

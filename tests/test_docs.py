@@ -6,13 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from browser_fixtures import CHROMIUM, faults
 
 ROOT = Path(__file__).parent.parent
 FETCHED = re.compile(r"<(?:script|img|link)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]+\"")
 
 
+ACCESSIBLE = ("README", "docs/README", "docs/page", "docs/first-sweep", "search")
+
+
 @pytest.mark.slow
-def test_the_site_builds_and_fetches_nothing(tmp_path: Path) -> None:
+def test_the_site_builds_fetches_nothing_and_is_accessible(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Every link between pages leads somewhere, and every page is in a table of contents."""
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", "."]
     built = subprocess.run(
@@ -27,3 +33,7 @@ def test_the_site_builds_and_fetches_nothing(tmp_path: Path) -> None:
     assert "class space.arch.Architecture" in re.sub(
         r"<[^>]+>", "", pages[tmp_path / "docs/reference.html"]
     )
+    if CHROMIUM:
+        browser = request.getfixturevalue("browser")
+        for name in ACCESSIBLE:
+            assert faults(browser, (tmp_path / f"{name}.html").as_uri()) == [], name

@@ -1,12 +1,12 @@
 """The page in a real headless Chromium: it draws, sorts, fits a phone and asks for nothing."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser_fixtures import CHROMIUM, FLAGS, needs_chromium
 from law_fixtures import law_study
 from report_fixtures import default_study, ladder
 from table_fixtures import RECIPE, TABLE, made
@@ -21,21 +21,10 @@ from search.objectives import Targets
 from search.record import Reading, Record, Run
 from search.states import Status
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-
 WIDTHS = "256 176 160 128 112 96 80 64 64".split()
 """Of the study's ladder, on the upper axis of its figure."""
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="chromium is not installed (Debian: apt install chromium)"
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from browser_fixtures import CHROMIUM, FLAGS, needs_chromium
 from process_fixtures import wait_for
 from report_fixtures import StudyFolder, ladder
 from study_fixtures import environment, open_search
@@ -30,8 +30,6 @@ from reports.serve.watch import Watch
 from search.study.leases import WORKER
 from search.study.storage import leases_of
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking".split()
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{{7*7777}}?#"
 SECRET = "a secret"
 
@@ -442,7 +440,7 @@ def test_the_command_prints_its_address_and_ends_with_ctrl_c(root: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@needs_chromium
 def test_a_browser_shows_what_changes_without_loading_the_page_again(
     site: Site, root: Path
 ) -> None:
