@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 from browser_fixtures import faults, needs_chromium
+from front_fixtures import study_of
 from law_fixtures import law_study
 from report_fixtures import default_study
-from table_fixtures import RECIPE, TABLE, made
-from test_front import study_of
-from test_page_in_browser import ended
-from test_serve import served
+from serve_fixtures import served
+from table_fixtures import RECIPE, TABLE, ended, made
 
 from ablations.cells import TableWork
 from ablations.files import TableFile

@@ -9,7 +9,7 @@ import pytest
 from browser_fixtures import CHROMIUM, FLAGS, needs_chromium
 from law_fixtures import law_study
 from report_fixtures import default_study, ladder
-from table_fixtures import RECIPE, TABLE, made
+from table_fixtures import RECIPE, TABLE, ended, made
 
 from ablations.cells import TableWork
 from ablations.files import TableFile
@@ -18,8 +18,6 @@ from reports.views import arms, laws
 from reports.views import study as page
 from reports.weigh.law import read_law
 from search.objectives import Targets
-from search.record import Reading, Record, Run
-from search.states import Status
 
 WIDTHS = "256 176 160 128 112 96 80 64 64".split()
 """Of the study's ladder, on the upper axis of its figure."""
@@ -157,13 +155,6 @@ def test_a_browser_that_cannot_unpack_says_so_and_keeps_its_tables(report: Path)
         assert "Firefox from 113" in tab.locator("#depth").inner_text()
         assert tab.locator("#trials tbody tr").count() == 22
         browser.close()
-
-
-def ended(run: Run) -> Record:
-    """Of a deeper run a larger loss."""
-    loss = run.architecture.num_layers + 0.01 * run.seed
-    reading = Reading(tokens=run.recipe.tokens, val_loss=loss, val_bpb=loss)
-    return Record(run=run, status=Status.FINISHED, readings=(reading,))
 
 
 def test_a_table_folds_its_details_sorts_and_is_copied(tmp_path: Path) -> None:

@@ -8,9 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,13 @@ import pytest
 from browser_fixtures import CHROMIUM, FLAGS, needs_chromium
 from process_fixtures import wait_for
 from report_fixtures import StudyFolder, ladder
+from serve_fixtures import served
 from study_fixtures import environment, open_search
 
 from reports.serve.__main__ import ServeConfig, main
 from reports.serve.outputs import Outputs
 from reports.serve.pages import Query
 from reports.serve.server import Site
-from reports.serve.watch import Watch
 from search.study.leases import WORKER
 from search.study.storage import leases_of
 
@@ -77,17 +75,6 @@ def root(tmp_path: Path) -> Path:
 def site(root: Path) -> Iterator[Site]:
     with served(root / "outputs") as site:
         yield site
-
-
-@contextmanager
-def served(outputs: Path) -> Iterator[Site]:
-    watch = Watch(outputs, None, 0.2)
-    site = Site(outputs, watch, 0)
-    threading.Thread(target=site.serve_forever, args=(0.05,), daemon=True).start()
-    yield site
-    site.shutdown()
-    watch.close()
-    site.server_close()
 
 
 Answer = tuple[int, dict[str, str], str]
