@@ -215,7 +215,7 @@ def latex_float(
         "\\begin{table}",
         "\\centering",
         f"\\caption{{{escape(caption)}}}",
-        f"\\label{{tab:{label}}}",
+        f"\\label{{tab:{label}}}\\smallskip",
         "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
         tabular + "}",
         *comments,

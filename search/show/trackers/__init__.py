@@ -9,12 +9,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from search.record import Record, architecture_id
 from search.runs import disk_error, pruned_record, read_metrics, usable_record
+from search.show.workspace import EXTRA, PACKAGE
 from search.states import State
 from space.doors import Chosen, Door, label, taking_options
 from space.seals import Damaged, digest
@@ -68,12 +70,22 @@ class TrackerConfig(Chosen):
     """Of W&B. `offline`: files under the study's folder, which `wandb sync` sends; `online`."""
     project: str = "isoparam"
     """Of W&B."""
+    report: bool = False
+    """Of W&B, online: whether it gets a workspace with quality over depth and width."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mode not in MODES:
             raise ValueError(
                 f"tracker.mode must be one of {', '.join(MODES)}, but got {self.mode!r}"
+            )
+        if self.report and self.name != "wandb":
+            raise ValueError(
+                f"tracker.report must go with tracker=wandb, but got tracker={self.name}"
+            )
+        if self.report and find_spec(PACKAGE) is None:
+            raise ValueError(
+                f"tracker.report=true needs wandb-workspaces; pip install 'isoparam[{EXTRA}]'"
             )
 
 

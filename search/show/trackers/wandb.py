@@ -24,6 +24,7 @@ from search.show.trackers import (
     summary,
     table,
 )
+from search.show.workspace import saved, workspace
 from search.states import Status
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ class WandbTracker(Tracker):
             os.environ.pop(name, None)
         if self.mode == "online" and (obstacle := unreachable()):
             self._go_offline(obstacle)
+        self.reports = config.report
+        if self.reports and self.mode == "offline":
+            print(
+                "tracker.report=true makes a workspace on W&B's server, so none is made offline: "
+                "it needs `wandb login` and tracker.mode=online"
+            )
 
     def show_run(self, attempt: "Attempt", record: Record, folder: Path) -> None:
         run = self._open(
@@ -102,6 +109,9 @@ class WandbTracker(Tracker):
         totals = {"runs": len(values), "wall_s": content["wall_s"], **best, **pruned}
         run.summary.update(totals)
         run.finish()
+        if self.reports and self.mode == "online":
+            new = workspace(run.entity, run.project, self.study, metric, f"{plot.stem}_plot")
+            print(f"W&B: {saved(new, self.folder / 'wandb')}")
 
     def _open(self, part: str, **facts: Any) -> Any:
         """A W&B run, begun anew: what an earlier start left of it offline is removed."""
