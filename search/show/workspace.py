@@ -6,6 +6,8 @@ Of the package wandb-workspaces this uses what can be built without a login; `sa
 from pathlib import Path
 from typing import Any
 
+from space.files import write_atomically
+
 PACKAGE, EXTRA = "wandb_workspaces", "wandb"
 """Optional, and what brings it."""
 ADDRESS = "workspace.txt"
@@ -60,5 +62,5 @@ def saved(new: Any, folder: Path) -> str:
         old.sections, old.runset_settings = new.sections, new.runset_settings
         new = old
     address = str(new.save().url)
-    known.write_text(f"{address}\n")
+    write_atomically(known, f"{address}\n")
     return address
