@@ -177,7 +177,8 @@ def plan(config: AblationConfig, ground: Groundwork) -> TableWork:
     timing = Timing(config.folder / FILE)
     table = ask(config, recipe, data.vocab_size, timing)
     if timing.missing:
-        timing.measure(data, share_cores(config.placement, config.workers_of()))
+        alone = replace(config.placement, gpus_per_run=1)  # what counts is how arms compare
+        timing.measure(data, share_cores(alone, config.workers_of()))
         table = ask(config, recipe, data.vocab_size, timing)
     if timing.content:
         table = replace(table, caption=f"{table.caption} {timing.words()}")

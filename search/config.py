@@ -106,11 +106,15 @@ class StudyConfig(ABC):
 
     def workers_of(self, executor: Executor | None = None) -> int:
         """How many workers are asked for: with `auto` what an executor says, or what suits this
-        machine."""
-        if isinstance(self.workers, int):
-            return self.workers
+        machine.
+
+        Raises:
+            ValueError: the executor has no place for them.
+        """
         usual = getattr(executor, "usual_workers", usual_workers)
-        return int(usual(self.placement))
+        workers = int(self.workers if isinstance(self.workers, int) else usual(self.placement))
+        getattr(executor, "require", lambda *_: None)(self.placement, workers)
+        return workers
 
     @property
     @abstractmethod

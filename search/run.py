@@ -85,6 +85,12 @@ def prepare_run(config: RunConfig) -> tuple[Run, Data]:
     Raises:
         ValueError: something in the configuration does not fit.
     """
+    if config.placement.gpus_per_run > 1:
+        raise ValueError(
+            "placement.gpus_per_run must be 1 for a single run, which torchrun starts on several "
+            f"GPUs, but got {config.placement.gpus_per_run}; leave it out, and start torchrun "
+            f"--nproc-per-node={config.placement.gpus_per_run} -m search.run …"
+        )
     require_answers(config.evaluate)
     arch = Architecture.from_dict(config.architecture)
     most = config.data.vocab_size  # a tokenizer trained on little text may have less
@@ -137,8 +143,7 @@ def signals_stop() -> Iterator[Callable[[], None]]:
     """While it lasts, signals end this process by what it gives, which raises Stop once there was
     one; a second one ends it as usual.
 
-    Of several ranks the first alone ends, for only it writes, and between two of its steps; the
-    others, which may be a step ahead, then miss it.
+    Of several ranks the first alone stops, for only it writes; the others hear of it.
     """
     asked = threading.Event()
 

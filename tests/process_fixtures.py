@@ -17,10 +17,23 @@ def wait_for(what: Callable[[], Any], seconds: float = 300) -> Any:
     raise AssertionError("waited in vain")
 
 
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
 def workers_of(parent: "subprocess.Popen[str]") -> list[int]:
     """Process ids of a search's workers."""
-    children = [pid for task in _listed(f"/proc/{parent.pid}/task") for pid in _children(task)]
-    return [pid for pid in children if b"search.study.worker" in _command_line(pid)]
+    return children_of(parent.pid, b"search.study.worker")
+
+
+def children_of(parent: int, module: bytes) -> list[int]:
+    """Process ids of a process's children that run a module."""
+    children = [pid for task in _listed(f"/proc/{parent}/task") for pid in _children(task)]
+    return [pid for pid in children if module in _command_line(pid)]
 
 
 def _listed(folder: str) -> list[Path]:

@@ -51,9 +51,10 @@ class Executor(Protocol):
     """Who runs workers where. It is made of `executor.options`; making it starts nothing.
 
     It may have `leave(job)` besides, for workers that need no parent: see to it that they work on
-    the job, and return what to tell the user, who is not to wait for them; None: wait. And
+    the job, and return what to tell the user, who is not to wait for them; None: wait.
     `usual_workers(placement)`: how many workers `workers=auto` is, where that does not follow from
-    this machine.
+    this machine. And `require(placement, workers)`, which raises ValueError where so many workers
+    cannot have what the placement asks for, such as GPUs.
     """
 
     def slots(self, workers: int) -> int:

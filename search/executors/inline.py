@@ -11,6 +11,7 @@ import traceback
 from search.executors import Deliver
 from search.study.job import Job
 from search.study.locks import HOST
+from search.train.placement import Placement
 
 
 class Inside(threading.Thread):
@@ -66,6 +67,14 @@ class Inline:
 
     def slots(self, workers: int) -> int:
         return 1
+
+    def require(self, placement: Placement, workers: int) -> None:
+        """Raises: ValueError for runs of several ranks: one that dies would end this process."""
+        if placement.gpus_per_run > 1:
+            raise ValueError(
+                "placement.gpus_per_run must be 1 with executor=inline, which trains in this "
+                f"process, but got {placement.gpus_per_run}; use executor=local"
+            )
 
     def environment(self, job: Job, number: int) -> dict[str, str]:
         return {}

@@ -1,6 +1,6 @@
 """Workers that are processes of this machine: what kills one run leaves the others.
 
-Each gets an equal share of the cores, and a GPU where there are some.
+Each gets an equal share of the cores, and a GPU where there are some, or `gpus_per_run` of them.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 from search.executors import Deliver, read_event
 from search.study.job import Job
 from search.study.locks import HOST
-from search.train.placement import Placement, gpus, share_cores
+from search.train.placement import Placement, gpus, require_room, share_cores
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,10 @@ class Local:
     def slots(self, workers: int) -> int:
         return workers
 
+    def require(self, placement: Placement, workers: int) -> None:
+        """Raises: ValueError where this machine has too few GPUs."""
+        require_room(placement, workers)
+
     def environment(self, job: Job, number: int) -> dict[str, str]:
         return environment(share_cores(job.placement, job.workers), number)
 
@@ -104,12 +108,18 @@ def listen(process: "subprocess.Popen[bytes]", deliver: Deliver) -> None:
 
 
 def environment(placement: Placement, number: int) -> dict[str, str]:
-    """A worker's threads, and its GPU where there are some."""
+    """The threads of each of a worker's ranks, and its GPUs where there are some."""
     threads = str(placement.threads or 1)
     own = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     if placement.device != "cpu" and (cards := gpus()):
-        own["CUDA_VISIBLE_DEVICES"] = cards[number % len(cards)]
+        own["CUDA_VISIBLE_DEVICES"] = ",".join(slot(cards, number, placement.gpus_per_run))
     return own
+
+
+def slot(cards: list[str], number: int, size: int) -> list[str]:
+    """The cards of worker `number`, `size` of them; workers beyond the last slot share."""
+    first = number % max(1, len(cards) // size) * size
+    return cards[first : first + size]
 
 
 EXECUTOR = Local

@@ -57,8 +57,19 @@ class Ray:
         there = self._connect().cluster_resources()
         rooms = [there.get("CPU", 0) / self.num_cpus] if self.num_cpus else []
         if gpus := self._gpus(placement):
-            rooms.append(there.get("GPU", 0) / gpus)
+            alive = [node["Resources"] for node in self._connect().nodes() if node["Alive"]]
+            hosts = alive if gpus > 1 else [there]  # all of a worker's are of one node
+            rooms.append(sum(int(host.get("GPU", 0) / gpus) for host in hosts))
         return max(1, int(min(rooms, default=1)))
+
+    def require(self, placement: Placement, workers: int) -> None:
+        """Raises: ValueError where a worker's GPUs are not those of its runs."""
+        given, ranks = self.num_gpus, placement.gpus_per_run
+        if ranks > 1 and placement.device != "cpu" and given not in (None, ranks):
+            raise ValueError(
+                "executor.num_gpus must be placement.gpus_per_run, a GPU for each rank of a run, "
+                f"but got {given} and {ranks}; leave it out"
+            )
 
     def slots(self, workers: int) -> int:
         """As many as are asked for, since nodes may come.
@@ -70,8 +81,10 @@ class Ray:
         return workers
 
     def environment(self, job: Job, number: int) -> dict[str, str]:
-        """Its threads. Its GPU is Ray's choice."""
-        threads = str(job.placement.threads or max(1, int(self.num_cpus)))
+        """The threads of each of its ranks. Its GPUs are Ray's choice, of one node: an actor has
+        all that it asks for there."""
+        share = max(1, int(self.num_cpus) // job.placement.gpus_per_run)
+        threads = str(job.placement.threads or share)
         return {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
     def start(self, job: Job, number: int, deliver: Deliver) -> "Seat":
@@ -124,7 +137,7 @@ class Ray:
         if self.num_gpus is not None:
             return self.num_gpus
         wanted = placement.device != "cpu" and self._connect().cluster_resources().get("GPU", 0)
-        return 1 / placement.workers_per_gpu if wanted else 0
+        return placement.gpus_per_run / placement.workers_per_gpu if wanted else 0
 
 
 class Seat:

@@ -70,11 +70,28 @@ class Slurm:
 
     def usual_workers(self, placement: Placement) -> int:
         """By what is asked of each node: `workers_per_gpu` for each GPU of `gres`, else one for
-        each of `cpus`, else one."""
-        gpus = re.fullmatch(r"gpu(?::[\w.-]+)??(?::(\d+))?", str(self.flags.get("gres", "")))
-        if gpus and placement.device != "cpu":
-            return self.nodes * int(gpus[1] or 1) * placement.workers_per_gpu
-        return self.nodes * (self.cpus or 1)
+        each of `cpus`, else one; one for each `gpus_per_run` of these."""
+        places = self.cpus or 1
+        if (gpus := self._gpus()) and placement.device != "cpu":
+            places = gpus * placement.workers_per_gpu
+        return self.nodes * max(1, places // placement.gpus_per_run)
+
+    def require(self, placement: Placement, workers: int) -> None:
+        """Raises: ValueError where a node is not asked for the GPUs of its workers."""
+        ranks, here = placement.gpus_per_run, -(-workers // self.nodes)
+        if ranks == 1 or placement.device == "cpu":
+            return
+        if self._gpus() < ranks * here:
+            raise ValueError(
+                "executor.gres must ask each node for placement.gpus_per_run GPUs per worker, "
+                f"but got {self.flags.get('gres')} with {ranks} and {here} on a node; set "
+                f"executor.gres=gpu:{ranks * here}"
+            )
+
+    def _gpus(self) -> int:
+        """Of each node, by `gres`."""
+        asked = re.fullmatch(r"gpu(?::[\w.-]+)??(?::(\d+))?", str(self.flags.get("gres", "")))
+        return int(asked[1] or 1) if asked else 0
 
     def slots(self, workers: int) -> int:
         """As many as are asked for, shared out among the nodes.

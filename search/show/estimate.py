@@ -44,6 +44,8 @@ class Estimate:
     """Why a GPU would be idle for much of the time, and what to do; None where it is kept busy."""
     memory: str | None = None
     """What a typical run takes of a GPU's memory; None on a CPU."""
+    together: str | None = None
+    """How many GPUs train a run; None where it is one."""
 
     @classmethod
     def nothing(cls) -> Self:
@@ -55,7 +57,9 @@ class Estimate:
             f"to do: {self.runs} runs, {amount(self.tokens)} tokens, {amount(self.flops)} FLOPs, "
             f"about {duration(self.seconds)} ({self.basis}), "
             f"{self.disk_bytes / 1e6:,.0f} MB of disk"
-            + "".join(f"\n{line}" for line in (self.memory, self.waits, self.lost) if line)
+            + "".join(
+                f"\n{line}" for line in (self.together, self.memory, self.waits, self.lost) if line
+            )
         )
 
 
@@ -73,20 +77,30 @@ def estimate(
     left = max(0, work.total - done)
     flops = work.flops * left / work.total
     rate, basis = speed(work, placement, runs)
+    seconds = START_S + flops / (rate * workers)
     weights = work.parameters * WEIGHT_BYTES
     kept_per_weight = OPTIMIZERS.load(work.typical.recipe.optimizer).state_per_weight
     return Estimate(
         runs=left,
         tokens=work.tokens * left / work.total,
         flops=flops,
-        seconds=START_S + flops / (rate * workers),
+        seconds=seconds,
         basis=basis,
         lost=what_is_lost(placement, work.architectures),
+        together=together(placement, workers, seconds) if placement.gpus_per_run > 1 else None,
         memory=memory(placement, work) if placement.device == "cuda" else None,
         waits=waits_for_launches(work, placement) if placement.device == "cuda" else None,
         disk_bytes=weights
         * (min(left, kept) + (workers + min(left, pausing)) * (1 + kept_per_weight)),
     )
+
+
+def together(placement: Placement, workers: int, seconds: float) -> str:
+    """How many GPUs, or processes, train a run of a settled placement and all runs, in a line."""
+    each, gpus = placement.gpus_per_run, placement.device == "cuda"
+    what = "GPUs" if gpus else "processes"
+    hours = f", about {each * workers * seconds / 3600:,.1f} GPU hours" if gpus else ""
+    return f"each run is trained by {each} {what}: {each * workers} for {workers} at once{hours}"
 
 
 def memory(placement: Placement, work: Work) -> str:
@@ -118,11 +132,14 @@ def launches_in_words(run: Run, placement: Placement, flops_per_s: float) -> str
     launches = layers * LAUNCHES_PER_LAYER * LAUNCH_S
     if products > launches:
         return None
+    fewer = placement.gpus_per_run > 1
+    other = "fewer GPUs for a run" if fewer else "several workers"
+    option = "gpus_per_run=1" if fewer else "workers_per_gpu=4"
     return (
         f"a GPU would mostly wait: the products of {placement.micro_batch} sequences take it about "
         f"{products * 1e3:.2g} ms, and starting the kernels of {layers} layers about "
-        f"{launches * 1e3:.2g}; give it more at once (recipe.batch_size), or several workers "
-        "(placement.workers_per_gpu=4)"
+        f"{launches * 1e3:.2g}; give it more at once (recipe.batch_size), or {other} "
+        f"(placement.{option})"
     )
 
 
@@ -131,13 +148,14 @@ def speed(work: Work, placement: Placement, runs: Path) -> tuple[float, str]:
     measured = recorded_speeds(work, placement, runs)
     if measured:
         return median(measured), f"by {len(measured)} runs recorded on such a machine"
-    return UTILISATION * matrix_product_speed(placement, work.typical.recipe.precision), (
-        f"rough: {UTILISATION:.0%} of a measured matrix product"
-    )
+    rate = UTILISATION * matrix_product_speed(placement, work.typical.recipe.precision)
+    of = f", times {n} for {n} of them" if (n := placement.gpus_per_run) > 1 else ""
+    return n * rate, f"rough: {UTILISATION:.0%} of a measured matrix product{of}"
 
 
 def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]:
-    """Training FLOPs per second of the last records with this device, threads and precision."""
+    """Training FLOPs per second of the last records with this device, as many of it, threads and
+    precision."""
     from search.train.provenance import device_name
 
     paths = sorted(runs.glob("*/record.json"), key=lambda path: -path.stat().st_mtime)
@@ -152,6 +170,7 @@ def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]
         device, recipe = record.device, record.run.recipe
         here = (device_name(placement.device), placement.device, placement.threads)
         same = (device.get("name"), device.get("device"), device.get("threads")) == here
+        same = same and device.get("gpus_per_run", 1) == placement.gpus_per_run
         if same and recipe.precision == work.typical.recipe.precision:
             speeds.append(record.run.train_flops / record.seconds)
     return speeds

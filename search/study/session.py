@@ -53,6 +53,7 @@ from search.train.placement import (
     Placement,
     leave_group,
     require_engine,
+    require_rows,
     settle,
     settle_precision,
     share_cores,
@@ -142,6 +143,7 @@ class Session(Generic[W]):
         require_engine(config.placement, work.architectures)
         for recipe in work.recipes:
             teacher.require(recipe, data, config.placement)
+            require_rows(recipe, config.placement.gpus_per_run)
         config.measure.require(*work.architectures)
         require_measured(config.measure, subject.targets)
         with ground.lock.leases.holding(ground.lock.planning):
@@ -366,6 +368,8 @@ def lay_groundwork(config: StudyConfig, verb: str, naming: str) -> Groundwork:
     """
     leave_group()
     executor = config.executor.make()
+    if config.placement.gpus_per_run > 1:
+        config.workers_of(executor)  # refused before data is prepared
     require_answers(config.evaluate)
     require_writable(config.folder, "outputs")
     require_writable(Path(config.runs), "runs")

@@ -50,7 +50,8 @@ from search.study.storage import (
     read_attempts,
 )
 from search.train.leftovers import give_back
-from search.train.loop import Stop, train
+from search.train.loop import Stop
+from search.train.ranks import NoRoom, Ranks
 from space.compat import TELL_ERRORS, is_tell_refused, note, without_experimental_warnings
 from space.doors import Changed, bare
 
@@ -124,6 +125,7 @@ class Worker:
         self.born, self.busy_s = time.monotonic(), 0.0
         """When it began, and for how long it has worked on runs since."""
         self.run_began: float | None = None
+        self.ranks = Ranks(job.placement)
         self.scorer = Scorer(job.evaluate, job.data, self._before_answers)
 
     def work(self) -> None:
@@ -133,6 +135,7 @@ class Worker:
         try:
             self._work()
         finally:
+            self.ranks.close()
             self.leases.close()
 
     def _work(self) -> None:
@@ -334,7 +337,7 @@ class Worker:
         except Locked as locked:
             self.outcome = ended(run, trial.number, cell, status=Status.FAILED, reason=str(locked))
             self._end(trial, Status.FAILED, str(locked))
-        except (*STORAGE_ERRORS, Changed, Unusable):
+        except (*STORAGE_ERRORS, Changed, NoRoom, Unusable):
             trial.set_user_attr("status", Status.INTERRUPTED)
             raise
         status, reason, values = self._measured(record, trial)
@@ -443,11 +446,10 @@ class Worker:
             for reading in before.readings[:horizons] if before and before.final else ():
                 with suppress(Pruned):  # it is trained already; others are compared with it
                     judge(reading)
-            record = train(
+            record = self.ranks.train(
                 run,
                 self.data,
                 folder,
-                placement=self.job.placement,
                 progress=self._progress(run.key, trial.number),
                 listener=judge,
                 fence=copy.fence,
@@ -594,7 +596,7 @@ def work(
             raise
         emit({"event": Kind.FATAL, "reason": str(disk or error)})
         return
-    except (Changed, SeveralHosts, Unusable) as error:
+    except (Changed, NoRoom, SeveralHosts, Unusable) as error:
         emit({"event": Kind.FATAL, "reason": str(error)})
         return
     emit({"event": Kind.DONE})

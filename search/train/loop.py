@@ -1,8 +1,9 @@
 """The one training loop.
 
-CPU, one GPU, or several under `torchrun`: the same code. Step i of a run is a pure function of the
-run and the state before it, and a checkpoint holds that state; a run killed at any instant and
-resumed therefore gives, on CPU, losses bit-identical to those of one that was never killed.
+CPU, one GPU, or several ranks that share each batch (`search.train.ranks`, or `torchrun`): the same
+code. Step i of a run is a pure function of the run and the state before it, and a checkpoint holds
+that state; a run killed at any instant and resumed therefore gives, on CPU, losses bit-identical to
+those of one that was never killed.
 """
 
 # B sequences in a micro-batch, T positions
@@ -23,7 +24,6 @@ from typing import Any, TextIO, TypeVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -32,6 +32,7 @@ from search.record import Reading, Record, Run
 from search.runs import CURVE, WEIGHTS, digests, disk_error, usable_record, write_record, write_run
 from search.states import Status
 from search.train import checkpoint
+from search.train.agree import Parted, Said, Heard, add_up, joined, sent, together
 from search.train.engines import engine_of
 from search.train.engines.weights import Weights
 from search.train.optimizers import OPTIMIZERS
@@ -88,13 +89,28 @@ def train(
         OSError: the disk is full or cannot be written; the last checkpoint stays.
         Changed: the source of the optimiser or of the parametrisation has; the checkpoint stays.
     """
-    if (existing := usable_record(folder)) is not None and existing.final:
-        return existing
+    with joined(placement):
+        return _train(run, data, folder, placement, progress, listener, fence, saved)
+
+
+def _train(
+    run: Run,
+    data: Data,
+    folder: Path,
+    placement: Placement,
+    progress: Progress | None,
+    listener: Listener | None,
+    fence: Fence,
+    saved: Callable[[], None],
+) -> Record:
+    """See `train`. Of several ranks the first alone writes; what one raises ends all."""
+    existing = usable_record(folder) if rank() == 0 else None
+    done = sent(lambda: existing.to_dict() if existing is not None and existing.final else None)
+    if done is not None:
+        return existing or Record.from_dict(done)
     folder.mkdir(parents=True, exist_ok=True)
     if rank() == 0:
         checkpoint.take_over(folder)
-    if torch.cuda.is_available() and world() > 1:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before anything is put on a card
     if torch.cuda.is_available() and placement.device != "cpu" and placement.workers_per_gpu > 1:
         torch.cuda.set_per_process_memory_fraction(1 / placement.workers_per_gpu)
     record = Record(
@@ -102,40 +118,32 @@ def train(
     )
     training, smaller = None, None
     try:
-        training = Training(run, data, folder, placement, progress, listener, fence, saved)
-        training.to_the_end()
+        with together(lambda error: _word(error, training)):
+            training = Training(run, data, folder, placement, progress, listener, fence, saved)
+            training.to_the_end()
         record = replace(record, status=Status.FINISHED)
     except Diverged as reason:
         record = replace(record, status=Status.DIVERGED, reason=str(reason))
     except Exception as error:
-        if training is not None and error is training.called_back:
-            raise
-        if isinstance(error, Changed | Stop):
+        if isinstance(error, Heard) and error.said == Said.STOPPED:
+            raise Stop from error
+        if _is_passed_on(error, training):
             raise
         if (disk := disk_error(error)) is not None:
             raise disk from error
-        if world() > 1:
-            raise  # torchrun then ends the other ranks, which would wait for this one
         if training is not None and _is_memory(error):
             smaller = training.placement.halved
-        if smaller is None:
-            write_atomically(folder / "error.txt", traceback.format_exc(), fence)
+        if smaller is None and rank() == 0:
+            trace = error.trace if isinstance(error, Heard) else traceback.format_exc()
+            write_atomically(folder / "error.txt", trace, fence)
         record = replace(record, reason=_reason(error))
     if training is not None and smaller is not None:
-        before = training.placement.micro_batch
-        print(f"run {run.key}: no memory for {before} sequences at once; it goes on with half")
+        if rank() == 0:
+            before = training.placement.micro_batch
+            print(f"run {run.key}: no memory for {before} sequences at once; it goes on with half")
         del training  # and what it holds
         torch.cuda.empty_cache()
-        return train(
-            run,
-            data,
-            folder,
-            placement=smaller,
-            progress=progress,
-            listener=listener,
-            fence=fence,
-            saved=saved,
-        )
+        return _train(run, data, folder, smaller, progress, listener, fence, saved)
     if training is not None:
         record = replace(record, **training.outcome())
     if record.final and rank() == 0:
@@ -193,9 +201,14 @@ class Training:
         self.run, self.recipe, self.data, self.folder = run, run.recipe, data, folder
         self.progress, self.listener = progress or _ignore, listener or _ignore
         self.branches = run.recipe.branches
-        saved = checkpoint.load(folder, run.key)
+        if placement.gpus_per_run > world():
+            raise ValueError(
+                "placement.gpus_per_run must be 1 where one process trains, but got "
+                f"{placement.gpus_per_run}; leave it out"
+            )
+        saved = sent(lambda: checkpoint.load(folder, run.key))
         pinned = placement.pinned_by(saved["placement"]) if saved else placement
-        self.placement = settle(pinned, run)
+        self.placement = sent(lambda: settle(pinned, run))
         assert self.placement.threads is not None, "settled"
         torch.set_num_threads(self.placement.threads)
         self.model = _build(run, self.placement)
@@ -226,7 +239,7 @@ class Training:
         """Train what is left, then write the weights."""
         if rank() == 0:
             write_run(self.folder, self.run, self.fence)
-        with self._open_metrics() as metrics, _process_group(self.placement):
+        with self._open_metrics() as metrics:
             self._loop(metrics)
         if rank() == 0:
             weights = {n: p.detach().cpu().clone() for n, p in self.model.named_parameters()}
@@ -300,13 +313,9 @@ class Training:
         self._spend("branch_s", started)
 
     def _return_to_trunk(self, metrics: TextIO) -> None:
-        """Take up weights and optimiser where the branch left them, with its reading in hand.
-
-        Several processes need no barrier: all have gone through a sum over them since the first
-        wrote that checkpoint, and until it writes other weights.
-        """
+        """Take up weights and optimiser where the branch left them, with its reading in hand."""
         started = time.perf_counter()
-        if (trunk := checkpoint.load_trunk(self.folder, self.run.key)) is None:
+        if (trunk := sent(lambda: checkpoint.load_trunk(self.folder, self.run.key))) is None:
             raise RuntimeError("the checkpoint that the branch left is damaged")
         self._restore(trunk)
         assert self.state.trunk_step is not None, "a branch ends here"
@@ -382,9 +391,7 @@ class Training:
         total = self.engine.nll(x, y, 1 / tokens).sum() / tokens
         if step + 1 < self.end:
             self.ahead = self._batch(step + 1)  # while a GPU is busy with this one
-        if world() > 1:
-            dist.all_reduce(total)  # each rank has done its share of the batch's sequences
-            dist.all_reduce(self.weights.gradients)
+        add_up(total, self.weights.gradients)  # each rank has done its share of the sequences
         norm = torch.linalg.vector_norm(self.weights.gradients)
         clip = (recipe.grad_clip / norm).clamp(max=1.0)
         if self.waits or clip < 1:  # reading `clip` would wait for the GPU
@@ -412,8 +419,7 @@ class Training:
         inputs, targets = self.validation
         rows = _share(len(inputs))
         nll = self.engine.nll(self._put(inputs[rows]), self._put(targets[rows])).double().sum()
-        if world() > 1:
-            dist.all_reduce(nll)
+        add_up(nll)
         loss, bpb = self.data.score(float(nll), targets)
         if not isfinite(loss):
             raise Diverged(f"validation loss {loss} at step {self.state.step}")
@@ -553,21 +559,24 @@ def _sync(metrics: TextIO) -> None:
 def _ignore(event: Any) -> None: ...
 
 
-@contextmanager
-def _process_group(placement: Placement) -> Iterator[None]:
-    """Joins the processes that `torchrun` started; nothing where there is one."""
-    if world() == 1 or dist.is_initialized():
-        yield
-        return
-    dist.init_process_group("nccl" if placement.device == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+def _word(error: Exception, training: Training | None) -> tuple[Said, str]:
+    """What other ranks hear of an error, and why."""
+    if rank() == 0 and (_is_passed_on(error, training) or disk_error(error) is not None):
+        return Said.STOPPED, _reason(error)
+    lacks = training is not None and _is_memory(error)
+    return Said.NO_MEMORY if lacks else Said.FAILED, _reason(error)
+
+
+def _is_passed_on(error: Exception, training: Training | None) -> bool:
+    """Whether this is no outcome of the run."""
+    called_back = training is not None and error is training.called_back
+    return called_back or isinstance(error, Changed | Stop | Parted)
 
 
 def _is_memory(error: Exception) -> bool:
-    """Whether this is a lack of memory."""
+    """Whether this is a lack of memory, here or in another rank."""
+    if isinstance(error, Heard):
+        return error.said == Said.NO_MEMORY
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         sign in str(error) for sign in ("out of memory", "allocate memory")
     )
@@ -575,6 +584,8 @@ def _is_memory(error: Exception) -> bool:
 
 def _reason(error: Exception) -> str:
     """One line: the kind of failure and what it says."""
+    if isinstance(error, Heard):
+        return str(error)
     lines = str(error).strip().splitlines()
     kind = "out of memory" if _is_memory(error) else type(error).__name__
     return f"{kind}: {lines[0]}" if lines else kind

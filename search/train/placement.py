@@ -42,6 +42,9 @@ class Placement:
     """Whether `autograd` compiles the layers: `yes`, `no`, or `auto`: on a GPU."""
     workers_per_gpu: Annotated[int, Range(0, 4096, positive=True)] = 1
     """That share a GPU, and its memory equally: for models too small to keep one busy."""
+    gpus_per_run: Annotated[int, Range(0, 4096, positive=True)] = 1
+    """GPUs of one machine that train a run together: each takes its share of every batch. With
+    `device=cpu`, so many processes. It may change the last bits of a loss, as `micro_batch` may."""
     checkpoint_s: Positive | None = None
     """Seconds between checkpoints: the most that a kill can lose. Default: 20, or more where
     writing one takes over a hundredth of that, as large models' do."""
@@ -58,6 +61,12 @@ class Placement:
                     f"but got {getattr(self, name)!r}"
                 )
         settle_numbers(self, "placement.")
+        if self.gpus_per_run > 1 and self.workers_per_gpu > 1:
+            raise ValueError(
+                "placement must share a GPU among workers or a run among GPUs, but got "
+                f"workers_per_gpu={self.workers_per_gpu} and gpus_per_run={self.gpus_per_run}; "
+                "leave one at 1"
+            )
 
     @property
     def halved(self) -> Self | None:
@@ -89,12 +98,9 @@ def settle(placement: Placement, run: Run) -> Placement:
     if placement.device == "cuda" and not cuda:
         raise ValueError("placement.device must be there, but got cuda and no GPU is seen; use cpu")
     on_gpu = cuda and placement.device != "cpu"
-    share = run.recipe.batch_size // world()
-    if share < 1:
-        raise ValueError(
-            f"batch_size must be at least the number of processes, but got {run.recipe.batch_size} "
-            f"and {world()}; start fewer"
-        )
+    ranks = max(world(), placement.gpus_per_run)
+    require_rows(run.recipe, ranks)
+    share = run.recipe.batch_size // ranks
     tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
     engine = _settle_engine(placement.engine, on_gpu, run)
     threads = placement.threads or _own_threads()
@@ -108,12 +114,22 @@ def settle(placement: Placement, run: Run) -> Placement:
         or (_fitting(run, usual, placement.workers_per_gpu) if on_gpu else usual),
         engine=engine,
         compile=_or(placement.compile, "yes" if on_gpu else "no"),
+        gpus_per_run=ranks,
     )
     if settled.compile == "yes" and not on_gpu and shutil.which("g++") is None:
         raise ValueError(
             "placement.compile=yes needs g++ on a CPU, and none is found; use compile=no"
         )
     return settled
+
+
+def require_rows(recipe: Recipe, ranks: int) -> None:
+    """Raises: ValueError where a batch has no sequence for each of a run's ranks."""
+    if recipe.batch_size < ranks:
+        raise ValueError(
+            f"batch_size must be at least the number of processes, but got {recipe.batch_size} "
+            f"and {ranks}; start fewer"
+        )
 
 
 def _fitting(run: Run, usual: int, workers: int) -> int:
@@ -137,15 +153,33 @@ def _own_threads() -> int:
 
 
 def share_cores(placement: Placement, workers: int) -> Placement:
-    """The placement with a worker's threads: the cores of this machine divided among them."""
-    return replace(placement, threads=placement.threads or max(1, cores() // workers))
+    """The placement with the threads of a worker, or of each of its ranks: the cores of this
+    machine divided among them."""
+    share = cores() // (workers * placement.gpus_per_run)
+    return replace(placement, threads=placement.threads or max(1, share))
 
 
 def usual_workers(placement: Placement) -> int:
-    """How many workers suit this machine: `workers_per_gpu` for each GPU, or one per core."""
+    """How many workers suit this machine: `workers_per_gpu` for each GPU, or one per core; one for
+    each `gpus_per_run` of them."""
+    ranks = placement.gpus_per_run
     if placement.device != "cpu" and (cards := gpus()):
-        return len(cards) * placement.workers_per_gpu
-    return cores()
+        return max(1, len(cards) * placement.workers_per_gpu // ranks)
+    return max(1, cores() // ranks)
+
+
+def require_room(placement: Placement, workers: int) -> None:
+    """Raises: ValueError where this machine has no GPUs of their own for all ranks of so many
+    workers."""
+    ranks = placement.gpus_per_run
+    if ranks == 1 or placement.device == "cpu":
+        return
+    if ranks * workers > (seen := len(gpus())):
+        raise ValueError(
+            "placement.gpus_per_run × workers must be at most the GPUs of this machine, but got "
+            f"{ranks} × {workers} and {seen}; ask for fewer, or for processes on its cores with "
+            "placement.device=cpu"
+        )
 
 
 DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/nvmap", "/dev/kfd")
@@ -292,12 +326,17 @@ def leave_group() -> None:
 
 
 def rank() -> int:
-    """This process among those of `torchrun`."""
+    """This process among those that train its run."""
     return int(os.environ.get("RANK", "0"))
 
 
+def local_rank() -> int:
+    """This process among those of its run on this machine."""
+    return int(os.environ["LOCAL_RANK"])
+
+
 def world() -> int:
-    """How many processes `torchrun` started for this run."""
+    """How many processes train this run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

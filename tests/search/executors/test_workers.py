@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from process_fixtures import wait_for, workers_of
+from process_fixtures import is_gone, wait_for, workers_of
 from study_fixtures import (
     ROOT,
     command,
@@ -49,14 +49,6 @@ ONE_LONG_RUN = (
 def checkpoint(folder: Path) -> list[Path]:
     """The checkpoint of the run in progress, once there is one."""
     return list((folder / "runs").glob("*/checkpoint/state.pt"))
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended."""
-    try:
-        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return True
 
 
 @pytest.fixture
