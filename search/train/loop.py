@@ -32,7 +32,7 @@ from search.record import Reading, Record, Run
 from search.runs import CURVE, WEIGHTS, digests, disk_error, usable_record, write_record, write_run
 from search.states import Status
 from search.train import checkpoint
-from search.train.agree import Parted, Said, Heard, add_up, joined, sent, together
+from search.train.agree import Heard, Parted, Said, add_up, joined, sent, together
 from search.train.engines import engine_of
 from search.train.engines.weights import Weights
 from search.train.optimizers import OPTIMIZERS
