@@ -150,12 +150,13 @@ def _limit_idleness(connection: Any, _: object) -> None:
 
 
 def _engine_options(url: str) -> dict[str, Any]:
+    """Connections are not tried before each use, which would double the questions of most calls:
+    who uses one that is dead waits and asks again (`Patience`)."""
     backend, given = make_url(url).get_backend_name(), make_url(url).query
     if backend == "sqlite":
         return {"connect_args": {"timeout": 60}}
     own = NETWORK if make_url(url).get_driver_name() in ("psycopg", "psycopg2") else {}
     return {
-        "pool_pre_ping": True,
         "pool_size": 2,
         "max_overflow": 4,
         "connect_args": {name: value for name, value in own.items() if name not in given},

@@ -223,7 +223,8 @@ def test_a_run_of_a_silent_worker_is_taken_over(here: Path) -> None:
     search = open_search(here, "n_trials=1", "replicates.seeds=1")
     other = claim_elsewhere(search)
     expire(other, f"{WORKER}/{other.holder}")
-    assert [event["event"] for event in work(search)] == ["start", "step", "step", "end"]
+    told = [event["event"] for event in work(search)]
+    assert [kind for kind in told if kind != "step"] == ["start", "end"]
     first, second = read_attempts(search.study)
     assert (first.state, first.status, second.state) == (State.FAIL, None, State.COMPLETE)
     assert "silent for too long" in str(first.reason)
