@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any
 
+from search.carry import RULES
 from search.train.optimizers import OPTIMIZERS
 from search.train.parametrisations import PARAMETRISATIONS
 from space.keys import without_defaults
@@ -95,9 +96,20 @@ class Recipe:
     """Shares of the tokens, ascending, at which a decay branch from the stable trunk gives a
     reading besides the one at the end (`wsd` alone). Branches cost `branch_tokens` more."""
 
+    reference_tokens: Annotated[int, Range(0)] = 0
+    """For how many training tokens the rates were measured, which `rules` carry to those of the
+    run; 0: they hold as they are. See `search.carry`."""
+    reference_batch_tokens: Annotated[int, Range(0)] = 0
+    """The same of the tokens of a step."""
+    critical_batch_tokens: Annotated[int, Range(0)] = 0
+    """Tokens of a step beyond which `lr_batch` raises the rate no further; 0: no limit."""
+    rules: tuple[str, ...] = RULES
+    """Those of `search.carry` that are followed where there is a reference."""
+
     def __post_init__(self) -> None:
         settle_numbers(self)  # 1 and 1.0 are the same rate
         self._settle_horizons()
+        self._settle_rules()
         for name, choices in (
             ("schedule", ("wsd", "cosine")),
             ("precision", ("auto", "bf16", "fp32")),
@@ -132,6 +144,20 @@ class Recipe:
         if not self.teacher_flops:
             flops = teacher.forward_flops(self.teacher, self.seq_len)
             object.__setattr__(self, "teacher_flops", flops)
+
+    def _settle_rules(self) -> None:
+        if not isinstance(self.rules, list | tuple) or set(self.rules) - set(RULES):
+            raise ValueError(
+                f"rules must be a list of names among {', '.join(RULES)}, but got {self.rules!r}"
+            )
+        referred = self.reference_tokens or self.reference_batch_tokens
+        kept = tuple(rule for rule in RULES if rule in self.rules) if referred else RULES
+        object.__setattr__(self, "rules", kept)
+        if self.critical_batch_tokens and not self.reference_batch_tokens:
+            raise ValueError(
+                "critical_batch_tokens must come with the batch that the rate was measured at, but "
+                "got none; set recipe.reference_batch_tokens"
+            )
 
     def _settle_horizons(self) -> None:
         if not isinstance(self.horizons, list | tuple):

@@ -3,6 +3,9 @@
 Each parametrisation has a panel for each shape, whose arms are learning rates. All rates get one
 seed; then the best rate of every shape, its neighbours, and the common rate get the table's number
 (`ablations.stats.transfer`).
+
+A shape may have a `recipe`, such as another batch size, and in place of parametrisations there may
+be names of rules, each with what it sets in the recipe: does one rate serve all batches?
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +16,7 @@ import pandas as pd
 
 from ablations.questions import PROXY, Asked, Question, Wanted
 from ablations.questions.arms import FILES, Arms
-from ablations.stats.transfer import described, panel_name, rate_name, wanted
+from ablations.stats.transfer import SEPARATOR, described, panel_name, rate_name, wanted
 from ablations.table import Table
 from space.ranges import number
 
@@ -42,13 +45,18 @@ transfer:
     common_recipe = "arms are learning rates"
 
     def parts(self, content: Mapping[str, Any]) -> Iterator[tuple[str, Any, type]]:
-        for name in ("parametrisations", "rates"):
-            yield f"{name} of transfer", content.get(name) or [], list
+        rules = content.get("parametrisations") or []
+        yield "parametrisations of transfer", rules, dict if isinstance(rules, dict) else list
+        for name, recipe in rules.items() if isinstance(rules, dict) else ():
+            yield f"{name} of transfer", recipe or {}, dict
+        yield "rates of transfer", content.get("rates") or [], list
         base, shapes = (content.get(name) or {} for name in ("base", "shapes"))
         yield "base of transfer", base, dict
         yield "shapes of transfer", shapes, dict
         for name, shape in shapes.items():
             yield f"shape {name} of transfer", shape or {}, dict
+            if isinstance(shape, dict):
+                yield f"recipe of shape {name} of transfer", shape.get("recipe") or {}, dict
 
     def table(self, asked: Asked) -> Table:
         own = panels(asked.content) if asked.scale == PROXY else []
@@ -83,21 +91,25 @@ def panels(content: Mapping[str, Any]) -> list[dict[str, Any]]:
             f"rates of a transfer must be three or more, each once, from low to high, "
             f"but got {content['rates']}"
         )
+    given = content["parametrisations"]
+    rules = given if isinstance(given, dict) else {n: {"parametrisation": n} for n in given}
+    if unfit := [name for name in rules if SEPARATOR in str(name)]:
+        raise ValueError(f"names of parametrisations must have no comma, but got {unfit[0]!r}")
     return [
         {
-            "name": panel_name(parametrisation, shape),
+            "name": panel_name(rule, shape),
             "baseline": rate_name(rates[len(rates) // 2]),
             "base": content.get("base") or {},
             "arms": {
                 rate_name(rate): {
-                    **(given or {}),
-                    "recipe": {"lr": rate, "parametrisation": parametrisation},
+                    **(own or {}),
+                    "recipe": {**((own or {}).get("recipe") or {}), **(recipe or {}), "lr": rate},
                 }
                 for rate in rates
             },
         }
-        for parametrisation in content["parametrisations"]
-        for shape, given in content["shapes"].items()
+        for rule, recipe in rules.items()
+        for shape, own in content["shapes"].items()
     ]
 
 

@@ -25,8 +25,11 @@ WANTED_STEPS = 1
 HOLDS, FAILS, UNRESOLVED = "holds", "fails", "unresolved"
 
 
+SEPARATOR = ", "
+
+
 def panel_name(parametrisation: str, shape: str) -> str:
-    return f"{parametrisation}, {shape}"
+    return f"{parametrisation}{SEPARATOR}{shape}"
 
 
 def rate_name(rate: float) -> str:
@@ -191,9 +194,11 @@ def described(
     cells: pd.DataFrame, parametrisations: Sequence[str], rates: Sequence[float]
 ) -> pd.DataFrame:
     """The frame of `wanted` and `costs`: cells `panel arm seed value done`, given the recipe of
-    each."""
-    shapes = [
-        panel.removeprefix(panel_name(parametrisation, ""))
+    each. The name of a panel has the rule in front, by whatever it was named; a panel of another
+    name is a shape."""
+    names = [
+        tuple(panel.split(SEPARATOR, 1)) if SEPARATOR in panel else (parametrisation, panel)
         for panel, parametrisation in zip(cells.panel, parametrisations, strict=True)
     ]
-    return cells.assign(parametrisation=parametrisations, shape=shapes, rate=rates)
+    rules, shapes = [rule for rule, _ in names], [shape for _, shape in names]
+    return cells.assign(parametrisation=rules, shape=shapes, rate=rates)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from search.carry import carried
 from search.recipe import Recipe
 from search.train.optimizers import OPTIMIZERS
 from search.train.parametrisations import PARAMETRISATIONS
@@ -30,10 +31,21 @@ def recipe_in_words(recipe: Recipe) -> str:
     return (
         f"{r.tokens:,} tokens in {r.steps:,} steps of {r.batch_size} × {r.seq_len}; "
         f"{_described(OPTIMIZERS, r)}, "
-        f"peak learning rate {r.lr:g} {_described(PARAMETRISATIONS, r)}; "
+        f"peak learning rate {r.lr:g} {_described(PARAMETRISATIONS, r)}{_carried(r)}; "
         f"warm-up over {percent(r.warmup_fraction)}, {decay} to {percent(r.final_lr_fraction)} "
         f"of the peak; gradient norm at most {r.grad_clip:g}; {r.precision}; "
         f"scored on {r.eval_tokens:,} validation tokens{branches}{teacher}"
+    )
+
+
+def _carried(recipe: Recipe) -> str:
+    """What its rates became, where they were measured at another batch or length."""
+    own = carried(recipe)
+    if own is recipe:
+        return ""
+    return (
+        f", and to this batch and length by {', '.join(recipe.rules) or 'no rule'}: a learning "
+        f"rate of {own.lr:.3g}, beta2 {own.beta2:.4g}, weight decay {own.weight_decay:.3g}"
     )
 
 

@@ -27,6 +27,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from search.carry import carried
 from search.data.packed import Data, batch, validation_windows
 from search.record import Reading, Record, Run
 from search.runs import CURVE, WEIGHTS, digests, disk_error, usable_record, write_record, write_run
@@ -214,8 +215,10 @@ class Training:
         self.model = _build(run, self.placement)
         self.weights = Weights(self.model)
         self.engine = engine_of(self.model, self.weights, self.placement, run.recipe)
-        groups = parameter_groups(self.model, run.recipe)
-        self.optimizer = OPTIMIZERS.load(run.recipe.optimizer).build(groups, run.recipe)
+        rates = carried(run.recipe)
+        groups = parameter_groups(self.model, rates)
+        self.optimizer = OPTIMIZERS.load(rates.optimizer).build(groups, rates)
+        self.lr = rates.lr
         self.called_back: Exception | None = None
         """What a callback raised."""
         self.ahead: tuple[Tensor, Tensor] | None = None
@@ -398,7 +401,7 @@ class Training:
             self.weights.gradients *= clip
         self.optimizer.step()
         self.engine.refresh()
-        return Taken(step + 1, total, norm), recipe.lr * factor
+        return Taken(step + 1, total, norm), self.lr * factor
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         """This rank's inputs and targets of a step, on their way to the device."""

@@ -248,3 +248,30 @@ def test_the_command_leaves_curves_costs_and_a_picture(tmp_path: Path) -> None:
         assert rows.best[shape] == min(mean, key=mean.__getitem__)
         cost = mean[rows.common[shape]] / min(mean.values()) - 1
         assert rows.cost[shape] == pytest.approx(cost, abs=1e-9)
+
+
+def test_rules_may_have_names_of_their_own_and_shapes_recipes() -> None:
+    """As in `table=batch_transfer`: arms are rates, panels differ in what the recipe says."""
+    table = TableFile.read("batch_transfer").table("proxy", RECIPE, 1024)
+    found = {
+        panel.name: {(a.recipe.batch_size, a.recipe.reference_batch_tokens) for a in panel.arms}
+        for panel in table.panels
+    }
+    assert found["rules, batches of 2048"] == {(16, 512)}
+    assert found["none, batches of 8192"] == {(64, 0)}
+    frame = pd.DataFrame({"panel": list(found), "arm": "0.003"})
+    rows = transfer.described(frame, ["completep"] * 6, [3e-3] * 6)
+    assert set(rows.parametrisation) == {"rules", "none"}
+    assert set(rows["shape"]) == {f"batches of {n}" for n in (512, 2048, 8192)}
+    lengths = TableFile.read("token_transfer").table("proxy", RECIPE, 1024)
+    assert {a.recipe.tokens for p in lengths.panels for a in p.arms} == {
+        10**5,
+        5 * 10**5,
+        25 * 10**5,
+    }
+
+
+def test_a_rule_with_a_comma_in_its_name_is_refused() -> None:
+    content = {"parametrisations": {"a, b": {}}, "rates": RATES, "shapes": {"wide": {}}}
+    with pytest.raises(ValueError, match="no comma, but got 'a, b'"):
+        panels(content)
