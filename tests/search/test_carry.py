@@ -11,7 +11,7 @@ from search.carry import RULES, carried
 from search.recipe import Recipe
 
 RECIPE = Recipe(tokens=1_024_000, seq_len=128, batch_size=16, precision="fp32")
-"""2,048 tokens a step."""
+"""2,048 tokens per step."""
 
 
 def at(batch: int, tokens: int, **more: object) -> Recipe:
