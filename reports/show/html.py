@@ -12,8 +12,8 @@ from markupsafe import Markup, escape
 
 from reports.read.study import plain
 
-PLOTLY = Path(__file__).parent / "plotly" / "plotly-basic.min.js.gz"
-"""As published on npm, compressed: `make plotly`."""
+BASIC = Path(__file__).parents[2] / ".cache" / "plotly-basic.min.js.gz"
+"""plotly's basic bundle, which is on npm alone: `make` brings it here."""
 KEPT_TOGETHER = re.compile(
     r"\d+ layers? × \d+ wide|(?:depths )?(?:[\d.]+, )*[\d.]+ (?:and|to) [\d.]+"
     r"|[\d.,]+[kMBT]? (?:bits per byte|nats per token|[a-z]+)"
@@ -43,8 +43,13 @@ def packed(value: Any) -> Markup:
 
 @cache
 def packed_plotly() -> Markup:
-    """plotly.js, its basic bundle, as text that `page.js.j2` unpacks: 0.5 MB for 1.2."""
-    return _in_base64(PLOTLY.read_bytes())
+    """plotly.js, as text that `page.js.j2` unpacks: 0.5 MB of the basic bundle where it is there,
+    else 2.0 of the whole one, which the Python package has."""
+    if BASIC.is_file():
+        return _in_base64(BASIC.read_bytes())
+    from plotly.offline import get_plotlyjs
+
+    return _in_base64(gzip.compress(get_plotlyjs().encode(), mtime=0))
 
 
 def _in_base64(content: bytes) -> Markup:
