@@ -31,11 +31,11 @@ def test_at_its_reference_a_recipe_has_its_own_rates() -> None:
 
 
 def test_four_times_the_batch_and_sixteen_times_the_tokens() -> None:
-    own = carried(at(512, 64_000))
+    own = carried(at(512, 64_000, beta2=0.99))
     fall = 16**-0.32
     assert own.lr == pytest.approx(RECIPE.lr * 2 * fall)
     assert own.eps == pytest.approx(RECIPE.eps / 2)
-    half_life = 512 * math.log(0.5) / math.log(RECIPE.beta2)
+    half_life = 512 * math.log(0.5) / math.log(0.99)
     assert 2048 * math.log(0.5) / math.log(own.beta2) == pytest.approx(half_life)
     assert own.beta1 == RECIPE.beta1
 
@@ -61,6 +61,11 @@ def test_the_timescale_of_decay_falls_with_tokens_alone(b: int, d: int, rules: s
         assert own.lr == RECIPE.lr
     if "beta2" not in rules:
         assert own.beta2 == RECIPE.beta2
+
+
+def test_the_second_moment_forgets_no_faster_than_the_first() -> None:
+    assert carried(at(128, 0)).beta2 == RECIPE.beta1
+    assert carried(at(128, 0, beta1=0.97)).beta2 == RECIPE.beta2
 
 
 def test_beyond_the_critical_batch_the_rate_rises_no_further() -> None:
