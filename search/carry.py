@@ -60,7 +60,8 @@ def carried(recipe: "Recipe") -> "Recipe":
 
 def _second(recipe: "Recipe", b: float) -> float:
     """beta2 whose half-life in tokens is the reference's, if that is beyond beta1."""
-    return max(recipe.beta2**b, min(recipe.beta1, recipe.beta2))
+    floor = min(recipe.beta1, recipe.beta2)
+    return float(max(recipe.beta2**b, floor))
 
 
 def ratios(recipe: "Recipe") -> tuple[float, float]:
