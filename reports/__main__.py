@@ -17,10 +17,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reports.read.study import Study, read_study
+from reports.show.tables import csv_text
 from reports.views import (
     cells,
     depth_print,
     front,
+    joint_law,
     laws,
     measured,
     scores,
@@ -31,7 +33,9 @@ from reports.views import (
 from reports.views.law_words import headline, hedges
 from reports.views.study import Findings, html
 from reports.weigh.answer import answer
+from reports.weigh.forecast import forecast_files, read_forecast, require_unwritten
 from reports.weigh.front import in_words
+from reports.weigh.joint_runs import cells as joint_cells
 from reports.weigh.law import read_law
 from reports.weigh.measured import of_study as measured_of
 from reports.weigh.scores import of_study
@@ -65,6 +69,12 @@ class ReportsConfig:
     """Name of the study: its folder under `outputs`. For a `page` a list of them."""
     page: str | None = None
     """`laws` or `sharing_law`: a page of several studies instead of one's."""
+    besides: list[str] = field(default_factory=list)
+    """`page=laws`: folders or archives of further records for the joint law, which may differ in
+    tokens per parameter."""
+    forecast: str | None = None
+    """`page=laws`: a budget such as `8m`, whose forecast is written; or the file of one, which is
+    held beside the runs of the study of its budget."""
     called: str | None = None
     """Name of the page's folder under `outputs/laws`. Default: the studies' names."""
     outputs: Place = "outputs"
@@ -85,6 +95,11 @@ class ReportsConfig:
         if self.table is not None and self.page is not None:
             raise ValueError(
                 f"table or page must be given, not both, but got {self.table} and {self.page}"
+            )
+        if (self.besides or self.forecast) and self.page != LAWS:
+            raise ValueError(
+                f"besides and forecast must go with page={LAWS}, but got "
+                f"{self.forecast or self.besides} alone"
             )
         if self.cells is not None and [n for n in (self.table, self.study, self.page) if n]:
             raise ValueError(
@@ -125,7 +140,8 @@ def make(config: ReportsConfig) -> None:
         _remake_table(config, config.table)
         return
     if config.page is not None:
-        (_make_law if config.page == LAWS else _make_sharing_law)(config)
+        made = _make_law if config.page == LAWS else _make_sharing_law
+        (_score if str(config.forecast).endswith(".json") else made)(config)
         return
     with one_line_errors():
         name = None if config.study is None else str(config.study)
@@ -149,12 +165,38 @@ def _make_law(config: ReportsConfig) -> None:
     names = config.study if isinstance(config.study, list) else [config.study]
     with one_line_errors():
         given = [str(name) for name in names if name is not None]
-        law = read_law(given, config.outputs, config.runs)
+        law = read_law(given, config.outputs, config.runs, config.besides)
+        written = forecast_files(law, config.forecast)
         folder = Path(config.outputs) / LAWS / (config.called or law.name)
+        require_unwritten(folder, written)
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, laws.render(law))
+        _write(folder, laws.render(law) | written)
     print("\n".join([headline(law), *hedges(law)]))
+    print("\n".join(f"forecast: {folder / name}" for name in written), end="\n" * bool(written))
     print(f"report: {folder / 'report.html'}")
+
+
+def _score(config: ReportsConfig) -> None:
+    """A forecast beside the runs of its budget."""
+    names = config.study if isinstance(config.study, list) else [config.study]
+    with one_line_errors():
+        path = Path(str(config.forecast))
+        said = read_forecast(path)
+        given = [str(name) for name in names if name is not None]
+        studies = [read_study(name, config.outputs, config.runs) for name in given]
+        mine = [study for study in studies if study.facts["budget"] == said["budget"]]
+        if not mine:
+            raise ValueError(
+                f"study must name one on {said['budget']['value']:,} {said['budget']['kind']}, the "
+                f"forecast's budget, but got {', '.join(given) or 'none'}"
+            )
+        text, rows = joint_law.beside_what_came(said, joint_cells(mine[:1]))
+        folder = Path(config.outputs) / LAWS / (config.called or mine[0].name)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {"md": text, "csv": csv_text(rows)}
+        _write(folder, {f"{path.stem}.{form}": body.encode() for form, body in files.items()})
+    print(text)
+    print(f"forecast beside what came: {folder / path.stem}.md")
 
 
 def _make_sharing_law(config: ReportsConfig) -> None:

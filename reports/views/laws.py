@@ -21,7 +21,7 @@ from reports.show.tables import (
     printed_rows,
     whole,
 )
-from reports.views import law_figures
+from reports.views import joint_law, law_figures
 from reports.views.law_words import (
     at_least_one,
     best_in_words,
@@ -181,6 +181,7 @@ def markdown(law: Law) -> str:
         f"**{title}**\n\n{markdown_table(columns, rows)}\n" for title, columns, rows in parts(law)
     )
     said = " ".join([headline(law), *hedges(law)])
+    tables += f"{' '.join(joint_law.words(law.joined))} [More](joint.md).\n\n" if law.joined else ""
     items = "".join(f"- {text}\n" for text in unknown(law))
     return f"{said}\n\n{on_embeddings(law)}\n\n{tables}What these runs cannot answer:\n\n{items}"
 
@@ -246,7 +247,8 @@ def html(law: Law) -> str:
         title=headline(law),
         hedges=hedges(law),
         embeddings=on_embeddings(law),
-        parts=parts(law),
+        parts=[*parts(law), *(joint_law.parts(law.joined) if law.joined else [])],
+        joined=joint_law.words(law.joined) if law.joined else [],
         unknown=unknown(law),
         facts=how_it_was_made(law),
         figures=packed(law_figures.interactive(law)),
@@ -264,6 +266,7 @@ def render(law: Law) -> dict[str, bytes]:
         "budgets.csv": csv_text(budget_rows(law)),
         "parameters.csv": csv_text(parameter_rows(law)),
         "runs.csv": runs_csv(law),
+        **(joint_law.files(law.joined) if law.joined else {}),
     }
     files = {name: text.encode() for name, text in texts.items()} | law_figures.printed(law)
     return files | {"records.tar.xz": records(law)}

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from reports.read.study import Open, Study, read_study
+from reports.weigh.forecast import JointLaw
 from reports.weigh.growth import Growth, HeldOut, growth, held_out
+from reports.weigh.joint_runs import cells as joint_cells
 from reports.weigh.quality import Quality, quality
 from reports.weigh.valley import FEWEST_DEPTHS, Valley, valley
 from search.record import Record
@@ -45,6 +47,8 @@ class Law:
     growth: Growth | None
     held_out: HeldOut | None
     quality: Quality
+    joined: JointLaw | None = None
+    """The joint law of all runs; None where these are too few."""
 
     @property
     def kind(self) -> str:
@@ -84,13 +88,19 @@ class Law:
         return pd.DataFrame(rows)
 
 
-def read_law(names: Sequence[str], outputs: str | Path, runs: str | None = None) -> Law:
-    """The law of these studies.
+def read_law(
+    names: Sequence[str],
+    outputs: str | Path,
+    runs: str | None = None,
+    besides: Sequence[str] = (),
+) -> Law:
+    """The law of these studies. `besides` are folders or archives of further records for the joint
+    law, which may differ in tokens per parameter.
 
     Raises:
         ValueError: fewer than two, a study that is not there or not finished, studies that differ
             in more than budget and tokens, tokens per parameter or shares of embeddings that cannot
-            be compared, too few depths.
+            be compared, too few depths, or further records that do not belong to them.
     """
     if len(set(names)) < 2:
         raise ValueError(
@@ -104,12 +114,15 @@ def read_law(names: Sequence[str], outputs: str | Path, runs: str | None = None)
     _check_together(studies)
     generator = np.random.default_rng(SEED)
     valleys = [valley(_cells(s), float(s.facts["budget"]["value"]), generator) for s in studies]
+    ratio = float(np.mean([tokens_per_parameter(study) for study in studies]))
+    cells = joint_cells(studies, [Path(path) for path in besides])
     return Law(
         tuple(studies),
         tuple(valleys),
         growth(valleys),
         held_out(valleys),
         quality(valleys, generator),
+        JointLaw.of(cells, studies, valleys, ratio),
     )
 
 

@@ -1,0 +1,278 @@
+"""The joint law on the page of a law, and a forecast beside what came."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from reports.show.tables import (
+    Cell,
+    csv_text,
+    decimals,
+    escape,
+    latex_table,
+    markdown_table,
+    printed_rows,
+    probability,
+    signed,
+    whole,
+)
+from reports.views.law_words import depths, spanned
+from reports.weigh.forecast import ALPHA, EXPONENTS, JointLaw, beside
+from reports.weigh.joint import BOUNDS, NAMES
+from space.tables import Column
+from space.words import join, magnitude
+
+Part = tuple[str, Sequence[Column], Sequence[Sequence[Cell]]]
+
+LEFT_OUT = (
+    Column("budget", "budget", magnitude, "left out, and predicted from all other runs"),
+    Column("found", "found", decimals(1), "best depth by its own quadratic"),
+    Column("found_ends", "95% interval", str, numeric=False),
+    Column("joint", "joint law", decimals(1), "best depth that the joint law predicts"),
+    Column("joint_ends", "95% interval of it", str, numeric=False),
+    Column("joint_off", "off by", decimals(2), "factor from the depth found"),
+    Column("regret", "costs", decimals(4), "what that depth costs by the budget's own quadratic"),
+    Column("line", "line", decimals(1), "best depth that the line through best depths predicts"),
+    Column("line_ends", "95% interval of the line", str, numeric=False),
+    Column("line_off", "line off by", decimals(2), "factor from the depth found"),
+    Column("line_regret", "line costs", decimals(4), "what its depth costs"),
+    Column("off", "differences off", decimals(4), "root mean square over the budget's depths"),
+    Column("within", "inside", str, "depths whose difference lies in its interval", numeric=False),
+    Column("level", "level off", signed(4), "found less predicted, mean over the depths"),
+)
+PARAMETERS = (
+    Column("name", "parameter", str, numeric=False),
+    Column("value", "value", decimals(3)),
+    Column("ends", "95% interval", str, "of the profile", numeric=False),
+    Column("meaning", "meaning", str, numeric=False),
+)
+MEANINGS = {
+    "floor": "E, irreducible",
+    "alpha": "exponent of parameters",
+    "beta": "exponent of tokens",
+    "gamma": "exponent of the curvature in parameters",
+    "asymmetry": "of the valley: negative is steeper on the shallow side",
+    "growth": "d log best depth / d log N at equal tokens per parameter",
+    "tokens": "d log best depth / d log tokens at equal N",
+}
+PUBLISHED = (
+    Column("exponent", "growth", decimals(2)),
+    Column("source", "from", str, numeric=False),
+    Column("p", "p", probability, "that it is the growth, by the profile"),
+    Column("answer", "", str, numeric=False),
+)
+NEEDED = (
+    Column("pair", "to refute", str, numeric=False),
+    Column("plan", "by", str, numeric=False),
+    Column("runs", "runs", str, "times those there are", numeric=False),
+    Column("compute", "compute", str, "training FLOPs, times those there are", numeric=False),
+)
+FORECAST = (
+    Column("depth", "layers", whole),
+    Column("value", "predicted", decimals(4)),
+    Column("ends", "95% interval", str, numeric=False),
+    Column("came", "came", decimals(4), "mean over the seeds"),
+    Column("relative", "predicted difference", signed(4), "from the mean over these depths"),
+    Column("relative_ends", "95% interval of it", str, numeric=False),
+    Column("relative_came", "difference that came", signed(4)),
+    Column("inside", "inside", str, numeric=False),
+)
+
+
+def parts(joined: JointLaw) -> list[Part]:
+    """The tables: title, columns, cells."""
+    tables = (
+        ("The joint law: each budget predicted from all other runs", LEFT_OUT, _left_out(joined)),
+        ("The joint law: parameters", PARAMETERS, _parameters(joined)),
+        ("The joint law: published growths of the best depth", PUBLISHED, _published(joined)),
+        (
+            "The joint law: runs that would refute one growth if the other is true",
+            NEEDED,
+            _needed(joined),
+        ),
+    )
+    return [(title, *printed_rows(rows, columns)) for title, columns, rows in tables if len(rows)]
+
+
+def words(joined: JointLaw) -> list[str]:
+    """What the joint law says, and how far it can be trusted."""
+    law, rows = joined.law, joined.left_out
+    low, high = law.interval("growth")
+    said = f"as N^{decimals(2)(law.parameter('growth'))} ({spanned(low, high, 2)})"
+    apart = "separated" if law.runs.apart else "not separated, since tokens grow with N"
+    sentences = [
+        f"The joint law of {len(joined.cells)} readings has the best depth grow {said}, with an "
+        f"asymmetric valley whose curvature changes with N; N and D are {apart}."
+    ]
+    sentences.append(_refuted(joined.exponents))
+    if len(rows):
+        sentences.append(_kept_promises(rows))
+    return sentences
+
+
+def _refuted(rows: pd.DataFrame) -> str:
+    """Which published growths the law refutes."""
+    refuted, kept = (
+        join([decimals(2)(value) for value in rows.exponent[of]])
+        for of in (rows.refuted, ~rows.refuted)
+    )
+    level = f"at {ALPHA:.0%} for all {len(EXPONENTS)} together"
+    if not refuted:
+        return f"It refutes none of the published growths {kept}, {level}."
+    but = f" and not {kept}" if kept else ""
+    return f"Within its form it refutes the published growths {refuted}{but}, {level}."
+
+
+def _kept_promises(rows: pd.DataFrame) -> str:
+    """How the left-out budgets came out."""
+    known = rows[rows.found.notna()]
+    held = (known.joint_low <= known.found) & (known.found <= known.joint_high)
+    missed = [magnitude(budget) for budget in known.budget[~held]]
+    wide = (known.joint_high / known.joint_low).median()
+    text = (
+        f"Predicted from the others, the best depth found lies inside its interval for "
+        f"{int(held.sum())} of {len(known)} budgets, which is a factor of {wide:.1f} wide (median)"
+    )
+    said = f"{text}; it missed {join(missed)}" if missed else text
+    if missed:
+        said += ", so the form fails there, and what it refutes is refuted within the form only"
+    return f"{said}."
+
+
+def _left_out(joined: JointLaw) -> pd.DataFrame:
+    rows = joined.left_out
+    if not len(rows):
+        return rows
+    for name in ("found", "joint", "line"):
+        if name in rows:
+            ends = zip(rows[f"{name}_low"], rows[f"{name}_high"], strict=True)
+            shown = [depths(low, high, 1) if low == low else None for low, high in ends]
+            rows = rows.assign(**{f"{name}_ends": pd.Series(shown, dtype=object)})
+            if name != "found":
+                off = [_factor(*pair) for pair in zip(rows[name], rows.found, strict=True)]
+                rows = rows.assign(**{f"{name}_off": off})
+    return rows.assign(within=[f"{n} of {m}" for n, m in zip(rows.inside, rows.among, strict=True)])
+
+
+def _factor(one: float, other: float) -> float:
+    known = one > 0 and other > 0
+    return math.exp(abs(math.log(one / other))) if known else math.nan
+
+
+def _parameters(joined: JointLaw) -> pd.DataFrame:
+    law, rows = joined.law, list[dict[str, Any]]()
+    fitted = {NAMES[place] for place in law.free}
+    for name, meaning in MEANINGS.items():
+        if name in fitted:
+            ends = _within_bounds(name, *law.interval(name))
+            rows.append({"name": name, "value": law.parameter(name), "ends": ends})
+            rows[-1]["meaning"] = meaning
+    for name, variance in vars(law.variances).items():
+        rows.append({"name": f"sd of {name}", "value": math.sqrt(variance), "ends": None})
+        rows[-1]["meaning"] = "deviations from the law, restricted maximum likelihood"
+    return pd.DataFrame(rows)
+
+
+def _within_bounds(name: str, low: float, high: float) -> str:
+    """An interval whose ends that are not determined are the parameter's bounds."""
+    first, last = BOUNDS[name]
+    text = decimals(2)
+    lower = text(low) if math.isfinite(low) else f"{text(first)} or less" if first else "0"
+    upper = text(high) if math.isfinite(high) else f"{text(last)} or more"
+    return f"{lower} to {upper}"
+
+
+def _published(joined: JointLaw) -> pd.DataFrame:
+    rows = joined.exponents
+    return rows.assign(answer=["refuted" if r else "not refuted" for r in rows.refuted])
+
+
+def _needed(joined: JointLaw) -> pd.DataFrame:
+    rows = joined.needed
+    text = decimals(2)
+    return pd.DataFrame(
+        {
+            "pair": [f"{text(a)} or {text(b)}" for a, b in zip(rows.one, rows.other, strict=True)],
+            "plan": rows.plan,
+            "runs": [_times(value) for value in rows.runs],
+            "compute": [_times(value) for value in rows.compute],
+        }
+    )
+
+
+def _times(value: float) -> str:
+    return "no number tried" if value != value else f"{value:.3g} ×"
+
+
+def files(joined: JointLaw) -> dict[str, str]:
+    """The joint law's own files by name."""
+    found = parts(joined)
+    tables = "".join(
+        f"**{title}**\n\n{markdown_table(columns, rows)}\n" for title, columns, rows in found
+    )
+    lines = ["% needs \\usepackage{booktabs}"]
+    for title, columns, rows in found:
+        lines += [f"% {escape(title)}", latex_table(columns, rows)]
+    return {
+        "joint.md": f"{' '.join(words(joined))}\n\n{tables}",
+        "joint.tex": "\n".join([*lines, ""]),
+        "joint.csv": csv_text(joined.left_out),
+        "joint_runs.csv": csv_text(joined.cells),
+    }
+
+
+def beside_what_came(forecast: Mapping[str, Any], cells: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """A forecast beside the runs of its budget, in Markdown, and its rows.
+
+    Raises:
+        ValueError: it was made from some of these runs, or has none of their depths.
+    """
+    if known := set(cells.key) & set(forecast["records"]):
+        raise ValueError(
+            f"a forecast must be scored on runs that it was not made from, but it knows "
+            f"{len(known)} of these; give the study of its budget alone"
+        )
+    last = cells[cells.tokens == cells.tokens.max()]
+    said = pd.DataFrame(forecast["architectures"]).astype(float).set_index("depth")
+    came = last.groupby("depth").value.mean()
+    both = [depth for depth in said.index if depth in came.index]
+    if len(both) < 2:
+        raise ValueError(
+            f"a forecast must share two depths with what came, but has "
+            f"{join([f'{d:g}' for d in said.index])} where runs have "
+            f"{join([f'{d:g}' for d in came.index])}"
+        )
+    said, came = said.loc[both], came.loc[both]
+    rows = said.assign(came=came, relative_came=came - came.mean()).reset_index()
+    rows["relative"] -= (shift := rows.relative.mean())
+    rows["relative_low"] -= shift
+    rows["relative_high"] -= shift
+    held = (rows.relative_low <= rows.relative_came) & (rows.relative_came <= rows.relative_high)
+    rows = rows.assign(
+        inside=["yes" if yes else "no" for yes in held],
+        ends=_spans(rows.low, rows.high, 4),
+        relative_ends=_spans(rows.relative_low, rows.relative_high, 4),
+    )
+    sizes = beside(rows, rows.came)
+    best = rows.depth[int(rows.came.argmin())]
+    text = (
+        f"Forecast at commit {forecast['commit']} from {len(forecast['records'])} runs of "
+        f"{join(forecast['studies'])}. Best depth: {_best(forecast['best_depth'])}; the lowest "
+        f"mean came at {best:g} layers. Differences between depths lie inside their intervals in "
+        f"{sizes['inside']} of {sizes['among']} cases and are off by {sizes['off']:.4f} (root mean "
+        f"square); all came {sizes['level']:+.4f} above the prediction.\n\n"
+    )
+    return text + markdown_table(*printed_rows(rows, FORECAST)), rows
+
+
+def _spans(low: "pd.Series[float]", high: "pd.Series[float]", digits: int) -> "pd.Series[Any]":
+    pairs = zip(low, high, strict=True)
+    shown = [spanned(a, b, digits) if a == a and b == b else None for a, b in pairs]
+    return pd.Series(shown, low.index, dtype=object)
+
+
+def _best(said: Mapping[str, float | None]) -> str:
+    low, high = said["low"] or 0.0, said["high"] or math.inf
+    return f"{said['value']:.1f} ({depths(low, high, 1)})"

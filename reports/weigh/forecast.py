@@ -1,0 +1,288 @@
+"""What a joint law predicts: budgets that are left out, budgets to come, and what it would take.
+
+A forecast is a file that is written before its budget is trained, and held beside the runs later.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri, stdtrit
+
+from reports.read.study import Study
+from reports.weigh.fits import Interval
+from reports.weigh.growth import growth
+from reports.weigh.joint import Joint, Runs, joint
+from reports.weigh.valley import INSIDE, NONE, Valley
+from search.train.provenance import commit
+from space.budget import Budget
+from space.seals import read_json, sealed_json
+from space.words import magnitude
+
+EXPONENTS = {
+    0.0: "the best depth does not grow",
+    0.24: "Depth Delusion, arXiv:2601.20994, from C^0.12 and C as N^2",
+    1 / 3: "Inverse Depth, arXiv:2602.05970, width in proportion to depth",
+}
+"""Published growth of the best depth with parameters."""
+ALPHA = 0.05
+"""For all of these together (Bonferroni)."""
+POWER = 0.8
+MOST = 64
+"""Times the runs there are, and budgets beyond the largest: where a power calculation ends."""
+
+
+@dataclass(frozen=True)
+class JointLaw:
+    """A joint law with what it predicts."""
+
+    cells: pd.DataFrame
+    law: Joint
+    valleys: Sequence[Valley]
+    """Of each budget by itself."""
+    ratio: float
+    """Tokens per parameter of the studies."""
+    budget_of: Mapping[float, str]
+    """The study of each budget."""
+
+    @classmethod
+    def of(
+        cls, cells: pd.DataFrame, studies: Sequence[Study], valleys: Sequence[Valley], ratio: float
+    ) -> "JointLaw | None":
+        """None where there are too few runs for one."""
+        try:
+            law = joint(cells) if len(cells) else None
+        except ValueError:
+            return None
+        names = {float(s.facts["budget"]["value"]): s.name for s in studies}
+        return None if law is None else cls(cells, law, valleys, ratio, names)
+
+    @cached_property
+    def left_out(self) -> pd.DataFrame:
+        """A row for each budget, predicted from all other runs: `budget`; the best depth `found`
+        by the budget's own valley with its ends; `joint` and `line` with theirs; `regret`, what
+        the joint law's choice costs by that valley, and `line_regret`; `off`, the root of the mean
+        square of differences between architectures, and how many of these lie `inside` of `among`;
+        `level`, by how much all lie above the prediction."""
+        return pd.DataFrame([row for v in self.valleys if (row := self._left_out(v)) is not None])
+
+    def _left_out(self, valley: Valley) -> dict[str, Any] | None:
+        study = self.budget_of[valley.budget]
+        own = self.cells.group.str.startswith(f"{study} ")
+        try:
+            law = joint(self.cells[~own])
+        except ValueError:
+            return None
+        tokens = float(self.cells.tokens[own].max())
+        mine = self.cells[own & (self.cells.tokens == tokens)]
+        row: dict[str, Any] = {"budget": valley.budget}
+        low, high = (math.nan,) * 2 if valley.status == NONE else valley.interval
+        row |= {"found": valley.best, "found_low": low, "found_high": high}
+        ends = law.best_interval(valley.budget, tokens)
+        row |= _ends("joint", law.best(valley.budget, tokens), ends)
+        row |= {"regret": _regret(valley, row["joint"])} | score(law, mine)
+        line = growth([v for v in self.valleys if v is not valley])
+        if line is not None:
+            best = float(line.best(valley.budget))
+            row |= _ends("line", best, line.predicted(valley.budget))
+            row |= {"line_regret": _regret(valley, best)}
+        return row
+
+    @cached_property
+    def exponents(self) -> pd.DataFrame:
+        """`exponent source p refuted` of each published one."""
+        rows = [
+            {"exponent": value, "source": source, "p": self.law.p("growth", value)}
+            for value, source in EXPONENTS.items()
+        ]
+        frame = pd.DataFrame(rows)
+        return frame.assign(refuted=frame.p < ALPHA / len(EXPONENTS))
+
+    @cached_property
+    def needed(self) -> pd.DataFrame:
+        """What it would take to refute one exponent if its neighbour is true, with 80% power: `one
+        other plan runs compute`, the two last in multiples of what there is; NaN where no number
+        tried is enough."""
+        values = sorted(EXPONENTS)
+        return pd.DataFrame(
+            [
+                {"one": one, "other": other, "plan": name, **self._needed(plan, other - one)}
+                for one, other in pairwise(values)
+                for name, plan in PLANS.items()
+            ]
+        )
+
+    def _needed(self, plan: Any, difference: float) -> dict[str, float]:
+        for times in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MOST):
+            if (cells := plan(self.cells, times)) is None:
+                break
+            runs = Runs.of(cells)
+            df = max(1, int(runs.architecture.max()) + 1 - len(self.law.free))
+            needs = float(stdtrit(df, 1 - ALPHA / len(EXPONENTS) / 2)) + float(ndtri(POWER))
+            if self.law.error_of("growth", runs) * needs <= difference:
+                compute = [(c.parameters * c.tokens).sum() for c in (cells, self.cells)]
+                return {"runs": len(cells) / len(self.cells), "compute": compute[0] / compute[1]}
+        return {"runs": math.nan, "compute": math.nan}
+
+
+def _more_seeds(cells: pd.DataFrame, times: int) -> pd.DataFrame | None:
+    copies = [cells.assign(seed=cells.seed.astype(str) + f" {n}") for n in range(times)]
+    return pd.concat(copies, ignore_index=True) if times <= 16 else None
+
+
+def _more_depths(cells: pd.DataFrame, times: int) -> pd.DataFrame | None:
+    copies = [
+        cells.assign(architecture=cells.architecture.astype(str) + f" {n}") for n in range(times)
+    ]
+    return pd.concat(copies, ignore_index=True) if times <= 16 else None
+
+
+def _more_budgets(cells: pd.DataFrame, times: int) -> pd.DataFrame | None:
+    """Budgets of twice, four times … the largest, with its depths and seeds and tokens in
+    proportion."""
+    if times > 8:
+        return None
+    largest = cells[cells.parameters > 0.8 * cells.parameters.max()]
+    largest = pd.DataFrame(largest[largest.tokens == largest.tokens.max()])
+    more = [
+        largest.assign(
+            parameters=largest.parameters * 2.0**n,
+            tokens=largest.tokens * 2.0**n,
+            architecture=largest.architecture.astype(str) + f" {n}",
+            group=f"further {n}",
+        )
+        for n in range(1, times)
+    ]
+    return pd.concat([cells, *more], ignore_index=True)
+
+
+PLANS = {
+    "more seeds of the same": _more_seeds,
+    "more depths on the same budgets": _more_depths,
+    "further budgets, each twice the last": _more_budgets,
+}
+
+
+def _ends(name: str, value: float, ends: Interval) -> dict[str, float]:
+    return {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}
+
+
+def _regret(valley: Valley, depth: float) -> float:
+    """What a depth costs by a budget's own valley; NaN where that has no bottom inside."""
+    if valley.status != INSIDE:
+        return math.nan
+    return float(valley.at(min(max(depth, 1.0), 1e3)) - valley.at(valley.best))
+
+
+def score(law: Joint, mine: pd.DataFrame) -> dict[str, float]:
+    """A law's predictions beside the runs of one budget, by their means."""
+    means = mine.groupby("architecture").agg(
+        parameters=("parameters", "first"),
+        tokens=("tokens", "first"),
+        depth=("depth", "first"),
+        value=("value", "mean"),
+        seeds=("seed", "nunique"),
+    )
+    size, tokens, depth = (means[n].to_numpy(float) for n in ("parameters", "tokens", "depth"))
+    said = law.prediction(size, tokens, depth, int(means.seeds.min()))
+    return beside(said.set_index(means.index), means.value)
+
+
+def beside(said: pd.DataFrame, values: "pd.Series[float]") -> dict[str, float]:
+    """Predictions of some architectures beside their means: `off level inside among`."""
+    relative = values - values.mean()
+    inside = (said.relative_low <= relative) & (relative <= said.relative_high)
+    off = relative - (said.relative - said.relative.mean())
+    return {
+        "off": math.sqrt(float((off**2).mean())),
+        "level": float((values - said.value).mean()),
+        "inside": int(inside.sum()),
+        "among": len(values),
+    }
+
+
+def forecast_files(law: Any, budget: str | None) -> dict[str, bytes]:
+    """The file of a forecast by name, from a `reports.weigh.law.Law`; none where none is asked for.
+
+    Raises:
+        ValueError: no budget that the law counts, or too few runs for a joint law.
+    """
+    if budget is None:
+        return {}
+    if law.joined is None:
+        raise ValueError(
+            "a forecast takes a joint law, but these studies have too few architectures; give more "
+            "budgets or depths"
+        )
+    asked = Budget.parse(budget if ":" in budget else f"{law.kind}:{budget}")
+    if asked.kind != law.kind:
+        raise ValueError(f"a forecast must count {law.kind}, as its law does, but got {budget}")
+    metric = str(law.studies[0].metric)
+    said = forecast(law.joined, float(asked.value), law.kind, metric, commit())
+    return {f"forecast_{magnitude(asked.value)}.json": sealed_json(said)}
+
+
+def require_unwritten(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Raises: ValueError where another forecast of the same budget is there: one that was written
+    before its runs stays as it was."""
+    for name, content in files.items():
+        path = folder / name
+        if path.is_file() and path.read_bytes() != content:
+            raise ValueError(
+                f"a forecast must stay as it was written, but {path} has another; give called=NAME"
+            )
+
+
+def forecast(
+    joined: JointLaw, budget: float, kind: str, metric: str, made_at: str | None
+) -> dict[str, Any]:
+    """What the law predicts of a budget: best depth, and values of the largest budget's depths
+    over as many seeds as it has, in plain types."""
+    largest = joined.cells[joined.cells.tokens == joined.cells.tokens.max()]
+    depths = sorted({int(depth) for depth in largest.depth})
+    seeds, tokens = int(largest.groupby("depth").seed.nunique().min()), joined.ratio * budget
+    law, line = joined.law, growth(joined.valleys)
+    sizes = np.full(len(depths), budget), np.full(len(depths), tokens)
+    said = law.prediction(*sizes, np.array(depths, float), seeds).assign(depth=depths)
+    low, high = law.best_interval(budget, tokens)
+    found = {
+        "budget": {"kind": kind, "value": round(budget)},
+        "tokens": round(tokens),
+        "metric": metric,
+        "commit": made_at,
+        "studies": list(joined.budget_of.values()),
+        "records": sorted(set(joined.cells.key)),
+        "seeds": seeds,
+        "best_depth": _plain({"value": law.best(budget, tokens), "low": low, "high": high}),
+        "architectures": [_plain(row) for row in said.to_dict("records")],
+    }
+    if line is not None:
+        ends = line.predicted(budget)
+        by_line = {"value": float(line.best(budget)), "low": ends[0], "high": ends[1]}
+        found["best_depth_by_the_line"] = _plain(by_line)
+    return found
+
+
+def _plain(values: Mapping[Any, Any]) -> dict[str, float | None]:
+    """For JSON, which knows no infinity: None."""
+    return {str(k): float(v) if math.isfinite(v) else None for k, v in values.items()}
+
+
+def read_forecast(path: Path) -> dict[str, Any]:
+    """A forecast's file.
+
+    Raises:
+        ValueError: it is not there, not as it was written, or no forecast.
+    """
+    if not path.is_file():
+        raise ValueError(f"forecast must be a budget or a file, but there is no {path}")
+    content = read_json(path)
+    if not isinstance(content, dict) or "best_depth" not in content:
+        raise ValueError(f"{path} must hold a forecast, but lacks best_depth; give forecast_….json")
+    return content

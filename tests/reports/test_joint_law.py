@@ -1,0 +1,231 @@
+"""The joint law: what is planted is found, its intervals, what it predicts, and forecasts."""
+
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.formula.api as smf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from law_fixtures import BEST, BUDGETS, DEPTHS, GROWTH, law_studies, law_study
+
+from benchmarks.joint_law import BUDGETS as SIZES
+from benchmarks.joint_law import KINDS, RATIO, Truth
+from reports.__main__ import ReportsConfig, make
+from reports.read.study import read_study
+from reports.views.joint_law import beside_what_came
+from reports.weigh.forecast import JointLaw, forecast_files, require_unwritten
+from reports.weigh.joint import NAMES, Joint, Runs, Variances, curve, fitted, joint, valley
+from reports.weigh.joint_runs import cells
+from reports.weigh.law import read_law
+
+
+def planted(
+    theta: dict[str, float], noise: float = 0.0, apart: bool = True, seed: int = 0
+) -> pd.DataFrame:
+    """Runs of a law whose parameters are relative to 2 million parameters and tokens."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for size in (5e5, 1e6, 2e6, 4e6):
+        for ratio in (0.5, 1.0, 4.0) if apart else (1.0,):
+            for depth in (1, 2, 3, 5, 7, 10):
+                z, w = math.log(size / 2e6), math.log(size * ratio / 2e6)
+                at = np.array([theta.get(name, 0.0) for name in NAMES])
+                value = curve(at, np.array(z), np.array(w), np.array(math.log(depth)), apart)
+                for number in range(2):
+                    row = {"parameters": size, "tokens": size * ratio, "depth": depth}
+                    row |= {"seed": number, "value": float(value) + noise * rng.normal()}
+                    names = {"architecture": f"{size} {depth}", "group": f"{size} {ratio}"}
+                    rows.append(row | names)
+    return pd.DataFrame(rows)
+
+
+TRUTH = {
+    **{"floor": 0.8, "log_a": -0.9, "alpha": 0.5, "log_b": -0.6, "beta": 0.3, "log_c": -3.5},
+    **{"gamma": -0.4, "asymmetry": -1.0, "log_depth": 1.1, "growth": 0.2, "tokens": 0.1},
+}
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_planted_law_is_found(apart: bool) -> None:
+    truth = TRUTH if apart else {k: v for k, v in TRUTH.items() if k != "tokens"}
+    law = joint(planted(truth, noise=1e-5, apart=apart)).centred(math.log(2e6), math.log(2e6))
+    names = set(truth) - (set() if apart else {"log_b", "beta"})
+    for name in names:
+        assert law.parameter(name) == pytest.approx(truth[name], abs=0.03), name
+    assert law.best(4e6, 4e6) == pytest.approx(math.exp(1.1) * 2**0.2, rel=0.01)
+    if apart:
+        assert law.best(2e6, 8e6) == pytest.approx(math.exp(1.1) * 4**0.1, rel=0.01)
+
+
+@given(st.floats(-2.5, 2.5), st.floats(-3, 3))
+def test_the_valley_is_lowest_at_0_and_curves_there_as_a_square(s: float, x: float) -> None:
+    at = valley(np.array([x, 0.0, 1e-3]), s)
+    assert at[0] >= 0 == at[1]
+    assert at[2] == pytest.approx(1e-6, rel=2e-3)
+    assert valley(np.array([-x]), -s)[0] == pytest.approx(at[0])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(11, 16), st.floats(11, 16))
+def test_another_centre_is_the_same_law(size: float, tokens: float) -> None:
+    runs = planted(TRUTH)
+    theta = np.array([TRUTH[name] for name in NAMES])
+    law = Joint(Runs.of(runs), (14.5, 14.5), theta, Variances(0, 0, 0, 1e-4))
+    there = law.centred(size, tokens)
+    at = (runs.parameters, runs.tokens, runs.depth)
+    assert there.at(*at) == pytest.approx(law.at(*at))
+    assert there.best(3e6, 5e6) == pytest.approx(law.best(3e6, 5e6))
+
+
+def test_the_variances_are_those_of_statsmodels() -> None:
+    """Restricted maximum likelihood of one random effect, the curve almost linear: an architecture
+    in each of 24 has a deviation of its own. By statsmodels' mixed model on the same slopes."""
+    runs = planted({**TRUTH, "tokens": 0.0}, noise=0.01, apart=False)
+    own = np.random.default_rng(4).normal(0, 0.02, runs.architecture.nunique())
+    runs["value"] += own[runs.groupby("architecture").ngroup()]
+    runs["seed"] = np.arange(len(runs))  # none shares its seed
+    law = joint(runs)
+    slopes = law._slopes(law.runs.size, law.runs.tokens, law.runs.depth)
+    slopes = slopes[:, np.abs(slopes).max(0) > 0]
+    left = law.runs.value - law.at(runs.parameters, runs.tokens, runs.depth)
+    columns = {f"s{n}": slope / np.abs(slope).max() for n, slope in enumerate(slopes.T)}
+    frame = pd.DataFrame({**columns, "left": left, "architecture": runs.architecture})
+    formula = f"left ~ 0 + {' + '.join(columns)}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that its optimiser is near a bound
+        reference = smf.mixedlm(formula, frame, groups="architecture").fit(reml=True)
+    v = law.variances
+    assert v.run + v.seed == pytest.approx(reference.scale, rel=0.02)
+    among = float(reference.cov_re.iloc[0, 0])
+    assert v.architecture + v.level == pytest.approx(among, rel=0.02)
+
+
+def test_intervals_hold_as_often_as_they_say() -> None:
+    """Of symmetric and asymmetric valleys; `benchmarks.joint_law` does it at length."""
+    rng = np.random.default_rng(1)
+    held = []
+    for kind in KINDS[:3] * 5:
+        truth = Truth(kind, math.exp(rng.uniform(0.7, 1.5)), rng.uniform(-0.1, 0.35))
+        law = joint(truth.runs(rng))
+        low, high = law.interval("growth")
+        assert (law.p("growth", truth.growth) > 0.05) == (low < truth.growth < high)
+        held.append(low <= truth.growth <= high)
+    assert sum(held) >= 11, "fewer has a chance of 0.06% where 95% hold"
+
+
+def test_a_prediction_holds_and_its_differences_do_not_depend_on_the_level() -> None:
+    rng = np.random.default_rng(5)
+    truth = Truth(KINDS[1], 3.0, 0.1)
+    runs = truth.runs(rng)
+    law = joint(runs[runs.parameters < SIZES[-1]])
+    depths = np.array([1.0, 2, 3, 5, 7, 10])
+    said = law.prediction(np.full(6, SIZES[-1]), np.full(6, RATIO * SIZES[-1]), depths, 1000)
+    true = truth.at(SIZES[-1], depths)
+    assert (said.relative_low <= true - true.mean()).all()
+    assert (true - true.mean() <= said.relative_high).all()
+    assert said.relative.mean() == pytest.approx(0, abs=1e-12)
+    assert ((said.high - said.low) > (said.relative_high - said.relative_low)).all()
+
+
+def test_more_runs_narrow_a_growth_but_seeds_do_not_beyond_the_lack_of_fit() -> None:
+    runs = Truth(KINDS[3], 3.0, 0.1).runs(np.random.default_rng(2))
+    law = fitted(Runs.of(runs))
+    once, seeds, depths = (law.error_of("growth", Runs.of(c)) for c in (runs, *_plans(runs)))
+    assert depths == pytest.approx(once / 2, rel=0.05)
+    assert depths < seeds < once
+
+
+def _plans(runs: pd.DataFrame) -> list[pd.DataFrame]:
+    """Four times as many seeds, and four independent copies of all."""
+    again = pd.concat([runs.assign(copy=str(n)) for n in range(4)], ignore_index=True)
+    seeds = again.assign(seed=again["copy"] + again.seed.astype(str))
+    group = again.group.astype(str) + again["copy"]
+    return [seeds, again.assign(architecture=again.architecture + again["copy"], group=group)]
+
+
+def test_too_few_runs_have_no_joint_law() -> None:
+    runs = planted(TRUTH, apart=False)
+    with pytest.raises(ValueError, match="two sizes and more than 8 architectures"):
+        joint(runs[runs.parameters < 6e5])
+    assert JointLaw.of(runs[runs.parameters < 6e5], [], [], 1.0) is None
+    assert JointLaw.of(pd.DataFrame(), [], [], 1.0) is None
+
+
+# --- Forecasts --------------------------------------------------------------------------------
+
+
+def config(folder: Path, **given: Any) -> ReportsConfig:
+    return ReportsConfig(page="laws", outputs=str(folder / "outputs"), **given)
+
+
+def test_a_forecast_is_written_once_and_scored_on_what_came(tmp_path: Path) -> None:
+    law_studies(tmp_path)
+    law = read_law(list(BUDGETS)[:3], tmp_path / "outputs")
+    ((name, content),) = forecast_files(law, "4m").items()
+    assert name == "forecast_4.0M.json"
+    folder = tmp_path / "there"
+    folder.mkdir()
+    require_unwritten(folder, {name: content})
+    (folder / name).write_bytes(content)
+    require_unwritten(folder, {name: content})
+    with pytest.raises(ValueError, match="must stay as it was written"):
+        require_unwritten(folder, {name: content + b" "})
+    said = json.loads(content)
+    assert said["records"] == sorted(key for study in law.studies for key in study.records)
+    low, high = said["best_depth"]["low"], said["best_depth"]["high"]
+    assert low < BEST * 4**GROWTH < high
+    assert {row["depth"] for row in said["architectures"]} == set(DEPTHS)
+    make.__wrapped__(  # type: ignore[attr-defined]
+        config(tmp_path, study="law_4m", forecast=str(folder / name))
+    )
+    rows = pd.read_csv(tmp_path / "outputs" / "laws" / "law_4m" / "forecast_4.0M.csv")
+    assert (rows.inside == "yes").sum() >= 5
+    with pytest.raises(ValueError, match="runs that it was not made from"):
+        beside_what_came(said, law.joined.cells)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"forecast": "parameters:4m"}, "must count non_embedding_parameters"),
+        ({"forecast": "no.json"}, "there is no no.json"),
+        ({"besides": ["nowhere"]}, "nowhere has no finished one"),
+    ],
+)
+def test_what_a_forecast_cannot_be_made_of_is_refused(
+    tmp_path: Path, given: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in list(BUDGETS)[:2]:
+        law_study(tmp_path, name, seeds=1)
+    with pytest.raises(SystemExit) as ended:
+        make.__wrapped__(config(tmp_path, study=list(BUDGETS)[:2], **given))  # type: ignore[attr-defined]
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    with pytest.raises(ValueError, match="must go with page=laws"):
+        ReportsConfig(study="a", **given)
+
+
+def test_records_beside_a_law_separate_size_and_tokens_and_must_be_of_its_recipe(
+    tmp_path: Path,
+) -> None:
+    law_studies(tmp_path / "a")
+    law_study(tmp_path / "b", "law_1m", ratio=3.2)
+    law_study(tmp_path / "b", "law_4m", ratio=0.2)
+    studies = [read_study(name, tmp_path / "a" / "outputs") for name in BUDGETS]
+    assert not Runs.of(cells(studies)).apart
+    more = cells(studies, [tmp_path / "b"])
+    assert len(more) == 6 * 18
+    law = joint(more)
+    assert law.runs.apart
+    low, high = law.interval("growth")
+    assert low < GROWTH < high
+    for record in (tmp_path / "b" / "runs").rglob("record.json"):
+        record.write_text(record.read_text().replace('"schedule": "wsd"', '"schedule": "cosine"'))
+    with pytest.raises(ValueError, match="schedule is cosine"):
+        cells(studies, [tmp_path / "b"])
