@@ -20,7 +20,7 @@ from reports.show.tables import (
 )
 from reports.views.law_words import depths, spanned
 from reports.weigh.forecast import ALPHA, EXPONENTS, JointLaw, beside
-from reports.weigh.joint import BOUNDS, NAMES
+from reports.weigh.joint import BOUNDS
 from space.tables import Column
 from space.words import join, magnitude
 
@@ -99,7 +99,7 @@ def parts(joined: JointLaw) -> list[Part]:
 def words(joined: JointLaw) -> list[str]:
     """What the joint law says, and how far it can be trusted."""
     law, rows = joined.law, joined.left_out
-    low, high = law.interval("growth")
+    low, high = joined.intervals["growth"]
     said = f"as N^{decimals(2)(law.parameter('growth'))} ({spanned(low, high, 2)})"
     apart = "separated" if law.runs.apart else "not separated, since tokens grow with N"
     sentences = [
@@ -163,10 +163,9 @@ def _factor(one: float, other: float) -> float:
 
 def _parameters(joined: JointLaw) -> pd.DataFrame:
     law, rows = joined.law, list[dict[str, Any]]()
-    fitted = {NAMES[place] for place in law.free}
     for name, meaning in MEANINGS.items():
-        if name in fitted:
-            ends = _within_bounds(name, *law.interval(name))
+        if name in joined.intervals:
+            ends = _within_bounds(name, *joined.intervals[name])
             rows.append({"name": name, "value": law.parameter(name), "ends": ends})
             rows[-1]["meaning"] = meaning
     for name, variance in vars(law.variances).items():

@@ -18,7 +18,7 @@ from scipy.special import ndtri, stdtrit
 from reports.read.study import Study
 from reports.weigh.fits import Interval
 from reports.weigh.growth import growth
-from reports.weigh.joint import Joint, Runs, joint
+from reports.weigh.joint import NAMES, Joint, Runs, joint
 from reports.weigh.valley import INSIDE, NONE, Valley
 from search.train.provenance import commit
 from space.budget import Budget
@@ -93,6 +93,11 @@ class JointLaw:
             row |= _ends("line", best, line.predicted(valley.budget))
             row |= {"line_regret": _regret(valley, best)}
         return row
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """Of each parameter that is fitted."""
+        return {NAMES[place]: self.law.interval(NAMES[place]) for place in self.law.free}
 
     @cached_property
     def exponents(self) -> pd.DataFrame:
