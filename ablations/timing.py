@@ -77,7 +77,8 @@ class Timing:
         joins later is timed beside one that is there already, and put in proportion to it.
         """
         from search.train.placement import settle
-        from search.train.provenance import commit, device_name
+        from search.train.provenance import device_name
+        from space.commit import commit
 
         assert self.path is not None, "given where tables are trained"
         known = dict(self.content.get("seconds_per_token", {}))

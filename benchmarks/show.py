@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 
 from search.train.placement import Placement
-from search.train.provenance import commit, device_name
+from search.train.provenance import device_name
+from space.commit import commit
 from space.files import file_atomically, write_atomically
 from space.tables import in_markdown
 

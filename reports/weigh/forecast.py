@@ -20,8 +20,8 @@ from reports.weigh.fits import Interval
 from reports.weigh.growth import growth
 from reports.weigh.joint import NAMES, Joint, Runs, joint
 from reports.weigh.valley import INSIDE, NONE, Valley
-from search.train.provenance import commit
 from space.budget import Budget
+from space.commit import commit
 from space.seals import read_json, sealed_json
 from space.words import magnitude
 

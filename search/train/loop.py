@@ -39,7 +39,8 @@ from search.train.engines.weights import Weights
 from search.train.optimizers import OPTIMIZERS
 from search.train.parametrise import initialise, lr_factor, parameter_groups
 from search.train.placement import Placement, rank, settle, world
-from search.train.provenance import commit, device_name, versions
+from search.train.provenance import device_name, versions
+from space.commit import commit
 from space.doors import Changed
 from space.files import Fence, file_atomically, nothing, write_atomically
 from space.model import Attention, Decoder
