@@ -102,6 +102,21 @@ def test_a_study_has_a_worker_for_each_card(tmp_path: Path) -> None:
     assert study_json(tmp_path)["state"] == "done"
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="it takes two GPUs")
+def test_two_gpus_train_a_run_of_a_study_as_one(tmp_path: Path) -> None:
+    readings = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        given = (f"placement.gpus_per_run={ranks}", "placement.device=cuda", "workers=1")
+        done = run(folder, "n_trials=1", "replicates.seeds=1", *given)
+        assert done.returncode == 0, done.stderr
+        (record,) = records(folder).values()
+        assert record["device"]["gpus_per_run"] == ranks
+        readings.append(record["readings"][-1]["val_loss"])
+    assert readings[0] == pytest.approx(readings[1], rel=2e-3)
+
+
 def test_the_parent_of_a_study_opens_no_context(tmp_path: Path) -> None:
     """It would take hundreds of megabytes of a card, and forbid it to others."""
     code = (

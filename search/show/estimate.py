@@ -149,8 +149,8 @@ def speed(work: Work, placement: Placement, runs: Path) -> tuple[float, str]:
     if measured:
         return median(measured), f"by {len(measured)} runs recorded on such a machine"
     rate = UTILISATION * matrix_product_speed(placement, work.typical.recipe.precision)
-    of = f", times {n} for {n} of them" if (n := placement.gpus_per_run) > 1 else ""
-    return n * rate, f"rough: {UTILISATION:.0%} of a measured matrix product{of}"
+    each = f" in each of {n}" if (n := placement.gpus_per_run) > 1 else ""
+    return n * rate, f"rough: {UTILISATION:.0%} of a measured matrix product{each}"
 
 
 def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]:

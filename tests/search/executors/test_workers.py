@@ -29,6 +29,7 @@ from study_fixtures import (
 )
 
 from search.executors import local as workers
+from search.executors.ray import Ray
 from search.executors.slurm import Slurm
 from search.runs import read_metrics
 from search.study.plan import MAX_DEATHS, distinct
@@ -44,6 +45,9 @@ ONE_LONG_RUN = (
     "placement.checkpoint_s=0.2",
 )
 """A hundred and fifty steps: long enough to be killed in the middle."""
+
+
+CPU = Placement(device="cpu", gpus_per_run=2)
 
 
 def checkpoint(folder: Path) -> list[Path]:
@@ -354,6 +358,55 @@ def test_workers_are_a_number_or_auto(tmp_path: Path, given: str) -> None:
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "workers" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("gres", "ranks", "usual"), [("gpu:8", 2, 8), ("gpu:h100:8", 8, 2), ("gpu:8", 3, 4)]
+)
+def test_slurm_has_a_worker_for_each_gpus_of_a_run(gres: str, ranks: int, usual: int) -> None:
+    executor, given = Slurm(nodes=2, gres=gres), Placement(gpus_per_run=ranks)
+    assert executor.usual_workers(given) == usual
+    executor.require(given, usual)
+    with pytest.raises(ValueError, match=r"executor\.gres must ask each node for .*; set executor"):
+        executor.require(given, usual + 2)
+    with pytest.raises(ValueError, match=rf"but got None .*; set executor.gres=gpu:{ranks}$"):
+        Slurm(nodes=2).require(given, 2)
+    on_cpus = Slurm(nodes=2, cpus=12).usual_workers(replace(given, device="cpu"))
+    assert on_cpus == 2 * (12 // ranks)
+
+
+def test_a_worker_of_ray_has_the_gpus_of_its_runs() -> None:
+    two = Placement(gpus_per_run=2)
+    with pytest.raises(
+        ValueError, match=r"executor\.num_gpus must be .* got 4 and 2; leave it out"
+    ):
+        Ray(num_gpus=4).require(two, 1)
+    for executor, given in ((Ray(), two), (Ray(num_gpus=2), two), (Ray(num_gpus=4), CPU)):
+        executor.require(given, 1)
+
+
+def test_workers_have_a_slot_of_gpus_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "gpus", lambda: list("01234567"))
+    three = Placement(gpus_per_run=3)
+    cards = [workers.environment(three, number)["CUDA_VISIBLE_DEVICES"] for number in range(3)]
+    assert cards == ["0,1,2", "3,4,5", "0,1,2"]
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (("placement.device=auto",), "placement.gpus_per_run × workers must be at most the GPUs"),
+        (("executor=inline",), "placement.gpus_per_run must be 1 with executor=inline"),
+        (("recipe.batch_size=1",), "batch_size must be at least the number of processes"),
+    ],
+)
+def test_runs_of_more_gpus_than_there_can_be_end_in_one_line_before_training(
+    here: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], complaint: str
+) -> None:
+    monkeypatch.setattr(placement, "gpus", lambda: ["0"])
+    with pytest.raises(ValueError, match=complaint) as error:
+        open_search(here, "placement.gpus_per_run=2", *given)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow
