@@ -79,7 +79,8 @@ class Slurm:
     def require(self, placement: Placement, workers: int) -> None:
         """Raises: ValueError where a node is not asked for the GPUs of its workers."""
         ranks, here = placement.gpus_per_run, -(-workers // self.nodes)
-        if ranks == 1 or placement.device == "cpu":
+        otherwise = any("gpu" in flag for flag in self.flags)  # --gpus-per-node and its kin
+        if ranks == 1 or placement.device == "cpu" or otherwise:
             return
         if self._gpus() < ranks * here:
             raise ValueError(

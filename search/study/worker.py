@@ -51,6 +51,7 @@ from search.study.storage import (
 )
 from search.train.leftovers import give_back
 from search.train.loop import Stop
+from search.train.placement import leave_group
 from search.train.ranks import NoRoom, Ranks
 from space.compat import TELL_ERRORS, is_tell_refused, note, without_experimental_warnings
 from space.doors import Changed, bare
@@ -634,6 +635,7 @@ def main() -> None:
         stopping.set()
 
     sys.stdout = Relay(emit)
+    leave_group()  # a node of a cluster may have one of its own
     number = int(sys.stdin.buffer.readline())
     try:
         job = Job.from_json(sys.stdin.buffer.readline())

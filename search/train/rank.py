@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 PARENT = "ISOPARAM_FIRST_RANK"
@@ -46,9 +47,10 @@ def train_what_comes() -> None:
     placement = Placement(**json.loads(sys.stdin.readline()))
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world())  # type: ignore[attr-defined]
     join(placement, store)
+    opened = cache(open_data)
     for line in sys.stdin:
         order = json.loads(line)
-        run, data = run_from_dict(order["run"]), open_data(order["data"])
+        run, data = run_from_dict(order["run"]), opened(order["data"])
         with suppress(Stop):
             train(run, data, Path(order["folder"]), placement=placement)
         give_back()

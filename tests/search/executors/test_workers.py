@@ -371,6 +371,7 @@ def test_slurm_has_a_worker_for_each_gpus_of_a_run(gres: str, ranks: int, usual:
         executor.require(given, usual + 2)
     with pytest.raises(ValueError, match=rf"but got None .*; set executor.gres=gpu:{ranks}$"):
         Slurm(nodes=2).require(given, 2)
+    Slurm(nodes=2, parameters={"gpus-per-node": 8}).require(given, 2)
     on_cpus = Slurm(nodes=2, cpus=12).usual_workers(replace(given, device="cpu"))
     assert on_cpus == 2 * (12 // ranks)
 

@@ -1,5 +1,6 @@
 """A run by several ranks: they train as one does, and what happens to one of them all know."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -184,6 +185,24 @@ def test_a_pruned_run_ends_for_all_and_goes_on_when_it_is_asked_for_again(
     record = two.train(branching, text, tmp_path / "pruned")
     assert [reading.tokens for reading in record.readings] == [2560, 5120]
     assert losses(tmp_path / "pruned") == losses(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_run_for_all_and_is_no_outcome_of_it(
+    two: Ranks, whole: Path, text: Data, tmp_path: Path
+) -> None:
+    asked: list[int] = []
+
+    def fence() -> None:
+        asked.append(1)
+        if len(asked) == 3:  # the first two are for what begins a run
+            raise OSError(errno.ENOSPC, "No space left")
+
+    with pytest.raises(OSError, match="No space left"):
+        two.train(run_of(text), text, tmp_path, fence=fence)
+    assert len(asked) == 3
+    assert two.train(run_of(text), text, tmp_path).status == "finished"
+    assert losses(tmp_path) == losses(whole)
 
 
 TROUBLED = """
