@@ -17,6 +17,7 @@ from search.data.config import DataConfig
 from search.data.corpora import Corpus, TokenDocument
 from search.data.encode import Job, Part, Progress, encode
 from search.data.hashes import FileHashes
+from search.data.in_place import Joined, digest_of_tokens, list_files, train_split
 from search.data.readers import limited
 from search.data.split import Array, capped, content_hash, hold_out, threshold
 from search.data.stretches import SPOOLED, Spool, Stretch, checked
@@ -31,6 +32,7 @@ from search.data.tokenizer import (
 )
 from search.train.placement import cores
 from space.seals import Damaged, read_json, write_json
+from space.words import count
 
 FORMAT = 1
 """Part of every cache key. Raise it when the same content is packed differently."""
@@ -247,6 +249,9 @@ def _pack_tokens(
         tokenizer = load_tokenizer(tokenizer_file(config.tokenizer))
         vocab_size = vocab_size_of(tokenizer)
         _keep_tokenizer(tokenizer, folder, token_bytes(tokenizer))
+    if config.in_place:
+        _list_training_files(config, corpus, folder, vocab_size, progress)
+        return vocab_size, config.end_token
     held_out = _held_out_tokens(corpus, config)
     for split, wanted in (("train", False), ("validation", True)):
         chosen = (
@@ -256,6 +261,18 @@ def _pack_tokens(
         )
         _write_tokens(folder / f"{split}.bin", chosen, vocab_size, split, progress)
     return vocab_size, config.end_token
+
+
+def _list_training_files(
+    config: DataConfig, corpus: Corpus, folder: Path, vocab_size: int, progress: Progress
+) -> None:
+    """Training files stay where they lie; the held-out ones are packed."""
+    files, held_out = corpus.in_place()  # type: ignore[attr-defined]  # configurations see to it
+    list_files(files, folder)
+    documents = _with_ends(held_out, config.end_token)
+    chosen = (document.ids for document in documents if _require_ids(document, vocab_size))
+    _write_tokens(folder / "validation.bin", chosen, vocab_size, "validation", progress)
+    progress(f"data: {count(len(files), 'training file')} used where they lie; reading them once")
 
 
 def _keep_tokenizer(tokenizer: Tokenizer, folder: Path, sizes: Array) -> None:
@@ -269,8 +286,11 @@ def _hold_out(hashes: Array, config: DataConfig) -> Array:
 
 def _token_documents(corpus: Corpus, config: DataConfig) -> Iterator[TokenDocument]:
     """Those that are not empty, with their end token."""
-    end = config.end_token
-    for document in corpus.documents():
+    return _with_ends(corpus.documents(), config.end_token)
+
+
+def _with_ends(documents: Iterable[TokenDocument], end: int | None) -> Iterator[TokenDocument]:
+    for document in documents:
         if not isinstance(document, TokenDocument):
             raise ValueError(
                 "documents of kind tokens must be TokenDocument, but one is "
@@ -330,10 +350,13 @@ def _summary(
     text_size = np.load(folder / "token_bytes.npy") if has_text else None
     digest = hashlib.sha256(f"{dtype} {vocab_size} {end_token}".encode())
     digest.update(b"" if text_size is None else text_size.tobytes())
-    for file in ("train.bin", "validation.bin"):
-        with (folder / file).open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    n_train = (folder / "train.bin").stat().st_size // dtype.itemsize
+    train = train_split(folder, dtype.name)
+    if isinstance(train, Joined):
+        digest.update(digest_of_tokens(train, vocab_size, dtype))
+    else:
+        digest.update(_digest_of_file(folder / "train.bin"))
+    digest.update(_digest_of_file(folder / "validation.bin"))
+    n_train = len(train)
     if n_train < vocab_size:
         raise ValueError(
             "the training split must have a token for each entry of the vocabulary, but "
@@ -351,6 +374,11 @@ def _summary(
         "dtype": dtype.name,
         "bytes_per_token": bytes_per_token,
     }
+
+
+def _digest_of_file(path: Path) -> bytes:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
 
 
 def _write_tokens(

@@ -6,7 +6,6 @@ under a key of content and settings.
 """
 
 import json
-import mmap
 import os
 import platform
 import shutil
@@ -25,7 +24,9 @@ from search.data.config import DataConfig
 from search.data.corpora import CORPORA, Corpus
 from search.data.encode import Progress
 from search.data.hashes import FileHashes, digest_of, seal
-from search.data.packed import Array, Data
+from search.data.in_place import train_split
+from search.data.packed import Data
+from search.data.readers import mapped
 from search.data.tokenizer import tokenizer_file
 from space.files import folder_atomically, remove_parts, umask, write_atomically
 from space.seals import Damaged
@@ -43,6 +44,11 @@ def prepare(
     Raises:
         ValueError, OSError: what is asked for cannot be read or does not fit together.
     """
+    if config.in_place and artifacts is not None:
+        raise ValueError(
+            "data.in_place must be left out with artifacts, through which data are sent to hosts "
+            "that have no folder in common, but is true"
+        )
     cache = Path(config.cache)
     with suppress(PermissionError):  # what is there may be all that is needed
         cache.mkdir(parents=True, exist_ok=True)
@@ -154,21 +160,11 @@ def open_data(folder: str | Path) -> Data:
         vocab_size=manifest["vocab_size"],
         end_token=manifest["end_token"],
         bytes_per_token=manifest["bytes_per_token"],
-        train=mapped(folder / "train.bin", manifest["dtype"]),
+        train=train_split(folder, manifest["dtype"]),
         validation=mapped(folder / "validation.bin", manifest["dtype"]),
         token_bytes=np.load(folder / "token_bytes.npy") if known else None,
         tokenizer=folder / "tokenizer.json" if known else None,
     )
-
-
-def mapped(path: Path, dtype: str) -> Array:
-    """The tokens of a file, of which no more is read than is asked for: windows lie anywhere in it,
-    and what the system reads ahead of each would be thrown away."""
-    with open(path, "rb") as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if hasattr(mmap, "MADV_RANDOM"):
-        content.madvise(mmap.MADV_RANDOM)
-    return np.frombuffer(content, dtype)
 
 
 def find_data(cache: str | Path, fingerprint: str) -> Path | None:
@@ -196,6 +192,8 @@ def _recipe(config: DataConfig, corpus: Corpus) -> dict[str, Any]:
     }
     if config.validation_tokens is not None:
         recipe["validation_tokens"] = config.validation_tokens
+    if config.in_place:
+        recipe["in_place"] = True
     from_outside = source != config.source
     return recipe | ({"options": config.outside_options()} if from_outside else {})
 

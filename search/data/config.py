@@ -55,6 +55,9 @@ class DataConfig:
     validation_tokens: AtLeast1 | None = None
     """At most so many are held out, for 5% of a large corpus are more than any reading takes; the
     other documents of that share are trained on. Default: no limit."""
+    in_place: bool = False
+    """`tokens`: whether training files stay where they lie, and are not packed into the cache. It
+    takes .bin files, of which those named val… are held out."""
     cache: Place = ".cache/data"
     """Where prepared data are kept, for every study that uses them."""
     processes: AtLeast1 | None = None
@@ -77,6 +80,11 @@ class DataConfig:
             raise ValueError(
                 f"data.max_bytes must be left out with data.source={self.source}, whose documents "
                 f"are {corpus.kind}, not text, but is {self.max_bytes}"
+            )
+        if self.in_place and not hasattr(corpus, "in_place"):
+            raise ValueError(
+                f"data.in_place must be left out with data.source={self.source}, whose documents "
+                "must be made into tokens first, but is true; data=tokens has it"
             )
         if self.name is None:
             name = re.sub(r"\W+", "_", self.path or self.label).strip("_")

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import mmap
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -29,9 +30,9 @@ TEXT_KEY_HINT = "set data.text_key to the one that holds the text"
 SHORTEST_CUT, LONGEST_CUT = 4096, 65536
 """Characters. A txt file is cut into documents at the first blank line after the one, or at the
 first line end after the other."""
-LLM_C = {20240520: "<u2", 20240801: "<u4"}
-"""First number of llm.c's headers, of 256 int32, and what follows them; their third number says how
-many tokens."""
+LLM_C = {20240520: ("<u2", 1), 20240801: ("<u4", 7)}
+"""By the first number of llm.c's headers, of 256 int32: the type of what follows, and the second
+number, a version. The third says how many tokens."""
 LLM_C_HEADER_BYTES = 1024
 MEGATRON, MEGATRON_DTYPES = b"MMIDIDX\0\0", {4: "<i4", 5: "<i8", 8: "<u2"}
 """What a Megatron .idx begins with, and what its code of a type says of the .bin beside it."""
@@ -396,10 +397,10 @@ def index_beside(path: Path) -> Path | None:
     return index if path.suffix == ".bin" and index.is_file() else None
 
 
-def _read_megatron(path: Path, index: Path) -> Iterator[tuple[str, Tokens]]:
-    """The documents that a Megatron index says: magic, version, code of the type, how many
-    sequences and boundaries there are; the sequences' lengths and places, and the boundaries of
-    documents in sequences (megatron/core/datasets/readme.md)."""
+def _megatron(path: Path, index: Path) -> tuple[Any, list[int]]:
+    """The ids, and between which of them documents lie, as a Megatron index says: magic, version,
+    code of the type, how many sequences and boundaries there are; the sequences' lengths and
+    places, and the boundaries of documents in sequences (megatron/core/datasets/readme.md)."""
     head = index.read_bytes()[:34]
     version, code, n, n_bounds = struct.unpack("<QBQQ", head[9:]) if len(head) == 34 else [0] * 4
     dtype = np.dtype(MEGATRON_DTYPES.get(code, "V"))
@@ -426,15 +427,16 @@ def _read_megatron(path: Path, index: Path) -> Iterator[tuple[str, Tokens]]:
             "both complete and of one data set?"
         )
     if not starts[-1]:
-        return
+        return np.empty(0, dtype), []
     tokens = np.memmap(path, dtype=dtype, mode="r")
-    for start, end in pairwise(starts[bounds].tolist()):
-        yield f"{path}, token {start}", tokens[start:end].astype(np.int64)
+    return tokens, starts[bounds].tolist()
 
 
 def _read_bin(path: Path, end_token: int | None) -> Iterator[tuple[str, Tokens]]:
     if (index := index_beside(path)) is not None:
-        yield from _read_megatron(path, index)
+        tokens, bounds = _megatron(path, index)
+        for start, end in pairwise(bounds):
+            yield f"{path}, token {start}", tokens[start:end].astype(np.int64)
         return
     if path.stat().st_size % 2:
         raise ValueError("must hold two bytes per token, but has an odd size; is it complete?")
@@ -452,6 +454,34 @@ def _read_bin(path: Path, end_token: int | None) -> Iterator[tuple[str, Tokens]]
         start = end
 
 
+def stored_tokens(path: Path) -> Any:
+    """The ids of a .bin file as they are stored: (n,), memory-mapped.
+
+    Raises:
+        ValueError: it is none, or holds no tokens, or not what its header or index says.
+    """
+    with _naming(path):
+        if path.suffix != ".bin":
+            raise ValueError("must be a .bin file of token ids to be used where it lies")
+        if not (size := path.stat().st_size) or size % 2:
+            raise ValueError("must hold two bytes per token, but is empty or of an odd size")
+        index = index_beside(path)
+        tokens = _stored(path) if index is None else _megatron(path, index)[0]
+        if not len(tokens):
+            raise ValueError("must hold tokens to be used where it lies, but is empty")
+        return tokens
+
+
+def mapped(path: str | Path, dtype: str, offset: int = 0, count: int = -1) -> Any:
+    """The tokens of a file, of which no more is read than is asked for: windows lie anywhere in it,
+    and what the system reads ahead of each would be thrown away."""
+    with open(path, "rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_RANDOM"):
+        content.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(content, dtype, count, offset)
+
+
 def _stored(path: Path) -> Any:
     """The ids of a .bin file, of two bytes each; with a header of llm.c as that says.
 
@@ -459,7 +489,13 @@ def _stored(path: Path) -> Any:
         ValueError: its ids have four bytes.
     """
     head = np.fromfile(path, dtype="<i4", count=3)
-    if len(head) == 3 and (dtype := LLM_C.get(int(head[0]))):
+    if len(head) == 3 and int(head[0]) in LLM_C:
+        dtype, version = LLM_C[int(head[0])]
+        if head[1] != version:
+            raise ValueError(
+                f"must have version {version} in its header of llm.c, but has {head[1]}; write it "
+                "by a newer llm.c, or without a header"
+            )
         stored = np.memmap(path, dtype=dtype, mode="r", offset=LLM_C_HEADER_BYTES)
         if len(stored) != head[2]:
             raise ValueError(
