@@ -11,6 +11,7 @@ import numpy as np
 from search.data.hashes import seal
 from search.data.packed import Array
 from search.data.readers import mapped, stored_tokens
+from space.files import write_atomically
 
 LIST = "train.json"
 """In the folder of prepared data, in place of the packed training split: its files."""
@@ -49,7 +50,7 @@ def list_files(files: Sequence[Path], folder: Path) -> None:
         tokens = stored_tokens(path)
         own = {"offset": tokens.offset, "tokens": len(tokens), "dtype": tokens.dtype.str}
         parts.append({"path": str(path.absolute()), **own, "seal": seal(path)})
-    (folder / LIST).write_text(json.dumps(parts, indent=1))
+    write_atomically(folder / LIST, json.dumps(parts, indent=1))
 
 
 def joined(folder: Path) -> Joined:
