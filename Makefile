@@ -2,6 +2,7 @@
 # make test    lint, types and all tests but those that need a GPU
 # make eval-data  data of zero-shot tasks, for python -m search.evaluate
 # make peers  what python -m benchmarks.proxy compares with besides transformers
+# make gallery  the pictures of docs/gallery.md anew, of pages made from records
 # make docs    the documentation as a site, in .cache/docs
 # make gpu     on a machine with a GPU: the tests and benchmarks that need one, and a table to publish
 # make fast    the tests without the slow ones: about a minute
@@ -14,7 +15,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: sweep test fast gpu docs clean eval-data peers
+.PHONY: sweep test fast gpu docs clean eval-data peers gallery
 .DELETE_ON_ERROR:
 
 sweep: .venv/installed .cache/plotly-basic.min.js.gz
@@ -40,6 +41,9 @@ gpu: .venv/installed-dev
 docs: .venv/installed-dev
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs . .cache/docs
 	@echo .cache/docs/README.html
+
+gallery: .venv/installed-dev .cache/plotly-basic.min.js.gz
+	PYTHONPATH=. $(BIN)/python docs/gallery.py
 
 # The requested torch comes first, so that installing the rest finds it and takes no other build.
 .venv/installed: pyproject.toml constraints.txt

@@ -50,7 +50,7 @@ include_patterns = [
     "reports/results/**",
     "benchmarks/results/**",
 ]
-exclude_patterns = ["docs/conf.py", "DECISIONS.md"]
+exclude_patterns = ["docs/*.py", "DECISIONS.md"]
 source_suffix = {".md": "markdown"}
 html_theme = "furo"
 html_theme_options = {"top_of_page_buttons": []}

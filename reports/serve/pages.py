@@ -8,7 +8,7 @@ from typing import Any, Self
 from reports.serve.entries import LAW, STUDY, TABLE, Entry
 from reports.show.figures import SERIES, mixed
 from reports.show.tables import fill
-from space.words import amount, count
+from space.words import amount, count, join
 
 FEWEST = 2
 """Entries that are compared."""
@@ -85,6 +85,15 @@ def seeds_in_words(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
+def budgets_in_words(budgets: Sequence[str]) -> str:
+    """ "500k and 1.0M parameters": what they count is said once."""
+    counted: dict[str, list[str]] = {}
+    for budget in budgets:
+        number, _, unit = budget.partition(" ")
+        counted.setdefault(unit, []).append(number)
+    return "; ".join(f"{join(numbers)} {unit}" for unit, numbers in counted.items())
+
+
 def state(entry: Entry) -> str:
     """Whether it runs, and who works on it."""
     said = entry.progress
@@ -112,7 +121,7 @@ FACTS: dict[str, Callable[[Entry], str]] = {
     "state": state,
     "answer": lambda entry: entry.answer,
     "asked": lambda entry: entry.asked,
-    "budget": lambda entry: "; ".join(entry.budgets),
+    "budget": lambda entry: budgets_in_words(entry.budgets),
     "space or table": lambda entry: "; ".join(entry.spaces),
     "corpus": lambda entry: "; ".join(entry.corpora),
     "tokens per run": lambda entry: "; ".join(f"{number:,}" for number in entry.tokens),

@@ -23,6 +23,8 @@ SERIES = ("#3f77bd", "#d9752f", "#2f9a78", "#b9505f", "#8563b5", "#87873c")
 `--series-1` and so on, and lighter ones for the dark."""
 RAMP = ("#3565b0", "#3a8fb7", "#35a08c", "#7fa548", "#cf9f35", "#d9752f", "#b2404f")
 """From shallow to deep."""
+ON_A_PAGE: dict[Any, Any] = {"font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans"}
+"""What a page's pictures have in place of the serifs for print."""
 NO_METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
@@ -63,8 +65,8 @@ def drawn(
     style: dict[Any, Any] | None = None,
 ) -> bytes:
     """A figure in the style for print as `png`, `pdf` or `svg`: the same bytes whenever drawn from
-    the same runs."""
-    with _for_print(style):
+    the same runs. An SVG is for a page and has the letters of one."""
+    with _for_print((ON_A_PAGE if form == "svg" else {}) | (style or {})):
         return _saved(draw(), form, dpi)
 
 

@@ -138,6 +138,8 @@ def test_an_architecture_is_chosen_everywhere_and_no_label_is_covered(
         opacities = "document.getElementById('train').data.map((t) => [t.meta.arm, t.opacity])"
         bright = {name for name, opacity in tab.evaluate(opacities) if opacity == 1}
         assert bright == {arm}
+        faded = "[...document.querySelectorAll('#depth .errorbar')].map((b) => b.style.opacity)"
+        assert sorted(tab.evaluate(faded)) == [*(3 * ["0.2"]), "1"], "intervals, too"
         assert tab.locator("#layers rect").count() == 2 * 3
         assert "3 layers" in str(tab.locator("#layers svg").get_attribute("aria-label"))
         tab.locator("#depth .points path").last.click(force=True)

@@ -23,7 +23,7 @@ from study_fixtures import environment, open_search
 
 from reports.serve.__main__ import ServeConfig, main
 from reports.serve.outputs import Outputs
-from reports.serve.pages import Query
+from reports.serve.pages import Query, budgets_in_words
 from reports.serve.server import Site
 from search.study.leases import WORKER
 from search.study.storage import leases_of
@@ -460,3 +460,12 @@ def test_a_browser_shows_what_changes_without_loading_the_page_again(
 
 def test_a_query_is_of_what_an_address_has() -> None:
     assert Query.of({"name": ["a", " b "], "other": ["c"]}) == Query(name="b")
+
+
+def test_budgets_say_once_what_they_count() -> None:
+    counted = "non-embedding parameters"
+    law = [f"{n} {counted}" for n in ("500k", "1.0M", "2.0M")]
+    assert budgets_in_words([*law, "8.0 MB of weights"]) == (
+        f"500k, 1.0M and 2.0M {counted}; 8.0 MB of weights"
+    )
+    assert budgets_in_words([]) == ""
