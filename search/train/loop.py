@@ -498,7 +498,8 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "state": asdict(self.state),
             "placement": asdict(self.placement),
-            "curve": (self.folder / CURVE).read_bytes()[: self.state.metrics_bytes],
+            # torch does not read empty bytes back, which are those before the first line
+            "curve": (self.folder / CURVE).read_bytes()[: self.state.metrics_bytes] or None,
         }
         started = time.perf_counter()
         checkpoint.write(self.folder, self.run.key, saved, branch=self.in_branch, fence=self.fence)

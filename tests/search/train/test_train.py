@@ -135,6 +135,23 @@ def test_a_run_stopped_right_after_it_was_resumed_keeps_its_curve(
     assert losses(tmp_path / "a") == losses(tmp_path / "whole")
 
 
+def test_a_run_stopped_before_the_first_line_of_its_curve_goes_on(
+    data: Data, tmp_path: Path
+) -> None:
+    steps: list[int] = []
+
+    def stop(event: dict[str, Any]) -> None:
+        steps.append(event["step"])
+        raise Stop
+
+    long = run_of(data, tokens=600 * 4 * 32)  # a line every three steps
+    for _ in range(2):
+        with pytest.raises(Stop):
+            train(long, data, tmp_path, placement=HERE, progress=stop)
+    assert steps == [1, 2]
+    assert not (tmp_path / "checkpoint/state.pt.corrupt").exists()
+
+
 def test_what_is_given_wins_over_what_a_checkpoint_pins() -> None:
     saved = {"device": "cpu", "threads": 2, "micro_batch": 8, "engine": "autograd", "compile": "no"}
     given = Placement(micro_batch=4, checkpoint_s=5)
