@@ -164,7 +164,9 @@ def facts(config: SearchConfig, session: "Session[SearchWork]") -> dict[str, Any
         "sampler": config.sampler.name,
         "pruner": config.pruner.name,
         "n_trials": config.n_trials,
-        **exploration_facts(session.study, attempts, work.plan.baseline),
+        **exploration_facts(
+            session.study, attempts, work.plan.baseline, session.count_done() >= work.total
+        ),
         **pruning_facts(attempts, work.recipe),
     }
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ablations.stats.block import spreads
@@ -205,6 +205,8 @@ class Importance:
     """What the shares are of and worth, or why there are none."""
     shares: Sequence[tuple[str, float]] = ()
     """Axes by their share of the metric's variance, largest first."""
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """The 95% interval of each, where the study has them."""
 
 
 def importance(study: Study, evidence: Evidence) -> Importance | None:
@@ -232,7 +234,13 @@ def importance(study: Study, evidence: Evidence) -> Importance | None:
         f"exploring runs of {tried} architectures. Seeds alone make {noise:.0%} of that variance: "
         "shares of that size say nothing."
     )
-    return Importance(note, sorted(shares.items(), key=lambda item: (-item[1], item[0])))
+    intervals = study.facts.get("importance_intervals") or {}
+    note += (
+        " Thin lines: 95% intervals, from samples of these architectures with replacement."
+        if intervals
+        else " The study has no intervals of these shares: it has not ended, or is older than they."
+    )
+    return Importance(note, sorted(shares.items(), key=lambda s: (-s[1], s[0])), intervals)
 
 
 def _noise_share(evidence: Evidence) -> float:

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
+from random import Random
+from statistics import quantiles
 from typing import Any
 
 import optuna
@@ -15,6 +17,9 @@ from search.runs import usable_record
 from search.states import Role, State, Status
 from search.study.plan import Attempt, distinct
 from space.seals import write_json
+
+SAMPLES = 200
+"""Of the trials, for the intervals of what axes account for."""
 
 
 def entries(
@@ -54,14 +59,18 @@ def exploration_facts(
     study: optuna.Study,
     attempts: Sequence[Attempt],
     baseline: Callable[[Sequence[Attempt]], Attempt | None],
+    whole: bool = False,
 ) -> dict[str, Any]:
     """What `study.json` says of a search beyond its trials. `baseline` finds the baseline among the
-    runs that explored."""
+    runs that explored. A `whole` study has intervals of what its axes account for."""
     explored = [run for run in distinct(attempts) if run.role == Role.EXPLORE]
-    middle = baseline(explored)
+    middle, numbers = baseline(explored), {run.number for run in explored}
+    shares = importance(study, numbers)
+    intervals = importance_intervals(study, numbers, list(shares)) if whole else {}
     return {
         "baseline": middle.arm if middle else None,
-        "importance": importance(study, {run.number for run in explored}),
+        "importance": shares,
+        **({"importance_intervals": intervals} if intervals else {}),
         **({"front": front(attempts, study)} if len(study.directions) > 1 else {}),
     }
 
@@ -122,8 +131,34 @@ def _entry(run: Attempt, tries: int) -> dict[str, Any]:
 def importance(study: optuna.Study, numbers: set[int]) -> dict[str, float]:
     """Share of each axis in the variation among these trials (PED-ANOVA); empty where they are too
     few or too alike to say."""
+    return _shares(study, _complete(study, numbers))
+
+
+def importance_intervals(
+    study: optuna.Study, numbers: set[int], axes: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """The 95% interval of each axis' share: percentiles over samples of these trials with
+    replacement. Empty of one axis, which has all."""
+    if len(axes) < 2:
+        return {}
+    trials, source = _complete(study, numbers), Random(0)
+    samples = [source.choices(trials, k=len(trials)) for _ in range(SAMPLES)]
+    drawn = [shares for sample in samples if (shares := _shares(study, sample))]
+    return {name: _middle([shares.get(name, 0.0) for shares in drawn]) for name in axes}
+
+
+def _middle(values: Sequence[float]) -> tuple[float, float]:
+    """The 2.5th and the 97.5th percentile."""
+    cuts = quantiles(values, n=40, method="inclusive")
+    return cuts[0], cuts[-1]
+
+
+def _complete(study: optuna.Study, numbers: set[int]) -> list[FrozenTrial]:
     trials = [t for t in study.get_trials(deepcopy=False) if t.number in numbers]
-    trials = [t for t in trials if t.state == TrialState.COMPLETE]
+    return [t for t in trials if t.state == TrialState.COMPLETE]
+
+
+def _shares(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, float]:
     if len(trials) < 4:
         return {}
     explored = optuna.create_study(direction=study.directions[0])

@@ -290,6 +290,11 @@ def test_which_axis_matters_is_shown_where_runs_and_seeds_support_it(tmp_path: P
     assert found is not None
     assert found.shares == [("num_blocks", 0.7), ("heads_per_kv", 0.3)]
     assert re.search(r"Seeds alone make \d% of that variance", found.note)
+    assert "no intervals of these shares" in found.note
+    study.facts["importance_intervals"] = {"num_blocks": [0.5, 0.9], "heads_per_kv": [0.1, 0.5]}
+    text = text_of(read(study))
+    assert "70% (50 to 90)" in text
+    assert "95% intervals, from samples of these architectures" in text
 
 
 def test_the_title_says_what_is_varied(tmp_path: Path) -> None:

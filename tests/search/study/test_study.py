@@ -25,7 +25,7 @@ from search.record import architecture_id
 from search.runs import CorruptRecord, usable_record
 from search.states import Role
 from search.study import session
-from search.study.describe import entries
+from search.study.describe import entries, importance, importance_intervals
 from search.study.ending import describe, tidy
 from search.study.exploration import Exploration, Option, Replicates, SearchWork
 from search.study.locks import require_writable
@@ -513,6 +513,30 @@ def test_study_json_tells_what_reports_need(here: Path) -> None:
     }
     assert list(content["importance"]) == ["num_blocks"]
     assert content["config"]["recipe"]["precision"] in ("bf16", "fp32")
+
+
+def explored(runs: int) -> optuna.Study:
+    """A study whose losses come from depth alone, and from noise."""
+    study, noise = optuna.create_study(sampler=optuna.samplers.RandomSampler(0)), random.Random(1)
+    for _ in range(runs):
+        trial = study.ask()
+        depth = trial.suggest_int("depth", 1, 12)
+        trial.suggest_categorical("tied", [True, False])
+        study.tell(trial, 0.1 * depth + noise.gauss(0, 0.05))
+    return study
+
+
+def test_what_axes_account_for_has_intervals_that_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.study.describe.SAMPLES", 40)
+    few, many = ((explored(n), set(range(n))) for n in (20, 120))
+    shares, axes = importance(*many), ["depth", "tied"]
+    found = importance_intervals(*many, axes)
+    assert all(low <= shares[axis] <= high for axis, (low, high) in found.items())
+    assert found["tied"][1] < found["depth"][0], "what does nothing stays below what does all"
+    assert importance_intervals(*many, axes) == found
+    wide = importance_intervals(*few, axes)
+    assert wide["depth"][1] - wide["depth"][0] > found["depth"][1] - found["depth"][0]
+    assert importance_intervals(*many, ["depth"]) == {}
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("best", 1), ("all", 3), ("none", 0)])
