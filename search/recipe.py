@@ -80,6 +80,9 @@ class Recipe:
     faster."""
     eval_tokens: Count = 131072
     """Size of the fixed validation slice."""
+    z_loss: NotNegative = 0.0
+    """Factor on the square of each position's log-sum-exp of logits, which is added to its loss and
+    keeps logits from drifting (PaLM, arXiv:2204.02311, section 5: 1e-4)."""
     teacher: str = ""
     """Whose predictions are learned: a run by its key or folder, or the folder of an export; kept
     as `FOLDER@digest`. None by default."""

@@ -35,6 +35,7 @@ def recipe_in_words(recipe: Recipe) -> str:
         f"warm-up over {percent(r.warmup_fraction)}, {decay} to {percent(r.final_lr_fraction)} "
         f"of the peak; gradient norm at most {r.grad_clip:g}; {r.precision}; "
         f"scored on {r.eval_tokens:,} validation tokens{branches}{teacher}"
+        + (f"; z-loss of {r.z_loss:g}" if r.z_loss else "")
     )
 
 

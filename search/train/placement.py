@@ -219,6 +219,8 @@ def _settle_engine(given: str, on_gpu: bool, run: Run) -> str:
         _require_known(run.architecture)
         if run.recipe.teacher:
             raise Unavailable("the kernels know no teacher")
+        if run.recipe.z_loss:
+            raise Unavailable("the kernels know no z_loss")
         library()
     except Unavailable as reason:
         if given == "kernels":

@@ -37,7 +37,7 @@ class Engine(Protocol):
 
 
 def engine_of(model: Decoder, weights: Weights, placement: Placement, recipe: Recipe) -> Engine:
-    """The engine that a settled placement names, with the recipe's teacher."""
+    """The engine that a settled placement names, with what the recipe adds to the loss."""
     precision = recipe.precision
     if placement.engine == "kernels":
         from search.train.engines.kernels import KernelEngine
@@ -46,7 +46,8 @@ def engine_of(model: Decoder, weights: Weights, placement: Placement, recipe: Re
     from search.train.engines.autograd import AutogradEngine
     from search.train.engines.distillation import Teaching
 
-    return AutogradEngine(model, placement, precision, Teaching.of(recipe, placement))
+    teaching = Teaching.of(recipe, placement)
+    return AutogradEngine(model, placement, precision, teaching, recipe.z_loss)
 
 
 def micro_batches(sequences: int, size: int | None) -> Iterator[slice]:

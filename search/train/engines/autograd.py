@@ -27,9 +27,10 @@ class AutogradEngine:
         placement: Placement,
         precision: str,
         teaching: Teaching | None = None,
+        z_loss: float = 0.0,
     ) -> None:
         self.model, self.placement, self.precision = model, placement, precision
-        self.teaching = teaching
+        self.teaching, self.z_loss = teaching, z_loss
         self.compiled = placement.compile == "yes"
         self.token_nll = torch.compile(token_nll, dynamic=False) if self.compiled else token_nll
 
@@ -82,13 +83,15 @@ class AutogradEngine:
         return [hidden for hidden, _ in self._slices(self.teaching.hidden(inputs), targets)]
 
     def _back(self, hidden: Tensor, targets: Tensor, scale: float, taught: Tensor | None) -> Tensor:
-        """The loss of these positions, whose gradients have been added up, with the teacher's
-        where there is one."""
+        """The loss of these positions, whose gradients have been added up, with what else the
+        recipe wants."""
         output = self.model.lm_head.weight
         with autocast(self.placement, self.precision):
             loss = nll = self.token_nll(hidden, output, targets)
             if self.teaching is not None and taught is not None:
                 loss = self.teaching.loss(nll, hidden, output, taught)
+            if self.z_loss:
+                loss = loss + self.z_loss * log_sum_exp(nll, hidden, output, targets).square()
         (loss.sum() * scale).backward()  # type: ignore[no-untyped-call]
         return nll.detach()
 
@@ -108,3 +111,10 @@ class AutogradEngine:
 
     def refresh(self) -> None:
         """Nothing: the weights are read where they are."""
+
+
+def log_sum_exp(nll: Tensor, hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:
+    """Of each position's logits (B, T), without them: the loss is that less the target's logit.
+    hidden (B, T, D), output (V, D)."""
+    logit = (hidden.float() * output[targets].float()).sum(-1)
+    return nll + logit
