@@ -161,6 +161,9 @@ def _complete(study: optuna.Study, numbers: set[int]) -> list[FrozenTrial]:
 def _shares(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, float]:
     if len(trials) < 4:
         return {}
+    axes = {name for trial in trials for name in trial.params}
+    if len(axes) == 1:  # which has all; optuna.importance would load scikit-learn to say so
+        return dict.fromkeys(axes, 1.0)
     explored = optuna.create_study(direction=study.directions[0])
     explored.add_trials([_copy(t) for t in trials])
     try:

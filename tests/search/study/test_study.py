@@ -511,7 +511,7 @@ def test_study_json_tells_what_reports_need(here: Path) -> None:
     assert content["baseline"] in {
         t["arm"] for t in content["trials"] if t["role"] == Role.REPLICATE
     }
-    assert list(content["importance"]) == ["num_blocks"]
+    assert content["importance"] == {"num_blocks": 1.0}
     assert content["config"]["recipe"]["precision"] in ("bf16", "fp32")
 
 
