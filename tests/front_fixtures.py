@@ -21,8 +21,10 @@ def times() -> dict[int, float]:
     return {a.num_layers: device.decode_ms(a, 2048) for a in ladder(QUALITY, heads_per_kv_target=3)}
 
 
-def study_of(root: Path, seeds: int = 5, noise: float = 0.002, **facts: object) -> Study:
-    """Six depths with so many seeds each."""
+def study_of(
+    root: Path, seeds: int = 5, noise: float = 0.002, beyond: tuple[int, ...] = (), **facts: object
+) -> Study:
+    """Six depths with so many seeds each; some of them `beyond` a constraint."""
     measures = [Measure(name) for name in OBJECTIVES]
     said = {"objectives": [measure.facts() for measure in measures], "columns": []}
     folder = StudyFolder(root, "two", **{**said, "constraints": [], **facts})
@@ -35,6 +37,7 @@ def study_of(root: Path, seeds: int = 5, noise: float = 0.002, **facts: object) 
             record = usable_record(folder.runs / key)
             assert isinstance(record, Record)
             values = {measure.short: measure.of(record) for measure in measures}
-            folder.trials[-1] |= {"values": values, "excesses": {}}
+            excesses = {"peak_mb@llama_cpp:fp16<=6": 1.0 if arch.num_layers in beyond else -1.0}
+            folder.trials[-1] |= {"values": values, "excesses": excesses if beyond else {}}
     folder.write()
     return read_study("two", root / "outputs")

@@ -39,6 +39,7 @@ def of_study(study: Study, evidence: Evidence) -> pd.DataFrame:
     labels = dict(zip(evidence.arms.arm, evidence.arms.label, strict=True))
     places = {arm: place for place, arm in enumerate(labels)}
     done = study.finished[["arm", "seed", "key"]]
+    done = done[done.arm.isin(labels)]  # others are beyond a constraint
     done = done.assign(place=done.arm.map(places)).sort_values(["place", "seed"])
     return gather(
         (labels[arm], study.records.get(key)) for arm, key in zip(done.arm, done.key, strict=True)

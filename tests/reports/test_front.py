@@ -12,7 +12,7 @@ from report_fixtures import StudyFolder, figures_of, ladder
 
 from reports.__main__ import render
 from reports.read.study import Study, read_study
-from reports.views.study import Findings
+from reports.views.study import Findings, html
 from reports.weigh.front import in_words
 from search.objectives import Measure
 from space.compat import without_experimental_warnings
@@ -144,3 +144,13 @@ def test_a_study_from_before_exact_objectives_is_read_by_its_values(tmp_path: Pa
     front = Findings.of(study_of(tmp_path, objectives=old)).front
     assert front is not None
     assert front.exact == ("decode_ms@iphone_13",)
+
+
+def test_a_page_leaves_out_what_training_found_to_be_beyond_a_constraint(tmp_path: Path) -> None:
+    study = study_of(tmp_path, beyond=(8,), constraints=["peak_mb@llama_cpp:fp16<=6"])
+    found = Findings.of(study)
+    assert len(study.finished) > len(study.eligible)
+    assert found.front is not None
+    assert 8 not in set(found.front.arms.depth)
+    assert "8 layers" not in " ".join(in_words(found.front))
+    assert html(study, found)
