@@ -6,7 +6,7 @@ done by workers, wherever the executor runs them: read on in `search.study.worke
 What opens a storage is imported where it is used, since `--help` and wrong options need none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from search.config import SearchConfig
 from search.data.packed import require_tokens
+from search.law import Planned, require_law
 from search.objectives import Targets
 from search.states import State
 from search.study.exploration import SearchWork
@@ -21,6 +22,7 @@ from search.study.pruners import make_pruner
 from search.study.samplers import make_sampler
 from space.app import configuration, verb
 from space.axes import Space
+from space.budget import Budget
 from space.cli import one_line_errors
 from space.several import Several
 
@@ -36,7 +38,30 @@ def name_of(given: Sequence[str]) -> str:
     return config.name
 
 
-@verb("search", SearchConfig, several=Several(naming="study", name=name_of, law=True))
+def require_one_law(studies: Mapping[str, Sequence[str]]) -> None:
+    """Raises: ValueError where the studies of these options, by name, cannot make a law."""
+    configs = {n: configuration("search", SearchConfig, given) for n, given in studies.items()}
+    if any(config.data.tokenizer is not None for config in configs.values()):
+        return  # its vocabulary is known once it is read
+    require_law({name: planned(config) for name, config in configs.items()})
+
+
+def planned(config: SearchConfig) -> Planned:
+    """What a study will try."""
+    space = Space.from_config(config.space, config.budget, config.data.vocab_size)
+    work = SearchWork.of(
+        space,
+        config.recipe,
+        "",
+        n_trials=config.n_trials,
+        replicates=config.replicates,
+        grid=config.sampler.exhaustive,
+    )
+    kind = Budget.parse(config.budget).kind
+    return Planned(space.enumerate(), work.plan.explorations, kind)
+
+
+@verb("search", SearchConfig, several=Several(naming="study", name=name_of, law=require_one_law))
 def main(config: SearchConfig) -> None:
     """Run a study, or resume it."""
     from search.study.ending import conclude, finish

@@ -31,8 +31,9 @@ class Several:
     """The option that chooses a study's name."""
     name: Callable[[Sequence[str]], str]
     """The name of the study of these options, once they were checked. Raises: ValueError."""
-    law: bool = False
-    """Whether studies of several budgets make a law."""
+    law: Callable[[Mapping[str, Sequence[str]]], None] | None = None
+    """Where studies of several budgets make a law: raises ValueError if those of these options, by
+    name, cannot."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,16 @@ def jobs_of(given: Sequence[str], how: Several) -> list[Job]:
         raise ValueError(
             f"starts must have studies of different names, but got {named}; give each value once"
         )
+    if how.law is not None and wants_law(given, how):
+        how.law({job.study: job.given for job in jobs})
     return jobs
 
 
 def wants_law(given: Sequence[str], how: Several) -> bool:
     """Whether a list of budgets was given."""
-    return how.law and any(_option(word) == "budget" and _is_list(word) for word in given)
+    return how.law is not None and any(
+        _option(word) == "budget" and _is_list(word) for word in given
+    )
 
 
 def start(module: str, jobs: Sequence[Job], law: bool, make: bool) -> int:
@@ -140,7 +145,7 @@ def _values(word: str, how: Several) -> list[str]:
     parsed = _parsed(word)
     if parsed is None:
         return [word]
-    if how.law and _option(word) == "budget" and _is_list(word):
+    if how.law is not None and _option(word) == "budget" and _is_list(word):
         return [f"{parsed.get_key_element()}={value}" for value in parsed.value()]
     if not parsed.is_sweep_override():
         return [word]

@@ -7,9 +7,10 @@ from typing import Any
 from reports.read.study import Study
 from reports.show.recipes import recipe_in_words
 from reports.show.tables import decimals, percent, span
-from reports.weigh.law import SHARE_TOLERANCE, Law, embedding_shares
+from reports.weigh.law import Law, embedding_shares
 from reports.weigh.quality import FEWEST_FOR_FLOOR
 from reports.weigh.valley import EDGE, INSIDE, NONE, Valley
+from search.law import SHARE_TOLERANCE
 from search.states import Status
 from space.app import option_of
 from space.words import count, join, magnitude

@@ -18,7 +18,8 @@ from reports.weigh.forecast import JointLaw
 from reports.weigh.growth import Growth, HeldOut, growth, held_out
 from reports.weigh.joint_runs import cells as joint_cells
 from reports.weigh.quality import Quality, quality
-from reports.weigh.valley import FEWEST_DEPTHS, Valley, valley
+from reports.weigh.valley import Valley, valley
+from search.law import FEWEST_DEPTHS, SHARE_TOLERANCE
 from search.record import Record
 from space.arch import Architecture
 from space.budget import OF_WEIGHTS
@@ -30,8 +31,6 @@ SEED = 20_402
 """Of the generators that intervals are drawn with: the same records give the same page."""
 TOKENS_TOLERANCE = 0.02
 """Tokens per parameter of the studies of a law lie this close together."""
-SHARE_TOLERANCE = 0.03
-"""And so, where all parameters are the variable, do the embeddings' mean shares of them."""
 LARGER = {"MobileLLM-125M": "mobilellm_125m", "MobileLLM-350M": "mobilellm_350m"}
 """Published architectures (arXiv:2402.14905) that the best depth is predicted for: 30 and 32
 layers."""

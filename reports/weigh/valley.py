@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 
 from reports.weigh.fits import Array, Generator, Interval, interval, robust
+from search.law import FEWEST_DEPTHS
 
 DRAWS = 2000
 """Each is a product of matrices."""
-FEWEST_DEPTHS = 4
-"""A quadratic takes three."""
 INSIDE, EDGE, NONE = "inside", "edge", "none"
 
 

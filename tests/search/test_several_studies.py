@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from study_fixtures import run
 
+from search.__main__ import name_of, require_one_law
+from space.several import Several, jobs_of
+
 pytestmark = pytest.mark.slow
 
 TINY = ("n_trials=1", "replicates.seeds=1", "study=null")
@@ -35,3 +38,20 @@ def test_the_worst_exit_code_is_the_commands_and_the_others_are_done(tmp_path: P
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert "all 1 runs diverged" in ended.stderr
     assert len(names(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("budget=[500k,4m]",), "is 5.6% in depth_width_4m and 16.4% in depth_width_500k"),
+        (("budget=[1m,1_100k]", "n_trials=3"), "study depth_width_1m must try at least 4 depths"),
+    ],
+)
+def test_studies_that_can_make_no_law_are_refused_before_the_first(
+    given: tuple[str, ...], said: str
+) -> None:
+    how = Several(naming="study", name=name_of, law=require_one_law)
+    with pytest.raises(ValueError, match=said):
+        jobs_of([*given, "tokens_per_parameter=0.8"], how)
+    fine = "budget=[non_embedding_parameters:500k,non_embedding_parameters:4m]"
+    assert len(jobs_of([fine], how)) == 2

@@ -1,0 +1,54 @@
+"""What studies of several budgets must have for a law, as far as it is known before training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from space.arch import Architecture
+from space.cost import cost
+
+FEWEST_DEPTHS = 4
+"""That a study must have tried, for a valley through them: a quadratic takes three."""
+SHARE_TOLERANCE = 0.03
+"""Where all parameters are the variable, the embeddings' mean shares of them lie this close
+together."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a study will try."""
+
+    architectures: Sequence[Architecture]
+    """Of its space."""
+    tried: int
+    """So many of them, at most."""
+    kind: str
+    """What its budget counts."""
+
+
+def require_law(studies: Mapping[str, Planned]) -> None:
+    """Raises: ValueError where studies, by name, cannot make one."""
+    shares = {}
+    for name, planned in studies.items():
+        depths = min(planned.tried, len({arch.num_layers for arch in planned.architectures}))
+        if depths < FEWEST_DEPTHS:
+            raise ValueError(
+                f"study {name} must try at least {FEWEST_DEPTHS} depths for a law over budgets, "
+                f"but will try {depths}; raise n_trials, or give space.axes.num_blocks more"
+            )
+        if planned.kind == "parameters":
+            shares[name] = _mean_share(planned.architectures)
+    if not shares:
+        return
+    low, high = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
+    if shares[high] - shares[low] > SHARE_TOLERANCE:
+        raise ValueError(
+            "for a law over budgets the embeddings' mean share of all parameters must lie within "
+            f"{100 * SHARE_TOLERANCE:.0f} points, but is {shares[low]:.1%} in {low} and "
+            f"{shares[high]:.1%} in {high}; use non_embedding_parameters:… for each budget, or -m "
+            "budget=…, which makes no law"
+        )
+
+
+def _mean_share(architectures: Sequence[Architecture]) -> float:
+    counts = [cost(arch) for arch in dict.fromkeys(architectures)]
+    return sum(c.embedding_parameters / c.parameters for c in counts) / len(counts)
