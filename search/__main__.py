@@ -99,8 +99,9 @@ def check(config: SearchConfig) -> None:
         Space.from_config(config.space, config.budget, config.data.vocab_size)
 
 
-def open_search(config: SearchConfig) -> "Session[SearchWork]":
-    """The study of a space: created, or resumed.
+def open_search(config: SearchConfig, given: Sequence[str] | None = None) -> "Session[SearchWork]":
+    """The study of a space: created, or resumed. `given` are the options where they are not those
+    of the command line.
 
     Raises:
         ValueError: something in the configuration, or a change under the same name.
@@ -114,7 +115,7 @@ def open_search(config: SearchConfig) -> "Session[SearchWork]":
         usual_objective,
     )
 
-    ground = lay_groundwork(config, verb="search", naming="study")
+    ground = lay_groundwork(config, verb="search", naming="study", given=given)
     data, recipe = ground.data, ground.recipe
     space = Space.from_config(config.space, config.budget, data.vocab_size)
     require_tokens(data, recipe.seq_len, recipe.batch_size)

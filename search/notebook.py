@@ -48,7 +48,7 @@ def run_study(*options: str) -> "StudyResult":
     """
     config = configuration("search", SearchConfig, options)
     check(config)
-    session = open_search(config)
+    session = open_search(config, options)
     try:
         outlook = session.estimate()
         print(outlook, flush=True)

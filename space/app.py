@@ -181,7 +181,7 @@ def in_full(given: Sequence[str], schema: type[Any]) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    return re.sub(r"""(?<=[\[,])\s*([^][,'"]*[<>]=[^][,'"]*)""", r"'\1'", text)
+    return re.sub(r"""(?<=[\[,])\s*([^][,'"]*[<>]=?[^][,'"]*)""", r"'\1'", text)
 
 
 def by_name(given: Sequence[str], doors: Mapping[str, Door[Any]]) -> list[str]:

@@ -41,6 +41,7 @@ def test_a_study_is_run_continued_and_shown(options: list[str]) -> None:
     first = run_study(*options, "n_trials=2", "replicates.seeds=1")
     assert first.facts["finished"]
     assert len(first.frame) == 2
+    assert first.facts["command"].endswith("n_trials=2 replicates.seeds=1"), "not the notebook's"
     again = run_study(*options, "n_trials=4", "replicates.seeds=1", "report=true")
     assert len(again.frame) == 4
     assert set(first.frame.key) < set(again.frame.key)

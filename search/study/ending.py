@@ -4,7 +4,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -145,13 +145,13 @@ def _common_facts(session: "Session[Any]", finished: bool) -> dict[str, Any]:
         "workers": session.job.workers,
         "runs": config.runs,
         "config": configuration,
-        "command": shlex.join(["python", "-m", session.verb, *given(job.storage)]),
+        "command": shlex.join(["python", "-m", session.verb, *given(session.given, job.storage)]),
         "wall_s": session.before_s + time.monotonic() - session.started,
         "finished": finished,
     }
 
 
-def given(url: str) -> list[str]:
+def given(options: Sequence[str], url: str) -> list[str]:
     """The options that were given, without the storage's password however that is spelt."""
     shown = f"storage={without_password(url)}"
-    return [shown if option_of(text) == "storage" else text for text in sys.argv[1:]]
+    return [shown if option_of(text) == "storage" else text for text in options]

@@ -5,6 +5,7 @@ is said of it and which page shows it.
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -79,6 +80,8 @@ class Groundwork:
     data: Data
     recipe: Recipe
     """With nothing left open."""
+    given: Sequence[str]
+    """The options."""
     artifacts: Artifacts | None = None
 
 
@@ -126,6 +129,8 @@ class Session(Generic[W]):
     started: float
     before_s: float
     """Wall time of earlier starts."""
+    given: Sequence[str]
+    """The options."""
     known: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What `study.json` says of records that were read at this start, by key."""
     artifacts: Artifacts | None = None
@@ -161,7 +166,8 @@ class Session(Generic[W]):
             share_ended(ground.artifacts, Path(config.runs), attempts, shared)
             reopen_lost(study, Path(config.runs))
             study.set_user_attr(TOTAL, work.total)
-            here = {"verb": ground.verb, "given": given(config.url), "folder": str(Path.cwd())}
+            asked = given(ground.given, config.url)
+            here = {"verb": ground.verb, "given": asked, "folder": str(Path.cwd())}
             study.set_user_attr(COMMAND, here)
         job = Job(
             study=config.name,
@@ -200,6 +206,7 @@ class Session(Generic[W]):
             train_tokens=len(data.train),
             started=time.monotonic(),
             before_s=_wall_s(config.folder),
+            given=ground.given,
             artifacts=ground.artifacts,
             shared=shared,
         )
@@ -360,8 +367,11 @@ class Outlook:
         return "\n".join(lines)
 
 
-def lay_groundwork(config: StudyConfig, verb: str, naming: str) -> Groundwork:
-    """Open the study's storage, read the data, settle the recipe.
+def lay_groundwork(
+    config: StudyConfig, verb: str, naming: str, given: Sequence[str] | None = None
+) -> Groundwork:
+    """Open the study's storage, read the data, settle the recipe. `given` are the options, by
+    default those of the command line.
 
     Raises:
         ValueError: something in the configuration.
@@ -388,6 +398,7 @@ def lay_groundwork(config: StudyConfig, verb: str, naming: str) -> Groundwork:
         storage=storage,
         data=data,
         recipe=_settle(config, settled_precision(storage.as_optunas, config.name)),
+        given=sys.argv[1:] if given is None else given,
         artifacts=artifacts,
     )
 

@@ -22,6 +22,7 @@ from reports.views.arms import csv, latex, markdown
 from reports.views.arms import html as table_html
 from reports.views.study import Findings, html
 from reports.weigh.answer import answer, weigh
+from search.config import SearchConfig
 from search.models import WEIGHTS
 from search.objectives import (
     DIRECTIONS,
@@ -40,6 +41,7 @@ from search.study.ending import conclude, describe, finish
 from search.study.plan import Cell
 from search.study.pool import Ending
 from search.study.storage import read_attempts
+from space.app import configuration
 from space.arch import Architecture
 from space.budget import Budget, fit
 from space.cost import cost
@@ -509,6 +511,11 @@ def test_a_comparison_needs_no_quotes_of_its_own(tmp_path: Path, given: str) -> 
     done = run(tmp_path, f"constraints={given}", "replicates.seeds=0")
     assert done.returncode == 2
     assert "seeds must be at least 1" in done.stderr, "read, and the next mistake found"
+
+
+def test_a_comparison_that_is_none_is_shown_one() -> None:
+    with pytest.raises(ValueError, match=r"must be such as 'kv_bytes<=2048' .* got 'kv_bytes<1'"):
+        configuration("search", SearchConfig, ["constraints=[kv_bytes<1]"])
 
 
 def test_the_nearest_misses_several_constraints_by_the_least_share(here: Path) -> None:
