@@ -13,6 +13,21 @@ WRITTEN_OUT = (
     "`config.json` under `isoparam`."
 )
 
+USAGE = {
+    "transformers": """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".")
+prompt = tokenizer("The", return_tensors="pt")
+print(tokenizer.decode(model.generate(**prompt, max_new_tokens=40)[0]))
+```""",
+    "llama.cpp": """```sh
+llama-cli -m model.gguf -p 'The' -n 40
+```""",
+}
+"""By library, how it generates text in the folder."""
+
 
 def model_card(
     arch: Architecture,
@@ -57,6 +72,7 @@ def model_card(
         "",
         layers,
         "",
+        *([USAGE[library], ""] if library in USAGE else []),
     ]
     if values is not None:
         text = json.dumps(values, indent=1)

@@ -348,7 +348,9 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(exported: Path, tmp_
 
 
 @pytest.mark.slow
-def test_a_sweeps_winner_leaves_by_one_command_and_generates_text(tmp_path: Path) -> None:
+def test_a_sweeps_winner_leaves_by_one_command_and_generates_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     done = run(tmp_path, "n_trials=1", "replicates.seeds=1")
     assert done.returncode == 0, done.stderr
     key = study_json(tmp_path)["trials"][0]["key"]
@@ -359,7 +361,12 @@ def test_a_sweeps_winner_leaves_by_one_command_and_generates_text(tmp_path: Path
     [answer] = pipe("abc", max_new_tokens=8, do_sample=False)
     assert answer["generated_text"].startswith("abc")
     assert len(answer["generated_text"]) > 3
-    assert key in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert key in card
+    with monkeypatch.context() as here:
+        here.chdir(tmp_path / "out")
+        exec(card.split("```python\n")[1].split("```")[0], {})
+    assert capsys.readouterr().out.startswith("The")
     assert_same(load(stored_run(tmp_path / "runs" / key, tmp_path / ".cache")), pipe.model.float())
     shown = subprocess.run(
         [sys.executable, "-m", "space", "architecture_from=out", "format=json"],
