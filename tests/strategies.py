@@ -62,6 +62,7 @@ def windows(draw: st.DrawFn) -> str:
 
 
 PARTS = {
+    "attn_output_gate": st.sampled_from(["headwise", "elementwise"]),
     "ffn_scaling": ffn_scalings(),
     "layer_lora": st.integers(1, 3),
     "loop_input": st.booleans(),

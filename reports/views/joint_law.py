@@ -61,7 +61,7 @@ PUBLISHED = (
     Column("exponent", "growth", decimals(2)),
     Column("source", "from", str, numeric=False),
     Column("p", "p", probability, "that it is the growth, by the profile"),
-    Column("answer", "", str, numeric=False),
+    Column("answer", "answer", str, numeric=False),
 )
 NEEDED = (
     Column("pair", "to refute", str, numeric=False),

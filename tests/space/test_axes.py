@@ -316,6 +316,7 @@ TWO_VALUES: dict[str, list[Any]] = {
     "sliding_window": ["none", 16],
     "output_bias": [False, True],
     "layer_lora": [0, 4],
+    "attn_output_gate": ["none", "headwise"],
     "loop_input": [False, True],
     "loop_norm": [False, True],
 }

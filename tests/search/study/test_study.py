@@ -3,7 +3,6 @@
 import copy
 import random
 import shlex
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -598,11 +597,11 @@ ASKING = "postgresql://h/db?user=u&password=s3cret&sslPassword=s3cret"
     ],
 )
 def test_the_command_is_kept_without_the_storages_password(
-    here: Path, monkeypatch: pytest.MonkeyPatch, given: str, url: str, shown: str
+    here: Path, given: str, url: str, shown: str
 ) -> None:
     search = open_search(here, "n_trials=1", "replicates.seeds=1", "keep=none")
-    search = replace(search, job=replace(search.job, storage=url))
-    monkeypatch.setattr(sys, "argv", ["search", "budget=100k", given])
+    options = ["budget=100k", given]
+    search = replace(search, job=replace(search.job, storage=url), given=options)
     content = describe(search, finished=False)
     assert "s3cret" not in (search.job.folder / "study.json").read_text()
     assert shlex.split(content["command"])[3:] == ["budget=100k", f"storage={shown}"]
