@@ -9,8 +9,9 @@ import pandas as pd
 from search.objectives import USUAL
 from search.record import Record
 
-SMOKE = 0.1
-"""Tokens per parameter under which a run shows that everything works, and nothing else."""
+SMOKE, SMOKE_TOKENS = 0.1, 50_000
+"""Tokens per parameter, and tokens, under which a run shows that everything works, and nothing
+else."""
 HELD_OUT_ERROR = 0.0016 * math.sqrt(65_536)
 """What the choice of held-out text adds to a difference, in bits per byte times the root of its
 tokens: measured on 512 windows of 128 tokens (docs/how-sure.md)."""
@@ -43,7 +44,7 @@ class Worth:
     @property
     def is_smoke(self) -> bool:
         """Whether the numbers mean nothing."""
-        return self.ratio < SMOKE
+        return self.ratio < SMOKE or self.tokens < SMOKE_TOKENS
 
     @property
     def held_out_error(self) -> float | None:
