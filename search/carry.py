@@ -20,7 +20,8 @@ smaller batches. Followed without end to larger ones it fails: 16 times 512 toke
 of 0.95, and such runs ended at up to 59 bits per byte here. The fourth one's exponent is over
 tokens per parameter; at one size that is over tokens. A reading at a horizon is of a run whose
 rates suit its end. At half a million parameters no rule was better than one common rate
-(reports/log/2026-11-30-batch-and-tokens.md): they are off unless a recipe names a reference. No torch: reports say what a run's rates were.
+(reports/log/2026-11-30-batch-and-tokens.md): they are off unless a recipe names a reference. No
+torch: reports say what a run's rates were.
 """
 
 from dataclasses import replace
