@@ -24,6 +24,7 @@ from space.app import configuration, verb
 from space.axes import Space
 from space.budget import Budget
 from space.cli import one_line_errors
+from space.seals import read_json
 from space.several import Several
 
 if TYPE_CHECKING:
@@ -191,10 +192,22 @@ def facts(config: SearchConfig, session: "Session[SearchWork]") -> dict[str, Any
         "pruner": config.pruner.name,
         "n_trials": config.n_trials,
         **exploration_facts(
-            session.study, attempts, work.plan.baseline, session.count_done() >= work.total
+            session.study,
+            attempts,
+            work.plan.baseline,
+            earlier_facts(config) if session.count_done() >= work.total else None,
         ),
         **pruning_facts(attempts, work.recipe),
     }
+
+
+def earlier_facts(config: SearchConfig) -> dict[str, Any]:
+    """What `study.json` says so far; nothing where it cannot be read."""
+    try:
+        found: dict[str, Any] = read_json(config.folder / "study.json")
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def say_what_is_left(session: "Session[SearchWork]", config: SearchConfig) -> None:

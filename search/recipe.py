@@ -98,7 +98,6 @@ class Recipe:
     horizons: tuple[float, ...] = ()
     """Shares of the tokens, ascending, at which a decay branch from the stable trunk gives a
     reading besides the one at the end (`wsd` alone). Branches cost `branch_tokens` more."""
-
     reference_tokens: Annotated[int, Range(0)] = 0
     """For how many training tokens the rates were measured, which `rules` carry to those of the
     run; 0: they hold as they are. See `search.carry`."""

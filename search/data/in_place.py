@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from search.data.hashes import seal
 from search.data.packed import Array
 from search.data.readers import mapped, stored_tokens
 from space.files import write_atomically
@@ -49,8 +48,17 @@ def list_files(files: Sequence[Path], folder: Path) -> None:
     for path in files:
         tokens = stored_tokens(path)
         own = {"offset": tokens.offset, "tokens": len(tokens), "dtype": tokens.dtype.str}
-        parts.append({"path": str(path.absolute()), **own, "seal": seal(path)})
+        parts.append({"path": str(path.absolute()), **own, "stamp": stamp(path)})
     write_atomically(folder / LIST, json.dumps(parts, indent=1))
+
+
+def stamp(path: Path) -> list[int]:
+    """Size and date of a file; nothing of one that is not there. Its content was hashed when it was
+    prepared: every worker opens the data, and a corpus is hundreds of gigabytes."""
+    if not path.is_file():
+        return []
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def joined(folder: Path) -> Joined:
@@ -61,11 +69,11 @@ def joined(folder: Path) -> Joined:
     """
     parts = json.loads((folder / LIST).read_text())
     for part in parts:
-        if (found := seal(Path(part["path"]))) != part["seal"]:
+        if stamp(Path(part["path"])) != part["stamp"]:
             raise ValueError(
-                f"{part['path']} must be as it was when it was prepared, {part['seal']}, but is "
-                f"{found}: with data.in_place=true it is read where it lies; put it back, or let "
-                "the data be prepared again"
+                f"{part['path']} must be as it was when it was prepared, but is gone or has "
+                "another size or date: with data.in_place=true it is read where it lies; put it "
+                "back, or let the data be prepared again"
             )
     return Joined([mapped(p["path"], p["dtype"], p["offset"], p["tokens"]) for p in parts])
 

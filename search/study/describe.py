@@ -59,14 +59,18 @@ def exploration_facts(
     study: optuna.Study,
     attempts: Sequence[Attempt],
     baseline: Callable[[Sequence[Attempt]], Attempt | None],
-    whole: bool = False,
+    earlier: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What `study.json` says of a search beyond its trials. `baseline` finds the baseline among the
-    runs that explored. A `whole` study has intervals of what its axes account for."""
+    runs that explored. With what `earlier` had it say of a study, one that is whole has intervals
+    of what its axes account for, which are drawn anew where that has changed."""
     explored = [run for run in distinct(attempts) if run.role == Role.EXPLORE]
     middle, numbers = baseline(explored), {run.number for run in explored}
     shares = importance(study, numbers)
-    intervals = importance_intervals(study, numbers, list(shares)) if whole else {}
+    intervals: Mapping[str, Any] = {}
+    if earlier is not None:
+        known = earlier.get("importance") == shares and earlier.get("importance_intervals")
+        intervals = known or importance_intervals(study, numbers, list(shares))
     return {
         "baseline": middle.arm if middle else None,
         "importance": shares,

@@ -79,7 +79,7 @@ def test_a_file_that_changed_or_went_is_named(files: Path) -> None:
     with pytest.raises(ValueError, match=r"web_train_000002.bin must be as it was when it was"):
         open_data(folder)
     shard.unlink()
-    with pytest.raises(ValueError, match=r"web_train_000002.bin .* but is missing"):
+    with pytest.raises(ValueError, match=r"web_train_000002.bin .* but is gone"):
         open_data(folder)
 
 

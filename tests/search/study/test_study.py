@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -22,9 +23,14 @@ from search.evaluate.scores import Scorer
 from search.objectives import Targets
 from search.record import architecture_id
 from search.runs import CorruptRecord, usable_record
-from search.states import Role
+from search.states import Role, State
 from search.study import session
-from search.study.describe import entries, importance, importance_intervals
+from search.study.describe import (
+    entries,
+    exploration_facts,
+    importance,
+    importance_intervals,
+)
 from search.study.ending import describe, tidy
 from search.study.exploration import Exploration, Option, Replicates, SearchWork
 from search.study.locks import require_writable
@@ -536,6 +542,25 @@ def test_what_axes_account_for_has_intervals_that_narrow(monkeypatch: pytest.Mon
     wide = importance_intervals(*few, axes)
     assert wide["depth"][1] - wide["depth"][0] > found["depth"][1] - found["depth"][0]
     assert importance_intervals(*many, ["depth"]) == {}
+
+
+def test_they_are_drawn_anew_where_the_shares_have_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished study is started again and again."""
+    monkeypatch.setattr("search.study.describe.SAMPLES", 4)
+    study = explored(20)
+    attempts = [
+        Attempt(number=n, state=State.COMPLETE, params={}, key=f"{n}", arm=f"{n}", value=1.0)
+        for n in range(20)
+    ]
+
+    def facts(earlier: dict[str, Any] | None) -> dict[str, Any]:
+        return exploration_facts(study, attempts, lambda runs: None, earlier)
+
+    first = facts({})
+    kept = first | {"importance_intervals": {"depth": [0.25, 0.75]}}
+    assert facts(kept) == kept
+    assert facts(kept | {"importance": {"depth": 1.0}}) == first
+    assert "importance_intervals" not in facts(None), "of a study that is not whole"
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("best", 1), ("all", 3), ("none", 0)])
