@@ -5,13 +5,15 @@ fails when the library changes. Libraries are imported where they are needed: co
 needs none of them.
 """
 
+import copy
 import json
 import os
 import warnings
 from argparse import Action, ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partialmethod
+from functools import cache, partialmethod
+from inspect import unwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from omegaconf import DictConfig
+    from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage, RDBStorage
     from optuna.trial import FrozenTrial, Trial
 
@@ -122,29 +125,61 @@ def reopened(study: "optuna.Study", trial: "FrozenTrial") -> "Trial":
     return Trial(study, trial._trial_id)
 
 
-def set_attributes(storage: "RDBStorage", trial_id: int, values: Mapping[str, Any]) -> None:
-    """Write several user attributes of a trial at once; Optuna takes a transaction for each, which
-    a study of short trials feels."""
+def write_trial(
+    storage: "RDBStorage",
+    trial_id: int,
+    params: "Mapping[str, tuple[float, BaseDistribution]]",
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write parameters, each with its distribution, and user attributes of a trial at once. Optuna
+    takes a transaction for each, which a study of short trials feels. Done again, it is no error.
+    """
+    from optuna.distributions import distribution_to_json
     from optuna.storages._rdb import models
     from optuna.storages._rdb.storage import _create_scoped_session
     from sqlalchemy.dialects import postgresql, sqlite
 
-    kind = models.TrialUserAttributeModel
-    rows = [
-        {"trial_id": trial_id, "key": name, "value_json": json.dumps(value)}
-        for name, value in values.items()
-    ]
+    drawn, kept = models.TrialParamModel, models.TrialUserAttributeModel
     backends: dict[str, Any] = {"postgresql": postgresql, "sqlite": sqlite}
     with _create_scoped_session(storage.scoped_session, True) as session:
         if storage.engine.name not in backends:
-            for name, value in values.items():
-                storage._set_trial_attr_without_commit(session, kind, trial_id, name, value)
+            for name, (value, distribution) in params.items():
+                storage._set_trial_param_without_commit(
+                    session, trial_id, name, value, distribution, distribution
+                )
+            for name, value in attributes.items():
+                storage._set_trial_attr_without_commit(session, kept, trial_id, name, value)
             return
         state: Any = models.TrialModel.find_or_raise_by_id(trial_id, session).state
         storage.check_trial_is_updatable(trial_id, state)
-        insert = backends[storage.engine.name].insert(kind).values(rows)
-        which, new = [kind.trial_id, kind.key], {"value_json": insert.excluded.value_json}
-        session.execute(insert.on_conflict_do_update(index_elements=which, set_=new))
+        insert = backends[storage.engine.name].insert
+        if params:
+            rows = [
+                {
+                    "trial_id": trial_id,
+                    "param_name": name,
+                    "param_value": value,
+                    "distribution_json": distribution_to_json(distribution),
+                }
+                for name, (value, distribution) in params.items()
+            ]
+            session.execute(insert(drawn).values(rows).on_conflict_do_nothing())
+        if attributes:
+            rows = [
+                {"trial_id": trial_id, "key": name, "value_json": json.dumps(value)}
+                for name, value in attributes.items()
+            ]
+            upsert = insert(kept).values(rows)
+            which, new = [kept.trial_id, kept.key], {"value_json": upsert.excluded.value_json}
+            session.execute(upsert.on_conflict_do_update(index_elements=which, set_=new))
+
+
+def just_made(storage: "BaseStorage", trial_id: int) -> "FrozenTrial":
+    """A trial that this process has made a moment ago, as Optuna's cache has it. Optuna asks the
+    database for it at once."""
+    cache: Any = storage
+    study_id, number = cache._trial_id_to_study_id_and_number[trial_id]
+    return copy.deepcopy(cache._studies[study_id].trials[number])  # type: ignore[no-any-return]
 
 
 def note(trial: "Trial", values: Mapping[str, Any]) -> None:
@@ -213,6 +248,22 @@ def results_seen(see: Callable[[Any], None]) -> AbstractContextManager[Any]:
             return result
 
     return Mode()  # type: ignore[no-untyped-call]
+
+
+@cache
+def keep_compiler_out() -> None:
+    """Let optimizers work without torch's compiler, which takes longer to import (1.4 s of a
+    processor) than some runs to train. torch wraps their methods so that they are not compiled, and
+    the wrappers import it first; for a process that compiles nothing there is nothing to wrap."""
+    import torch
+    from torch.optim import Optimizer
+
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        method: Any = unwrap(getattr(Optimizer, name))
+        method.__dynamo_disable = method
+    for kind in vars(torch.optim).values():
+        if isinstance(kind, type) and issubclass(kind, Optimizer) and "step" in vars(kind):
+            kind.step = torch.no_grad()(unwrap(kind.step))  # type: ignore[method-assign]
 
 
 def identity_of_storage(storage: "torch.UntypedStorage") -> int:

@@ -120,6 +120,40 @@ def test_attributes_are_written_at_once(tmp_path: Path) -> None:
         compat.note(trial, {"key": "c"})
 
 
+def test_what_is_drawn_for_a_trial_is_written_as_optuna_writes_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    ours, optunas = open_storage(url).as_optunas, optuna.storages.RDBStorage(url)
+    sampler = optuna.samplers.RandomSampler(seed=1)
+    for name, storage in (("ours", ours), ("optuna's", optunas)):
+        study = optuna.create_study(study_name=name, storage=storage, sampler=sampler)
+        sampler.reseed_rng()
+        study.enqueue_trial({"layers": 4, "tied": True}, user_attrs={"seed": 3})
+        for value in (1.0, None):
+            trial = study.ask()
+            trial.suggest_int("layers", 2, 39, log=True)
+            trial.suggest_categorical("tied", [False, True])
+            trial.suggest_float("lr", 0.5, 0.5)
+            known = compat.as_known(trial)
+            assert known.state == TrialState.RUNNING
+            assert known.datetime_start is not None
+            study.tell(trial, value, state=None if value else TrialState.FAIL)
+    first, second = (
+        optuna.load_study(study_name=name, storage=url).trials for name in ("ours", "optuna's")
+    )
+    for mine, other in zip(first, second, strict=True):
+        for field in ("distributions", "user_attrs", "system_attrs", "state", "values", "number"):
+            assert getattr(mine, field) == getattr(other, field), field
+        assert mine.params.keys() == other.params.keys() == {"layers", "tied", "lr"}
+    assert first[0].params == second[0].params
+
+
+def test_what_was_drawn_is_read_before_it_is_written(tmp_path: Path) -> None:
+    study = optuna.create_study(storage=open_storage(f"sqlite:///{tmp_path}/study.db").as_optunas)
+    trial = study.ask()
+    layers = trial.suggest_int("layers", 2, 39)
+    assert compat.frozen(study, trial).params == {"layers": layers}
+
+
 def test_a_running_trial_of_the_storage_can_be_written_to(study: optuna.Study) -> None:
     study.ask()
     compat.reopened(study, study.get_trials()[0]).set_user_attr("reason", "lost")
@@ -167,6 +201,37 @@ def test_nothing_is_imported_before_it_is_needed() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == []
+
+
+OPTIMIZE = """
+import sys, torch
+from space.compat import keep_compiler_out
+if len(sys.argv) > 1:
+    keep_compiler_out()
+torch.manual_seed(0)
+weight = torch.nn.Parameter(torch.randn(4, 4))
+optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+optimizer.register_step_post_hook(lambda *_: print("hooked", torch.is_grad_enabled()))
+for _ in range(3):
+    (weight @ weight).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
+print(weight.tolist(), file=sys.stderr)
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_optimizers_step_without_the_compiler_as_they_do_with_it() -> None:
+    plain, without = (
+        subprocess.run(
+            [sys.executable, "-c", OPTIMIZE, *given], cwd=ROOT, capture_output=True, text=True
+        )
+        for given in ((), ("without",))
+    )
+    assert plain.stderr == without.stderr.strip() + "\n"
+    assert plain.stdout.split() == [*["hooked", "True"] * 3, "True"]
+    assert without.stdout.split() == [*["hooked", "True"] * 3, "False"]
 
 
 def test_hypervolume_is_the_area_that_points_dominate() -> None:

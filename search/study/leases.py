@@ -249,7 +249,8 @@ class Leases:
         """The number of rows that a statement changed."""
 
         def once() -> int:
-            with self.engine.begin() as database:
+            with self.engine.connect() as database:  # one statement is a transaction by itself
+                database = database.execution_options(isolation_level="AUTOCOMMIT")
                 return int(database.execute(statement).rowcount)
 
         return self.patience.wrap(once)()

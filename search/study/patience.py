@@ -3,17 +3,18 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, RDBStorage, get_storage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
-from space.compat import set_attributes
+from space.compat import just_made, write_trial
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -90,6 +91,13 @@ class PatientStorage:
     def __init__(self, storage: RDBStorage, patience: Patience) -> None:
         self._database, self._storage, self.patience = storage, get_storage(storage), patience
         self.engine = patience.engine
+        self.may_wait = True
+        """Whether trials may be there that were enqueued. Optuna looks for them before each trial,
+        which is needless for one who has just read all."""
+        self._made: dict[int, FrozenTrial] = {}
+        """What this process has made and not asked for yet."""
+        self._drawn: dict[int, dict[str, tuple[float, BaseDistribution]]] = {}
+        """By trial, what was drawn for it and is not written yet."""
 
     @property
     def as_optunas(self) -> BaseStorage:
@@ -104,12 +112,46 @@ class PatientStorage:
         setattr(self, name, patient)
         return patient
 
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """As Optuna's, which then asks for what it has just made."""
+        trial_id = self.patience.wrap(self._storage.create_new_trial)(study_id, template_trial)
+        if template_trial is None:  # the others wait, and are taken later
+            self._made[trial_id] = just_made(self._storage, trial_id)
+        return trial_id
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """As Optuna's."""
+        if states == (TrialState.WAITING,) and not self.may_wait:
+            return []
+        return self.patience.wrap(self._storage.get_all_trials)(study_id, deepcopy, states)
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """As Optuna's."""
+        if trial_id in self._made:
+            return self._made.pop(trial_id)
+        self._write_drawn(trial_id)
+        return self.patience.wrap(self._storage.get_trial)(trial_id)
+
+    def set_trial_param(
+        self, trial_id: int, name: str, value: float, distribution: BaseDistribution
+    ) -> None:
+        """As Optuna's, but written together with what is written of the trial next."""
+        self._drawn.setdefault(trial_id, {})[name] = (value, distribution)
+
     def set_trial_user_attrs(self, trial_id: int, values: Mapping[str, Any]) -> None:
         """As `set_trial_user_attr`, all at once or none."""
-        self.patience.wrap(set_attributes)(self._database, trial_id, values)
+        write = self.patience.wrap(write_trial)
+        write(self._database, trial_id, self._drawn.pop(trial_id, {}), values)
+
+    def _write_drawn(self, trial_id: int) -> None:
+        if trial_id in self._drawn:
+            self.set_trial_user_attrs(trial_id, {})
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
         """As Optuna's, where an end that was written without an answer is no error."""
+        self._write_drawn(trial_id)
         tries = 0
 
         def once() -> bool:

@@ -53,7 +53,13 @@ from search.train.leftovers import give_back
 from search.train.loop import Stop
 from search.train.placement import leave_group
 from search.train.ranks import NoRoom, Ranks
-from space.compat import TELL_ERRORS, is_tell_refused, note, without_experimental_warnings
+from space.compat import (
+    TELL_ERRORS,
+    is_tell_refused,
+    note,
+    storage_of,
+    without_experimental_warnings,
+)
 from space.doors import Changed, bare
 
 Emit = Callable[[Event], None]
@@ -170,7 +176,7 @@ class Worker:
             if isinstance(step, Cell):
                 cell = {"seed": step.seed, "role": step.role, "cell": dict(step.params)}
                 self.study.enqueue_trial(dict(step.params), user_attrs=cell)
-            self._optimize()
+            self._optimize(enqueued=isinstance(step, Cell) or self._others_enqueued())
             return step
 
     def _others_work(self) -> bool:
@@ -278,9 +284,14 @@ class Worker:
         except UpdateFinishedTrialError:
             raise Lost from None
 
-    def _optimize(self) -> None:
-        """One trial."""
+    def _others_enqueued(self) -> bool:
+        return any(attempt.state == State.WAITING for attempt in self.attempts)
+
+    def _optimize(self, enqueued: bool) -> None:
+        """One trial; the next of those that were enqueued, where there are such."""
         self.outcome = None
+        storage: Any = storage_of(self.study)
+        storage.may_wait = enqueued
         try:
             self.study.optimize(self.objective, n_trials=1, catch=(Ended, Lost))
         except UpdateFinishedTrialError:

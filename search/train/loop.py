@@ -41,6 +41,7 @@ from search.train.parametrise import initialise, lr_factor, parameter_groups
 from search.train.placement import Placement, rank, settle, world
 from search.train.provenance import device_name, versions
 from space.commit import commit
+from space.compat import keep_compiler_out
 from space.doors import Changed
 from space.files import Fence, file_atomically, nothing, write_atomically
 from space.model import Attention, Decoder
@@ -218,6 +219,8 @@ class Training:
         self.engine = engine_of(self.model, self.weights, self.placement, run.recipe)
         rates = carried(run.recipe)
         groups = parameter_groups(self.model, rates)
+        if self.placement.compile != "yes":
+            keep_compiler_out()
         self.optimizer = OPTIMIZERS.load(rates.optimizer).build(groups, rates)
         self.lr = rates.lr
         self.called_back: Exception | None = None
