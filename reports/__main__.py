@@ -81,7 +81,8 @@ class ReportsConfig:
     runs: Place | None = None
     """The folder of the runs. Default: as `study.json` says."""
     columns: list[str] | None = None
-    """Columns of `table.md` and `table.tex`, by heading, in their order. Default: all."""
+    """Columns of `table.md` and `table.tex`, by heading, in their order. Default: all; of LaTeX as
+    many of a table as a column of a paper holds."""
 
     def __post_init__(self) -> None:
         if self.page not in (None, LAWS, SHARING_LAW):

@@ -207,10 +207,16 @@ def resolved(rows: pd.DataFrame, text: Callable[[Any], str]) -> str:
 
 
 def latex_float(
-    caption: str, tabular: str, comments: Sequence[str] = (), *, label: str
+    caption: str,
+    tabular: str,
+    comments: Sequence[str] = (),
+    *,
+    label: str,
+    notes: Sequence[str] = (),
 ) -> list[str]:
-    """The lines of a table that floats, with the label `tab:LABEL`; one that is wider than the line
-    is scaled down to it."""
+    """The lines of a table that floats, with the label `tab:LABEL` and its notes below it; one that
+    is wider than the line is scaled down to it."""
+    below = ["\\par\\smallskip", "\\begin{minipage}{\\linewidth}\\footnotesize"]
     return [
         "\\begin{table}",
         "\\centering",
@@ -219,9 +225,20 @@ def latex_float(
         "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
         tabular + "}",
         *comments,
+        *([*below, *notes, "\\end{minipage}"] if notes else []),
         "\\end{table}",
         "",
     ]
+
+
+def meanings(columns: Iterable[Column]) -> list[tuple[str, str]]:
+    """What the headings of columns mean, of those that say it."""
+    return [(column.heading, column.hint) for column in columns if column.hint]
+
+
+def legend(columns: Sequence[Column]) -> list[str]:
+    """What the headings of columns mean, a line of LaTeX each."""
+    return [f"\\textbf{{{escape(head)}}}: {escape(hint)}." for head, hint in meanings(columns)]
 
 
 def _latex_line(cells: Iterable[str]) -> str:

@@ -112,6 +112,8 @@ DETAILS = (
     *("forward_flops_per_token", "kv_bytes_per_token", "decode_bytes_per_token"),
 )
 """Columns that a page folds away."""
+SPREADS = ("sd", "p_adjusted", "mdd")
+"""Columns that LaTeX has besides those where they are asked for."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import base64
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -27,14 +28,17 @@ from reports.show.tables import (
     intervals,
     latex_float,
     latex_table,
+    legend,
     markdown_table,
+    meanings,
     printed_rows,
     resolved,
     slug,
     whole,
 )
 from reports.views import Shown, measured, scores
-from reports.views.arm_columns import COLUMNS, DETAILS, MEASURED, Digits, columns_of
+from reports.views.arm_columns import COLUMNS, DETAILS, MEASURED, SPREADS, Digits, columns_of
+from reports.views.layers import as_built
 from reports.weigh.table import OTHER, Panel, Report
 from search.objectives import LOSSES
 from search.states import Status
@@ -140,10 +144,20 @@ def markdown(report: Report) -> str:
         name = f"**{panel.name}.** " if panel.name else ""
         shown = chosen(*table_rows(panel), report.columns)
         parts.append(f"{name}{_title(panel)}\n\n{markdown_table(*shown)}")
+        parts.append(folded("Architectures", architectures(panel)))
         parts += [f"No result: {text}.\n" for text in panel.missing]
     parts.append(in_list(about(report)))
-    parts.append(folded("Columns", [(c.heading, c.hint) for c in shown_columns(report)]))
+    parts.append(folded("Columns", meanings(shown_columns(report))))
     return "\n".join(parts)
+
+
+def architectures(panel: Panel) -> list[tuple[str, str]]:
+    """What the arms of a panel are as built, (arms, words): those of one architecture together."""
+    arms: dict[str, list[str]] = {}
+    for arm, architecture in panel.architectures.items():
+        arms.setdefault(as_built(architecture), []).append(arm)
+    everyone = len(arms) == 1 < len(panel.architectures)
+    return [("all arms" if everyone else "; ".join(names), text) for text, names in arms.items()]
 
 
 def shown_columns(report: Report) -> list[Column]:
@@ -203,24 +217,31 @@ def latex(report: Report) -> str:
     """All panels for LaTeX, a float of booktabs each with the label `tab:NAME`."""
     lines = in_comments(about(report))
     name, several = slug(report.name), len(report.panels) > 1
+    note = [escape(report.note)] if report.note else []
     if (beside := side_by_side(report)) is not None:
-        lines += latex_float(report.caption, latex_table(*beside), label=name)
+        notes = [*note, *legend(beside[0])]
+        lines += latex_float(report.caption, latex_table(*beside), label=name, notes=notes)
     for panel in report.panels:
         title = f" {panel.name}." if panel.name else ""
         caption = f"{report.caption}{title} {_resolved(panel)}{_one_seed_only(panel)}"
-        tabular = latex_table(*chosen(*table_rows(panel), report.columns))
+        columns, rows = _in_print(panel, report.columns)
         missing = [f"% no result: {text}" for text in panel.missing]
         label = f"{name}-{slug(panel.name)}" if several and panel.name else name
         lines += latex_float(
-            f"{caption} {in_a_sentence(about(report))}", tabular, missing, label=label
+            f"{caption} {in_a_sentence(about(report))}",
+            latex_table(columns, rows),
+            missing,
+            label=label,
+            notes=[*note, *legend(columns)],
         )
-    notes = [
-        f"\\textbf{{{escape(column.heading)}}}: {escape(column.hint)}."
-        for column in shown_columns(report)
-    ]
-    note = [escape(report.note)] if report.note else []
-    lines += ["{\\footnotesize\\noindent", *note, *notes, "\\par}", ""]
     return "\n".join(lines)
+
+
+def _in_print(panel: Panel, names: Sequence[str] | None) -> tuple[list[Column], list[list[Cell]]]:
+    """The columns of these names; none given, as many as can be read in a column of a paper."""
+    columns, rows = table_rows(panel)
+    usual = [column.name for column in columns if column.name not in (*DETAILS, *SPREADS)]
+    return chosen(columns, rows, usual if names is None else names)
 
 
 def csv(report: Report) -> str:
@@ -252,12 +273,13 @@ def html(report: Report) -> str:
         report=report,
         summary=summary(report),
         panels=[
-            (panel, _title(panel).replace("**", ""), *table_rows(panel)) for panel in report.panels
+            (panel, _title(panel).replace("**", ""), *table_rows(panel), architectures(panel))
+            for panel in report.panels
         ],
         beside=side_by_side(report),
         opening=report.worth.in_words() if report.worth else [],
         about=about(report),
-        columns=shown_columns(report),
+        columns=meanings(shown_columns(report)),
         details=DETAILS,
         markdown=in_script(markdown(report)),
         described=described(report),

@@ -28,6 +28,7 @@ from reports.show.tables import (
     latex_float,
     latex_table,
     markdown_table,
+    meanings,
     megas,
     percent,
     places,
@@ -234,9 +235,8 @@ def document(study: Study, evidence: Evidence, names: Sequence[str] | None = Non
     table, said = markdown(study, evidence, names), differences(evidence)
     if not len(evidence.arms):
         return table
-    meanings = [(c.heading, c.hint) for c in chosen(*arm_rows(evidence), names)[0] if c.hint]
     parts = [*([f"{said}\n"] if said else []), table, in_list(about(study))]
-    return "\n".join([*parts, folded("Columns", meanings)])
+    return "\n".join([*parts, folded("Columns", meanings(chosen(*arm_rows(evidence), names)[0]))])
 
 
 def latex(study: Study, evidence: Evidence, names: Sequence[str] | None = None) -> str:

@@ -15,12 +15,13 @@ from reports.show.tables import (
     Cell,
     csv_text,
     decimals,
-    escape,
     fill,
     intervals,
     latex_float,
     latex_table,
+    legend,
     markdown_table,
+    meanings,
     percent,
     printed_rows,
     slug,
@@ -200,10 +201,12 @@ def markdown(report: Report, rows: pd.DataFrame) -> str:
     return (
         f"{report.caption}\n\n{grid_words(report, rows)}\n\n{markdown_table(*shown(rows))}\n"
         f"**What suffices**\n\n{_sufficient_markdown(rows)}\n"
-        + "".join(
-            f"- **{c.heading}**: {c.hint}\n" for c in (*shown(rows)[0], *SUFFICIENT) if c.hint
-        )
+        + "".join(f"- **{heading}**: {meaning}\n" for heading, meaning in _meanings(rows))
     )
+
+
+def _meanings(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    return meanings((*shown(rows)[0], *SUFFICIENT))
 
 
 def _sufficient_markdown(rows: pd.DataFrame) -> str:
@@ -214,14 +217,14 @@ def _sufficient_markdown(rows: pd.DataFrame) -> str:
 
 def latex(report: Report, rows: pd.DataFrame) -> str:
     """Both tables for LaTeX with booktabs."""
-    tables = [(report.caption + " " + grid_words(report, rows), latex_table(*shown(rows)))]
+    tables = [("trust", f"{report.caption} {grid_words(report, rows)}", shown(rows))]
     if sufficient(rows).tokens.notna().any():
-        tables.append(("What suffices.", latex_table(*shown_sufficient(rows))))
+        tables.append(("suffices", "What suffices.", shown_sufficient(rows)))
     lines = ["% needs \\usepackage{booktabs,graphicx}"]
-    for (caption, tabular), part in zip(tables, ("trust", "suffices"), strict=False):
-        lines += latex_float(caption, tabular, label=f"{slug(report.name)}-{part}")
-    notes = [f"\\textbf{{{escape(c.heading)}}}: {escape(c.hint)}." for c in ROWS if c.hint]
-    return "\n".join([*lines, "{\\footnotesize\\noindent", *notes, "\\par}", ""])
+    for part, caption, (columns, cells) in tables:
+        tabular, label = latex_table(columns, cells), f"{slug(report.name)}-{part}"
+        lines += latex_float(caption, tabular, label=label, notes=legend(columns))
+    return "\n".join(lines)
 
 
 def html(report: Report, rows: pd.DataFrame) -> str:
@@ -235,7 +238,7 @@ def html(report: Report, rows: pd.DataFrame) -> str:
         picture=base64.b64encode(picture(rows, "svg")).decode(),
         table_of=shown(rows),
         sufficient=shown_sufficient(rows) if enough else None,
-        columns=[column for column in (*shown(rows)[0], *SUFFICIENT) if column.hint],
+        columns=_meanings(rows),
     )
 
 

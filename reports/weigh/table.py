@@ -92,6 +92,8 @@ class Panel:
     missing: tuple[str, ...]
     """Each cell that has no result, and why."""
     criteria: Criteria = BY_BPB
+    architectures: Mapping[str, Architecture] = field(default_factory=dict)
+    """Of each arm, by its name."""
 
 
 @dataclass(frozen=True)
@@ -390,7 +392,17 @@ def weigh_panel(
         f"{c['arm']}, seed {c['seed']}: {c['status']}{_why(c['reason'])}"
         for c in gone.to_dict("records")
     )
-    return Panel(content["name"], content.get("source"), baseline, rows, missing, criteria)
+    return Panel(
+        name=content["name"],
+        source=content.get("source"),
+        baseline=baseline,
+        rows=rows,
+        missing=missing,
+        criteria=criteria,
+        architectures={
+            arm["name"]: Architecture.from_dict(arm["architecture"]) for arm in content["arms"]
+        },
+    )
 
 
 def _effects(

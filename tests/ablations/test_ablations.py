@@ -23,7 +23,15 @@ from ablations.facts import table_facts
 from ablations.files import TableFile, table_names
 from ablations.stats.sequential import looked
 from ablations.timing import Timing
-from reports.views.arms import latex, markdown, side_by_side, summary, table_rows
+from reports.views.arms import (
+    architectures,
+    html,
+    latex,
+    markdown,
+    side_by_side,
+    summary,
+    table_rows,
+)
 from reports.weigh.table import Report, weigh_panel
 from search.config import DataConfig
 from search.data.cache import prepare
@@ -389,6 +397,40 @@ def test_latex_compiles_whatever_the_names(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Missing character" not in (tmp_path / "all.log").read_text()
+
+
+def test_all_of_latex_stands_in_floats_with_what_their_columns_mean() -> None:
+    floats = re.compile(r"\\begin{table}.*?\\end{table}", re.DOTALL)
+    report = beside_each_other()
+    asked = latex(replace(report, columns=("arm", "diff", "decode B/token")))
+    for text, tables in ((latex(report), 3), (asked, 3)):
+        found = floats.findall(text)
+        assert len(found) == tables
+        assert not [x for x in floats.sub("", text).splitlines() if x and not x.startswith("%")]
+        for table in found:
+            head = table.partition("\\toprule\n")[2].partition(" \\\\")[0]
+            assert all(f"\\textbf{{{name}}}: " in table for name in head.split(" & "))
+    assert "\narm & difference & decode B/token \\\\\n" in asked
+    assert "decode B/token" not in floats.findall(latex(report))[-1]
+
+
+def test_a_table_says_what_its_arms_are_as_built() -> None:
+    report = beside_each_other()
+    first, second = report.panels
+    wider = fit({"vocab_size": 2048, "num_blocks": 2}, Budget("parameters", 3_000_000))
+    second = replace(second, architectures={**second.architectures, "wider": wider})
+    built = [*first.architectures.values(), *second.architectures.values()]
+    assert len({(a.hidden_size, a.intermediate_size) for a in built}) == 2
+    report = replace(report, panels=(first, second))
+    shown = [markdown(report), html(report)]
+    for a in built:
+        heads = f"{a.num_attention_heads}/{a.kv_heads} heads of {a.head_dim}"
+        said = (
+            f"{a.num_layers} layers × {a.hidden_size} wide, {heads}, FFN {a.intermediate_size:,} "
+        )
+        assert all(said in text for text in shown)
+    alike = replace(first, architectures=dict.fromkeys("abc", built[0]))
+    assert [arms for arms, _ in architectures(alike)] == ["all arms"]
 
 
 def beside_each_other(name: str = "equal FLOPs") -> Report:
