@@ -1,6 +1,7 @@
 """`python -m benchmarks.cluster`: how much of workers' time is work, wherever they run.
 
-Runs are of one length and sleep (`benchmarks.sleeping`), so that two cores hold sixteen workers.
+Runs are of one length and sleep (`benchmarks.sleeping`), in steps of a second, so that two cores
+hold sixteen workers.
 
 - *Efficiency*: the time that runs are known to take, over the time from each worker's first trial's
   start to its last one's end.
@@ -26,7 +27,6 @@ from statistics import median
 import optuna
 from optuna.trial import Trial
 
-from benchmarks import sleeping
 from benchmarks.servers.place import EXECUTORS, place_of
 from benchmarks.servers.postgres import postgres
 from benchmarks.show import heading, leave, parser, say, table
@@ -40,6 +40,8 @@ from search.train.placement import Placement
 from space.app import configuration
 
 STUDY = "cluster"
+STEP_S = 1.0
+"""Of a run: what its steps compute besides must not be what is measured."""
 WINDOW = 20
 """Trials over which orchestration is taken."""
 
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def study(folder: Path, runs: int, seconds: float) -> list[str]:
     """Options of a study of so many runs of that length, each of another architecture."""
-    tokens = 4 * 32 * max(1, round(seconds / sleeping.STEP_S))
+    tokens = 4 * 32 * max(1, round(seconds / STEP_S))
     return [
         *("budget=100k", "space=full", "sampler=random", f"n_trials={runs}", "replicates.seeds=1"),
         *("data=text", f"data.path={folder}/text.jsonl", f"data.cache={folder}/data"),
@@ -99,7 +101,7 @@ def efficiency(folder: Path, executor: str, workers: int, runs: int, seconds: fl
         done = subprocess.run(
             place.home.command(sys.executable, "-m", "search", *given),
             cwd=place.folder,
-            env={**os.environ, **place.variables},
+            env={**os.environ, **place.variables, "ISOPARAM_STEP_S": str(STEP_S)},
             capture_output=True,
             text=True,
         )

@@ -24,6 +24,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+Finish = Callable[[Tensor], Tensor]
+"""What a part does to each logit by itself: any shape to the same."""
+
+
 class KVCache:
     """Keys and values of the positions seen so far, one pair per *layer*: a block executed twice
     has two."""
@@ -248,12 +252,17 @@ class Decoder(nn.Module):
         self.lm_head = nn.Linear(arch.hidden_size, arch.vocab_size, bias=False)
         if arch.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+        self.finish: Finish | None = None
         for part in arch.active:
             part.build(self)
 
     def forward(self, input_ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits (B, T, V) for token ids (B, T), which follow those the cache holds."""
-        return self.lm_head(self.hidden(input_ids, cache))  # type: ignore[no-any-return]
+        return self.logits(self.hidden(input_ids, cache))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (…, V) of what `hidden` returned, (…, D)."""
+        return finished(self.lm_head(hidden), self.finish)
 
     def hidden(self, input_ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """The normed residual stream (B, T, D) that the output matrix reads."""
@@ -283,8 +292,15 @@ class Decoder(nn.Module):
         return frequency
 
 
-def token_nll(hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:
+def finished(logits: Tensor, finish: Finish | None) -> Tensor:
+    """Logits as a part wants them."""
+    return logits if finish is None else finish(logits)
+
+
+def token_nll(
+    hidden: Tensor, output: Tensor, targets: Tensor, finish: Finish | None = None
+) -> Tensor:
     """Negative log-likelihood in nats (B, T) of targets (B, T), read off hidden (B, T, D) by the
     output matrix (V, D)."""
-    logits = F.linear(hidden, output).flatten(0, 1).float()  # (B·T, V)
+    logits = finished(F.linear(hidden, output).flatten(0, 1).float(), finish)  # (B·T, V)
     return F.cross_entropy(logits, targets.flatten(), reduction="none").view_as(targets)

@@ -64,6 +64,7 @@ def windows(draw: st.DrawFn) -> str:
 PARTS = {
     "attn_output_gate": st.sampled_from(["headwise", "elementwise"]),
     "ffn_scaling": ffn_scalings(),
+    "final_logit_softcapping": st.sampled_from([1.0, 30.0]),
     "layer_lora": st.integers(1, 3),
     "loop_input": st.booleans(),
     "loop_norm": st.booleans(),

@@ -123,7 +123,8 @@ def scored(folder: Path, cache: str) -> dict[str, Any]:
             for start in range(0, len(inputs), AT_ONCE):
                 x, y = (torch.from_numpy(a[start : start + AT_ONCE]) for a in (inputs, targets))
                 hidden = rounded.hidden(x)
-                nll += float(token_nll(hidden, rounded.lm_head.weight, y).double().sum())
+                each = token_nll(hidden, rounded.lm_head.weight, y, rounded.finish)
+                nll += float(each.double().sum())
         loss, bpb = data.score(nll, targets)
         found[form] = {"bytes": stored_bytes(model, form), "value": loss if bpb is None else bpb}
     return {

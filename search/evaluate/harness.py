@@ -125,7 +125,7 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]
             torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         )  # (B, T), without padding
         real = real.to(self.place)
-        logits, wanted = self.model.lm_head(hidden[real]).float(), targets[real]
+        logits, wanted = self.model.logits(hidden[real]).float(), targets[real]
         nll = F.cross_entropy(logits, wanted, reduction="none")
         greedy = logits.argmax(-1) == wanted
         parts = zip(torch.split(nll, lengths), torch.split(greedy, lengths), strict=True)

@@ -317,6 +317,7 @@ TWO_VALUES: dict[str, list[Any]] = {
     "output_bias": [False, True],
     "layer_lora": [0, 4],
     "attn_output_gate": ["none", "headwise"],
+    "final_logit_softcapping": [0, 30],
     "loop_input": [False, True],
     "loop_norm": [False, True],
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 from search.train.engines import micro_batches
 from search.train.engines.distillation import Teaching
 from search.train.placement import Placement, autocast
-from space.model import Decoder, token_nll
+from space.model import Decoder, Finish, finished, token_nll
 
 LOGITS = 2**27
 """So many at most are held at once. In float32 they are half a gigabyte, and the loss needs several
@@ -54,7 +54,7 @@ class AutogradEngine:
         with torch.no_grad(), autocast(self.placement, self.precision):
             hidden = self.model.hidden(inputs)  # (B, T, D)
             parts = [
-                self.token_nll(h, self.model.lm_head.weight, t)
+                self.token_nll(h, self.model.lm_head.weight, t, self.model.finish)
                 for h, t in self._slices(hidden, targets)
             ]
         return torch.cat(parts, 1).view_as(targets)[:given]
@@ -85,13 +85,14 @@ class AutogradEngine:
     def _back(self, hidden: Tensor, targets: Tensor, scale: float, taught: Tensor | None) -> Tensor:
         """The loss of these positions, whose gradients have been added up, with what else the
         recipe wants."""
-        output = self.model.lm_head.weight
+        output, finish = self.model.lm_head.weight, self.model.finish
         with autocast(self.placement, self.precision):
-            loss = nll = self.token_nll(hidden, output, targets)
+            loss = nll = self.token_nll(hidden, output, targets, finish)
             if self.teaching is not None and taught is not None:
-                loss = self.teaching.loss(nll, hidden, output, taught)
+                loss = self.teaching.loss(nll, hidden, output, taught, finish)
             if self.z_loss:
-                loss = loss + self.z_loss * log_sum_exp(nll, hidden, output, targets).square()
+                sums = log_sum_exp(nll, hidden, output, targets, finish)
+                loss = loss + self.z_loss * sums.square()
         (loss.sum() * scale).backward()  # type: ignore[no-untyped-call]
         return nll.detach()
 
@@ -113,8 +114,10 @@ class AutogradEngine:
         """Nothing: the weights are read where they are."""
 
 
-def log_sum_exp(nll: Tensor, hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:
+def log_sum_exp(
+    nll: Tensor, hidden: Tensor, output: Tensor, targets: Tensor, finish: Finish | None = None
+) -> Tensor:
     """Of each position's logits (B, T), without them: the loss is that less the target's logit.
     hidden (B, T, D), output (V, D)."""
     logit = (hidden.float() * output[targets].float()).sum(-1)
-    return nll + logit
+    return nll + finished(logit, finish)

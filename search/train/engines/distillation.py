@@ -12,7 +12,7 @@ from search.recipe import Recipe
 from search.teacher import source
 from search.train.placement import Placement, autocast
 from space.hf import load
-from space.model import Attention, Decoder
+from space.model import Attention, Decoder, Finish, finished
 
 
 @dataclass
@@ -47,12 +47,21 @@ class Teaching:
         with autocast(self.placement, self.precision):
             return self.model.hidden(inputs)
 
-    def loss(self, nll: Tensor, hidden: Tensor, output: Tensor, taught: Tensor) -> Tensor:
+    def loss(
+        self,
+        nll: Tensor,
+        hidden: Tensor,
+        output: Tensor,
+        taught: Tensor,
+        finish: Finish | None = None,
+    ) -> Tensor:
         """`weight` of the distance to the teacher and the rest of `nll`, (B, T) in nats. hidden (B,
-        T, D) and taught (1, B·T, D) are both models' streams, output (V, D) is the run's matrix."""
+        T, D) and taught (1, B·T, D) are both models' streams, output (V, D) is the run's matrix and
+        `finish` what it does to logits."""
         with torch.no_grad():
-            wanted = F.linear(taught, self.model.lm_head.weight).view(*nll.shape, -1)
-        apart = distance(F.linear(hidden, output), wanted, self.temperature)
+            wanted = self.model.logits(taught).view(*nll.shape, -1)
+        found = finished(F.linear(hidden, output), finish)
+        apart = distance(found, wanted, self.temperature)
         return (1 - self.weight) * nll + self.weight * apart
 
 
