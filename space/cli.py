@@ -11,10 +11,12 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from dataclasses import is_dataclass
+from types import NoneType, UnionType
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigTypeError, OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
 ADVICE = re.compile(
@@ -23,6 +25,21 @@ ADVICE = re.compile(
 """Of Hydra, which leads to nothing here."""
 NOT_THERE = re.compile(r"Could not override '(\w+\.[\w.]+)'")
 """Hydra's words for a key of a mapping that the file does not have."""
+
+IN_FILE = re.compile(r"In '([^']+)':")
+"""Hydra's words for the file of a group that a value stands in."""
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list such as [a,b]",
+    tuple: "a list such as [a,b]",
+    dict: "a mapping such as {name: value}",
+    NoneType: "null",
+}
+OPTIONS = "given by its own options"
+"""Of a field that holds a dataclass."""
 
 
 def speak_utf8() -> None:
@@ -83,6 +100,8 @@ def describe(error: BaseException) -> str:
         return "values must not be nested so deeply that they cannot be read"
     if added := NOT_THERE.search(str(error)):
         return f"{added[1]} must be there to be changed, but is not; add it with +{added[1]}=…"
+    if wrong := wrong_kind(error):
+        return wrong
     texts = [_first_lines(error)]
     if isinstance(error, YAMLError):  # where it is stands in the message
         texts.insert(0, "files of the configuration must be YAML, but one is not")
@@ -92,6 +111,42 @@ def describe(error: BaseException) -> str:
     if isinstance(error, HydraException) and cause is not None:
         texts.append(_first_lines(cause))
     return ": ".join(dict.fromkeys(texts))
+
+
+def wrong_kind(error: BaseException) -> str:
+    """The line for a value of another kind than its option takes, on the command line or in a file;
+    empty where an error says something else."""
+    found: Any = error if isinstance(error, HydraException | OmegaConfBaseException) else None
+    while not isinstance(found, ValidationError | ConfigTypeError | NoneType):
+        found = found.__cause__ or found.__context__
+    kind = _kind_of(found) if getattr(found, "full_key", None) else None
+    if found is None or kind is None:
+        return ""
+    file = IN_FILE.match(str(error))
+    name = f"{found.full_key} in {file[1]}.yaml" if file else found.full_key
+    given = "null" if found.value is None else repr(found.value)
+    if found.key is None:  # a whole, whose value is not kept
+        given = "a mapping" if kind == KINDS[list] else "a list"
+    advice = "--help shows its meaning and its usual value"
+    if OPTIONS in kind:
+        advice = f"write {name}.NAME=VALUE, --help lists them"
+    return f"{name} must be {kind}, but got {given:.80}; {advice}"
+
+
+def _kind_of(error: Any) -> str | None:
+    """What the field takes that OmegaConf raised this for; None where that is not known."""
+    owner, hint = error.object_type, error.ref_type
+    if is_dataclass(owner) and error.key is not None:
+        hint = get_type_hints(owner).get(error.key)
+    elif error.key is not None:  # an element
+        hint = next((x for x in reversed(get_args(hint)) if x is not Ellipsis), None)
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    words = [_in_words(get_origin(kind) or kind) for kind in kinds]
+    return " or ".join(words) if all(words) else None
+
+
+def _in_words(kind: Any) -> str:
+    return OPTIONS if is_dataclass(kind) else KINDS.get(kind, "")
 
 
 def _first_lines(error: BaseException) -> str:

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -101,7 +101,8 @@ def _wants_text(schema: Any, path: Sequence[str]) -> bool:
     """Whether the field at this path takes text and no number, one or a list of it."""
     if not is_dataclass(schema) or not isinstance(schema, type):
         return False
-    kinds = _kinds(get_type_hints(schema, include_extras=True).get(path[0]))
+    hint = get_type_hints(schema, include_extras=True).get(path[0])
+    kinds = () if get_origin(hint) is dict else _kinds(hint)
     if path[1:]:
         return _wants_text(next(filter(is_dataclass, kinds), None), path[1:])
     texts, numbers = (str, list[str], Place, Names), (int, float)

@@ -1,14 +1,20 @@
-"""Numbers that are not finite or out of range are refused wherever they are given."""
+"""Values of another kind than their option takes, and numbers that are not finite or out of range,
+are refused wherever they are given."""
 
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigTypeError, OmegaConfBaseException, ValidationError
 
 from ablations.config import AblationConfig
 from reports.__main__ import ReportsConfig
@@ -19,9 +25,10 @@ from search.paired import PairedConfig
 from search.recipe import Recipe
 from search.run import RunConfig
 from space.__main__ import Config
-from space.app import configuration
+from space.app import CONF, configuration
 from space.arch import Architecture
 from space.axes import Space
+from space.cli import describe
 from space.ranges import LARGEST, Range, number, ranges_of, require_numbers, settle_numbers
 
 SCHEMAS = {
@@ -50,6 +57,67 @@ FIELDS = [
     for verb, schema in SCHEMAS.items()
     for path in number_fields(schema)
 ]
+
+
+def options_of(schema: Any, at: str = "") -> Iterator[str]:
+    """The path of every field of a schema, and of those within."""
+    for name, hint in get_type_hints(schema).items():
+        yield f"{at}{name}"
+        for kind in (hint, *get_args(hint)):
+            if is_dataclass(kind):
+                yield from options_of(kind, f"{at}{name}.")
+
+
+@pytest.mark.parametrize("verb", SCHEMAS)
+def test_a_value_of_another_kind_is_refused_in_the_words_of_its_option(verb: str) -> None:
+    found = list(refused(SCHEMAS[verb]))
+    assert len(found) > 5
+    for option, line in found:
+        assert re.fullmatch(rf"{option}\S* must be .*, but got .*; (--help|write) .*", line)
+
+
+def refused(schema: Any) -> Iterator[tuple[str, str]]:
+    """Each option with the line for each value that it does not take."""
+    for values in (("ten", 5, [["x"]], None), ({"a": "x"},)):  # what holds a list takes no mapping
+        node = OmegaConf.structured(schema)
+        OmegaConf.set_readonly(node, False)
+        for option in reversed(list(options_of(schema))):  # inner ones first
+            for value in values:
+                try:
+                    OmegaConf.update(node, option, value, merge=True)
+                except (ValidationError, ConfigTypeError) as error:
+                    yield option, describe(error)
+                except (OmegaConfBaseException, AttributeError, AssertionError):
+                    pass  # such as a field within what is null
+
+
+WRONG = {
+    "n_trials=ten": "n_trials must be a whole number, but got 'ten'; --help",
+    "recipe.lr=fast": "recipe.lr must be a number, but got 'fast'; --help",
+    "report=maybe": "report must be true or false, but got 'maybe'; --help",
+    "columns=5": "columns must be a list such as [a,b], but got '5'; --help",
+    "replicates=5": "replicates must be given by its own options, but got 5; write replicates.NAME",
+    "replicates=[5]": "replicates must be given by its own options, but got a list; write ",
+    "objectives={a: 5}": "objectives must be a list such as [a,b], but got a mapping; --help",
+    "recipe.horizons=[1,x]": "recipe.horizons[1] must be a number, but got 'x'; --help",
+    "seed=null": "seed must be a whole number, but got null; --help",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_value_on_the_command_line_is_one_line(text: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(WRONG[text])}[^\n]*$"):
+        configuration("search", SearchConfig, [text])
+
+
+def test_a_wrong_value_in_a_file_is_named_with_the_file(tmp_path: Path) -> None:
+    (tmp_path / "proxy").mkdir()
+    (tmp_path / "proxy" / "mine.yaml").write_text("# @package _global_\nrecipe: {lr: fast}\n")
+    with initialize_config_dir(CONF, version_base="1.3"), pytest.raises(HydraException) as raised:
+        compose("search", [f"hydra.searchpath=[file://{tmp_path}]", "proxy=mine"])
+    assert describe(raised.value).startswith(
+        "recipe.lr in proxy/mine.yaml must be a number, but got 'fast'; "
+    )
 
 
 @pytest.mark.parametrize(("schema", "path"), FIELDS)
