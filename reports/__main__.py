@@ -30,7 +30,7 @@ from reports.views import (
     trials,
     view_of,
 )
-from reports.views.law_words import headline, hedges
+from reports.views.law_words import headline, hedges, opening
 from reports.views.study import Findings, html
 from reports.weigh.answer import answer
 from reports.weigh.forecast import forecast_files, read_forecast, require_unwritten
@@ -172,7 +172,7 @@ def _make_law(config: ReportsConfig) -> None:
         require_unwritten(folder, written)
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, laws.render(law) | written)
-    print("\n".join([headline(law), *hedges(law)]))
+    print("\n".join([*opening(law), headline(law), *hedges(law)]))
     print("\n".join(f"forecast: {folder / name}" for name in written), end="\n" * bool(written))
     print(f"report: {folder / 'report.html'}")
 
@@ -209,7 +209,8 @@ def _make_sharing_law(config: ReportsConfig) -> None:
         folder = Path(config.outputs) / LAWS / f"sharing_{name}"
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, sharing_law.render(law))
-    print("\n".join([sharing_law.headline(law), *sharing_law.hedges(law)]))
+    said = [*sharing_law.opening(law), sharing_law.headline(law), *sharing_law.hedges(law)]
+    print("\n".join(said))
     print(f"report: {folder / 'report.html'}")
 
 

@@ -45,7 +45,7 @@ NAMED = {FRONT: "on the front", UNRESOLVED: "unresolved", DOMINATED: "dominated"
 
 
 def columns(study: Study, front: Front) -> list[Column]:
-    """Of the table of the front."""
+    """Of the table of the front: what a phone shows without scrolling comes first."""
     measured = [name for name in front.objectives if name not in front.exact]
     rest = "the other objectives" if len(measured) == 1 else "exact objectives"
     shown = [
@@ -53,8 +53,8 @@ def columns(study: Study, front: Front) -> list[Column]:
         Column("depth", "layers", whole, "layers executed"),
         Column("width", "width", whole, "hidden_size"),
         Column("series", "other axes", str, numeric=False),
-        Column("n", "n", whole, "seeds that compare it"),
     ]
+    around = []
     for name in front.objectives:
         quantity, at, where = name.partition("@")
         heading = f"{quantity.replace('_', ' ')}{f' {at} {where}' if at else ''}"
@@ -62,10 +62,13 @@ def columns(study: Study, front: Front) -> list[Column]:
         shown.append(Column(name, heading, text, study.measures[name]["title"]))
         if name in measured:
             hint = "of this mean alone, not simultaneous"
-            shown.append(Column(f"{name}.interval", "95% interval", str, hint, numeric=False))
+            of = f"95% interval of {heading}"
+            around.append(Column(f"{name}.interval", of, str, hint, numeric=False))
     behind = f"to the best that is as good in {rest}; negative is ahead of all of these"
     return [
         *shown,
+        Column("n", "n", whole, "seeds that compare it"),
+        *around,
         Column("diff", "behind", signed(4), behind),
         Column("interval", "95% interval of it", str, "simultaneous over all rows", numeric=False),
         Column("rival", "rival", str, f"the strongest that is as good in {rest}", numeric=False),

@@ -115,7 +115,7 @@ def _depth(law: Law) -> Json:
     for number, (valley, ends) in enumerate(zip(law.valleys, _heights(law), strict=True)):
         line, column = divmod(number, COLUMNS)
         left, low = column / COLUMNS, 1 - (line + 1) / lines
-        right, high = left + 0.86 / COLUMNS, low + (0.8 if lines > 1 else 0.92) / lines
+        right, high = left + 0.84 / COLUMNS, low + (0.72 if lines > 1 else 0.92) / lines
         suffix = str(number + 1) if number else ""
         place = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
         data += [trace | place for trace in _valley(valley, f"var(--series-{_color(number)})")]
@@ -132,7 +132,7 @@ def _depth(law: Law) -> Json:
                 "y": high,
                 "xref": "paper",
                 "yref": "paper",
-                "yanchor": "top",
+                "yanchor": "bottom",
                 "showarrow": False,
             }
         )
@@ -174,6 +174,7 @@ def _growth(law: Law) -> Json:
         "title": {"text": "Best depth (layers)", "standoff": 14},
         "tickvals": LAYERS,
         "ticktext": [str(layers) for layers in LAYERS],
+        "autorangeoptions": {"include": 1.5 * float(law.predicted.layers.max())},  # room for names
     }
     return {"data": data, "layout": _layout(x, y)}
 
@@ -225,14 +226,15 @@ def _beyond(law: Law) -> Iterator[Json]:
 
 
 def _published(law: Law) -> Json:
-    rows = law.predicted
+    rows = law.predicted.sort_values("size")
+    places = [("bottom left", "top left")[number % 2] for number in range(len(rows))]
     return _trace(
         rows["size"],
         rows.layers,
         "markers+text",
         name="MobileLLM (published)",
         text=list(rows.name),
-        textposition="top left",
+        textposition=places,  # so that neighbours leave each other room
         marker={"color": "var(--series-2)", "size": 9, "symbol": "diamond"},
         hovertemplate="%{text}: %{y} layers<extra></extra>",
     )

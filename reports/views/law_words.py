@@ -4,12 +4,15 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+
 from reports.read.study import Study
 from reports.show.recipes import recipe_in_words
 from reports.show.tables import decimals, percent, span
 from reports.weigh.law import Law, embedding_shares
 from reports.weigh.quality import FEWEST_FOR_FLOOR
 from reports.weigh.valley import EDGE, INSIDE, NONE, Valley
+from reports.weigh.worth import smoke_line
 from search.law import SHARE_TOLERANCE
 from search.states import Status
 from space.app import option_of
@@ -36,6 +39,12 @@ def headline(law: Law) -> str:
         f"Whether the best depth grows is unresolved: {said}, with {fitted[0]} and {fitted[1]} "
         f"{law.counted}."
     )
+
+
+def opening(law: Law) -> list[str]:
+    """What comes before the answer: that it means nothing, where runs are too short for one."""
+    runs = [study.finished.assign(study=study.name) for study in law.studies]
+    return smoke_line(pd.concat(runs))
 
 
 def hedges(law: Law) -> list[str]:

@@ -32,6 +32,7 @@ from reports.views.law_words import (
     how_it_was_made,
     interval_in_words,
     on_embeddings,
+    opening,
     share_range,
     spanned,
     unknown,
@@ -180,7 +181,7 @@ def markdown(law: Law) -> str:
     tables = "".join(
         f"**{title}**\n\n{markdown_table(columns, rows)}\n" for title, columns, rows in parts(law)
     )
-    said = " ".join([headline(law), *hedges(law)])
+    said = " ".join([*opening(law), headline(law), *hedges(law)])
     tables += f"{' '.join(joint_law.words(law.joined))} [More](joint.md).\n\n" if law.joined else ""
     items = "".join(f"- {text}\n" for text in unknown(law))
     return f"{said}\n\n{on_embeddings(law)}\n\n{tables}What these runs cannot answer:\n\n{items}"
@@ -188,7 +189,8 @@ def markdown(law: Law) -> str:
 
 def latex(law: Law) -> str:
     """The tables for LaTeX with booktabs."""
-    lines = [f"% {escape(headline(law))}", "% needs \\usepackage{booktabs}"]
+    said = " ".join([*opening(law), headline(law)])
+    lines = [f"% {escape(said)}", "% needs \\usepackage{booktabs}"]
     for title, columns, rows in parts(law):
         lines += [f"% {escape(title)}", latex_table(columns, rows)]
     return "\n".join([*lines, ""])
@@ -244,6 +246,7 @@ def html(law: Law) -> str:
     return fill(
         "laws.html.j2",
         law=law,
+        opening=" ".join(opening(law)),
         title=headline(law),
         hedges=hedges(law),
         embeddings=on_embeddings(law),

@@ -23,6 +23,7 @@ from reports.show.tables import (
     whole,
 )
 from reports.weigh.sharing import FEWEST_FOR_FLOOR, NONE, PUBLISHED, SharingLaw
+from reports.weigh.worth import smoke_line
 from space.tables import Column
 from space.words import count, join, magnitude
 
@@ -46,6 +47,12 @@ COLUMNS = (
     Column("runs", "runs", whole),
     Column("seeds", "seeds", whole),
 )
+
+
+def opening(law: SharingLaw) -> list[str]:
+    """What comes before the answer: that it means nothing, where runs are too short for one."""
+    sizes = law.runs.weights.map(lambda weights: sum(weights.values()))
+    return smoke_line(law.runs.assign(parameters=sizes))
 
 
 def headline(law: SharingLaw) -> str:
@@ -203,7 +210,7 @@ def _print(law: SharingLaw) -> "Figure":
 def render(law: SharingLaw) -> dict[str, bytes]:
     """The files of a law of sharing by name."""
     shown, cells = _table(law)
-    said = [headline(law), *hedges(law)]
+    said = [*opening(law), headline(law), *hedges(law)]
     content = {
         "studies": [study.name for study in law.studies],
         "answer": said,
@@ -215,7 +222,7 @@ def render(law: SharingLaw) -> dict[str, bytes]:
         "table.md": f"{' '.join(said)}\n\n{markdown_table(shown, cells)}",
         "table.tex": "\n".join(
             [
-                f"% {escape(said[0])}",
+                f"% {escape(' '.join([*opening(law), headline(law)]))}",
                 "% needs \\usepackage{booktabs}",
                 latex_table(shown, cells),
                 "",
@@ -236,6 +243,7 @@ def _html(law: SharingLaw, shown: list[Column], cells: list[list[Cell]]) -> str:
     return fill(
         "sharing_law.html.j2",
         name=", ".join(study.name for study in law.studies),
+        opening=" ".join(opening(law)),
         title=headline(law),
         hedges=hedges(law),
         columns=shown,

@@ -8,6 +8,7 @@ import pandas as pd
 
 from search.objectives import USUAL
 from search.record import Record
+from space.words import join
 
 SMOKE, SMOKE_TOKENS = 0.1, 50_000
 """Tokens per parameter, and tokens, under which a run shows that everything works, and nothing
@@ -65,6 +66,17 @@ class Worth:
             f"on {self.held_out:,} held-out tokens{error}."
         )
         return ["Smoke run: ignore the numbers.", said] if self.is_smoke else [said]
+
+
+def smoke_line(runs: pd.DataFrame) -> list[str]:
+    """The line that comes before what runs of several studies say, `study tokens parameters`;
+    nothing where none is so short that its numbers mean nothing."""
+    short = (runs.tokens < SMOKE_TOKENS) | (runs.tokens / runs.parameters < SMOKE)
+    names = runs.study[short].unique().tolist()
+    if not names:
+        return []
+    where = "" if len(names) == runs.study.nunique() else f" in {join(names)}"
+    return [f"Smoke runs{where}: ignore the numbers."]
 
 
 def _passes(passes: float) -> str:

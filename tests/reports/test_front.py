@@ -12,6 +12,7 @@ from report_fixtures import StudyFolder, figures_of, ladder
 
 from reports.__main__ import render
 from reports.read.study import Study, read_study
+from reports.views.front import rows
 from reports.views.study import Findings, html
 from reports.weigh.front import in_words
 from search.objectives import Measure
@@ -97,6 +98,16 @@ def test_the_page_draws_the_front_and_names_what_is_unresolved(tmp_path: Path) -
     for label in unresolved:
         assert label in in_words(front)[1]
     assert "Unresolved, whether on it or dominated" in page
+
+
+def test_all_objectives_come_before_what_surrounds_them(tmp_path: Path) -> None:
+    """A phone shows the first columns without scrolling."""
+    study = study_of(tmp_path)
+    front = Findings.of(study).front
+    assert front is not None
+    names = [column.name for column in rows(study, front)[0]]
+    assert names[:5] == ["verdict", "depth", "width", *OBJECTIVES]
+    assert "val_bpb.interval" in names[5:]
 
 
 def test_a_study_of_one_objective_has_no_front(tmp_path: Path) -> None:

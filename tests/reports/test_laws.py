@@ -329,6 +329,18 @@ def test_the_page_finds_the_law_behind_its_records(tmp_path: Path) -> None:
     for name in ("depth", "growth", "residuals"):
         assert files[f"{name}.png"].startswith(b"\x89PNG")
         assert f'id="{name}"' in files["report.html"].decode()
+    assert '<h1 id="answer">The best depth grows' in files["report.html"].decode()
+    assert_smoke_is_said(found)
+
+
+def assert_smoke_is_said(law: Law) -> None:
+    """Runs so short that nothing follows from them come before the answer."""
+    short = [replace(s, trials=s.trials.assign(tokens=20_480)) for s in law.studies]
+    one, every = replace(law, studies=[short[0], *law.studies[1:]]), replace(law, studies=short)
+    assert law_words.opening(law) == []
+    assert law_words.opening(one) == ["Smoke runs in law_500k: ignore the numbers."]
+    assert "<h1>Smoke runs: ignore the numbers.</h1>\n<p>The best depth" in laws.html(every)
+    assert laws.markdown(every).startswith("Smoke runs: ignore the numbers. The best depth")
 
 
 @pytest.mark.parametrize(

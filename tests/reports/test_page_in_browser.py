@@ -186,12 +186,28 @@ def test_a_table_folds_its_details_sorts_and_is_copied(tmp_path: Path) -> None:
         browser.close()
 
 
+ON_EACH_OTHER = """() => [...document.querySelectorAll(".plot")].flatMap((plot) => {
+  const texts = [...plot.querySelectorAll("text")]
+    .map((text) => [text, text.getBoundingClientRect()]).filter(([, box]) => box.width);
+  const over = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3;
+  return texts.flatMap(([one, box], i) => texts.slice(i + 1).filter(([, other]) => over(box, other))
+    .map(([other]) => `${one.textContent} on ${other.textContent}`));
+})"""
+"""Labels of figures that overlap, but for the air around letters."""
+
+
 def test_a_laws_page_draws_a_panel_a_budget_and_fits_a_phone(tmp_path: Path) -> None:
     names = ["law_500k", "law_1m", "law_2m"]
     for name in names:
         law_study(tmp_path, name, seeds=2)
     path = tmp_path / "report.html"
     path.write_text(laws.html(read_law(names, tmp_path / "outputs")))
+    with opened(path, last="residuals", viewport={"width": 1300, "height": 900}) as tab:
+        assert tab.evaluate(ON_EACH_OTHER) == []
+        tab.set_viewport_size({"width": 500, "height": 900})
+        tab.wait_for_timeout(300)
+        assert tab.evaluate(ON_EACH_OTHER) == []
     with opened(path, last="residuals", viewport={"width": 360, "height": 740}) as tab:
         assert tab.locator("#depth .cartesianlayer .subplot").count() == 3
         assert tab.locator("#residuals .scatterlayer .trace").count() == 3

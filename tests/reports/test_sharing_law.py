@@ -145,6 +145,9 @@ def test_the_page_and_its_tables_say_the_same(tmp_path: Path) -> None:
         assert f"{row['pattern']} φ = {item['phi']:.2f}" in files["report.html"].decode()
     assert "Published is 0.46" in files["table.md"].decode()
     assert files["sharing.png"].startswith(b"\x89PNG")
+    assert content["answer"][0] == sharing_law.headline(law)
+    short = replace(law, runs=law.runs.assign(tokens=20_480))
+    assert sharing_law.opening(short) == ["Smoke runs: ignore the numbers."]
     assert (
         sharing_law.render(read_sharing(["share_500000", "share_1000000"], tmp_path / "outputs"))
         == files
