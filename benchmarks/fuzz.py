@@ -39,6 +39,7 @@ from benchmarks.damage import Hangs, time_limit
 from benchmarks.show import heading, leave, parser, say, table
 from search.train.placement import Placement
 from space.app import CONF
+from space.words import command
 
 LIMIT_S = 120
 """For one of them, by the clock of a machine that may be busy: what takes longer hangs."""
@@ -198,7 +199,7 @@ def configurations(count: int, seed: int, only: set[int]) -> Iterator[tuple[str,
             continue
         with nothing_runs(module, verb), patch.object(sys, "argv", [name, *given]), composed_once():
             word, said = outcome(module.main)
-        yield name, f"{number}: python -m {name} {' '.join(map(repr, given))}", word, said
+        yield name, f"{number}: {command(name, *given)}", word, said
 
 
 def composed_once() -> Any:

@@ -6,6 +6,7 @@ done by workers, wherever the executor runs them: read on in `search.study.worke
 What opens a storage is imported where it is used, since `--help` and wrong options need none.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -215,11 +216,11 @@ def say_what_is_left(session: "Session[SearchWork]", config: SearchConfig) -> No
     runs, work = session.runs(), session.subject.work
     done, pruned = session.count_done(), sum(run.state == State.PRUNED for run in runs)
     if pruned:
-        horizons = ",".join(map(str, work.recipe.horizons))
+        horizons = f"recipe.horizons=[{','.join(map(str, work.recipe.horizons))}]"
+        changed = shlex.join([f"study={session.job.study}", "pruner=none", horizons])
         print(
             f"{pruned} of {done} runs were stopped early; they go on by the same command with "
-            f"study={session.job.study} pruner=none 'recipe.horizons=[{horizons}]' instead of "
-            f"pruner={config.pruner.name}"
+            f"{changed} instead of pruner={config.pruner.name}"
         )
         if len(runs) < work.total:
             print(f"they left too few for the {work.total} runs that were planned")

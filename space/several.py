@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from space.overrides import quoted
+from space.words import command
 
 INTERRUPTED = 130
 """Exit code of a start that was stopped by a signal: no further one follows."""
@@ -99,13 +100,11 @@ def start(module: str, jobs: Sequence[Job], law: bool, make: bool) -> int:
             left = len(jobs) - number
             print(f"stopped; {left} more were to follow, and the same command goes on")
             return INTERRUPTED
-    commands = _laws(jobs) if law else []
-    for command in commands:
+    for words in _laws(jobs) if law else []:
         if make and max(codes) == 0:
-            codes.append(_run([sys.executable, "-m", *command]))
+            codes.append(_run([sys.executable, "-m", *words]))
         else:
-            shown = " ".join(f"'{word}'" if "[" in word else word for word in command)
-            print(f"a law over these studies, once they are done: python -m {shown}")
+            print(f"a law over these studies, once they are done: {command(*words)}")
     return max(codes)
 
 

@@ -1,5 +1,6 @@
-"""How numbers, times and lists read in sentences: one form of each, for all verbs."""
+"""How numbers, times, lists and commands read in sentences: one form of each, for all verbs."""
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,11 @@ def count(n: int, noun: str) -> str:
 def join(words: Sequence[str]) -> str:
     """ "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def command(module: str, *options: str) -> str:
+    """ "python -m search 'budget=[1m,2m]'": what a shell takes as it stands."""
+    return shlex.join(["python", "-m", module, *options])
 
 
 def plain(value: Any) -> str:

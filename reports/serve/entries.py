@@ -2,7 +2,6 @@
 
 import csv
 import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from urllib.parse import quote
 from reports.weigh.answer import budget_in_words
 from search.states import State
 from space.seals import read_json
-from space.words import join
+from space.words import command, join
 
 STUDY, TABLE, LAW = "study", "table", "law"
 KINDS = {
@@ -143,7 +142,7 @@ def _how_to_make(entry: Entry) -> str:
     """The command that makes a page where there is none."""
     if entry.page is not None or entry.runs.startswith("0 "):
         return ""
-    return f"no page yet: python -m reports {shlex.quote(f'{entry.kind}={entry.parts[-1]}')}"
+    return f"no page yet: {command('reports', f'{entry.kind}={entry.parts[-1]}')}"
 
 
 def _tokens(recipes: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:

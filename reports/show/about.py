@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from reports.show.tables import escape, one_line
+from reports.show.tables import one_line
 
 Facts = list[tuple[str, str]]
 CODE = ("command", "commit")
@@ -48,8 +48,8 @@ def in_columns(facts: Facts) -> dict[str, str]:
 
 
 def in_comments(facts: Facts) -> list[str]:
-    """The facts as comments of LaTeX, after the packages that a float needs."""
-    said = [f"% {escape(term)}: {escape(text)}" for term, text in facts]
+    """The facts as comments of LaTeX, as they are, after the packages that a float needs."""
+    said = [f"% {term}: {one_line(text)}" for term, text in facts]
     return ["% needs \\usepackage{booktabs,graphicx}", *said]
 
 

@@ -25,7 +25,7 @@ from reports.show.tables import (
 from reports.weigh.sharing import FEWEST_FOR_FLOOR, NONE, PUBLISHED, SharingLaw
 from reports.weigh.worth import smoke_line
 from space.tables import Column
-from space.words import count, join, magnitude
+from space.words import command, count, join, magnitude
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -240,9 +240,11 @@ def render(law: SharingLaw) -> dict[str, bytes]:
 def _html(law: SharingLaw, shown: list[Column], cells: list[list[Cell]]) -> str:
     recipe = law.studies[0].recipe
     assert recipe is not None, "a law has runs"
+    names = [study.name for study in law.studies]
     return fill(
         "sharing_law.html.j2",
-        name=", ".join(study.name for study in law.studies),
+        name=", ".join(names),
+        command=command("reports", "page=sharing_law", f"study=[{','.join(names)}]"),
         opening=" ".join(opening(law)),
         title=headline(law),
         hedges=hedges(law),

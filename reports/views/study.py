@@ -32,7 +32,7 @@ from reports.weigh.worth import Worth
 from search.objectives import WITHOUT_BYTES, Measure
 from search.record import Record
 from search.states import Role, Status
-from space.words import count, exact_duration, join
+from space.words import command, count, exact_duration, join
 
 Facts = list[tuple[str, str]]
 
@@ -299,7 +299,7 @@ def _export(study: Study) -> str | None:
     """The command that exports the best run; none before one has ended."""
     if study.finished.empty:
         return None
-    return f"python -m space export=best study={study.name} to=FOLDER"
+    return command("space", "export=best", f"study={study.name}", "to=FOLDER")
 
 
 def how_it_was_run(study: Study) -> Facts:

@@ -19,6 +19,7 @@ from search.recipe import Recipe
 from search.record import Run
 from search.runs import read_record
 from search.states import Status
+from space import words
 from space.app import CONF
 from space.seals import read_json
 from space.words import duration
@@ -169,4 +170,4 @@ def command(study: Study) -> str:
     if any(text.startswith("tokens_per_parameter=") for text in given) and (run := _typical(study)):
         own.append(f"recipe.tokens={run.recipe.tokens}")  # a table of trust takes tokens only
     called = [f"called={TABLE}_{study.name}"] if own else []
-    return shlex.join(["python", "-m", "ablations", f"table={TABLE}", *own, *called])
+    return words.command("ablations", f"table={TABLE}", *own, *called)

@@ -1,6 +1,5 @@
 """The end of a study's process: `study.json`, cleanup, report and exit code."""
 
-import shlex
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from search.study.storage import without_password
 from space.app import option_of
 from space.cli import fail
 from space.overrides import quoted
+from space.words import command
 
 if TYPE_CHECKING:
     from search.study.session import Session
@@ -145,7 +145,7 @@ def _common_facts(session: "Session[Any]", finished: bool) -> dict[str, Any]:
         "workers": session.job.workers,
         "runs": config.runs,
         "config": configuration,
-        "command": shlex.join(["python", "-m", session.verb, *given(session.given, job.storage)]),
+        "command": command(session.verb, *given(session.given, job.storage)),
         "wall_s": session.before_s + time.monotonic() - session.started,
         "finished": finished,
     }

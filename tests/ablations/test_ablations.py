@@ -401,7 +401,8 @@ def test_latex_compiles_whatever_the_names(tmp_path: Path) -> None:
 
 def test_all_of_latex_stands_in_floats_with_what_their_columns_mean() -> None:
     floats = re.compile(r"\\begin{table}.*?\\end{table}", re.DOTALL)
-    report = beside_each_other()
+    report = replace(beside_each_other(), command="python -m ablations table=a_b 'x=[50%]'")
+    assert f"% command: {report.command}\n" in latex(report), "to be pasted"
     asked = latex(replace(report, columns=("arm", "diff", "decode B/token")))
     for text, tables in ((latex(report), 3), (asked, 3)):
         found = floats.findall(text)

@@ -1,5 +1,6 @@
 """`space.words`: how numbers, times and lists read."""
 
+import subprocess
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from space.words import (
     amount,
+    command,
     count,
     duration,
     exact_duration,
@@ -57,3 +59,15 @@ def test_a_value_reads_as_it_is_printed(form: Callable[[Any], str], value: Any, 
 
 def test_one_is_singular() -> None:
     assert [count(n, "run") for n in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
+
+
+OPTIONS = ("budget=[1m,2m]", "constraints=[kv_bytes<=2048]", "space.constraints={hidden_size: %32}")
+FURTHER = ("data.path=books/it's *.txt", "~space.fixed.x", 'study="1e3"', "a=$HOME `b` !c \\d", "")
+
+
+def test_a_command_is_what_a_shell_takes() -> None:
+    text = command("search", *OPTIONS, *FURTHER)
+    read = f"for word in {text}; do printf '%s\\0' \"$word\"; done"
+    found = subprocess.run(["bash", "-c", read], capture_output=True, text=True, check=True).stdout
+    assert found.split("\0")[:-1] == ["python", "-m", "search", *OPTIONS, *FURTHER]
+    assert command("space", "export=best", "study=a_b") == "python -m space export=best study=a_b"

@@ -625,11 +625,11 @@ def test_the_command_is_kept_without_the_storages_password(
     here: Path, given: str, url: str, shown: str
 ) -> None:
     search = open_search(here, "n_trials=1", "replicates.seeds=1", "keep=none")
-    options = ["budget=100k", given]
+    options = ["budget=100k", "space.constraints={hidden_size: '>=8'}", given]
     search = replace(search, job=replace(search.job, storage=url), given=options)
     content = describe(search, finished=False)
     assert "s3cret" not in (search.job.folder / "study.json").read_text()
-    assert shlex.split(content["command"])[3:] == ["budget=100k", f"storage={shown}"]
+    assert shlex.split(content["command"])[3:] == [*options[:2], f"storage={shown}"]
 
 
 def test_of_what_is_no_url_nothing_is_shown() -> None:
