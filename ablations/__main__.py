@@ -135,7 +135,7 @@ def check(config: AblationConfig) -> None:
     table = ask(config, config.recipe, config.data.vocab_size)
     if config.data.tokenizer is None and not standalone(str(config.table)):
         require_vocabulary(table, config.data.vocab_size)
-    targets_of(config, table, usual=USUAL)
+    targets_of(config, table, usual=USUAL).require_sources(config.data.sources)
 
 
 def open_table(config: AblationConfig) -> Session[TableWork]:
@@ -150,7 +150,7 @@ def open_table(config: AblationConfig) -> Session[TableWork]:
     quoted_by = work.table.quoted_by
     pages += [] if quoted_by is None else [{"study": quoted_by}]
     usual = usual_objective(ground.data)
-    targets = targets_of(config, work.table, usual)
+    targets = targets_of(config, work.table, usual).with_sources(ground.data.shares, usual)
     require_bytes(targets, ground.data)
     work = replace(work, maximize=targets.first.maximize).keeping_to(targets)
     subject = Subject(

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from search.config import SearchConfig
 from search.data.packed import require_tokens
 from search.law import Planned, require_law
-from search.objectives import Targets
+from search.objectives import USUAL, Targets
 from search.states import State
 from search.study.exploration import SearchWork
 from search.study.pruners import make_pruner
@@ -97,6 +97,7 @@ def check(config: SearchConfig) -> None:
     """Find what is wrong before anything is written. Raises: ValueError."""
     make_sampler(config.sampler, config.seed)
     make_pruner(config.pruner, config.recipe)
+    config.targets(USUAL).require_sources(config.data.sources)
     if config.data.tokenizer is None:  # whose vocabulary is known once it is read
         Space.from_config(config.space, config.budget, config.data.vocab_size)
 
@@ -121,7 +122,7 @@ def open_search(config: SearchConfig, given: Sequence[str] | None = None) -> "Se
     data, recipe = ground.data, ground.recipe
     space = Space.from_config(config.space, config.budget, data.vocab_size)
     require_tokens(data, recipe.seq_len, recipe.batch_size)
-    targets = config.targets(usual_objective(data))
+    targets = config.targets(usual_objective(data)).with_sources(data.shares, usual_objective(data))
     require_bytes(targets, data)
     work = SearchWork.of(
         space,

@@ -148,6 +148,18 @@ OF_ONE_MODEL = ("repeats", "values")
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceLoss:
+    """Quality on the held-out text of one source of a mixture."""
+
+    source: str
+    """Its name in `data.sources`."""
+    val_loss: float
+    """Nats per token."""
+    val_bpb: float | None
+    """Bits per byte, where they are known."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """Quality at a decayed point of a run: the end of it, or of a branch to a shorter horizon."""
 
@@ -159,19 +171,27 @@ class Reading:
     scores: tuple[Score, ...] = ()
     """Of the zero-shot tasks that were asked for. They are measured from the weights, and no part
     of the run's key."""
+    sources: tuple[SourceLoss, ...] = ()
+    """Of each source, where the data are a mixture."""
 
     def to_dict(self) -> dict[str, Any]:
-        values = asdict(self)
-        return values if self.scores else {k: v for k, v in values.items() if k != "scores"}
+        """Without scores and sources where there are none, as earlier records."""
+        return {k: v for k, v in asdict(self).items() if v or k not in ("scores", "sources")}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         scores = tuple(Score(**score) for score in values.get("scores", ()))
-        return cls(**{**values, "scores": scores})
+        sources = tuple(SourceLoss(**source) for source in values.get("sources", ()))
+        return cls(**{**values, "scores": scores, "sources": sources})
 
     def numbers(self) -> dict[str, Any]:
-        """All of it on one level, a score's metrics as `task.metric`."""
-        own = {k: v for k, v in vars(self).items() if k != "scores"}
+        """All of it on one level, a score's metrics as `task.metric`, a source's losses as
+        `val_bpb@source`."""
+        own = {k: v for k, v in vars(self).items() if k not in ("scores", "sources")}
+        for each in self.sources:
+            own |= {
+                f"{name}@{each.source}": getattr(each, name) for name in ("val_loss", "val_bpb")
+            }
         for score in self.scores:
             own |= {f"{score.task}.{metric}": v for metric, v in score.values.items()}
         return own

@@ -124,8 +124,9 @@ def pruned_record(folder: Path, reason: str | None) -> Record | None:
     except (OSError, ValueError):
         return None
     scored = [line for line in read_metrics(folder) if "horizon" in line and "val_loss" in line]
-    names = ("tokens", "val_loss", "val_bpb")
-    readings = tuple(Reading(**{name: line[name] for name in names}) for line in scored)
+    names = ("tokens", "val_loss", "val_bpb", "sources")
+    found = ({name: line[name] for name in names if name in line} for line in scored)
+    readings = tuple(map(Reading.from_dict, found))
     return Record(run=run, status=Status.PRUNED, reason=reason, readings=readings)
 
 
@@ -198,7 +199,8 @@ def load_records(runs: str | Path) -> "pd.DataFrame":
     blanks).
 
     Columns: key, arm, status, reason, seed, init_seed, data, tokens, val_loss, val_bpb, seconds (of
-    which train_s, eval_s and branch_s), tokens_per_s; zero-shot scores as `task.metric`; medians of
+    which train_s, eval_s and branch_s), tokens_per_s; zero-shot scores as `task.metric`; losses on
+    the sources of a mixture as `val_bpb@source`; medians of
     what engines measured as `engine_precision.quantity`; the
     architecture's and the cost's fields under their own names; the recipe's as `recipe_<name>`.
     Damaged records are left out; `frame.attrs["corrupt"]` lists what is wrong with each.

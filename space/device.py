@@ -535,5 +535,13 @@ def _file_of(name: str | Path) -> Path:
     return path
 
 
+def is_known(name: str) -> bool:
+    """Whether there is a device of this name."""
+    try:
+        return _file_of(name).is_file()
+    except ValueError:
+        return False
+
+
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]

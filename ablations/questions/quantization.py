@@ -105,7 +105,7 @@ def scored(folder: Path, cache: str) -> dict[str, Any]:
     import torch
 
     from search.data.cache import open_data
-    from search.data.packed import validation_windows
+    from search.data.packed import losses_of, validation_spans, validation_windows
     from search.evaluate.quantised import FORMS, quantised, stored_bytes
     from space.hf import load
     from space.model import token_nll
@@ -115,17 +115,20 @@ def scored(folder: Path, cache: str) -> dict[str, Any]:
         raise ValueError(f"{folder} must hold a record, but does not; train it again")
     model, data = load(stored_run(folder, cache)), open_data(run_data(folder, cache))
     recipe = record.run.recipe
-    inputs, targets = validation_windows(data, recipe.seq_len, recipe.eval_tokens)
+    slice_of = (data, recipe.seq_len, recipe.eval_tokens)
+    (inputs, targets), spans = validation_windows(*slice_of), validation_spans(*slice_of)
     found = {}
     for form in FORMS:
-        rounded, nll = quantised(model, form), 0.0
+        rounded, nll = quantised(model, form), [0.0] * len(spans)
         with torch.inference_mode():
-            for start in range(0, len(inputs), AT_ONCE):
-                x, y = (torch.from_numpy(a[start : start + AT_ONCE]) for a in (inputs, targets))
+            for i, start in ((i, at) for i, s in enumerate(spans) for at in _starts(s)):
+                rows = slice(start, min(start + AT_ONCE, spans[i].stop))
+                x, y = (torch.from_numpy(a[rows]) for a in (inputs, targets))
                 hidden = rounded.hidden(x)
                 each = token_nll(hidden, rounded.lm_head.weight, y, rounded.finish)
-                nll += float(each.double().sum())
-        loss, bpb = data.score(nll, targets)
+                nll[i] += float(each.double().sum())
+        losses = losses_of(data, nll, targets, spans)
+        loss, bpb = losses["val_loss"], losses["val_bpb"]
         found[form] = {"bytes": stored_bytes(model, form), "value": loss if bpb is None else bpb}
     return {
         "parameters": record.cost.parameters,
@@ -133,6 +136,10 @@ def scored(folder: Path, cache: str) -> dict[str, Any]:
         "metric": WITHOUT_BYTES if data.token_bytes is None else USUAL,
         "forms": found,
     }
+
+
+def _starts(span: slice) -> range:
+    return range(span.start, span.stop, AT_ONCE)
 
 
 QUESTION = Quantization()

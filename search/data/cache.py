@@ -24,8 +24,9 @@ from search.data.config import DataConfig
 from search.data.corpora import CORPORA, Corpus
 from search.data.encode import Progress
 from search.data.hashes import FileHashes, digest_of, seal
-from search.data.in_place import train_split
-from search.data.packed import Data
+from search.data.in_place import Joined, train_split
+from search.data.mixture import MIX, common_tokenizer, fingerprint_of, sources_of, weights_of
+from search.data.packed import Data, Source
 from search.data.readers import mapped
 from search.data.tokenizer import tokenizer_file
 from space.files import folder_atomically, remove_parts, umask, write_atomically
@@ -52,14 +53,17 @@ def prepare(
     cache = Path(config.cache)
     with suppress(PermissionError):  # what is there may be all that is needed
         cache.mkdir(parents=True, exist_ok=True)
-    corpus = config.corpus()
+    corpus = None if config.source == MIX else config.corpus()
     recipe = _recipe(config, corpus)
     folder = cache / f"{config.label}-{digest_of(recipe)}"
     if not os.access(cache, os.W_OK):
         return replace(_there(folder), name=str(config.name))
     with _alone_here(folder):
         if not (_usable(folder, progress) or _bring(folder, artifacts)):
-            _build(config, corpus, recipe, folder, progress)
+            if corpus is None:
+                _mix(config, recipe, folder, progress, artifacts)
+            else:
+                _build(config, corpus, recipe, folder, progress)
         if artifacts is not None:
             _send(folder, artifacts)
         return replace(open_data(folder), name=str(config.name))
@@ -110,6 +114,9 @@ def _bring(folder: Path, artifacts: Artifacts | None) -> bool:
         with folder_atomically(folder) as part:
             artifacts.get(found, part, list(found.files))
             part.chmod(0o777 & ~umask())
+            for name in _sources_in(part):
+                if not (folder.parent / name).exists():
+                    _bring(folder.parent / name, artifacts)
         open_data(folder)
     except (Damaged, FileNotFoundError, ValueError) as error:
         print(f"warning: what artifacts have of {folder.name} is not used: {error}")
@@ -119,7 +126,9 @@ def _bring(folder: Path, artifacts: Artifacts | None) -> bool:
 
 
 def _send(folder: Path, artifacts: Artifacts) -> None:
-    """Send the data, unless they are there."""
+    """Send the data, unless they are there; of a mixture its sources first."""
+    for name in _sources_in(folder):
+        _send(folder.parent / name, artifacts)
     place = f"data/{folder.name}"
     if artifacts.latest(place) is None:
         artifacts.put(place, {path.name: path for path in folder.iterdir()})
@@ -152,6 +161,8 @@ def open_data(folder: str | Path) -> Data:
             raise ValueError(
                 f"{folder / name} must be as it was written, {expected}, but is {found}"
             )
+    if "sources" in manifest:
+        return _open_mixture(folder, manifest)
     known = "token_bytes.npy" in manifest["files"]
     return Data(
         name=manifest["name"],
@@ -167,6 +178,39 @@ def open_data(folder: str | Path) -> Data:
     )
 
 
+def _open_mixture(folder: Path, manifest: dict[str, Any]) -> Data:
+    """Its sources, which are beside it, as one."""
+    sources = []
+    for each in manifest["sources"]:
+        data = open_data(folder.parent / each["folder"])
+        if data.fingerprint != each["fingerprint"]:
+            raise ValueError(
+                f"{data.folder} must be as it was when it was mixed, with the fingerprint "
+                f"{each['fingerprint']}, but has {data.fingerprint}"
+            )
+        sources.append(Source(each["name"], each["weight"], data))
+    first = sources[0].data
+    return Data(
+        name=manifest["name"],
+        folder=folder,
+        fingerprint=manifest["fingerprint"],
+        vocab_size=first.vocab_size,
+        end_token=first.end_token,
+        bytes_per_token=manifest["bytes_per_token"],
+        train=Joined([source.data.train for source in sources]),  # type: ignore[arg-type]
+        validation=Joined([source.data.validation for source in sources]),  # type: ignore[arg-type]
+        token_bytes=first.token_bytes,
+        tokenizer=None if first.tokenizer is None else folder / "tokenizer.json",
+        sources=tuple(sources),
+    )
+
+
+def _sources_in(folder: Path) -> list[str]:
+    """Folders beside this one that it refers to: none, but of a mixture."""
+    manifest = _read_manifest(folder / "manifest.json")
+    return [each["folder"] for each in manifest.get("sources", ())]
+
+
 def find_data(cache: str | Path, fingerprint: str) -> Path | None:
     """The folder of the data with this fingerprint."""
     for path in sorted(Path(cache).glob("*/manifest.json")):
@@ -176,8 +220,13 @@ def find_data(cache: str | Path, fingerprint: str) -> Path | None:
     return None
 
 
-def _recipe(config: DataConfig, corpus: Corpus) -> dict[str, Any]:
+def _recipe(config: DataConfig, corpus: Corpus | None) -> dict[str, Any]:
     """All that the packed tokens follow from. Paths and dates do not belong to it, content does."""
+    if corpus is None:
+        own = {
+            name: _recipe(source, source.corpus()) for name, source in sources_of(config).items()
+        }
+        return {"format": FORMAT, "weights": weights_of(config.sources), "sources": own}
     hashes = FileHashes(Path(config.cache) / "hashes.json")
     source = CORPORA.identity(config.source)
     recipe = {
@@ -247,18 +296,68 @@ def _pack(
     remove_parts(folder)
     try:
         with folder_atomically(folder) as part:
-            manifest = pack(config, corpus, made, part, progress)
-            files = sorted(part.iterdir())
-            manifest |= {"recipe": recipe, "files": {path.name: seal(path) for path in files}}
-            sealed = {"digest": digest_of(manifest), "manifest": manifest}
-            write_atomically(part / "manifest.json", json.dumps(sealed, indent=1))
-            part.chmod(0o777 & ~umask())  # until now it is its maker's alone
+            _seal(part, pack(config, corpus, made, part, progress), recipe)
     except ValueError:
         if made is not None:
             made.remove()  # other documents or another tokenizer are wanted
         raise
     if made is not None:
         made.remove()
+
+
+def _mix(
+    config: DataConfig,
+    recipe: dict[str, Any],
+    folder: Path,
+    progress: Progress,
+    artifacts: Artifacts | None,
+) -> None:
+    """Prepare each source, and write down which they are."""
+    tokenizer = common_tokenizer(config, recipe["sources"], progress)
+    made = {
+        name: prepare(replace(source, tokenizer=tokenizer), progress, artifacts)
+        for name, source in sources_of(config).items()
+    }
+    with _lock(folder.with_suffix(".lock")):
+        remove_parts(folder)
+        with folder_atomically(folder) as part:
+            first = next(iter(made.values()))
+            if first.tokenizer is not None:
+                shutil.copyfile(first.tokenizer, part / "tokenizer.json")
+            _seal(part, _account(config, recipe["weights"], made), recipe)
+
+
+def _account(config: DataConfig, weights: dict[str, int], made: dict[str, Data]) -> dict[str, Any]:
+    """The manifest's account of a mixture."""
+    sources: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "weight": weights[name],
+            "folder": data.folder.name,
+            "fingerprint": data.fingerprint,
+        }
+        for name, data in made.items()
+    ]
+    sizes = [(weights[name], data.bytes_per_token) for name, data in made.items()]
+    known = [(weight, size) for weight, size in sizes if size is not None]
+    mean = sum(weight * size for weight, size in known) / sum(weights.values())
+    return {
+        "name": config.name,
+        "fingerprint": fingerprint_of(
+            [(s["name"], s["fingerprint"], s["weight"]) for s in sources]
+        ),
+        "bytes_per_token": mean if len(known) == len(sizes) else None,
+        "sources": sources,
+    }
+
+
+def _seal(part: Path, manifest: dict[str, Any], recipe: dict[str, Any]) -> None:
+    """Write the manifest of files that lie in a folder, which is then open to others."""
+    files = {path.name: seal(path) for path in sorted(part.iterdir())}
+    manifest = manifest | {"recipe": recipe, "files": files}
+    sealed = {"digest": digest_of(manifest), "manifest": manifest}
+    write_atomically(part / "manifest.json", json.dumps(sealed, indent=1))
+    part.chmod(0o777 & ~umask())  # until now it is its maker's alone
 
 
 PARTS = ".parts"

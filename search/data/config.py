@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from search.data.corpora import CORPORA, Corpus, corpus_named
+from search.data.mixture import MIX, sources_of
 from search.data.tokenizer import BYTES
 from space.doors import Door, label
 from space.overrides import Place
@@ -24,7 +25,7 @@ class DataConfig:
 
     door: ClassVar[Door[Corpus]] = CORPORA
     source: str = "embedded"
-    """A corpus: a name in `search/data/corpora/`, a module, or a file such as mine.py."""
+    """A corpus: a name in `search/data/corpora/`, a module, or a file such as mine.py; or `mix`."""
     path: Place | None = None
     """`text`, `tokens`: a file, a folder or a glob."""
     name: str | None = None
@@ -40,6 +41,9 @@ class DataConfig:
     """The key (jsonl) or column (parquet, hf) that holds the text."""
     options: dict[str, Any] = field(default_factory=dict)
     """Other options of the corpus."""
+    sources: dict[str, Any] = field(default_factory=dict)
+    """`mix`: of each source, by a name for it, options as those of `data` and a `weight`, its share
+    of the tokens that are trained on beside those of the others."""
     max_bytes: AtLeast1 | None = None
     """Bytes of text after which reading stops."""
     vocab_size: Annotated[int, Range(high=2**32)] = 4096
@@ -65,7 +69,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         settle_numbers(self, "data.")
-        corpus = self.corpus()
+        corpus = None if self.source == MIX else self.corpus()
         if self.vocab_size <= BYTES:
             raise ValueError(
                 f"data.vocab_size must be at least {BYTES + 1} (every byte and the end token), "
@@ -75,6 +79,32 @@ class DataConfig:
             raise ValueError(
                 "data.validation_fraction must lie between 0 and 1, "
                 f"but got {self.validation_fraction}"
+            )
+        if corpus is None:
+            self._check_mixture()
+        else:
+            self._check_options(corpus)
+        if self.name is None:
+            name = re.sub(r"\W+", "_", self.path or self.label).strip("_")
+            object.__setattr__(self, "name", name)
+
+    def _check_mixture(self) -> None:
+        """Its sources and what is left to them."""
+        of_sources = {*READING, "options", "max_bytes", "in_place"}
+        for f in fields(self):
+            if f.name in of_sources and getattr(self, f.name) not in (f.default, {}):
+                raise ValueError(
+                    f"data.{f.name} must be left out with data=mix, but is "
+                    f"{getattr(self, f.name)!r}; set it for each source, data.sources.NAME.{f.name}"
+                )
+        if self.sources:
+            sources_of(self)
+
+    def _check_options(self, corpus: Corpus) -> None:
+        """Of one source."""
+        if self.sources:
+            raise ValueError(
+                f"data.sources must be left out with data.source={self.source}; data=mix has them"
             )
         if self.max_bytes is not None and corpus.kind != "text":
             raise ValueError(
@@ -86,9 +116,6 @@ class DataConfig:
                 f"data.in_place must be left out with data.source={self.source}, whose documents "
                 "must be made into tokens first, but is true; data=tokens has it"
             )
-        if self.name is None:
-            name = re.sub(r"\W+", "_", self.path or self.label).strip("_")
-            object.__setattr__(self, "name", name)
 
     @property
     def label(self) -> str:
@@ -135,7 +162,7 @@ class DataConfig:
         return options
 
 
-SHARED = {f.name for f in fields(DataConfig)} - {"source", "options"}
+SHARED = {f.name for f in fields(DataConfig)} - {"source", "options", "sources"}
 """A corpus may have fields of these names: `data.<name>` sets them."""
 
 

@@ -1,13 +1,15 @@
 """Packed tokens, and the batches that training and validation cut from them."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from search.data.mixture import place_in
 from search.data.readers import Tokens
 from search.data.tokenizer import load_tokenizer
 
@@ -33,6 +35,26 @@ class Data:
     """Bytes of text that each token stands for (vocab_size,), 0 for special ones: those of the
     validation split add up to the text that it was made of. None where that is not known."""
     tokenizer: Path | None
+    sources: tuple["Source", ...] = ()
+    """Of a mixture, sorted by name. `train`, `validation` and `token_bytes` are then all of theirs,
+    one behind the other, and the first's."""
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """Of the sources."""
+        return tuple(source.weight for source in self.sources)
+
+    def passes(self, tokens: float) -> dict[str, float]:
+        """How often a run of so many tokens reads the training text, of a mixture that of each
+        source, by name."""
+        if not self.sources:
+            return {self.name: tokens / len(self.train)}
+        return {s.name: tokens * self.shares[s.name] / len(s.data.train) for s in self.sources}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the tokens of a run, by the name of the source; none where there is one."""
+        return {source.name: source.weight / sum(self.weights) for source in self.sources}
 
     def score(self, nll: float, targets: Array) -> tuple[float, float | None]:
         """(loss in nats per token, bits per byte or None) of targets whose negative
@@ -44,7 +66,10 @@ class Data:
 
     def describe(self) -> dict[str, Any]:
         """What a record says of its data."""
-        return {
+        of_sources = {
+            s.name: {"share": self.shares[s.name], **s.data.describe()} for s in self.sources
+        }
+        return ({"sources": of_sources} if of_sources else {}) | {
             "name": self.name,
             "fingerprint": self.fingerprint,
             "vocab_size": self.vocab_size,
@@ -52,6 +77,16 @@ class Data:
             "train_tokens": len(self.train),
             "validation_tokens": len(self.validation),
         }
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of a mixture."""
+
+    name: str
+    weight: int
+    """Its share of the windows is this beside the others'."""
+    data: Data
 
 
 def batch(
@@ -66,21 +101,38 @@ def batch(
     With `rows` these of them alone are read.
 
     Windows of seq_len + 1 tokens lie seq_len apart, so that every token is a target once an epoch;
-    each epoch has its own order.
+    each epoch has its own order. Of a mixture each source has its share of them, in the order that
+    they have where it is alone.
     """
-    n_windows = _n_windows(data.train, seq_len)
     position = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
+    if not data.sources:
+        return _windows(data, seed, position, seq_len)
+    weights = data.weights
+    source, own = np.array([place_in(weights, p) for p in position.tolist()]).reshape(-1, 2).T
+    ids = np.empty((len(position), seq_len + 1), np.int64)
+    for number, each in enumerate(data.sources):
+        inputs, targets = _windows(each.data, seed, own[source == number], seq_len, number)
+        ids[source == number] = np.hstack([inputs, targets[:, -1:]])
+    return ids[:, :-1], ids[:, 1:]
+
+
+def _windows(
+    data: Data, seed: int, position: Array, seq_len: int, number: int = 0
+) -> tuple[Tokens, Tokens]:
+    """(inputs, targets) at positions of the order of one source, the mixture's `number`-th."""
+    n_windows = _n_windows(data.train, seq_len)
     windows = [
-        window_at(n_windows, seed, epoch, place)
+        window_at(n_windows, seed, epoch, place, number)
         for epoch, place in zip(*(a.tolist() for a in divmod(position, n_windows)), strict=True)
     ]
-    return _cut(data.train, np.array(windows), seq_len)
+    return _cut(data.train, np.array(windows, dtype=np.int64), seq_len)
 
 
-def window_at(n_windows: int, seed: int, epoch: int, place: int) -> int:
-    """The window at a place of an epoch's order."""
+def window_at(n_windows: int, seed: int, epoch: int, place: int, number: int = 0) -> int:
+    """The window at a place of an epoch's order. Sources of another `number` push no order out of
+    what is remembered."""
     if n_windows <= MOST_SORTED:
-        return int(_cached_order(n_windows, seed, epoch)[place])
+        return int(_cached_order(number)(n_windows, seed, epoch)[place])
     return walked(n_windows, _round_keys(seed, epoch), place)
 
 
@@ -123,7 +175,10 @@ def _raw(seed: int, epoch: int, n: int) -> Array:
     return np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(n)
 
 
-_cached_order = lru_cache(maxsize=4)(window_order)
+@cache
+def _cached_order(number: int) -> Callable[[int, int, int], Tokens]:
+    """`window_order`, which remembers the last few of a source."""
+    return lru_cache(maxsize=4)(window_order)
 
 
 @lru_cache(maxsize=4)
@@ -133,14 +188,65 @@ def _round_keys(seed: int, epoch: int) -> tuple[int, ...]:
 
 def validation_windows(data: Data, seq_len: int, n_tokens: int) -> tuple[Tokens, Tokens]:
     """(inputs, targets) of the fixed validation slice, (windows, seq_len) each: about n_tokens
-    targets, or all there are, spread evenly over the split; the same for every run."""
-    available = _n_windows(data.validation, seq_len)
-    wanted = max(1, min(available, n_tokens // seq_len))
+    targets, or all there are, spread evenly over the split; the same for every run. Of a mixture
+    each source has an equal part of them, whatever its weight, one behind the other."""
+    if data.sources:
+        n_each = n_tokens // len(data.sources)
+        each = [validation_windows(source.data, seq_len, n_each) for source in data.sources]
+        return tuple(np.concatenate(part) for part in zip(*each, strict=True))  # type: ignore[return-value]
+    available, wanted = _held_out_windows(data, seq_len, n_tokens)
     return _cut(data.validation, np.arange(wanted) * available // wanted, seq_len)
 
 
+def validation_spans(data: Data, seq_len: int, n_tokens: int) -> list[slice]:
+    """The rows of `validation_windows` that each source has; all where there is one."""
+    n_each = n_tokens // max(1, len(data.sources))
+    parts = [source.data for source in data.sources] or [data]
+    rows = [_held_out_windows(part, seq_len, n_each)[1] for part in parts]
+    ends = np.cumsum(rows).tolist()
+    return [slice(end - n, end) for n, end in zip(rows, ends, strict=True)]
+
+
+def _held_out_windows(data: Data, seq_len: int, n_tokens: int) -> tuple[int, int]:
+    """How many there are in the validation split, and how many of them are looked at."""
+    available = _n_windows(data.validation, seq_len)
+    return available, max(1, min(available, n_tokens // seq_len))
+
+
+def losses_of(
+    data: Data, nll: Sequence[float], targets: Tokens, spans: Sequence[slice]
+) -> dict[str, Any]:
+    """`val_loss` in nats per token and `val_bpb`, where bytes are known, from the negative
+    log-likelihoods of each span in nats.
+
+    Of a mixture they are those of text mixed by its weights, and `sources` has those of each.
+    """
+    parts = [source.data for source in data.sources] or [data]
+    found = [part.score(n, targets[s]) for part, n, s in zip(parts, nll, spans, strict=True)]
+    if not data.sources:
+        loss, bpb = found[0]
+        return {"val_loss": loss, "val_bpb": bpb}
+    shares = list(data.shares.values())
+    loss = sum(share * own for share, (own, _) in zip(shares, found, strict=True))
+    n_bytes = sum(
+        share * float(part.token_bytes[targets[span]].mean())
+        for share, part, span in zip(shares, parts, spans, strict=True)
+        if part.token_bytes is not None
+    )
+    names = [source.name for source in data.sources]
+    each = [
+        {"source": name, "val_loss": own, "val_bpb": bpb}
+        for name, (own, bpb) in zip(names, found, strict=True)
+    ]
+    bpb = None if data.token_bytes is None else loss / math.log(2) / n_bytes
+    return {"val_loss": loss, "val_bpb": bpb, "sources": each}
+
+
 def require_tokens(data: Data, seq_len: int, batch_size: int) -> None:
-    """Raises: ValueError unless there is one batch to train on and one window to validate on."""
+    """Raises: ValueError unless there is one batch to train on and one window to validate on; of
+    each source of a mixture one window of both."""
+    for source in data.sources:
+        require_tokens(source.data, seq_len, 1)
     for split, tokens, windows in (
         ("training", data.train, batch_size),
         ("validation", data.validation, 1),
@@ -159,6 +265,8 @@ def held_out_documents(data: Data) -> list[str]:
     Raises:
         ValueError: the data came as tokens, without the tokenizer that made them.
     """
+    if data.sources:
+        return [text for source in data.sources for text in held_out_documents(source.data)]
     if data.tokenizer is None:
         raise ValueError(
             f"{data.folder} must have a tokenizer to give its text, but came as token ids without; "

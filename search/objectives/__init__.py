@@ -5,7 +5,7 @@ Free of torch, since reports read titles and directions here.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import isfinite
@@ -73,6 +73,33 @@ class Placed(Protocol):
     def at(self, where: str) -> Objective:
         """The objective there. Raises: ValueError where that is none."""
         ...
+
+
+class LossObjective(Objective):
+    """A loss on validation text; behind an `@` stands a source of a mixture, whose own it is then:
+    `val_bpb@code`."""
+
+    field: ClassVar[str]
+    example: ClassVar[str] = "code"
+    source: str | None = None
+
+    def at(self, where: str) -> Objective:
+        if device.is_known(where):
+            raise ValueError(
+                f"objective {self.field} must have nothing behind @, but got {where!r}"
+            )
+        placed = type(self)()
+        placed.source, placed.title = where, f"{self.title}, {where}"
+        return placed
+
+    def value(self, record: Record) -> float | None:
+        """None where the data has no such source."""
+        last = record.readings[-1]
+        if self.source is None:
+            found: float | None = getattr(last, self.field)
+            return found
+        own = (each for each in last.sources if each.source == self.source)
+        return next((getattr(each, self.field) for each in own), None)
 
 
 class MeterObjective(Objective):
@@ -218,6 +245,11 @@ class Measure:
         """That it is measured in; None where it is not measured in an engine."""
         found = self.objective
         return found.engine if isinstance(found, MeasuredObjective) else None
+
+    @property
+    def source(self) -> str | None:
+        """Of a mixture, whose loss it is alone."""
+        return getattr(self.objective, "source", None)
 
     @property
     def title(self) -> str:
@@ -380,6 +412,22 @@ class Targets:
     def measures(self) -> dict[str, Measure]:
         """All of them, by short name."""
         return {measure.short: measure for measure in self._all()}
+
+    def require_sources(self, names: Collection[str]) -> None:
+        """Raises: ValueError where the loss on a source is asked for that is not among these."""
+        for measure in self.measures.values():
+            if measure.source is not None and measure.source not in names:
+                known = ", ".join(names) or "none, for these data are no mixture"
+                raise ValueError(
+                    f"{measure.short} must be of a source of the data ({known}), but got "
+                    f"{measure.source!r}"
+                )
+
+    def with_sources(self, names: Iterable[str], usual: str) -> Self:
+        """With the usual loss on each source of a mixture as a column."""
+        columns = (Measure(f"{usual}@{name}") for name in names)
+        new = tuple(measure for measure in columns if measure.short not in self.measures)
+        return replace(self, columns=(*self.columns, *new)) if new else self
 
     @property
     def measured(self) -> tuple[Measure, ...]:

@@ -123,9 +123,7 @@ class Session(Generic[W]):
     executor: Executor
     tracker: Mirror
     lock: Start
-    data_name: str
-    train_tokens: int
-    """Of the data's training split."""
+    data: Data
     started: float
     before_s: float
     """Wall time of earlier starts."""
@@ -202,8 +200,7 @@ class Session(Generic[W]):
                 config.tracker, config.name, config.folder, scored=bool(config.evaluate.tasks)
             ),
             lock=ground.lock,
-            data_name=data.name,
-            train_tokens=len(data.train),
+            data=data,
             started=time.monotonic(),
             before_s=_wall_s(config.folder),
             given=ground.given,
@@ -258,11 +255,12 @@ class Session(Generic[W]):
         kept = {"all": work.total, "best": self.subject.kept_arms, "none": 0}[self.config.keep]
         there = self._there_before(work)
         again = f", {there} have records from before" if there else ""
-        what = f"proxy {self.config.proxy} on {self.data_name}"
+        what = f"proxy {self.config.proxy} on {self.data.name}"
         return Outlook(
             title=f"{self.subject.headline}; {what}; {done} of {work.total} runs done{again}",
             open_runs=max(0, work.total - done),
-            passes=work.typical.recipe.trained_tokens / self.train_tokens,
+            passes=self.data.passes(work.typical.recipe.trained_tokens),
+            shares=self.data.shares,
             left=Estimate.nothing()
             if done + there >= work.total
             else estimate(
@@ -336,8 +334,10 @@ class Outlook:
     open_runs: int
     """Not done in this study; some of them may have a record that another has left."""
     left: Estimate
-    passes: float
-    """Over the training text, of a typical run."""
+    passes: Mapping[str, float]
+    """Over the training text, of a typical run; of a mixture over that of each source, by name."""
+    shares: Mapping[str, float]
+    """Of a mixture, of the tokens that each source has."""
     tasks: Sequence[str]
     """The zero-shot tasks on which each run is scored."""
     unscored: Sequence[str]
@@ -348,11 +348,7 @@ class Outlook:
     def __str__(self) -> str:
         lines = [self.title]
         lines += [str(self.left)] if self.left.runs else []
-        if self.left.runs and self.passes > 1:
-            lines.append(
-                f"the corpus is small: a run reads its training text {self.passes:.1f} times; more "
-                "text, or fewer tokens, would repeat none"
-            )
+        lines += self._of_text() if self.left.runs else []
         if self.tasks:
             lines.append(
                 f"each run is also scored on {', '.join(self.tasks)}"
@@ -365,6 +361,20 @@ class Outlook:
                 "in another runs folder with keep=all"
             )
         return "\n".join(lines)
+
+    def _of_text(self) -> list[str]:
+        """What a run reads how often."""
+        more = "more text, or fewer tokens, would repeat none"
+        if not self.shares:
+            [passes] = self.passes.values()
+            small = f"the corpus is small: a run reads its training text {passes:.1f} times; {more}"
+            return [small] if passes > 1 else []
+        of_each = (
+            f"{100 * s:.3g}% {n}, {self.passes[n]:.3g} times" for n, s in self.shares.items()
+        )
+        mixed = f"a run reads of each source, and how often its training text: {'; '.join(of_each)}"
+        again = [name for name, passes in self.passes.items() if passes > 1]
+        return [mixed, f"small: {', '.join(again)}; {more}"] if again else [mixed]
 
 
 def lay_groundwork(
@@ -441,7 +451,8 @@ def usual_objective(data: Data) -> str:
 
 def require_bytes(targets: Targets, data: Data) -> None:
     """Raises: ValueError where bits per byte are asked of data without bytes."""
-    if USUAL in targets.measures and data.token_bytes is None:
+    asked = any(name.partition("@")[0] == USUAL for name in targets.measures)
+    if asked and data.token_bytes is None:
         raise ValueError(
             "objectives must be computable from the data, but val_bpb needs the bytes behind "
             f"tokens, which {data.name} does not say; use val_loss"

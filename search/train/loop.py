@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from search.carry import carried
-from search.data.packed import Data, batch, validation_windows
+from search.data.packed import Data, batch, losses_of, validation_spans, validation_windows
 from search.record import Reading, Record, Run
 from search.runs import CURVE, WEIGHTS, digests, disk_error, usable_record, write_record, write_run
 from search.states import Status
@@ -241,6 +241,7 @@ class Training:
             self._mend_curve(saved.get("curve"))
         self.first_step = True
         self.validation = validation_windows(data, run.recipe.seq_len, run.recipe.eval_tokens)
+        self.spans = validation_spans(data, run.recipe.seq_len, run.recipe.eval_tokens)
 
     def to_the_end(self) -> None:
         """Train what is left, then write the weights."""
@@ -425,15 +426,16 @@ class Training:
         started = time.perf_counter()
         inputs, targets = self.validation
         rows = _share(len(inputs))
-        nll = self.engine.nll(self._put(inputs[rows]), self._put(targets[rows])).double().sum()
-        add_up(nll)
-        loss, bpb = self.data.score(float(nll), targets)
-        if not isfinite(loss):
-            raise Diverged(f"validation loss {loss} at step {self.state.step}")
+        nll = self.engine.nll(self._put(inputs[rows]), self._put(targets[rows])).double()
+        of_each = torch.stack([nll[_within(rows, span)].sum() for span in self.spans])
+        add_up(of_each)
+        losses = losses_of(self.data, of_each.tolist(), targets, self.spans)
+        if not isfinite(losses["val_loss"]):
+            raise Diverged(f"validation loss {losses['val_loss']} at step {self.state.step}")
         self._spend("eval_s", started)
-        self._log(metrics, val_loss=loss, val_bpb=bpb)
+        self._log(metrics, **losses)
         if reading:
-            self.state.readings.append({"tokens": self._tokens(), "val_loss": loss, "val_bpb": bpb})
+            self.state.readings.append({"tokens": self._tokens(), **losses})
 
     def _tokens(self) -> int:
         return self.state.step * self.recipe.tokens_per_step
@@ -538,6 +540,12 @@ def _build(run: Run, placement: Placement) -> Decoder:
 def _share(sequences: int) -> slice:
     """This rank's rows of a batch."""
     return slice(*(sequences * r // world() for r in (rank(), rank() + 1)))
+
+
+def _within(rows: slice, span: slice) -> slice:
+    """Where rows of a span are among these rows."""
+    start, stop = (min(max(end, rows.start), rows.stop) for end in (span.start, span.stop))
+    return slice(start - rows.start, stop - rows.start)
 
 
 _compiled: tuple[Any, ...] = ()
