@@ -27,6 +27,7 @@ from reports.views import (
     measured,
     scores,
     sharing_law,
+    sources,
     trials,
     view_of,
 )
@@ -246,6 +247,7 @@ def render(
     texts = {
         **scores.files({"": of_study(study, evidence)}),
         **measured.files({"": measured_of(study, evidence)}),
+        **sources.files(study, evidence),
     }
     encoded |= {name: text.encode() for name, text in texts.items()}
     encoded |= front.files(study, found.front) if found.front else {}

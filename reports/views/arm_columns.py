@@ -143,7 +143,7 @@ def _besides(panel: Panel) -> Iterator[Column]:
     criteria = panel.criteria
     for name, said in criteria.others.items():
         hint = f"{said['title']}, mean over the seeds"
-        text = decimals(4) if name in LOSSES else figures(4)
+        text = decimals(4) if name.partition("@")[0] in LOSSES else figures(4)
         yield Column(f"{OTHER}{name}", name.replace("_", " "), text, hint)
     if criteria.limits:
         hint = f"whether the means over the seeds keep to {' and '.join(criteria.limits)}"

@@ -18,6 +18,7 @@ from reports.views import (
     front,
     measured,
     scores,
+    sources,
     trials,
     trust_quoted,
 )
@@ -121,6 +122,7 @@ def html(study: Study, found: Findings) -> str:
         trial_columns=trial_columns,
         trial_rows=trial_rows,
         scored=[
+            *sources.sections(study, evidence),
             *scores.sections({"": of_study(study, evidence)}),
             *measured.sections({"": measured_of(study, evidence)}),
         ],

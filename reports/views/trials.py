@@ -1,6 +1,6 @@
 """A study's tables: its trials and its architectures, for the page, as CSV, Markdown and LaTeX."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -116,7 +116,7 @@ def trial_rows(study: Study) -> tuple[list[Column], list[list[Cell]]]:
     own, there = list(TRIAL_COLUMNS), {column.name for column in TRIAL_COLUMNS}
     place = 1 + next(i for i, column in enumerate(own) if column.name == "seed")
     own[place:place] = [
-        Column(name, name.replace("_", " "), figures(4), measure["title"])
+        Column(name, name.replace("_", " "), _figures(name), measure["title"])
         for name, measure in study.measures.items()
         if name not in there
     ]
@@ -125,6 +125,12 @@ def trial_rows(study: Study) -> tuple[list[Column], list[list[Cell]]]:
         hint = " and ".join(study.constraints)
         own.insert(place, Column("feasible", "feasible", str, hint, numeric=False))
     return printed_rows(frame, own, hints={"run": "key"})
+
+
+def _figures(name: str) -> Callable[[Any], str]:
+    """Four decimals of a loss on a source of a mixture, as the total beside it has."""
+    base, at, _ = name.partition("@")
+    return decimals(4) if at and base in LOSSES else figures(4)
 
 
 def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
