@@ -16,8 +16,8 @@ UNITS = {USUAL: "bits per byte", WITHOUT_BYTES: "nats per token"}
 
 def gather(study: Study, evidence: Evidence) -> pd.DataFrame:
     """The losses of a study's finished runs, its architectures in the order of the evidence:
-    `arm seed key source share val_bpb val_loss`, a row for each source, the total first. Empty where
-    the data are no mixture."""
+    `arm seed key source share val_bpb val_loss`, a row for each source, the total first. Empty
+    where the data are no mixture."""
     done = study.finished
     rows = [
         {"arm": label, "seed": seed, "key": key, **losses}

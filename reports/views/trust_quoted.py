@@ -162,7 +162,7 @@ PASSED_ON = ("space", "budget", "proxy", "recipe", "data", "runs", "outputs", "p
 def command(study: Study) -> str:
     """The command that would measure the proxy of a study."""
     given = shlex.split(str(study.facts.get("command") or ""))[3:]
-    own = [text for text in given if text.split("=")[0].split(".")[0] in PASSED_ON]
+    own = [text for text in given if text.lstrip("+").split("=")[0].split(".")[0] in PASSED_ON]
     own = [text for text in own if not text.startswith("recipe.horizons=")]  # it has its own
     changed = any(text.startswith("space.") for text in own)
     if changed and not any(text.startswith("space=") for text in own):

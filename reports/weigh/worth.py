@@ -30,17 +30,36 @@ class Worth:
     held_out: int
     """Validation tokens on which it is scored."""
     metric: str
+    variance: float
+    """Of the choice of held-out text, of one token's: one over their number, of a mixture the
+    sources' by the squares of their shares."""
+    source: str
+    """Of a mixture, that of which there are most passes; else empty."""
 
     @classmethod
     def of(cls, runs: pd.DataFrame, record: Record, metric: str) -> Self:
         """What runs with `tokens` and `parameters` are worth, by the recipe and data of one."""
         shortest = runs.iloc[int((runs.tokens / runs.parameters).argmin())]
-        text = dict(record.data).get("train_tokens")
-        passes = float(runs.tokens.max() / text) if text else None
-        known = dict(record.data).get("validation_tokens")
-        held_out = min(record.run.recipe.eval_tokens, known or math.inf)
-        ratio = float(shortest.tokens / shortest.parameters)
-        return cls(int(shortest.tokens), ratio, passes, int(held_out), metric)
+        data, most = dict(record.data), float(runs.tokens.max())
+        parts = data.get("sources") or {"": {**data, "share": 1.0}}
+        passes = {
+            name: most * part["share"] / part["train_tokens"]
+            for name, part in parts.items()
+            if part.get("train_tokens")
+        }
+        wanted = record.run.recipe.eval_tokens // len(parts)
+        scored = [min(wanted, part.get("validation_tokens") or wanted) for part in parts.values()]
+        squares = [part["share"] ** 2 for part in parts.values()]
+        again = max(passes, key=lambda name: passes[name], default="")
+        return cls(
+            tokens=int(shortest.tokens),
+            ratio=float(shortest.tokens / shortest.parameters),
+            passes=passes.get(again),
+            held_out=sum(scored),
+            metric=metric,
+            variance=sum(square / n for square, n in zip(squares, scored, strict=True)),
+            source=again,
+        )
 
     @property
     def is_smoke(self) -> bool:
@@ -50,11 +69,12 @@ class Worth:
     @property
     def held_out_error(self) -> float | None:
         """What the choice of held-out text adds to a difference; known of bits per byte only."""
-        return HELD_OUT_ERROR / math.sqrt(self.held_out) if self.metric == USUAL else None
+        return HELD_OUT_ERROR * math.sqrt(self.variance) if self.metric == USUAL else None
 
     def in_words(self) -> list[str]:
         """What comes before any result, in sentences."""
-        over = "" if self.passes is None else f", {_passes(self.passes)} over the text"
+        of = f" of {self.source}, of which there are most" if self.source else ""
+        over = "" if self.passes is None else f", {_passes(self.passes)} over the text{of}"
         error = (
             f", whose choice adds about {self.held_out_error:.4f} bits per byte of error to a "
             "difference"

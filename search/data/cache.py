@@ -25,7 +25,7 @@ from search.data.corpora import CORPORA, Corpus
 from search.data.encode import Progress
 from search.data.hashes import FileHashes, digest_of, seal
 from search.data.in_place import Joined, train_split
-from search.data.mixture import MIX, common_tokenizer, fingerprint_of, sources_of, weights_of
+from search.data.mixture import MIX, common_tokenizer, each_source, fingerprint_of, weights_of
 from search.data.packed import Data, Source
 from search.data.readers import mapped
 from search.data.tokenizer import tokenizer_file
@@ -223,9 +223,7 @@ def find_data(cache: str | Path, fingerprint: str) -> Path | None:
 def _recipe(config: DataConfig, corpus: Corpus | None) -> dict[str, Any]:
     """All that the packed tokens follow from. Paths and dates do not belong to it, content does."""
     if corpus is None:
-        own = {
-            name: _recipe(source, source.corpus()) for name, source in sources_of(config).items()
-        }
+        own = each_source(config, lambda source: _recipe(source, source.corpus()))
         return {"format": FORMAT, "weights": weights_of(config.sources), "sources": own}
     hashes = FileHashes(Path(config.cache) / "hashes.json")
     source = CORPORA.identity(config.source)
@@ -314,10 +312,9 @@ def _mix(
 ) -> None:
     """Prepare each source, and write down which they are."""
     tokenizer = common_tokenizer(config, recipe["sources"], progress)
-    made = {
-        name: prepare(replace(source, tokenizer=tokenizer), progress, artifacts)
-        for name, source in sources_of(config).items()
-    }
+    made = each_source(
+        config, lambda source: prepare(replace(source, tokenizer=tokenizer), progress, artifacts)
+    )
     with _lock(folder.with_suffix(".lock")):
         remove_parts(folder)
         with folder_atomically(folder) as part:

@@ -5,12 +5,12 @@ other weights encode nothing anew.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import chain
 from math import gcd, isfinite, lcm
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,6 +27,8 @@ from space.seals import Damaged, read_json, write_json
 if TYPE_CHECKING:
     from search.data.config import DataConfig
     from search.data.encode import Progress
+
+T = TypeVar("T")
 
 MIX = "mix"
 """`data.source` of a mixture."""
@@ -106,6 +108,21 @@ def _source(config: "DataConfig", name: str) -> "DataConfig":
         raise ValueError(f"data.sources.{name}.{error.key or ''}: {said}") from None
     except ValueError as error:
         raise ValueError(f"data.sources.{name}: {error}") from None
+    return made
+
+
+def each_source(config: "DataConfig", make: "Callable[[DataConfig], T]") -> dict[str, T]:
+    """What is made of each source, by name.
+
+    Raises:
+        ValueError: what is wrong with one; it is named.
+    """
+    made = {}
+    for name, source in sources_of(config).items():
+        try:
+            made[name] = make(source)
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(f"data.sources.{name}: {error}") from error
     return made
 
 
