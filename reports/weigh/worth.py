@@ -73,7 +73,7 @@ class Worth:
 
     def in_words(self) -> list[str]:
         """What comes before any result, in sentences."""
-        of = f" of {self.source}, of which there are most" if self.source else ""
+        of = f" of {self.source}, the source read most often" if self.source else ""
         over = "" if self.passes is None else f", {_passes(self.passes)} over the text{of}"
         error = (
             f", whose choice adds about {self.held_out_error:.4f} bits per byte of error to a "

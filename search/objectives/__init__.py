@@ -77,10 +77,9 @@ class Placed(Protocol):
 
 class LossObjective(Objective):
     """A loss on validation text; behind an `@` stands a source of a mixture, whose own it is then:
-    `val_bpb@code`."""
+    `val_bpb@code`. It has no `example`, since it is the data that say what may stand there."""
 
     field: ClassVar[str]
-    example: ClassVar[str] = "code"
     source: str | None = None
 
     def at(self, where: str) -> Objective:

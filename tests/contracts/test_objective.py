@@ -35,7 +35,7 @@ from search.objectives import (
     in_digits,
 )
 from search.recipe import Recipe
-from search.record import Reading, Record, Run, SourceLoss
+from search.record import Reading, Record, Run
 from search.states import Status
 from search.study.ending import conclude, describe, finish
 from search.study.plan import Cell
@@ -68,12 +68,7 @@ def run_of(layers: int = 3) -> Run:
 
 READINGS = (
     Reading(tokens=50_000, val_loss=3.0, val_bpb=1.5),
-    Reading(
-        tokens=100_000,
-        val_loss=2.0,
-        val_bpb=1.0,
-        sources=(SourceLoss(source="code", val_loss=2.1, val_bpb=1.1),),
-    ),
+    Reading(tokens=100_000, val_loss=2.0, val_bpb=1.0),
 )
 RECORD = Record(
     run=run_of(), status=Status.FINISHED, readings=READINGS, train_s=2.0, tokens_per_s=5e4
