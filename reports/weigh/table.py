@@ -32,6 +32,7 @@ from space.arch import Architecture
 from space.budget import MAX_DEVIATION
 from space.cost import cost
 from space.seals import read_json
+from space.words import join
 
 NOT_RUN, RULED_OUT = "not run", "not trained"
 """Of cells without a record: the latter are known by their costs to be beyond a constraint."""
@@ -291,8 +292,11 @@ def _worth(panels: Sequence[Panel], cells: pd.DataFrame, runs: Path, metric: str
 
 
 def data_words(record: Record) -> str:
-    """What a run was trained on: the name of its data and their fingerprint."""
-    name = dict(record.data).get("name", "data")
+    """What a run was trained on: the name of its data, of a mixture its sources, and their
+    fingerprint."""
+    data = dict(record.data)
+    parts = [f"{100 * s['share']:.3g}% {name}" for name, s in data.get("sources", {}).items()]
+    name = data.get("name", "data") + (f" of {join(parts)}" if parts else "")
     return f"{name}, fingerprint {record.run.data_fingerprint}"
 
 

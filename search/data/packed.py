@@ -221,25 +221,32 @@ def losses_of(
 
     Of a mixture they are those of text mixed by its weights, and `sources` has those of each.
     """
-    parts = [source.data for source in data.sources] or [data]
-    found = [part.score(n, targets[s]) for part, n, s in zip(parts, nll, spans, strict=True)]
+    of_spans = list(zip(nll, (targets[span] for span in spans), strict=True))
     if not data.sources:
-        loss, bpb = found[0]
-        return {"val_loss": loss, "val_bpb": bpb}
-    shares = list(data.shares.values())
-    loss = sum(share * own for share, (own, _) in zip(shares, found, strict=True))
-    n_bytes = sum(
-        share * float(part.token_bytes[targets[span]].mean())
-        for share, part, span in zip(shares, parts, spans, strict=True)
-        if part.token_bytes is not None
-    )
-    names = [source.name for source in data.sources]
+        return _losses(data, *of_spans[0])
     each = [
-        {"source": name, "val_loss": own, "val_bpb": bpb}
-        for name, (own, bpb) in zip(names, found, strict=True)
+        {"source": source.name, **_losses(source.data, *of_span)}
+        for source, of_span in zip(data.sources, of_spans, strict=True)
     ]
-    bpb = None if data.token_bytes is None else loss / math.log(2) / n_bytes
-    return {"val_loss": loss, "val_bpb": bpb, "sources": each}
+    shares = data.shares.values()
+    loss = sum(share * own["val_loss"] for share, own in zip(shares, each, strict=True))
+    return {"val_loss": loss, "val_bpb": _mixed_bpb(data, loss, targets, spans), "sources": each}
+
+
+def _losses(data: Data, nll: float, targets: Tokens) -> dict[str, Any]:
+    loss, bpb = data.score(nll, targets)
+    return {"val_loss": loss, "val_bpb": bpb}
+
+
+def _mixed_bpb(data: Data, loss: float, targets: Tokens, spans: Sequence[slice]) -> float | None:
+    """Bits of a token of the mixture over its bytes."""
+    n_bytes = 0.0
+    for source, span in zip(data.sources, spans, strict=True):
+        if source.data.token_bytes is None:
+            return None
+        mean = float(source.data.token_bytes[targets[span]].mean())
+        n_bytes += data.shares[source.name] * mean
+    return loss / math.log(2) / n_bytes
 
 
 def require_tokens(data: Data, seq_len: int, batch_size: int) -> None:

@@ -33,7 +33,7 @@ def quiet(text: str) -> None: ...
 
 
 def write_texts(folder: Path) -> dict[str, dict[str, Any]]:
-    """Three sources of words of their own, by which tokens can be told apart: text, text and a
+    """Three sources, each of words of its own letters: text, text and a
     local data set."""
     rng, sources = np.random.default_rng(0), {}
     for name, letters in (("web", "abcdef"), ("code", "ghijkl"), ("books", "mnopqr")):
