@@ -70,8 +70,8 @@ def test_a_place_that_is_none_is_refused(given: str) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("data=5", "data must be one of embedded, hf, text, tokens, but got 5"),
-        ("data=[nan]", "data must be one of embedded, hf, text, tokens, but got nan"),
+        ("data=5", "data must be one of embedded, hf, mix, text, tokens, but got 5"),
+        ("data=[nan]", "data must be one of embedded, hf, mix, text, tokens, but got nan"),
         ("proxy=5", "Could not find 'proxy/5'"),
         ("space.name=../../evil", "space.name must be a name that a folder"),
         (f"study={'x' * 101}", "study must have at most 100 bytes"),
