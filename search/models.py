@@ -1,7 +1,9 @@
 """The models of runs: their parts as `space.hf` takes them, and the data that they come from."""
 
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,13 @@ from search.data.cache import find_data
 from search.runs import WEIGHTS, read_asked
 from search.states import Role, State
 from search.study.plan import Attempt, best_runs
+from space.app import option_of
 from space.arch import Architecture
 from space.near import hint
 from space.seals import Damaged, read_json, require_digest, whole_json
 from space.stored import Stored
 
+RECORD, OUTPUTS = "record.json", "outputs"
 BEST = "best"
 """Instead of a run's key: the best run of `study`."""
 
@@ -74,7 +78,9 @@ def attempt_of(trial: Mapping[str, Any]) -> Attempt:
     return Attempt(**given, role=Role(trial["role"]), excesses=trial.get("excesses") or {})
 
 
-def stored(source: str | Path, runs: str | Path, cache: str | Path) -> Stored | None:
+def stored(
+    source: str | Path, runs: str | Path, cache: str | Path, outputs: str | Path = OUTPUTS
+) -> Stored | None:
     """The model of a run, named by its key or its folder; None where there is no such run.
 
     Raises:
@@ -82,7 +88,7 @@ def stored(source: str | Path, runs: str | Path, cache: str | Path) -> Stored | 
     """
     for folder in (Path(runs) / source, Path(source)):
         if is_run(folder):
-            return stored_run(folder, cache)
+            return stored_run(folder, cache, outputs)
     return None
 
 
@@ -91,17 +97,14 @@ def is_run(folder: Path) -> bool:
     return (folder / "run.yaml").is_file()
 
 
-def stored_run(folder: Path, cache: str | Path) -> Stored:
+def stored_run(folder: Path, cache: str | Path, outputs: str | Path = OUTPUTS) -> Stored:
     """The model of a run's folder.
 
     Raises:
         ValueError: its weights were not kept, or a file is damaged.
     """
     if not (folder / WEIGHTS).is_file():
-        raise ValueError(
-            f"{folder} must hold {WEIGHTS}, but does not: the run has not ended, or its study "
-            "kept the best run's alone; train it with keep=all"
-        )
+        raise without_weights(folder, outputs)
     record, asked = _record(folder), read_asked(folder)
     if record is not None and record.get("key") != asked.get("key"):
         raise ValueError(f"{folder} must hold one run, but its record and run.yaml name two")
@@ -117,8 +120,43 @@ def stored_run(folder: Path, cache: str | Path) -> Stored:
     )
 
 
+def without_weights(folder: Path, outputs: str | Path = OUTPUTS) -> ValueError:
+    """The error for a run without weights: why it has none, and what trains this run alone again
+    and keeps them."""
+    must = f"{folder} must hold {WEIGHTS}, but "
+    if not (folder / RECORD).is_file():
+        return ValueError(f"{must}the run has not ended; the same command that began it goes on")
+    found = next((text for text in _commands(folder.name, outputs) if text), None)
+    start = (
+        f"`{keeping_all(found)}`"
+        if found
+        else f"the command that trained it with keep=all (python -m search.whose run={folder.name} "
+        "says which studies it is of)"
+    )
+    remove = shlex.join(["rm", str(folder / RECORD)])
+    return ValueError(
+        f"{must}its weights were not kept; this trains the run alone again and keeps them: "
+        f"`{remove}`, then {start}"
+    )
+
+
+def _commands(key: str, outputs: str | Path) -> Iterator[str]:
+    """What started the studies and tables that have a run."""
+    for path in sorted(Path(outputs).glob("**/study.json")):
+        with suppress(ValueError, OSError, LookupError, TypeError, AttributeError):  # damaged
+            content = read_json(path)
+            if any(trial.get("key") == key for trial in content["trials"]):
+                yield str(content["command"])
+
+
+def keeping_all(command: str) -> str:
+    """The command of a study, with `keep=all`."""
+    words = [word for word in shlex.split(command) if option_of(word) != "keep"]
+    return shlex.join([*words, "keep=all"])
+
+
 def _record(folder: Path) -> dict[str, Any] | None:
-    path = folder / "record.json"
+    path = folder / RECORD
     try:
         values: dict[str, Any] = read_json(path)
         return values

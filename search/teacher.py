@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.models import is_run, stored_run
+from search.models import is_run, stored_run, without_weights
 from search.runs import read_asked
 from space.arch import Architecture
 from space.cost import cost
@@ -36,11 +36,14 @@ def pinned(name: str) -> str:
     """
     if not name or "@" in name:
         return name
-    folder = next((f for f in (Path(name), RUNS / name) if _is_model(f)), None)
+    folders = (Path(name), RUNS / name)
+    folder = next((f for f in folders if _is_model(f)), None)
+    if folder is None and (run := next(filter(is_run, folders), None)) is not None:
+        raise without_weights(run)
     if folder is None:
         raise ValueError(
             "teacher must be the key of a run under runs/, or the folder of a run or of an export, "
-            f"with weights, but got {name!r}; train it with keep=all"
+            f"with weights, but got {name!r}; check the spelling"
         )
     return f"{folder}@{_digest(folder)}"
 

@@ -110,10 +110,10 @@ def _named(source: str, config: Config) -> str | Stored:
         stored, named = models.stored, getattr(models, "named", _as_it_is)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"models must be a module that defines stored(name, runs, cache), but {error}"
+            f"models must be a module that defines stored(name, runs, cache, outputs), but {error}"
         ) from None
     source = named(source, config.study, config.outputs)
-    found: Stored | None = stored(source, config.runs, config.cache)
+    found: Stored | None = stored(source, config.runs, config.cache, config.outputs)
     return found or source
 
 

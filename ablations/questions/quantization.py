@@ -58,7 +58,8 @@ def cells_of(config: "AblationConfig") -> list[dict[str, Any]]:
     if not kept:
         raise ValueError(
             f"the runs of study={config.study} must have kept their weights, but none of its "
-            f"{len(cells)} finished runs has; train it with keep=all"
+            f"{len(cells)} finished runs has; train it with keep=all "
+            "under another name and in another runs folder"
         )
     if lost := len(cells) - len(kept):
         print(f"{lost} of {len(cells)} runs kept no weights and are left out")

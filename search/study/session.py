@@ -358,7 +358,7 @@ class Outlook:
             lines.append(
                 f"{len(self.lost)} finished runs cannot be scored, because their weights were not "
                 f"kept ({self.lost[0]}{', …' if len(self.lost) > 1 else ''}); to keep them, train "
-                "in another runs folder with keep=all"
+                "under another name and in another runs folder with keep=all"
             )
         return "\n".join(lines)
 

@@ -2,7 +2,9 @@
 
 import copy
 import random
+import re
 import shlex
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from omegaconf import OmegaConf
 from study_fixtures import open_search, records, work
 
 from search.evaluate.scores import Scorer
+from search.models import named, stored
 from search.objectives import Targets
 from search.record import architecture_id
 from search.runs import CorruptRecord, usable_record
@@ -597,6 +600,33 @@ def test_weights_stay_until_their_run_was_asked(
         assert weights.is_file()
     tidy(search)
     assert not weights.is_file()
+
+
+def test_a_run_without_weights_says_what_trains_it_alone_again(here: Path) -> None:
+    asked = ("n_trials=2", "replicates.seeds=1", "keep=none")
+    search = replace(open_search(here, *asked), given=[*asked, "study=tiny"])
+    work(search)
+    describe(search, finished=True)
+    tidy(search)
+    before, key = records(here), Path(named("best", "tiny", "outputs")).name
+    with pytest.raises(ValueError, match="its weights were not kept") as told:
+        stored(key, "runs", "cache")
+    remove, start = re.findall("`(.*?)`", str(told.value))
+    assert start == "python -m search n_trials=2 replicates.seeds=1 study=tiny keep=all"
+    search.lock.release()
+    subprocess.run(shlex.split(remove), check=True)
+    again = open_search(here, *shlex.split(start)[3:])
+    assert len([event for event in work(again) if event["event"] == "end"]) == 1
+    after = records(here)
+    assert {k for k in after if after[k]["started"] != before[k]["started"]} == {key}
+    assert stored(key, "runs", "cache") is not None
+    other = next(k for k in after if k != key)
+    (here / "outputs" / "tiny" / "study.json").unlink()
+    with pytest.raises(ValueError, match=f"keep=all .python -m search.whose run={other} says"):
+        stored(other, "runs", "cache")
+    (here / "runs" / other / "record.json").unlink()
+    with pytest.raises(ValueError, match="the run has not ended"):
+        stored(other, "runs", "cache")
 
 
 def test_a_storage_url_is_any_of_sqlalchemys(here: Path) -> None:
