@@ -2,6 +2,7 @@
 
 runs/<key>/run.yaml        what was asked for
 runs/<key>/metrics.jsonl   the curve, flushed as it goes
+runs/<key>/windows.npy     what each held-out window came to at the end
 runs/<key>/checkpoint/     the state to go on from, until the run is done
 runs/<key>/record.json     the result, written last and atomically, with the digests of the others
 """
@@ -28,14 +29,26 @@ from search.record import (
     run_from_dict,
 )
 from search.states import Status
-from space.files import Fence, nothing, write_atomically
+from space.files import Fence, file_atomically, nothing, write_atomically
 from space.parts import DOOR, part_fields
-from space.seals import Damaged, digest, digest_of_file, parse_json, set_aside, write_json
+from space.seals import (
+    Damaged,
+    digest,
+    digest_of_file,
+    parse_json,
+    require_digest,
+    set_aside,
+    write_json,
+)
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
-CURVE, WEIGHTS = "metrics.jsonl", "weights.safetensors"
+    Array = NDArray[np.floating]
+
+CURVE, WINDOWS, WEIGHTS = "metrics.jsonl", "windows.npy", "weights.safetensors"
 SEAL = "# digest "
 """Begins the last line of `run.yaml`."""
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -180,8 +193,31 @@ def asked_run(folder: Path) -> Run:
 
 def digests(folder: Path) -> dict[str, str]:
     """Of the files beside the record of a run that has ended."""
-    there = (folder / name for name in (CURVE, WEIGHTS))
+    there = (folder / name for name in (CURVE, WINDOWS, WEIGHTS))
     return {path.name: digest_of_file(path) for path in there if path.is_file()}
+
+
+def write_windows(folder: Path, windows: "tuple[Array, Array, Array]", fence: Fence) -> None:
+    """Leave of each held-out window (W,) its negative log-likelihood in nats, its bytes of text,
+    NaN where they are not known, and its weight in the losses."""
+    import numpy as np
+
+    with file_atomically(folder / WINDOWS, fence=fence) as part, part.open("wb") as file:
+        np.save(file, np.stack(windows).astype(np.float32))
+
+
+def read_windows(folder: Path, record: Record) -> "Array | None":
+    """What `write_windows` left: nats, bytes and weights (3, W). None for runs of before it did,
+    and where the file is not as the record knows it."""
+    import numpy as np
+
+    if WINDOWS not in record.files:
+        return None
+    try:
+        require_digest(folder / WINDOWS, record.files[WINDOWS])
+        return np.load(folder / WINDOWS)  # type: ignore[no-any-return]
+    except (OSError, ValueError):
+        return None
 
 
 def disk_error(error: BaseException) -> OSError | None:

@@ -30,11 +30,15 @@ all three are the paired t test. `pooled=True` assumes equal spreads.
 `python -m ablations table=power` shows the rate of false verdicts and the power.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from ablations.stats.block import LEVEL, cells_of, contrasts, describe, fit_of, in_order_of
 from ablations.stats.detectable import POWER, reach
+from ablations.stats.evaluation import Array, widened
 from ablations.stats.variances import outliers, spread_tests
 from ablations.stats.widths import half_widths_around, ways_of_table
 
@@ -48,6 +52,7 @@ def compare(
     level: float = LEVEL,
     power: float = POWER,
     pooled: bool = False,
+    evaluation: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """Every arm against the baseline, one row per arm in the order of their first rows:
 
@@ -76,6 +81,9 @@ def compare(
     run). Where no chain of common seeds links an arm with the baseline, `diff` is NaN too and the
     arm is not counted in adjusting.
 
+    `evaluation` has, by arm, the standard error that `diff` has because other text might have been
+    held out (`ablations.stats.evaluation`): intervals, `p_adjusted` and `mdd` then hold that too.
+
     Raises:
         ValueError: a column is missing, a cell is there twice, there are fewer than two arms, or
             the baseline is none of them.
@@ -101,10 +109,12 @@ def compare(
     if fit.df and len(others):
         ways = ways_of_table(fit, against, two_sided=True)[: 1 if pooled else None]
         halves = np.stack([way.half(1 - level) for way in ways])
-        half = halves.max(0)  # NaN where one of them is
+        narrow = halves.max(0)  # NaN where one of them is
+        half = _holding(evaluation, others, narrow, level)
         rows.loc[others, "ci_low"] = against.diff - half
         rows.loc[others, "ci_high"] = against.diff + half
-        rows.loc[others, "p_adjusted"] = np.max([way.p(against.diff) for way in ways], axis=0)
+        seen = against.diff * np.divide(narrow, half, out=np.ones_like(half), where=half > 0)
+        rows.loc[others, "p_adjusted"] = np.max([way.p(seen) for way in ways], axis=0)
         seeds = None if len(ways) == 1 else max(2, round(rows.n[[baseline, *others]].mean()))
         critical = ways[0].critical(1 - level)
         times = reach(critical, fit.df, len(others), seeds, 1 - level, power)
@@ -117,6 +127,14 @@ def compare(
     rows["spread_p"], rows["spread"] = spread_tests(fit), rows.pop("spread")
     rows["outliers"] = outliers(fit, cells.columns)
     return in_order_of(frame, rows)
+
+
+def _holding(
+    evaluation: Mapping[str, float] | None, arms: "pd.Index[Any]", half: Array, level: float
+) -> Array:
+    if not evaluation:
+        return half
+    return widened(half, np.array([evaluation.get(arm, np.nan) for arm in arms]), level)
 
 
 def resolved_pairs(

@@ -11,6 +11,8 @@ An arm that is resolved keeps its verdict and the numbers it was reached by; see
 beyond that look are not used, so that the answer does not depend on what else was trained.
 """
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from ablations.stats.effects import compare
@@ -24,27 +26,38 @@ ALPHAS = (0.000788, 0.007356, 0.047548)
 
 
 def verdicts(
-    frame: pd.DataFrame, baseline: str, metric: str = "val_bpb", *, lower_is_better: bool = True
+    frame: pd.DataFrame,
+    baseline: str,
+    metric: str = "val_bpb",
+    *,
+    lower_is_better: bool = True,
+    evaluation: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """The columns of `compare`, at the level of one look, and `look`: the seeds it was made at.
 
     `look` is 0, and every verdict `unresolved`, before all arms have the seeds of the first look.
-    `frame` is as for `compare`; a row counts as asked for though its metric is missing, unless it
-    has a column `done` that says that its run has not ended.
+    `frame` and `evaluation` are as for `compare`; a row counts as asked for though its metric is
+    missing, unless it has a column `done` that says that its run has not ended.
 
     Raises:
         ValueError: as for `compare`.
     """
-    table, _ = looked(frame, baseline, metric, lower_is_better)
+    table, _ = looked(frame, baseline, metric, lower_is_better, evaluation)
     if table is None:
-        table = compare(frame, baseline, metric, lower_is_better=lower_is_better)
+        table = compare(
+            frame, baseline, metric, lower_is_better=lower_is_better, evaluation=evaluation
+        )
         table.loc[table.arm != baseline, "verdict"] = "unresolved"
         table["look"] = 0
     return table
 
 
 def looked(
-    frame: pd.DataFrame, baseline: str, metric: str = "val_bpb", lower_is_better: bool = True
+    frame: pd.DataFrame,
+    baseline: str,
+    metric: str = "val_bpb",
+    lower_is_better: bool = True,
+    evaluation: Mapping[str, float] | None = None,
 ) -> tuple[pd.DataFrame | None, dict[str, int]]:
     """`verdicts`, None before the first look, and how many seeds each arm shall have next, in the
     order of first rows; none when finished.
@@ -65,7 +78,14 @@ def looked(
         asked = done[used].groupby(seen.arm).sum().reindex(arms, fill_value=0)
         if any(asked[arm] < look for arm in going):
             return table, dict.fromkeys(going, look)
-        found = compare(seen, baseline, metric, lower_is_better=lower_is_better, level=1 - alpha)
+        found = compare(
+            seen,
+            baseline,
+            metric,
+            lower_is_better=lower_is_better,
+            level=1 - alpha,
+            evaluation=evaluation,
+        )
         found["look"] = look
         if table is not None:
             kept = found.arm.isin(resolved)

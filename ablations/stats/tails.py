@@ -5,10 +5,15 @@ third of a second and 50 MB, which every report would pay.
 from typing import Any
 
 import numpy as np
-from scipy.special import chdtri, fdtrc, gammaincinv, gammaln, stdtr, stdtrit, xlogy
+from scipy.special import chdtri, fdtrc, gammaincinv, gammaln, ndtri, stdtr, stdtrit, xlogy
 
 Numbers = Any
 """A number or an array; the result has their common shape."""
+
+
+def norm_isf(tail: Numbers) -> Numbers:
+    """Standard normal: the value that is exceeded with probability `tail`."""
+    return -ndtri(tail)
 
 
 def t_isf(tail: Numbers, df: Numbers) -> Numbers:

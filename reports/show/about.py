@@ -20,10 +20,11 @@ def facts_of(
     command: str,
     commit: Iterable[object],
     looks: str = "",
+    evaluation: str = "",
 ) -> Facts:
     """Those that are known, (term, text). Data and commits are those of each run."""
     found = {"metric": metric, "direction": direction, "data": _each(data), "tokens": tokens}
-    found["looks"] = looks
+    found |= {"looks": looks, "evaluation": evaluation}
     found |= {"command": one_line(command), "commit": _each(commit)}
     return [(term, text) for term, text in found.items() if text]
 

@@ -180,6 +180,7 @@ def about(report: Report) -> Facts:
         command=report.command,
         commit=cells.commit if "commit" in cells else (),
         looks=report.looks_in_words,
+        evaluation=report.evaluation.in_words if report.evaluation else "",
     )
 
 

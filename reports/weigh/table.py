@@ -22,6 +22,7 @@ from ablations.stats.sequential import verdicts
 from ablations.table import ARMS
 from reports.read.study import Open, deviation, require_records
 from reports.weigh import measured, scores
+from reports.weigh.evaluation import Evaluation
 from reports.weigh.worth import Worth
 from search.objectives import USUAL, measures_of
 from search.recipe import Recipe
@@ -127,6 +128,8 @@ class Report:
     """What made it."""
     worth: Worth | None = None
     """None where nothing has finished."""
+    evaluation: Evaluation | None = None
+    """What the choice of held-out text adds to intervals; None where no loss is compared."""
     columns: Sequence[str] | None = None
     """Those that Markdown and LaTeX show, by name or heading; all where none are given."""
 
@@ -220,8 +223,12 @@ def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
     cells = pd.DataFrame(rows)
     equal_arms = all(thing == things[0] for thing in things)
     auto, search = table.get("auto", False), table.get("lr_search")
+    evaluation = Evaluation.of(described, cells, where, metric)
+    errors = evaluation.errors if evaluation else {}
     panels = tuple(
-        weigh_panel(p, cells[cells.panel == p["name"]], metric, auto, table, criteria)
+        weigh_panel(
+            p, cells[cells.panel == p["name"]], metric, auto, table, criteria, errors.get(p["name"])
+        )
         for p in described
     )
     return Report(
@@ -241,6 +248,7 @@ def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
         equal_arms=equal_arms,
         command=str(content.get("command") or ""),
         worth=_worth(panels, cells, where, metric),
+        evaluation=evaluation,
     )
 
 
@@ -374,11 +382,14 @@ def weigh_panel(
     auto: bool,
     table: Mapping[str, Any] = MappingProxyType({}),
     criteria: Criteria = BY_BPB,
+    evaluation: Mapping[str, float] | None = None,
 ) -> Panel:
-    """The arms of a panel against its baseline; `content` and `table` as `study.json` has them."""
+    """The arms of a panel against its baseline; `content` and `table` as `study.json` has them,
+    `evaluation` as `compare` takes it."""
     arms = pd.DataFrame([_costs(arm, content["budget"]) for arm in content["arms"]])
     baseline = content["baseline"]
-    effects = _effects(cells, baseline, metric, auto, criteria.lower_is_better, _level(table))
+    better = criteria.lower_is_better
+    effects = _effects(cells, baseline, metric, auto, better, _level(table), evaluation)
     rows = arms.merge(_rates(content, table), on="arm").merge(effects, on="arm")
     asked = cells.groupby("arm").seed.count()
     rows["asked"] = rows.arm.map(asked)
@@ -416,15 +427,25 @@ def _effects(
     auto: bool,
     lower_is_better: bool,
     level: float,
+    evaluation: Mapping[str, float] | None,
 ) -> pd.DataFrame:
     """Differences and verdicts: of all seeds, or of the looks that `seeds=auto` had."""
     out = cells.arm[cells.status == RULED_OUT]
     cells = cells[~cells.arm.isin(out)]
     if auto:
         seen = cells.assign(done=cells.status != NOT_RUN)
-        effects = verdicts(seen, baseline, metric, lower_is_better=lower_is_better)
+        effects = verdicts(
+            seen, baseline, metric, lower_is_better=lower_is_better, evaluation=evaluation
+        )
     else:
-        effects = compare(cells, baseline, metric, lower_is_better=lower_is_better, level=level)
+        effects = compare(
+            cells,
+            baseline,
+            metric,
+            lower_is_better=lower_is_better,
+            level=level,
+            evaluation=evaluation,
+        )
     if len(out):
         blank = {"n": 0, "of": 0, "verdict": "unresolved", "spread": "", "outliers": ""}
         untrained = pd.DataFrame([{"arm": arm, **blank} for arm in out])

@@ -233,6 +233,20 @@ def losses_of(
     return {"val_loss": loss, "val_bpb": _mixed_bpb(data, loss, targets, spans), "sources": each}
 
 
+def text_and_weights(data: Data, targets: Tokens, spans: Sequence[slice]) -> tuple[Array, Array]:
+    """Of each window of targets (W, T) its bytes of text (W,), NaN where they are not known, and
+    its weight in the losses (W,): 1; in a mixture the share of its source over that of its windows.
+    """
+    text, weights = np.full(len(targets), np.nan), np.ones(len(targets))
+    shares = data.shares or {data.name: 1.0}
+    parts = [source.data for source in data.sources] or [data]
+    for part, share, span in zip(parts, shares.values(), spans, strict=True):
+        if part.token_bytes is not None:
+            text[span] = part.token_bytes[targets[span]].sum(1)
+        weights[span] = share * len(targets) / len(targets[span])
+    return text, weights
+
+
 def _losses(data: Data, nll: float, targets: Tokens) -> dict[str, Any]:
     loss, bpb = data.score(nll, targets)
     return {"val_loss": loss, "val_bpb": bpb}

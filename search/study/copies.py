@@ -14,6 +14,7 @@ from search.artifacts import Artifacts, Away, Version
 from search.runs import (
     CURVE,
     WEIGHTS,
+    WINDOWS,
     CorruptRecord,
     UnknownParts,
     read_record,
@@ -114,7 +115,8 @@ class Copy:
     def _send(self, artifacts: Artifacts) -> None:
         record = usable_record(self.folder)
         ended = record is not None and record.final
-        paths = [ASKED, CURVE, *([WEIGHTS] * self.keep), RECORD] if ended else [*_going_on()]
+        done = [ASKED, CURVE, WINDOWS, *([WEIGHTS] * self.keep), RECORD]
+        paths = done if ended else _going_on()
         files = {path: self.folder / path for path in paths if (self.folder / path).is_file()}
         had = self.version is not None and RECORD in self.version.files
         carried = [WEIGHTS] if had else []
@@ -132,7 +134,7 @@ class Copy:
     def _take(self, found: Version) -> Version | None:
         """The version that was brought; None where what it held cannot be used."""
         assert self.artifacts is not None, "there is a version"
-        for path in {CURVE, *CHECKPOINT} - set(found.files):
+        for path in {CURVE, WINDOWS, *CHECKPOINT} - set(found.files):
             (self.folder / path).unlink(missing_ok=True)
         try:
             self.artifacts.get(found, self.folder, self._wanted(found))
@@ -142,7 +144,7 @@ class Copy:
         return found
 
     def _wanted(self, found: Version) -> list[str]:
-        ended = [ASKED, CURVE, RECORD, *([WEIGHTS] * self.weights)]
+        ended = [ASKED, CURVE, WINDOWS, RECORD, *([WEIGHTS] * self.weights)]
         wanted = ended if RECORD in found.files else _going_on()
         return [path for path in wanted if path in found.files]
 
@@ -152,7 +154,7 @@ class Copy:
 
 def _going_on() -> list[str]:
     """What a run goes on from."""
-    return [ASKED, CURVE, *CHECKPOINT]
+    return [ASKED, CURVE, WINDOWS, *CHECKPOINT]
 
 
 def place_of(key: str) -> str:

@@ -28,9 +28,25 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from search.carry import carried
-from search.data.packed import Data, batch, losses_of, validation_spans, validation_windows
+from search.data.packed import (
+    Data,
+    batch,
+    losses_of,
+    text_and_weights,
+    validation_spans,
+    validation_windows,
+)
 from search.record import Reading, Record, Run
-from search.runs import CURVE, WEIGHTS, digests, disk_error, usable_record, write_record, write_run
+from search.runs import (
+    CURVE,
+    WEIGHTS,
+    digests,
+    disk_error,
+    usable_record,
+    write_record,
+    write_run,
+    write_windows,
+)
 from search.states import Status
 from search.train import checkpoint
 from search.train.agree import Heard, Parted, Said, add_up, joined, sent, together
@@ -436,6 +452,19 @@ class Training:
         self._log(metrics, **losses)
         if reading:
             self.state.readings.append({"tokens": self._tokens(), **losses})
+        if reading and not self.in_branch:
+            self._keep_windows(nll.sum(1))
+
+    def _keep_windows(self, mine: Tensor) -> None:
+        """Leave what each window came to, whose share of this rank is `mine`: how far the reading
+        would be another with other text."""
+        targets = self.validation[1]
+        nats = mine.new_zeros(len(targets))
+        nats[_share(len(targets))] = mine
+        add_up(nats)
+        if rank() == 0:
+            text, weights = text_and_weights(self.data, targets, self.spans)
+            write_windows(self.folder, (nats.cpu().numpy(), text, weights), self.fence)
 
     def _tokens(self) -> int:
         return self.state.step * self.recipe.tokens_per_step

@@ -177,6 +177,8 @@ def test_a_table_is_made_once_and_regenerated_byte_for_byte(tmp_path: Path) -> N
     before = {name: (folder / name).read_bytes() for name in names}
     frame = pd.read_csv(folder / "table.csv")
     assert set(" ".join(frame.runs).split()) == set(records(tmp_path))
+    assert "windows is in the intervals" in (folder / "table.md").read_text()
+    assert frame.about_evaluation.str.contains("a difference a standard error of 0.").all()
     for key in records(tmp_path):
         assert f"{key}".encode() in before["table.html"]
     started = {key: record["started"] for key, record in records(tmp_path).items()}

@@ -14,6 +14,7 @@ DF, MORE = np.random.default_rng(2).uniform(0.5, 90, (2, 500))
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
+        (tails.norm_isf(CHANCE), stats.norm.isf(CHANCE)),
         (tails.t_isf(CHANCE, DF), stats.t.isf(CHANCE, DF)),
         (tails.t_sf(VALUE, DF), stats.t.sf(VALUE, DF)),
         (tails.f_sf(abs(VALUE), DF, MORE), stats.f.sf(abs(VALUE), DF, MORE)),

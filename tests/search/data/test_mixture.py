@@ -22,7 +22,7 @@ from search.data.config import DataConfig
 from search.data.mixture import place_in, weights_of
 from search.data.packed import Data, batch, losses_of, validation_spans, validation_windows
 from search.record import Reading, Run
-from search.runs import load_records
+from search.runs import load_records, read_windows
 from search.train.loop import Stop, train
 
 SMALL = 300
@@ -234,6 +234,12 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_its_losses_are_by_source(
     assert record.readings == whole.readings
     last = record.readings[-1]
     assert Reading.from_dict(json.loads(json.dumps(last.to_dict()))) == last
+    windows = read_windows(tmp_path / "halves", record)
+    assert windows is not None
+    nats, text, weights = windows.astype(float)
+    assert (weights * nats).sum() / weights.sum() / 32 == pytest.approx(last.val_loss)
+    bits = (weights * nats).sum() / np.log(2)
+    assert bits / (weights * text).sum() == pytest.approx(last.val_bpb)
 
     model = Decoder(run.architecture)
     model.load_state_dict(load_file(tmp_path / "whole" / "weights.safetensors"), strict=False)

@@ -14,7 +14,7 @@ from s3_fixtures import s3  # noqa: F401
 from study_fixtures import open_search, records, run, start, study_json, work, write_text
 
 from search.artifacts import Artifacts
-from search.runs import WEIGHTS, usable_record
+from search.runs import WEIGHTS, WINDOWS, usable_record
 from search.study.copies import Copy
 
 
@@ -92,7 +92,7 @@ def test_a_run_goes_on_where_another_host_left_it(
     assert found.readings == expected.readings
     store = Artifacts.at(str(tmp_path / "store"))
     left = {name.split(".", 3)[3] for name in store._list(f"runs/{run.key}")}
-    assert left == {"run.yaml", "metrics.jsonl", WEIGHTS, "record.json", "version"}
+    assert left == {"run.yaml", "metrics.jsonl", WINDOWS, WEIGHTS, "record.json", "version"}
     session.lock.release()
 
 
@@ -194,5 +194,5 @@ def test_a_host_killed_in_a_run_is_followed_by_another_bit_for_bit(
     kept = (hosts["here"] / "runs" / key / "metrics.jsonl").read_bytes()
     assert kept.startswith(sent.read_bytes()), "with its times: it went on"
     left = {path.split(".", 3)[3] for path in store.fs.find("studies/all/runs")}
-    assert left == {"run.yaml", "metrics.jsonl", WEIGHTS, "record.json", "version"}
+    assert left == {"run.yaml", "metrics.jsonl", WINDOWS, WEIGHTS, "record.json", "version"}
     assert sum(WEIGHTS in path for path in store.fs.find("studies/all/runs")) == 1, "the best run's"

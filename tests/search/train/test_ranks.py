@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from process_fixtures import children_of, is_gone, wait_for
 from study_fixtures import environment, open_search, records
@@ -19,7 +20,7 @@ from train_fixtures import HERE, data, losses, run_of  # noqa: F401
 from search.data.cache import open_data
 from search.data.packed import Data
 from search.record import Reading, Record, Run
-from search.runs import read_record
+from search.runs import WINDOWS, read_record
 from search.study.pool import Pool
 from search.study.session import Session
 from search.study.storage import read_attempts
@@ -143,6 +144,8 @@ def numbers(folder: Path) -> list[Any]:
 def test_two_ranks_train_as_one_to_rounding(alone: Path, whole: Path) -> None:
     assert len(numbers(whole)) > 40
     assert numbers(whole) == pytest.approx(numbers(alone), rel=1e-4)
+    of_two, of_one = (np.load(folder / WINDOWS) for folder in (whole, alone))
+    np.testing.assert_allclose(of_two, of_one, rtol=1e-3)
 
 
 @pytest.mark.slow

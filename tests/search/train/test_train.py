@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -15,7 +16,7 @@ from train_fixtures import ARCH, HERE, ROOT, losses, run_of
 
 from search.data.packed import Data
 from search.record import Run
-from search.runs import read_record
+from search.runs import read_record, read_windows
 from search.train.loop import Stop, Training, train
 from search.train.placement import Placement
 from space.doors import Changed
@@ -58,6 +59,37 @@ def test_bits_per_byte_are_the_models_own(data: Data, tmp_path: Path) -> None:
     assert record.value("val_bpb") == pytest.approx(
         bits / data.token_bytes[targets.numpy()].sum(), rel=1e-5
     )
+
+
+def test_what_each_held_out_window_came_to_adds_up_to_the_reading(
+    data: Data, tmp_path: Path
+) -> None:
+    """Also of a run that was stopped when it had been scored, and of one that knows no bytes."""
+    whole, stopped = run_of(data), run_of(data, tokens=512)
+    record = train(whole, data, tmp_path / "whole", placement=HERE)
+    found = read_windows(tmp_path / "whole", record)
+    assert found is not None
+    nats, text, weights = found.astype(float)
+    assert (weights == 1).all()
+    assert nats.shape == (1024 // 32,)
+    assert record.value("val_loss") == pytest.approx(nats.sum() / 1024)
+    assert record.value("val_bpb") == pytest.approx(nats.sum() / np.log(2) / text.sum())
+
+    def stop_at_the_end(event: dict[str, Any]) -> None:
+        if event["step"] == event["of"]:
+            raise Stop
+
+    folder, bare = tmp_path / "stopped", replace(data, token_bytes=None)
+    with pytest.raises(Stop):
+        train(stopped, bare, folder, placement=HERE, progress=stop_at_the_end)
+    record = train(stopped, bare, folder, placement=HERE)
+    found = read_windows(folder, record)
+    assert found is not None
+    assert found[0].sum() / 1024 == pytest.approx(record.value("val_loss"))
+    assert np.isnan(found[1]).all()
+    (folder / "windows.npy").write_bytes(b"damaged")
+    assert read_windows(folder, record) is None
+    assert read_windows(folder, replace(record, files={})) is None, "one of before they were kept"
 
 
 def test_the_same_run_twice_is_bit_identical(data: Data, tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""How far a difference between arms would be another on other held-out text.
+
+All runs of a table are scored on the same windows of held-out text, so that differences between
+arms vary less with the windows than the losses do. No number of seeds shows that error: it is the
+same in all of them. Windows are spread evenly over the held-out text and taken for independent.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ablations.stats.tails import norm_isf
+
+Array = NDArray[np.floating]
+
+
+def standard_error(ours: Array, baselines: Array, units: Array) -> float:
+    """Of the difference of two arms in loss per unit: nats (W,) of each window, means over the
+    seeds of each arm, and the windows' units (W,), tokens or bits' worth of bytes.
+
+    Source: the variance of a ratio's estimate, Cochran, Sampling Techniques (1977), section 6.4.
+    """
+    apart, windows = ours - baselines, len(units)
+    if windows < 2:
+        return np.nan
+    beside = apart - apart.sum() / units.sum() * units
+    return float(np.sqrt(windows / (windows - 1) * (beside**2).sum()) / units.sum())
+
+
+def widened(half: Array, errors: Array, level: float) -> Array:
+    """Half widths (K,) of simultaneous intervals that hold the error of evaluation too: standard
+    errors (K,), NaN where it is not known and the width stays.
+
+    The error has as many degrees of freedom as windows, so that its own critical value is the
+    normal one, for all K at once (Šidák). Squares of both parts add up.
+    """
+    alpha = 1 - level ** (1 / max(len(half), 1))
+    own = norm_isf(alpha / 2) * np.nan_to_num(errors)
+    result: Array = np.hypot(half, own)
+    return result

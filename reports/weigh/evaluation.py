@@ -1,0 +1,83 @@
+"""What the choice of held-out windows adds to the intervals of a table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from ablations.stats.evaluation import Array, standard_error
+from search.record import Record
+from search.runs import CorruptRecord, read_record, read_windows
+from search.states import Status
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Standard errors of a table's differences, as far as its runs have kept their windows."""
+
+    windows: int
+    """How many each run was scored on."""
+    errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By panel and arm, of the difference to the panel's baseline."""
+
+    @classmethod
+    def of(
+        cls, panels: Sequence[Mapping[str, Any]], cells: pd.DataFrame, runs: Path, metric: str
+    ) -> Self | None:
+        """That of `cells` with columns `panel arm key status`; None where the metric is not a loss
+        on held-out text."""
+        if metric not in ("val_bpb", "val_loss"):
+            return None
+        done, windows, errors = cells[cells.status == Status.FINISHED], 0, {}
+        for panel in panels:
+            mine = done[done.panel == panel["name"]]
+            arms = {arm: _means(group.key, runs, metric) for arm, group in mine.groupby("arm")}
+            base = arms.pop(panel["baseline"], None)
+            errors[panel["name"]] = {
+                str(arm): standard_error(each[0], base[0], base[1])
+                for arm, each in arms.items()
+                if each is not None and base is not None and np.array_equal(each[1], base[1])
+            }
+            windows = max(windows, 0 if base is None else len(base[1]))
+        return cls(windows, errors)
+
+    @property
+    def in_words(self) -> str:
+        """What intervals hold of it."""
+        found = [error for panel in self.errors.values() for error in panel.values()]
+        if not found:
+            return "left out of the intervals: these runs did not keep what each window came to"
+        return (
+            f"the choice of {self.windows:,} windows is in the intervals; by itself it gives a "
+            f"difference a standard error of {max(found):.2g} at most"
+        )
+
+
+def _means(keys: "pd.Series[str]", runs: Path, metric: str) -> tuple[Array, Array] | None:
+    """What the windows came to in nats (W,), on average over an arm's runs, and how many units each
+    has (W,), tokens or bytes as so many bits; both by the window's weight."""
+    records = [(key, record) for key in keys if (record := _readable(runs / key)) is not None]
+    found = [(w, r) for key, r in records if (w := read_windows(runs / key, r)) is not None]
+    if not found:
+        return None
+    (_, *text_and_weights), record = found[0]
+    text, weights = (row.astype(float) for row in text_and_weights)
+    units = weights * (np.log(2) * text if metric == "val_bpb" else record.run.recipe.seq_len)
+    same = [
+        weights * nats
+        for (nats, *others), _ in found
+        if np.array_equal(others, text_and_weights, equal_nan=True)
+    ]
+    if len(same) < len(found) or not np.isfinite(units).all():
+        return None
+    return np.mean(same, axis=0, dtype=float), units
+
+
+def _readable(folder: Path) -> Record | None:
+    try:
+        return read_record(folder)
+    except (CorruptRecord, OSError):
+        return None
