@@ -67,7 +67,7 @@ def sections(study: Study, evidence: Evidence) -> list[Section]:
     note = (
         f"Validation loss in {UNITS[metric]}, on held-out text of each source and of all mixed by "
         "their shares of the tokens; lower is better. Mean ± standard deviation over seeds. "
-        "Which differences are resolved is said of the total alone."
+        "Which differences are resolved is said of the objective alone."
     )
     return [Section("By source", note, columns, rows)]
 
