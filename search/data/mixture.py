@@ -20,6 +20,7 @@ from search.data.readers import limited
 from search.data.split import content_hash, threshold
 from search.data.stretches import checked
 from search.data.tokenizer import TOKENIZER_TRAINING_BYTES, train_tokenizer
+from space import device
 from space.files import folder_atomically, umask
 from space.overrides import settle_places
 from space.seals import Damaged, read_json, write_json
@@ -32,8 +33,9 @@ T = TypeVar("T")
 
 MIX = "mix"
 """`data.source` of a mixture."""
-NAME = re.compile(r"(?![0-9a-f]{12}$)[A-Za-z][\w-]*", re.ASCII)
-"""Of a source: it stands in names of columns, val_bpb@NAME, where 12 digits are a file's hash."""
+NAME = re.compile(r"(?!total$|[0-9a-f]{12}$)[A-Za-z][\w-]*", re.ASCII)
+"""Of a source: it stands beside the total, and in names of columns, val_bpb@NAME, where 12 digits
+are a file's hash."""
 OF_ALL = ("vocab_size", "tokenizer", "end_token", "cache", "processes")
 """Options that all sources have in common: they are set for the mixture alone."""
 HANDED_DOWN = (*OF_ALL, "validation_fraction", "validation_tokens")
@@ -75,15 +77,22 @@ def sources_of(config: "DataConfig") -> dict[str, "DataConfig"]:
             "data.sources must name two sources or more, such as {web: {source: text, path: web, "
             f"weight: 0.7}}, code: {{…}}}}, but names {len(config.sources)}"
         )
-    if wrong := [name for name in config.sources if not NAME.fullmatch(str(name))]:
+    if wrong := [name for name in config.sources if not _may_name(name)]:
         raise ValueError(
-            "data.sources must have names of letters, digits, - and _ that begin with a letter, "
-            f"but got {wrong[0]!r}"
+            "data.sources must have names of letters, digits, - and _ that begin with a letter and "
+            "are not total, a device's or 12 hexadecimal digits, but got "
+            f"{wrong[0]!r}; choose another"
         )
     weights_of(config.sources)
     made = {name: _source(config, name) for name in sorted(config.sources)}
     _require_one_vocabulary(config, made)
     return made
+
+
+def _may_name(name: Any) -> bool:
+    """Whether a source may be called so."""
+    is_name = isinstance(name, str) and NAME.fullmatch(name) is not None
+    return is_name and not device.is_known(name)
 
 
 def _source(config: "DataConfig", name: str) -> "DataConfig":
@@ -93,7 +102,12 @@ def _source(config: "DataConfig", name: str) -> "DataConfig":
             f"data.sources.{name} must leave out {common[0]}, which all sources have in common; "
             f"set data.{common[0]}"
         )
-    if own.get("source") == MIX or "sources" in own:
+    if "source" not in own:
+        raise ValueError(
+            f"data.sources.{name}.source must say what it is, such as text, hf or tokens, but is "
+            "not given"
+        )
+    if own["source"] == MIX or "sources" in own:
         raise ValueError(f"data.sources.{name} must be a source, but is a mixture; name its own")
     given = {key: getattr(config, key) for key in HANDED_DOWN} | own
     try:

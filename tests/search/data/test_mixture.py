@@ -304,6 +304,9 @@ def test_a_study_on_a_mixture_shows_each_source(
         ({"web": {"source": "tokens"}}, "data.tokenizer must be the one that the token ids of"),
         ({"a b": {"weight": 1}}, "data.sources must have names of letters"),
         ({"deadbeef0123": {"weight": 1}}, "data.sources must have names of letters"),
+        ({"total": {"weight": 1}}, "data.sources must have names of letters"),
+        ({"h100": {"weight": 1}}, "data.sources must have names of letters"),
+        ({"more": {"weight": 1}}, "data.sources.more.source must say what it is"),
     ],
 )
 def test_what_is_no_mixture_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
