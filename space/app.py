@@ -275,6 +275,14 @@ def _flags_and_options(given: Sequence[str]) -> tuple[list[str], list[str], Name
     return flags, options, known
 
 
+def folder_flags(given: Sequence[str]) -> list[str]:
+    """The flags of a command that say where its configuration lies besides `conf/`, for a command
+    of another verb: `--config-dir my`. A `--config-name` is of its own verb."""
+    _, _, known = _flags_and_options(given)
+    named = {"--config-dir": known.config_dir, "--config-path": known.config_path}
+    return [word for flag, folder in named.items() if folder for word in (flag, folder)]
+
+
 def _thaw(node: DictConfig) -> DictConfig:
     """The node, to be filled in by YAML and overrides: OmegaConf locks those of frozen
     dataclasses."""

@@ -1,6 +1,7 @@
 """`report.html`: one self-contained page."""
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -298,10 +299,14 @@ def unhappy(study: Study) -> list[tuple[str, str, str]]:
 
 
 def _export(study: Study) -> str | None:
-    """The command that exports the best run; none before one has ended."""
+    """The command that exports the best run, with the places that the study was given; none before
+    one has ended."""
     if study.finished.empty:
         return None
-    return command("space", "export=best", f"study={study.name}", "to=FOLDER")
+    given = shlex.split(str(study.facts.get("command") or ""))
+    places = [text for text in given if text.startswith(("outputs=", "data.cache="))]
+    own = [text.removeprefix("data.") for text in places]
+    return command("space", "export=best", f"study={study.name}", *own, "to=FOLDER")
 
 
 def how_it_was_run(study: Study) -> Facts:

@@ -20,7 +20,7 @@ from search.record import Run
 from search.runs import read_record
 from search.states import Status
 from space import words
-from space.app import CONF
+from space.app import CONF, folder_flags
 from space.seals import read_json
 from space.words import duration
 
@@ -169,5 +169,5 @@ def command(study: Study) -> str:
         own.insert(0, f"space={study.facts['space']['name']}")
     if any(text.startswith("tokens_per_parameter=") for text in given) and (run := _typical(study)):
         own.append(f"recipe.tokens={run.recipe.tokens}")  # a table of trust takes tokens only
-    called = [f"called={TABLE}_{study.name}"] if own else []
-    return words.command("ablations", f"table={TABLE}", *own, *called)
+    own += [f"called={TABLE}_{study.name}"] if own else []
+    return words.command("ablations", *folder_flags(given), f"table={TABLE}", *own)
