@@ -1,12 +1,14 @@
 """`python -m ablations table=NAME`: arms × seeds on one budget, and which differences are real.
 
 `make` is the whole of it, as `main` of a search is; only that every cell is known beforehand.
+
+What opens a storage is imported where it is used, since `--help` and wrong options need none.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
@@ -15,31 +17,19 @@ from omegaconf import OmegaConf
 from ablations.ask import ask, require_vocabulary, targets_of
 from ablations.cells import TableWork
 from ablations.config import AblationConfig
-from ablations.facts import measured, search_facts, table_facts
 from ablations.files import TableFile, table_names
-from ablations.help import help_text
-from ablations.looks import looks_of, note_look, note_unknown
 from ablations.questions import QUESTIONS, standalone
 from ablations.timing import FILE, Timing
 from search.data.packed import require_tokens
 from search.objectives import USUAL
 from search.states import End, State
-from search.study.ending import conclude, finish, make_report
-from search.study.pool import Ending
-from search.study.session import (
-    Groundwork,
-    Session,
-    Subject,
-    data_settings,
-    lay_groundwork,
-    require_bytes,
-    usual_objective,
-)
-from search.train.placement import share_cores
 from space.app import configuration, option_of, verb
 from space.cli import one_line_errors
 from space.overrides import value_of
 from space.several import Several
+
+if TYPE_CHECKING:
+    from search.study.session import Groundwork, Session
 
 
 def usual(given: Sequence[str]) -> list[str]:
@@ -77,12 +67,16 @@ def name_of(given: Sequence[str]) -> str:
 def main(config: AblationConfig) -> None:
     """Make a table, all of them, or list them."""
     if config.table == "help":
+        from ablations.help import help_text
+
         with one_line_errors():
             print(help_text(lambda name: with_overrides(name, config)))
         return
     with one_line_errors():
         question = standalone(str(config.table))
     if question is not None and not question.trains:
+        from search.study.ending import make_report
+
         question.measure(config)
         made = make_report({"table": str(config.table), "outputs": config.outputs})
         raise SystemExit(0 if made else 1)
@@ -96,6 +90,10 @@ def main(config: AblationConfig) -> None:
 
 def make(config: AblationConfig) -> int:
     """One table, from wherever it stands. Its exit code."""
+    from ablations.looks import note_look
+    from search.study.ending import conclude, finish
+    from search.study.pool import Ending
+
     with one_line_errors():
         check(config)
         session = open_table(config)
@@ -138,12 +136,21 @@ def check(config: AblationConfig) -> None:
     targets_of(config, table, usual=USUAL).require_sources(config.data.sources)
 
 
-def open_table(config: AblationConfig) -> Session[TableWork]:
+def open_table(config: AblationConfig) -> "Session[TableWork]":
     """A table as a study whose every trial is enqueued: created, or resumed.
 
     Raises:
         ValueError: something in the configuration, or a change under the same name.
     """
+    from ablations.looks import looks_of, note_unknown
+    from search.study.session import (
+        Session,
+        Subject,
+        lay_groundwork,
+        require_bytes,
+        usual_objective,
+    )
+
     ground = lay_groundwork(config, verb="ablations", naming="called")
     work = plan(config, ground)
     pages = [{"table": config.table_name}]
@@ -171,8 +178,10 @@ def open_table(config: AblationConfig) -> Session[TableWork]:
     return session
 
 
-def plan(config: AblationConfig, ground: Groundwork) -> TableWork:
+def plan(config: AblationConfig, ground: "Groundwork") -> TableWork:
     """The table's cells."""
+    from search.train.placement import share_cores
+
     data, recipe = ground.data, ground.recipe
     timing = Timing(config.folder / FILE)
     table = ask(config, recipe, data.vocab_size, timing)
@@ -194,9 +203,11 @@ def plan(config: AblationConfig, ground: Groundwork) -> TableWork:
     )
 
 
-def settings(config: AblationConfig, work: TableWork, ground: Groundwork) -> dict[str, Any]:
+def settings(config: AblationConfig, work: TableWork, ground: "Groundwork") -> dict[str, Any]:
     """What must not change under the study's name. Arms and seeds may: their cells are known by
     key."""
+    from search.study.session import data_settings
+
     budgets = {panel.name: str(panel.budget) for panel in work.table.panels}
     return {
         "scale": config.scale,
@@ -216,8 +227,11 @@ def headline(work: TableWork) -> str:
     return f"table {table.name}: {arms} arms{out}, {seeds}{rates}"
 
 
-def facts(session: Session[TableWork]) -> dict[str, Any]:
+def facts(session: "Session[TableWork]") -> dict[str, Any]:
     """What `study.json` says of a table."""
+    from ablations.facts import search_facts, table_facts
+    from ablations.looks import looks_of
+
     work = session.work
     table = table_facts(work.resolved) | {"looks": looks_of(session).to_dict()}
     if work.search.name != "none":
@@ -225,8 +239,10 @@ def facts(session: Session[TableWork]) -> dict[str, Any]:
     return {"table": table, "places": places(session, work)}
 
 
-def places(session: Session[TableWork], work: TableWork) -> list[dict[str, Any]]:
+def places(session: "Session[TableWork]", work: TableWork) -> list[dict[str, Any]]:
     """The table's places, each with its values where more than the loss is asked for."""
+    from ablations.facts import measured
+
     job, found = session.job, list(work.places())
     if job.targets.plain:
         return found

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
-import pandas as pd
-
 from ablations.questions import QUESTIONS, Wanted
 from ablations.stats.bracket import FIRST_SEED, Choice, LrSearch, choose
 from ablations.table import Arm, Panel, Table
@@ -237,6 +235,8 @@ class TableWork:
 
     def _with_seeds(self, ended: Mapping[str, float | None]) -> Self:
         """This work once these runs, by key, have shown where seeds are needed."""
+        import pandas as pd  # nothing else here needs it
+
         frame = pd.DataFrame([*filter(self.is_asked, self._all_places)]).assign(
             done=lambda all_: all_.key.isin(ended),
             value=lambda all_: all_.key.map(ended).astype(float),

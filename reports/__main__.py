@@ -4,7 +4,8 @@
 more execution of a shared block is worth. `serve`: all that is in `outputs`, on one local page.
 
 The same records give the same bytes. Nothing here needs torch, so a report can be rebuilt on any
-machine that the records were copied to.
+machine that the records were copied to. What reads and shows records is imported where it is used,
+since `--help` and wrong options need none of it.
 """
 
 import gc
@@ -15,37 +16,16 @@ if __name__ == "__main__":  # pandas takes pyarrow where it is, for more memory 
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from reports.read.study import Study, read_study
-from reports.show.tables import csv_text
-from reports.views import (
-    cells,
-    depth_print,
-    front,
-    joint_law,
-    laws,
-    measured,
-    scores,
-    sharing_law,
-    sources,
-    trials,
-    view_of,
-)
-from reports.views.law_words import headline, hedges, opening
-from reports.views.study import Findings, html
-from reports.weigh.answer import answer
-from reports.weigh.forecast import forecast_files, read_forecast, require_unwritten
-from reports.weigh.front import in_words
-from reports.weigh.joint_runs import cells as joint_cells
-from reports.weigh.law import read_law
-from reports.weigh.measured import of_study as measured_of
-from reports.weigh.scores import of_study
-from reports.weigh.sharing import read_sharing
-from reports.weigh.table import read_table
 from space.app import verb
 from space.cli import one_line_errors
 from space.files import require_name, write_atomically
 from space.overrides import Names, Place
+
+if TYPE_CHECKING:
+    from reports.read.study import Study
+    from reports.views.study import Findings
 
 LAWS, SHARING_LAW = "laws", "sharing_law"
 """The pages of several studies."""
@@ -135,6 +115,8 @@ def main() -> None:
 def make(config: ReportsConfig) -> None:
     """Read a study, weigh its evidence, write its pages, tables and figures."""
     if config.cells is not None:
+        from reports.views import cells
+
         with one_line_errors():
             print(cells.judged(Path(config.cells), config.looks, config.baseline))
         return
@@ -145,6 +127,15 @@ def make(config: ReportsConfig) -> None:
         made = _make_law if config.page == LAWS else _make_sharing_law
         (_score if str(config.forecast).endswith(".json") else made)(config)
         return
+    _make_study(config)
+
+
+def _make_study(config: ReportsConfig) -> None:
+    from reports.read.study import read_study
+    from reports.views.study import Findings
+    from reports.weigh.answer import answer
+    from reports.weigh.front import in_words
+
     with one_line_errors():
         name = None if config.study is None else str(config.study)
         study = read_study(name, config.outputs, config.runs)
@@ -164,6 +155,11 @@ def make(config: ReportsConfig) -> None:
 
 
 def _make_law(config: ReportsConfig) -> None:
+    from reports.views import laws
+    from reports.views.law_words import headline, hedges, opening
+    from reports.weigh.forecast import forecast_files, require_unwritten
+    from reports.weigh.law import read_law
+
     names = config.study if isinstance(config.study, list) else [config.study]
     with one_line_errors():
         given = [str(name) for name in names if name is not None]
@@ -180,6 +176,12 @@ def _make_law(config: ReportsConfig) -> None:
 
 def _score(config: ReportsConfig) -> None:
     """A forecast beside the runs of its budget."""
+    from reports.read.study import read_study
+    from reports.show.tables import csv_text
+    from reports.views import joint_law
+    from reports.weigh.forecast import read_forecast
+    from reports.weigh.joint_runs import cells
+
     names = config.study if isinstance(config.study, list) else [config.study]
     with one_line_errors():
         path = Path(str(config.forecast))
@@ -192,7 +194,7 @@ def _score(config: ReportsConfig) -> None:
                 f"study must name one on {said['budget']['value']:,} {said['budget']['kind']}, the "
                 f"forecast's budget, but got {', '.join(given) or 'none'}"
             )
-        text, rows = joint_law.beside_what_came(said, joint_cells(mine[:1]))
+        text, rows = joint_law.beside_what_came(said, cells(mine[:1]))
         folder = Path(config.outputs) / LAWS / (config.called or mine[0].name)
         folder.mkdir(parents=True, exist_ok=True)
         files = {"md": text, "csv": csv_text(rows)}
@@ -202,6 +204,9 @@ def _score(config: ReportsConfig) -> None:
 
 
 def _make_sharing_law(config: ReportsConfig) -> None:
+    from reports.views import sharing_law
+    from reports.weigh.sharing import read_sharing
+
     names = config.study if isinstance(config.study, list) else [config.study]
     with one_line_errors():
         given = [str(name) for name in names if name is not None]
@@ -216,6 +221,9 @@ def _make_sharing_law(config: ReportsConfig) -> None:
 
 
 def _remake_table(config: ReportsConfig, name: str) -> None:
+    from reports.views import view_of
+    from reports.weigh.table import read_table
+
     with one_line_errors():
         report = read_table(name, config.outputs, config.runs, config.looks)
         if config.columns is not None and not report.panels:
@@ -233,9 +241,14 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def render(
-    study: Study, found: Findings | None = None, columns: list[str] | None = None
+    study: "Study", found: "Findings | None" = None, columns: list[str] | None = None
 ) -> dict[str, bytes]:
     """The files of a report by name; `columns` are those of its tables for Markdown and LaTeX."""
+    from reports.views import depth_print, front, measured, scores, sources, trials
+    from reports.views.study import Findings, html
+    from reports.weigh.measured import of_study as measured_of
+    from reports.weigh.scores import of_study
+
     found = found or Findings.of(study)
     evidence = found.evidence
     encoded = {

@@ -9,9 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ablations.arms import make_panel
 from ablations.table import ARMS, Panel, Table, seeds_of
@@ -21,6 +19,9 @@ from space.axes import SpaceConfig
 from space.budget import Budget
 from space.doors import Door
 from space.words import join
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PROXY, PAPER = "proxy", "paper"
 """The scales of a table: the paper's proportions on a budget, or its shapes as printed."""
@@ -173,7 +174,7 @@ class Question(Protocol):
             ValueError: something in the file or the options does not fit.
         """
 
-    def wanted(self, table: Table, cells: pd.DataFrame) -> Wanted | None:
+    def wanted(self, table: Table, cells: "pd.DataFrame") -> Wanted | None:
         """How many seeds each arm shall have by what has ended so far; None: all of them.
 
         A pure function, so that a restart asks for the same. `cells` has a row for each arm and

@@ -12,10 +12,10 @@ beyond that look are not used, so that the answer does not depend on what else w
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from ablations.stats.effects import compare
+if TYPE_CHECKING:
+    import pandas as pd
 
 AUTO = "auto"
 """As a number of seeds: as many as these looks ask for."""
@@ -26,13 +26,13 @@ ALPHAS = (0.000788, 0.007356, 0.047548)
 
 
 def verdicts(
-    frame: pd.DataFrame,
+    frame: "pd.DataFrame",
     baseline: str,
     metric: str = "val_bpb",
     *,
     lower_is_better: bool = True,
     evaluation: Mapping[str, float] | None = None,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """The columns of `compare`, at the level of one look, and `look`: the seeds it was made at.
 
     `look` is 0, and every verdict `unresolved`, before all arms have the seeds of the first look.
@@ -42,6 +42,8 @@ def verdicts(
     Raises:
         ValueError: as for `compare`.
     """
+    from ablations.stats.effects import compare
+
     table, _ = looked(frame, baseline, metric, lower_is_better, evaluation)
     if table is None:
         table = compare(
@@ -53,18 +55,22 @@ def verdicts(
 
 
 def looked(
-    frame: pd.DataFrame,
+    frame: "pd.DataFrame",
     baseline: str,
     metric: str = "val_bpb",
     lower_is_better: bool = True,
     evaluation: Mapping[str, float] | None = None,
-) -> tuple[pd.DataFrame | None, dict[str, int]]:
+) -> "tuple[pd.DataFrame | None, dict[str, int]]":
     """`verdicts`, None before the first look, and how many seeds each arm shall have next, in the
     order of first rows; none when finished.
 
     `frame` is as for `verdicts`, with a row for each arm at least. Only unresolved arms, and with
     them the baseline, get more.
     """
+    import pandas as pd  # as the constants above need none, options are read without it
+
+    from ablations.stats.effects import compare
+
     arms = list(frame.arm.unique())
     seeds = sorted(frame.seed.unique())
     done = frame.done if "done" in frame else pd.Series(True, frame.index)

@@ -34,6 +34,8 @@ TYPES |= {"q4_0": ("Q4_0", "MOSTLY_Q4_0")}
 """By precision: GGUF's name of the tensors' type, and of the file's."""
 GROUP = 32
 """Weights of a row that share a scale."""
+IN_GROUPS = f"""'space.constraints={{hidden_size: "%{GROUP}", intermediate_size: "%{GROUP}"}}'"""
+"""The option of a search whose architectures have rows of whole groups."""
 SPLITS = {
     ("ByteLevel",): "gpt-2",
     ("Digits", "ByteLevel"): "smollm",
@@ -100,7 +102,8 @@ def require_groups(arch: Architecture, precision: str, instead: str) -> None:
         if length % GROUP:
             raise ValueError(
                 f"{name} must be a multiple of {GROUP} for precision={precision}, whose weights "
-                f"share a scale by {GROUP}, but is {length}; use precision={instead}"
+                f"share a scale by {GROUP}, but is {length}; use precision={instead}, or search a "
+                f"space of such shapes: {IN_GROUPS}"
             )
 
 

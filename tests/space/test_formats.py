@@ -1,6 +1,7 @@
 """GGUF against llama.cpp and the package gguf's own reader: neither was written here."""
 
 import ctypes
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import torch
 from model_fixtures import randomise
 
 from search.data.tokenizer import train_tokenizer
+from space.__main__ import Config
+from space.app import configuration
 from space.arch import Architecture
+from space.axes import Space
 from space.formats import FORMATS, export_as, require
 from space.formats.gguf import FILE, vocabulary
 from space.hf import export
@@ -163,6 +167,19 @@ def test_what_gguf_cannot_hold_is_refused_by_name(
     with pytest.raises(ValueError, match=said) as error:
         require("gguf", Architecture.from_dict({**BASE, **fields}), precision)
     assert "\n" not in str(error.value)
+
+
+def test_the_refusal_of_odd_rows_names_a_space_that_has_none() -> None:
+    """Its option, read as a shell and the command read it."""
+    first = Space.from_yaml("depth_width", budget="4m", vocab_size=512).enumerate()[0]
+    with pytest.raises(ValueError, match="share a scale by 32") as error:
+        require("gguf", first, "q4_0")
+    option = shlex.split(str(error.value).partition("such shapes: ")[2])[0]
+    config = configuration("space", Config, ["space=depth_width", "budget=4m", option])
+    kept = Space.from_config(config.space, config.budget, 512).enumerate()
+    assert kept
+    for arch in kept:
+        require("gguf", arch, "q4_0")
 
 
 def test_a_tokenizer_that_llama_cpp_has_no_name_for_is_refused() -> None:

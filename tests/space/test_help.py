@@ -80,6 +80,6 @@ def test_fields_that_hold_dataclasses_are_known_by_their_hints() -> None:
     assert dataclass_of(import_module("search.recipe").Recipe | None) is not None
 
 
-@pytest.mark.parametrize("verb", ["search", "space"])
+@pytest.mark.parametrize("verb", ["search", "space", "ablations", "reports"])
 def test_nothing_heavy_is_loaded(verb: str) -> None:
     assert modules_of(verb, "--help") & HEAVY == set()
