@@ -1,5 +1,6 @@
 """The figures of a law: valleys over depth, best depth over parameters, residuals."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -174,9 +175,18 @@ def _growth(law: Law) -> Json:
         "title": {"text": "Best depth (layers)", "standoff": 14},
         "tickvals": LAYERS,
         "ticktext": [str(layers) for layers in LAYERS],
-        "autorangeoptions": {"include": 1.5 * float(law.predicted.layers.max())},  # room for names
+        "range": _reach(law, data),
     }
     return {"data": data, "layout": _layout(x, y)}
+
+
+def _reach(law: Law, data: Sequence[Json]) -> list[float]:
+    """The ends of the axis of best depths, in logarithms to base 10: around all that is drawn, with
+    room for the names above published models."""
+    drawn = [y for trace in data for y in trace["y"]]
+    drawn += [end for _, _, *ends in best_depths(law) for end in ends]
+    top = max(1.2 * max(drawn), 1.5 * law.predicted.layers.max())
+    return [math.log10(min(drawn) / 1.2), math.log10(top)]
 
 
 def _predicted(law: Law) -> Iterator[Json]:
