@@ -18,8 +18,17 @@ from reports.show.tables import (
     signed,
     whole,
 )
-from reports.views.law_words import depths, spanned
-from reports.weigh.forecast import ALPHA, EXPONENTS, JointLaw, beside
+from reports.views.law_words import (
+    NOT_DETERMINED,
+    bounded,
+    depths,
+    in_layers,
+    interval_in_words,
+    predicted,
+    spanned,
+)
+from reports.weigh.forecast import ALPHA, EXPONENTS, JointLaw, beside, best_ends
+from reports.weigh.growth import determined
 from reports.weigh.joint import BOUNDS
 from space.tables import Column
 from space.words import join, magnitude
@@ -28,13 +37,28 @@ Part = tuple[str, Sequence[Column], Sequence[Sequence[Cell]]]
 
 LEFT_OUT = (
     Column("budget", "budget", magnitude, "left out, and predicted from all other runs"),
-    Column("found", "found", decimals(1), "best depth by its own quadratic"),
+    Column(
+        "found",
+        "found",
+        decimals(1),
+        "best depth by its own quadratic, where that lies inside the depths tried",
+    ),
     Column("found_ends", "95% interval", str, numeric=False),
-    Column("joint", "joint law", decimals(1), "best depth that the joint law predicts"),
+    Column(
+        "joint",
+        "joint law",
+        lambda depth: in_layers(depth, 1),
+        "best depth that the joint law predicts",
+    ),
     Column("joint_ends", "95% interval of it", str, numeric=False),
     Column("joint_off", "off by", decimals(2), "factor from the depth found"),
     Column("regret", "costs", decimals(4), "what that depth costs by the budget's own quadratic"),
-    Column("line", "line", decimals(1), "best depth that the line through best depths predicts"),
+    Column(
+        "line",
+        "line",
+        lambda depth: in_layers(depth, 1),
+        "best depth that the line through best depths predicts",
+    ),
     Column("line_ends", "95% interval of the line", str, numeric=False),
     Column("line_off", "line off by", decimals(2), "factor from the depth found"),
     Column("line_regret", "line costs", decimals(4), "what its depth costs"),
@@ -100,15 +124,20 @@ def words(joined: JointLaw) -> list[str]:
     """What the joint law says, and how far it can be trusted."""
     law, rows = joined.law, joined.left_out
     low, high = joined.intervals["growth"]
-    said = f"as N^{decimals(2)(law.parameter('growth'))} ({spanned(low, high, 2)})"
     apart = "separated" if law.runs.apart else "not separated, since tokens grow with N"
+    readings = f"joint law of {len(joined.cells)} readings"
+    grows = (
+        f"The {readings} has the best depth grow as N^{decimals(2)(law.parameter('growth'))} "
+        f"({spanned(low, high, 2)}), with"
+        if math.isfinite(low) or math.isfinite(high)
+        else f"By the {readings} it is {NOT_DETERMINED} how the best depth grows; it has"
+    )
     sentences = [
-        f"The joint law of {len(joined.cells)} readings has the best depth grow {said}, with an "
-        f"asymmetric valley whose curvature changes with N; N and D are {apart}."
+        f"{grows} an asymmetric valley whose curvature changes with N; N and D are {apart}."
     ]
     sentences.append(_refuted(joined.exponents))
     if len(rows):
-        sentences.append(_kept_promises(rows))
+        sentences.append(kept_promises(rows))
     return sentences
 
 
@@ -125,34 +154,52 @@ def _refuted(rows: pd.DataFrame) -> str:
     return f"Within its form it refutes the published growths {refuted}{but}, {level}."
 
 
-def _kept_promises(rows: pd.DataFrame) -> str:
+def kept_promises(rows: pd.DataFrame) -> str:
     """How the left-out budgets came out."""
-    known = rows[rows.found.notna()]
+    open_at = rows.budget[~_determined(rows, "joint")].map(magnitude)
+    left = (
+        f"The best depth predicted from the others is {NOT_DETERMINED} at {join(list(open_at))}."
+        if len(open_at)
+        else ""
+    )
+    known = rows[rows.found.notna() & _determined(rows, "joint")]
+    if not len(known):
+        return left or "No budget has its optimum inside the depths tried."
     held = (known.joint_low <= known.found) & (known.found <= known.joint_high)
     missed = [magnitude(budget) for budget in known.budget[~held]]
-    wide = (known.joint_high / known.joint_low).median()
+    factor = (known.joint_high / known.joint_low).median()
+    wide = f", which is a factor of {factor:.1f} wide (median)" if math.isfinite(factor) else ""
     text = (
         f"Predicted from the others, the best depth found lies inside its interval for "
-        f"{int(held.sum())} of {len(known)} budgets, which is a factor of {wide:.1f} wide (median)"
+        f"{int(held.sum())} of {len(known)} budgets{wide}"
     )
     said = f"{text}; it missed {join(missed)}" if missed else text
     if missed:
         said += ", so the form fails there, and what it refutes is refuted within the form only"
-    return f"{said}."
+    return f"{said}. {left}".rstrip()
+
+
+def _determined(rows: pd.DataFrame, name: str) -> "pd.Series[bool]":
+    """Of which budgets the best depth of that name is determined."""
+    ends = zip(rows[f"{name}_low"], rows[f"{name}_high"], strict=True)
+    return pd.Series([determined(*pair) for pair in ends], rows.index)
 
 
 def _left_out(joined: JointLaw) -> pd.DataFrame:
     rows = joined.left_out
     if not len(rows):
         return rows
-    for name in ("found", "joint", "line"):
+    own = {valley.budget: interval_in_words(valley) for valley in joined.valleys}
+    rows = rows.assign(found_ends=rows.budget.map(own))
+    for name, costs in (("joint", "regret"), ("line", "line_regret")):
         if name in rows:
             ends = zip(rows[f"{name}_low"], rows[f"{name}_high"], strict=True)
             shown = [depths(low, high, 1) if low == low else None for low, high in ends]
+            known = _determined(rows, name)
+            rows = rows.assign(**{n: rows[n].where(known) for n in (name, costs)})
+            off = [_factor(*pair) for pair in zip(rows[name], rows.found, strict=True)]
             rows = rows.assign(**{f"{name}_ends": pd.Series(shown, dtype=object)})
-            if name != "found":
-                off = [_factor(*pair) for pair in zip(rows[name], rows.found, strict=True)]
-                rows = rows.assign(**{f"{name}_off": off})
+            rows = rows.assign(**{f"{name}_off": off})
     return rows.assign(within=[f"{n} of {m}" for n, m in zip(rows.inside, rows.among, strict=True)])
 
 
@@ -177,10 +224,8 @@ def _parameters(joined: JointLaw) -> pd.DataFrame:
 def _within_bounds(name: str, low: float, high: float) -> str:
     """An interval whose ends that are not determined are the parameter's bounds."""
     first, last = BOUNDS[name]
-    text = decimals(2)
-    lower = text(low) if math.isfinite(low) else f"{text(first)} or less" if first else "0"
-    upper = text(high) if math.isfinite(high) else f"{text(last)} or more"
-    return f"{lower} to {upper}"
+    low = max(low, 0.0) if first == 0 and math.isfinite(high) else low
+    return bounded(low, high, first, last, decimals(2))
 
 
 def _published(joined: JointLaw) -> pd.DataFrame:
@@ -258,7 +303,7 @@ def beside_what_came(forecast: Mapping[str, Any], cells: pd.DataFrame) -> tuple[
     best = rows.depth[int(rows.came.argmin())]
     text = (
         f"Forecast at commit {forecast['commit']} from {len(forecast['records'])} runs of "
-        f"{join(forecast['studies'])}. Best depth: {_best(forecast['best_depth'])}; the lowest "
+        f"{join(forecast['studies'])}. Best depth: {_best(forecast)}; the lowest "
         f"mean came at {best:g} layers. Differences between depths lie inside their intervals in "
         f"{sizes['inside']} of {sizes['among']} cases and are off by {sizes['off']:.4f} (root mean "
         f"square); all came {sizes['level']:+.4f} above the prediction.\n\n"
@@ -272,6 +317,5 @@ def _spans(low: "pd.Series[float]", high: "pd.Series[float]", digits: int) -> "p
     return pd.Series(shown, low.index, dtype=object)
 
 
-def _best(said: Mapping[str, float | None]) -> str:
-    low, high = said["low"] or 0.0, said["high"] or math.inf
-    return f"{said['value']:.1f} ({depths(low, high, 1)})"
+def _best(said: Mapping[str, Any]) -> str:
+    return predicted(said["best_depth"]["value"], best_ends(said), 1)

@@ -11,6 +11,7 @@ from reports.read.study import plain
 from reports.show.figures import SERIES, Json, print_files
 from reports.weigh.law import Law
 from reports.weigh.valley import INSIDE, Valley
+from space.sharing import MOST_LAYERS
 from space.words import magnitude
 
 if TYPE_CHECKING:
@@ -62,12 +63,12 @@ def means(valley: Valley) -> tuple[list[float], list[float]]:
 
 def band(law: Law) -> tuple[list[float], list[float], list[float], list[float]]:
     """The predicted best depth from the smallest budget to the largest model beside it: budgets,
-    best depths, and their intervals' ends, cut at one layer."""
+    best depths, and their intervals' ends, cut to depths that can be built."""
     assert law.growth is not None, "asked only where there is a line"
     ends = law.valleys[0].budget, max(law.predicted["size"].max(), law.valleys[-1].budget)
     budgets = np.geomspace(*ends, POINTS)
-    intervals = np.maximum(1, [law.growth.predicted(budget) for budget in budgets])
-    best = np.maximum(1, law.growth.best(budgets))
+    intervals = np.clip([law.growth.predicted(budget) for budget in budgets], 1, MOST_LAYERS)
+    best = np.clip(law.growth.best(budgets), 1, MOST_LAYERS)
     return budgets.tolist(), best.tolist(), intervals[:, 0].tolist(), intervals[:, 1].tolist()
 
 

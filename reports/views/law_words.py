@@ -1,14 +1,17 @@
 """A law in sentences: how the best depth grows, how certain that is, and what is not known."""
 
+import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 
 from reports.read.study import Study
 from reports.show.recipes import recipe_in_words
-from reports.show.tables import decimals, percent, span
+from reports.show.tables import MINUS, decimals, percent, span, whole
+from reports.weigh.fits import Interval
+from reports.weigh.growth import determined
 from reports.weigh.law import Law, embedding_shares
 from reports.weigh.quality import FEWEST_FOR_FLOOR
 from reports.weigh.valley import EDGE, INSIDE, NONE, Valley
@@ -16,6 +19,7 @@ from reports.weigh.worth import smoke_line
 from search.law import SHARE_TOLERANCE
 from search.states import Status
 from space.app import option_of
+from space.sharing import MOST_LAYERS
 from space.words import count, join, magnitude
 
 
@@ -25,8 +29,8 @@ def headline(law: Law) -> str:
     if line is None:
         inside = sum(v.status == INSIDE for v in law.valleys)
         return (
-            f"How the best depth grows is not known: {inside} of {len(law.valleys)} budgets have "
-            "their optimum inside the depths tried."
+            f"How the best depth grows is {NOT_DETERMINED}: {inside} of {len(law.valleys)} budgets "
+            "have their optimum inside the depths tried."
         )
     first, last = min(line.budgets), max(line.budgets)
     low, high = line.interval
@@ -64,11 +68,13 @@ def held_out_in_words(law: Law) -> str:
     place = "lies inside" if held.inside else "lies outside"
     if held.inside and held.found[0] < held.found[1]:
         place = "may lie inside"
+    wide = f", a factor of {held.width:.1f} wide" if math.isfinite(held.width) else ""
+    known = determined(*held.interval)
     return (
         f"Predicted from the smaller budgets, the best depth at {magnitude(held.budget)} is "
-        f"{held.predicted:.1f} ({depths(*held.interval, 1)}, a factor of {held.width:.1f} wide); "
+        f"{predicted(held.predicted, held.interval, 1, wide)}; "
         f"measured is {best_in_words(law.valleys[-1])} "
-        f"({interval_in_words(law.valleys[-1])}), which {place}."
+        f"({interval_in_words(law.valleys[-1])}){f', which {place}' if known else ''}."
     )
 
 
@@ -79,8 +85,8 @@ def _extrapolated(law: Law) -> list[str]:
     if not rows:
         return []
     said = [
-        f"{_layers(row['depth'])} ({depths(row['low'], row['high'], 0)}) for {row['name']}, "
-        f"which has {row['layers']}"
+        f"{predicted(row['depth'], (row['low'], row['high']), 0, unit=' layers')} for "
+        f"{row['name']}, which has {row['layers']}"
         for row in rows
     ]
     factors = join([f"{row['times']:.3g}" for row in rows])
@@ -88,10 +94,6 @@ def _extrapolated(law: Law) -> list[str]:
         f"Extrapolated by a factor of {factors} in {law.counted}: {'; '.join(said)}. MobileLLM was "
         "trained on far more tokens per parameter."
     ]
-
-
-def _layers(depth: float) -> str:
-    return "under one layer" if depth < 1 else f"{depth:.0f} layers"
 
 
 def _left_out(law: Law) -> list[str]:
@@ -119,27 +121,55 @@ def interval_in_words(valley: Valley) -> str | None:
         return None
     low, high = valley.interval
     if high < valley.lowest:
-        return f"<{valley.lowest:.0f}"
+        return f"under {valley.lowest:.0f}"
     if low > valley.deepest:
-        return f">{valley.deepest:.0f}"
-    lower = f"{low:.1f}" if low >= valley.lowest else f"<{valley.lowest:.0f}"
-    upper = f"{high:.1f}" if high <= valley.deepest else f">{valley.deepest:.0f}"
-    return f"{lower} to {upper}"
+        return f"over {valley.deepest:.0f}"
+    return bounded(low, high, valley.lowest, valley.deepest, decimals(1))
 
 
-def at_least_one(depth: float, digits: int) -> str:
-    """A depth, below one layer as `<1`: a model has at least one."""
-    return "<1" if depth < 1 else decimals(digits)(depth)
+NOT_DETERMINED = "not determined"
+"""Of what runs leave open, wherever a law says it."""
+
+
+def in_layers(depth: float, digits: int) -> str:
+    """A depth, as a bound where no model can have it: "under 1", "over 10,000"."""
+    if 1 <= depth <= MOST_LAYERS:
+        return decimals(digits)(depth)
+    return "under 1" if depth < 1 else f"over {whole(MOST_LAYERS)}"
 
 
 def depths(low: float, high: float, digits: int) -> str:
     """An interval of depths."""
-    return span(low, high, lambda depth: at_least_one(depth, digits))
+    ends = in_layers(low, digits), in_layers(high, digits)
+    if high < 1 or low > MOST_LAYERS:
+        return ends[0]
+    return " to ".join(ends) if determined(low, high) else NOT_DETERMINED
+
+
+def predicted(depth: float, ends: Interval, digits: int, more: str = "", unit: str = "") -> str:
+    """A best depth in its interval: "2.4 (under 1 to 11.1)"; or that it is not determined."""
+    if not determined(*ends):
+        return NOT_DETERMINED
+    return f"{in_layers(depth, digits)}{unit} ({depths(*ends, digits)}{more})"
 
 
 def spanned(low: float, high: float, digits: int) -> str:
-    """An interval with so many digits."""
-    return span(low, high, decimals(digits))
+    """An interval with so many digits; its ends may be infinite."""
+    text = decimals(digits)
+    if math.isfinite(low) != math.isfinite(high):
+        return f"over {text(low)}" if math.isfinite(low) else f"under {text(high)}"
+    return span(low, high, text) if math.isfinite(low) else NOT_DETERMINED
+
+
+def bounded(
+    low: float, high: float, lowest: float, highest: float, text: Callable[[Any], str]
+) -> str:
+    """An interval as far as it lies within bounds: "under 2 to 7.0", "3.6 to over 10"."""
+    if low < lowest and high > highest:
+        return NOT_DETERMINED
+    lower = text(low) if low >= lowest else f"under {lowest:g}"
+    upper = text(high) if high <= highest else f"over {highest:g}"
+    return f"{lower} to {upper}".replace("-", MINUS)
 
 
 def unknown(law: Law) -> list[str]:

@@ -23,13 +23,13 @@ from reports.show.tables import (
 )
 from reports.views import joint_law, law_figures
 from reports.views.law_words import (
-    at_least_one,
     best_in_words,
     command,
     depths,
     headline,
     hedges,
     how_it_was_made,
+    in_layers,
     interval_in_words,
     on_embeddings,
     opening,
@@ -37,6 +37,8 @@ from reports.views.law_words import (
     spanned,
     unknown,
 )
+from reports.weigh.fits import raised
+from reports.weigh.growth import determined
 from reports.weigh.law import Law, tokens_per_parameter
 from reports.weigh.valley import INSIDE, NONE
 from search.objectives import Measure
@@ -73,7 +75,7 @@ PREDICTED = (
     Column("name", "model", str, numeric=False),
     Column("size", "size", magnitude, "of the parameters that the law counts"),
     Column("reach", "beyond the largest budget", str, "extrapolation by this factor", False),
-    Column("depth", "predicted best depth", lambda depth: at_least_one(depth, 1)),
+    Column("depth", "predicted best depth", lambda depth: in_layers(depth, 1)),
     Column("interval", "95% interval", str, numeric=False),
     Column("layers", "its layers", whole, "as published"),
 )
@@ -133,9 +135,10 @@ def parameter_rows(law: Law) -> pd.DataFrame:
     for name, (symbol, meaning) in meanings.items():
         value, (low, high) = q.parameters[name], q.interval(name)
         if name == "log_depth":
-            value, low, high = math.exp(value), math.exp(low), math.exp(high)
+            value, low, high = math.exp(value), raised(low), raised(high)
         fixed = name == "floor" and not q.floor_fitted
-        ends = None if fixed else spanned(low, high, 4)
+        text = depths if name == "log_depth" else spanned
+        ends = None if fixed else text(low, high, 4)
         rows.append({"name": symbol, "value": value, "interval": ends, "told": meaning})
     if (line := law.growth) is not None:
         by = (
@@ -157,8 +160,11 @@ def predicted_rows(law: Law) -> pd.DataFrame:
     rows = law.predicted
     if law.growth is None:
         return rows
-    ends = zip(rows.low, rows.high, strict=True)
-    return rows.assign(interval=[depths(low, high, 1) for low, high in ends])
+    ends = list(zip(rows.low, rows.high, strict=True))
+    known = pd.Series([determined(*pair) for pair in ends], rows.index)
+    return rows.assign(
+        depth=rows.depth.where(known), interval=[depths(low, high, 1) for low, high in ends]
+    )
 
 
 FORMULA = "E + A (N / N0)^−α + c (log L − log L*(N))², log L*(N) linear in log N"

@@ -25,6 +25,11 @@ def interval(draws: Array) -> Interval:
     return float(low), float(high)
 
 
+def raised(log: float) -> float:
+    """e to that power; infinite beyond what any size or depth can be."""
+    return math.exp(log) if log < 50 else math.inf
+
+
 def robust(design: Array, y: Array) -> tuple[Array, float]:
     """Coefficients of a linear model under Huber's loss, and the threshold beyond which residuals
     count linearly.

@@ -17,7 +17,7 @@ from scipy.special import ndtri, stdtrit
 
 from reports.read.study import Study
 from reports.weigh.fits import Interval
-from reports.weigh.growth import growth
+from reports.weigh.growth import determined, growth
 from reports.weigh.joint import NAMES, Joint, Runs, joint
 from reports.weigh.valley import INSIDE, NONE, Valley
 from space.budget import Budget
@@ -66,10 +66,10 @@ class JointLaw:
     @cached_property
     def left_out(self) -> pd.DataFrame:
         """A row for each budget, predicted from all other runs: `budget`; the best depth `found`
-        by the budget's own valley with its ends; `joint` and `line` with theirs; `regret`, what
-        the joint law's choice costs by that valley, and `line_regret`; `off`, the root of the mean
-        square of differences between architectures, and how many of these lie `inside` of `among`;
-        `level`, by how much all lie above the prediction."""
+        by the budget's own valley with its ends, NaN outside the depths tried; `joint` and `line`
+        with theirs; `regret`, what the joint law's choice costs by that valley, and `line_regret`;
+        `off`, the root of the mean square of differences between architectures, and how many of
+        these lie `inside` of `among`; `level`, by how much all lie above the prediction."""
         return pd.DataFrame([row for v in self.valleys if (row := self._left_out(v)) is not None])
 
     def _left_out(self, valley: Valley) -> dict[str, Any] | None:
@@ -83,7 +83,8 @@ class JointLaw:
         mine = self.cells[own & (self.cells.tokens == tokens)]
         row: dict[str, Any] = {"budget": valley.budget}
         low, high = (math.nan,) * 2 if valley.status == NONE else valley.interval
-        row |= {"found": valley.best, "found_low": low, "found_high": high}
+        found = valley.best if valley.status == INSIDE else math.nan
+        row |= {"found": found, "found_low": low, "found_high": high}
         ends = law.best_interval(valley.budget, tokens)
         row |= _ends("joint", law.best(valley.budget, tokens), ends)
         row |= {"regret": _regret(valley, row["joint"])} | score(law, mine)
@@ -216,7 +217,8 @@ def forecast_files(law: Any, budget: str | None) -> dict[str, bytes]:
     """The file of a forecast by name, from a `reports.weigh.law.Law`; none where none is asked for.
 
     Raises:
-        ValueError: no budget that the law counts, or too few runs for a joint law.
+        ValueError: no budget that the law counts, too few runs for a joint law, or runs that do not
+            determine the best depth of the budget.
     """
     if budget is None:
         return {}
@@ -230,6 +232,12 @@ def forecast_files(law: Any, budget: str | None) -> dict[str, bytes]:
         raise ValueError(f"a forecast must count {law.kind}, as its law does, but got {budget}")
     metric = str(law.studies[0].metric)
     said = forecast(law.joined, float(asked.value), law.kind, metric, commit())
+    if not determined(*best_ends(said)):
+        raise ValueError(
+            f"a forecast must have a best depth, but these studies leave it not determined at "
+            f"{magnitude(asked.value)}; give more budgets or depths, with optima inside the depths "
+            "tried"
+        )
     return {f"forecast_{magnitude(asked.value)}.json": sealed_json(said)}
 
 
@@ -272,6 +280,12 @@ def forecast(
         by_line = {"value": float(line.best(budget)), "low": ends[0], "high": ends[1]}
         found["best_depth_by_the_line"] = _plain(by_line)
     return found
+
+
+def best_ends(said: Mapping[str, Any]) -> Interval:
+    """The interval of a forecast's best depth."""
+    low, high = (said["best_depth"][end] for end in ("low", "high"))
+    return low or 0.0, math.inf if high is None else high
 
 
 def _plain(values: Mapping[Any, Any]) -> dict[str, float | None]:

@@ -7,12 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from reports.weigh.fits import Array, Interval, interval
+from reports.weigh.fits import Array, Interval, interval, raised
 from reports.weigh.valley import INSIDE, NONE, Valley
+from space.sharing import MOST_LAYERS
 
 OUTER = math.log(4)
 """Draws of a best depth are held within a factor of four beyond the depths tried: farther out, the
 quadratic says nothing, and one draw without a bottom would say all."""
+
+
+def determined(low: float, high: float) -> bool:
+    """Whether an interval of depths leaves out any that can be built."""
+    return low >= 1 or high <= MOST_LAYERS
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Growth:
     def predicted(self, budget: float) -> Interval:
         """Its interval."""
         low, high = interval(self.draws @ np.array([1.0, math.log(budget / self.middle)]))
-        return math.exp(low), math.exp(min(high, 700.0))
+        return raised(low), raised(high)
 
     def reach(self, budget: float) -> float:
         """How many times the largest fitted budget that is; at most 1: no extrapolation."""

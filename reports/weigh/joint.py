@@ -30,7 +30,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import brentq, least_squares, minimize
 from scipy.special import stdtr, stdtrit
 
-from reports.weigh.fits import Array, Interval
+from reports.weigh.fits import Array, Interval, raised
 from reports.weigh.quality import FEWEST_FOR_FLOOR
 
 BOUNDS: Mapping[str, Interval] = {
@@ -190,7 +190,7 @@ class Joint:
         runs do not determine is 0 or infinite."""
         there = self.centred(math.log(parameters), math.log(tokens))
         low, high = there.interval("log_depth", level)
-        return math.exp(low), math.exp(min(high, 700.0))
+        return raised(low), raised(high)
 
     def interval(self, name: str, level: float = 0.95) -> Interval:
         """Of a parameter; infinite where it is not determined within its bounds."""

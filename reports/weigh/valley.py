@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.weigh.fits import Array, Generator, Interval, interval, robust
+from reports.weigh.fits import Array, Generator, Interval, interval, raised, robust
 from search.law import FEWEST_DEPTHS
 
 DRAWS = 2000
@@ -54,7 +54,7 @@ class Valley:
     @property
     def interval(self) -> Interval:
         """Of the best depth; infinite or 0 where an end is not known."""
-        low, high = (math.exp(end) if end < 50 else math.inf for end in interval(self.draws))
+        low, high = map(raised, interval(self.draws))
         return low, high
 
     @property

@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from benchmarks.joint_law import BUDGETS as SIZES
 from benchmarks.joint_law import KINDS, RATIO, Truth
 from reports.__main__ import ReportsConfig, make
 from reports.read.study import read_study
+from reports.views import joint_law
 from reports.views.joint_law import beside_what_came
 from reports.weigh.forecast import JointLaw, forecast_files, require_unwritten
 from reports.weigh.joint import NAMES, Joint, Runs, Variances, curve, fitted, joint, valley
@@ -209,6 +211,21 @@ def test_what_a_forecast_cannot_be_made_of_is_refused(
     assert said in capsys.readouterr().err
     with pytest.raises(ValueError, match="must go with page=laws"):
         ReportsConfig(study="a", **given)
+
+
+def test_what_runs_leave_open_is_not_determined_and_its_forecast_is_refused() -> None:
+    """Of runs that differ by chance far more than by depth."""
+    runs = planted(TRUTH, apart=False).assign(key="a")
+    theta = np.array([TRUTH[name] for name in NAMES])
+    loose = Joint(Runs.of(runs), (14.5, 14.5), theta, Variances(0, 0, 0, 1e6))
+    assert loose.best_interval(8e6, 8e6)[1] == math.inf
+    joined = JointLaw(runs, loose, (), 1.0, {})
+    study = SimpleNamespace(metric="val_bpb")
+    law: Any = SimpleNamespace(joined=joined, kind="parameters", studies=[study])
+    with pytest.raises(ValueError, match=r"leave it not determined at 8\.0M"):
+        forecast_files(law, "8m")
+    row = {"budget": 8e6, "found": 3.0, "joint": 0.0025, "joint_low": 0.0, "joint_high": math.inf}
+    assert "is not determined at 8.0M" in joint_law.kept_promises(pd.DataFrame([row]))
 
 
 def test_records_beside_a_law_separate_size_and_tokens_and_must_be_of_its_recipe(

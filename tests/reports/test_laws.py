@@ -25,7 +25,7 @@ from study_fixtures import open_search, work
 from reports.__main__ import main
 from reports.views import law_words, laws
 from reports.weigh.fits import robust
-from reports.weigh.growth import growth, held_out
+from reports.weigh.growth import determined, growth, held_out
 from reports.weigh.law import Law, read_law
 from reports.weigh.quality import law as law_value
 from reports.weigh.quality import quality
@@ -177,7 +177,7 @@ def test_an_optimum_at_the_edge_is_a_bound(best: float, end: str) -> None:
     found = valley(runs(source, best=best, noise=0.002), 1e6, source, 400)
     assert found.status == EDGE
     assert law_words.best_in_words(found) == end
-    assert law_words.interval_in_words(found) == end.replace("≤ ", "<").replace("≥ ", ">")
+    assert law_words.interval_in_words(found) == end.replace("≤", "under").replace("≥", "over")
     assert growth([found, *planted(source)[:1]]) is None, "a bound is no part of a line"
 
 
@@ -195,6 +195,32 @@ def test_flat_runs_leave_an_interval_without_ends() -> None:
     low, high = valley(runs(source, curvature=0.0002), 1e6, source, 400).interval
     assert low < 2
     assert high > 15
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (2.04, 7.0, "2.0 to 7.0"),
+        (0.2, 11.1, "under 1 to 11.1"),
+        (3.6, 1e304, "3.6 to over 10,000"),
+        (0.0, 0.3, "under 1"),
+        (2e4, math.inf, "over 10,000"),
+        (0.0, math.inf, "not determined"),
+        (0.5, 36_085.0, "not determined"),
+    ],
+)
+def test_depths_that_no_model_can_have_are_bounds(low: float, high: float, said: str) -> None:
+    assert law_words.depths(low, high, 1) == said
+    assert determined(low, high) == (said != "not determined")
+    assert ("not determined" in law_words.predicted(2.4, (low, high), 1)) != determined(low, high)
+
+
+def test_ends_that_are_not_finite_are_bounds_too() -> None:
+    said = law_words.spanned
+    assert said(-math.inf, math.inf, 2) == "not determined"
+    assert (said(0.1, math.inf, 2), said(-math.inf, 0.1, 2)) == ("over 0.10", "under 0.10")
+    assert law_words.bounded(-math.inf, 0.3, -2.5, 2.5, "{:.2f}".format) == "under −2.5 to 0.30"
+    assert law_words.bounded(1.0, 40.0, 2, 10, "{:.1f}".format) == "not determined"
 
 
 def test_too_few_depths_are_refused() -> None:
@@ -396,7 +422,7 @@ def test_an_edge_is_said_and_drawn_as_one(tmp_path: Path) -> None:
     assert found.growth is None
     files = laws.render(found)
     text = files["table.md"].decode()
-    assert "How the best depth grows is not known: 0 of 4" in text
+    assert "How the best depth grows is not determined: 0 of 4" in text
     assert "≤ 2" in text
     assert "triangle-down" in json.dumps(figures_of(files["report.html"].decode()))
 
