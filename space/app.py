@@ -25,7 +25,7 @@ from space.constraints import as_override
 from space.doors import Door
 from space.experiments import require_own_experiment
 from space.help import groups_of, help_text
-from space.near import hint, no_option, require_known
+from space.near import hint, no_option, require_assignments, require_known
 from space.overrides import as_text, settle_places
 from space.ranges import require_numbers
 from space.several import Several, jobs_of, start, wants_law
@@ -155,6 +155,7 @@ def as_meant(
         ValueError: a value that Hydra cannot read; the message shows how it is spelt. An option or
             a file of `folders` that is not there.
     """
+    require_assignments(given, groups_of(name, Path(CONF)))
     full = by_name(in_full(given, schema), doors_of(schema))
     require_known(full, schema, groups_of(name, Path(CONF)), folders)
     return [as_text(text, schema) for text in full]
@@ -270,7 +271,7 @@ def _flags_and_options(given: Sequence[str]) -> tuple[list[str], list[str], Name
         flag = unknown[0]
         raise ValueError(
             f"flags must be Hydra's, but got {flag}; --hydra-help lists them"
-            f"{hint(flag, flags_of(parser))}"
+            f"{hint(flag, flags_of(parser)) or _without_dashes(flag)}"
         )
     return flags, options, known
 
@@ -281,6 +282,11 @@ def folder_flags(given: Sequence[str]) -> list[str]:
     _, _, known = _flags_and_options(given)
     named = {"--config-dir": known.config_dir, "--config-path": known.config_path}
     return [word for flag, folder in named.items() if folder for word in (flag, folder)]
+
+
+def _without_dashes(flag: str) -> str:
+    name = flag.lstrip("-")
+    return f"; options have no dashes: {name}" if "=" in name else ""
 
 
 def _thaw(node: DictConfig) -> DictConfig:

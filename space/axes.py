@@ -30,7 +30,7 @@ from space.constraints import Constraints, written
 from space.constraints import parse as parse_constraints
 from space.cost import cost
 from space.files import require_name
-from space.near import absent
+from space.near import absent, hint
 from space.parts import DOOR, part_fields, value_of
 from space.ranges import Range, require_numbers
 from space.sharing import MOST_LAYERS, PATTERNS, SCOPES
@@ -162,7 +162,8 @@ class Axis:
         field = part_fields(parts).get(name)
         if name not in AXES and field is None:
             known = ", ".join((*AXES, *part_fields(parts)))
-            raise ValueError(f"an axis must be one of {known}, but got {name!r}")
+            said = hint(name, (*AXES, *part_fields(parts))) or f"; known are {known}"
+            raise ValueError(f"an axis must be a field of architectures, but got {name!r}{said}")
         if isinstance(given, str) and (match := _RANGE.fullmatch(given.strip())):
             given = {k: int(v) for k, v in match.groupdict().items() if v is not None}
         if isinstance(given, Mapping):

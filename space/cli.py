@@ -11,13 +11,20 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from hydra.errors import HydraException
-from omegaconf.errors import ConfigTypeError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigKeyError,
+    ConfigTypeError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 from yaml import YAMLError
+
+from space.near import hint
 
 ADVICE = re.compile(
     r"To append to your default list use \S+|3\. To sweep over it, add --multirun.*"
@@ -100,7 +107,7 @@ def describe(error: BaseException) -> str:
         return "values must not be nested so deeply that they cannot be read"
     if added := NOT_THERE.search(str(error)):
         return f"{added[1]} must be there to be changed, but is not; add it with +{added[1]}=…"
-    if wrong := wrong_kind(error):
+    if wrong := wrong_kind(error) or unknown_key(error):
         return wrong
     texts = [_first_lines(error)]
     if isinstance(error, YAMLError):  # where it is stands in the message
@@ -131,6 +138,21 @@ def wrong_kind(error: BaseException) -> str:
     if OPTIONS in kind:
         advice = f"write {name}.NAME=VALUE, --help lists them"
     return f"{name} must be {kind}, but got {given:.80}; {advice}"
+
+
+def unknown_key(error: BaseException) -> str:
+    """The line for a key that a mapping does not have, in a file or on the command line; empty
+    where an error says something else."""
+    found: Any = error if isinstance(error, HydraException | OmegaConfBaseException) else None
+    while not isinstance(found, ConfigKeyError | NoneType):
+        found = found.__cause__ or found.__context__
+    if found is None or not found.full_key or not is_dataclass(found.object_type):
+        return ""
+    file = IN_FILE.match(str(error))
+    at = f" of {file[1]}.yaml" if file else ""
+    known = [field.name for field in fields(found.object_type)]
+    said = hint(str(found.key), known) or f"; known are {', '.join(sorted(known))}"
+    return f"{found.full_key}{at} must be a key that is known there, but is none{said}"
 
 
 def _kind_of(error: Any) -> str | None:

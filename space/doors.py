@@ -17,7 +17,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -219,6 +219,20 @@ def taking_options(
     except kinds as error:
         said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{option} must be what {who} takes, but {said[0]}") from None
+
+
+def require_arguments(
+    option: str, who: str, kind: Callable[..., Any], given: Iterable[str]
+) -> None:
+    """Raises: ValueError for an option that a class does not take."""
+    taken = inspect.signature(kind).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values()):
+        return
+    for name in given:
+        if name not in taken:
+            known = f"it takes {', '.join(sorted(taken)) or 'none; is another one meant?'}"
+            said = hint(name, taken) or f"; {known}"
+            raise ValueError(f"{option}.{name} must be an option of {who}, but is none{said}")
 
 
 def require_plain_arguments(option: str, kind: type[Any], given: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -34,6 +35,23 @@ def require_known(
             _require_file(option, value.strip("'\""), files)
         elif option != EXPERIMENT:
             _require_field(option, schema)
+
+
+def require_assignments(given: Sequence[str], groups: Sequence[str]) -> None:
+    """Raises: ValueError where a word of the command line is no option with its value."""
+    for text, following in zip_longest(given, given[1:], fillvalue=""):
+        if "=" in text or text.startswith("~"):
+            continue
+        path = Path(text)
+        if path.suffix in (".yaml", ".yml"):
+            group = path.parent.name if path.parent.name in groups else "GROUP"
+            folder = path.parent.parent if group != "GROUP" else "FOLDER"
+            advice = f"a file of your own is given as --config-dir {folder} {group}={path.stem}"
+        elif following and "=" not in following:
+            advice = f"write {text}={following}"
+        else:
+            advice = "--help lists them"
+        raise ValueError(f"options must be NAME=VALUE, but got {text!r}; {advice}")
 
 
 def absent(option: str, given: str, names: Sequence[str]) -> ValueError:

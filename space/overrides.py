@@ -52,6 +52,7 @@ def as_text(override: str, schema: type[Any]) -> str:
     if wants_text:
         _require_readable(option, value)
         return f"{option}={_word(value)}"
+    _require_value(option, value, override)
     _require_file(path, override)
     return override
 
@@ -82,6 +83,17 @@ def _require_readable(option: str, value: str) -> None:
         f"{option}={value:.80} {what}; where it is meant as text, quote it twice: "
         f"{shlex.quote(as_given)}"
     )
+
+
+def _require_value(option: str, value: str, override: str) -> None:
+    """Raises: ValueError where Hydra cannot read a value, such as a list without its end."""
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        raise ValueError(
+            f"{option} must be a value that can be read, but got {value:.80}; close its brackets "
+            "and quotes, and put the option in quotes of the shell"
+        ) from None
 
 
 def _require_file(group: str, override: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from search.states import Kind
-from space.doors import Door, taking_options
+from space.doors import Door, require_arguments, taking_options
 
 if TYPE_CHECKING:
     from search.study.job import Job
@@ -102,6 +102,7 @@ class ExecutorConfig:
             ValueError: an option that it does not take.
         """
         kind: Any = EXECUTORS.load(self.name)
+        require_arguments("executor", f"executor={self.name}", kind, self.options)
         with taking_options("executor.options", f"executor={self.name}"):
             made: Executor = kind(**self.options)
         return made

@@ -15,6 +15,10 @@ from space.model import Decoder
 from space.stored import Stored
 
 
+def _of_a_key(source: str) -> str:
+    return "; the key of a run has 16 digits" if re.fullmatch("[0-9a-f]{6,15}", source) else ""
+
+
 def load(source: str | Path | Stored, dtype: torch.dtype = torch.float32) -> Decoder:
     """The decoder of a folder or a hub id: an export, a Llama-like checkpoint or MobileLLM's own
     layout; or of a model stored in a layout of its own.
@@ -48,7 +52,7 @@ def find(source: str | Path, files: tuple[str, ...] | None = None) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)) or path.exists():
         raise ValueError(
             f"a model must be a folder or a hub id such as HuggingFaceTB/SmolLM2-135M, but got "
-            f"{str(source)!r}, which is not there"
+            f"{str(source)!r}, which is not there{_of_a_key(str(source))}"
         )
     from huggingface_hub import snapshot_download
 

@@ -347,7 +347,7 @@ def test_values_of_a_part_are_kept_as_the_part_keeps_them() -> None:
 @pytest.mark.parametrize(
     ("axes", "fixed", "said"),
     [
-        ({"output_gate": [False, True]}, {}, "an axis must be one of .*sliding_window, but got"),
+        ({"output_gate": [False, True]}, {}, "an axis must be a field of architectures, but got"),
         ({"sliding_window": [0, 16]}, {}, "sliding_window must be none, a number of positions"),
         ({"num_blocks": [2]}, {"window": 16}, "fit takes fields of an architecture .* 'window'"),
         ({"num_blocks": [2]}, {"parts": ["absent.py"]}, "part must be one of .* 'absent.py'"),

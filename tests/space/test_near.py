@@ -8,10 +8,13 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError
 
 from ablations.files import TableFile
 from search.config import SearchConfig
+from search.executors import ExecutorConfig
 from space.app import CONF, as_meant, configuration
 from space.arch import Architecture
 from space.axes import SpaceConfig
@@ -39,6 +42,39 @@ GROUPS = groups_of("search", Path(CONF))
 def test_near_misses_are_answered_with_what_was_meant(given: str, meant: str) -> None:
     with pytest.raises(ValueError, match=rf"did you mean {meant}\?$"):
         configuration("search", SearchConfig, [given])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["budget", "1m"], "options must be NAME=VALUE, but got 'budget'; write budget=1m"),
+        (["budget=1m", "train"], "but got 'train'; --help lists them"),
+        (["my/space/mine.yaml"], "given as --config-dir my space=mine"),
+        (["mine.yaml"], "given as --config-dir FOLDER GROUP=mine"),
+        (["space.axes.num_blocks=[2,4"], r"num_blocks must be a value that can be read, .* close"),
+        (["recipe.lr={"], "lr must be a value that can be read, but got {; close its brackets"),
+    ],
+)
+def test_what_hydra_cannot_read_is_named(given: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        configuration("search", SearchConfig, given)
+
+
+def test_a_key_that_a_file_may_not_have_is_named_with_the_file() -> None:
+    with pytest.raises(ConfigKeyError) as caught:
+        OmegaConf.merge(OmegaConf.structured(SpaceConfig), {"axis": {"num_blocks": [2]}})
+    composed = ConfigCompositionException("In 'space/mine': ConfigKeyError raised")
+    composed.__cause__ = caught.value
+    assert describe(composed) == (
+        "axis of space/mine.yaml must be a key that is known there, but is none; did you mean axes?"
+    )
+
+
+def test_an_option_of_an_executor_is_answered_with_what_was_meant() -> None:
+    with pytest.raises(ValueError, match=r"executor\.nodess must be .*; did you mean nodes\?$"):
+        ExecutorConfig(name="slurm", options={"nodess": 4}).make()
+    with pytest.raises(ValueError, match=r"an option of executor=local, but .* takes none"):
+        ExecutorConfig(name="local", options={"nodes": 4}).make()
 
 
 @pytest.mark.parametrize(
