@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from search.__main__ import check, open_search
+from search.comparable import comparable_cells
 from search.config import SearchConfig
 from search.record import Record
 from search.run import RunConfig, prepare_run, train_alone
@@ -87,6 +88,12 @@ class StudyResult:
         frame = frame[frame.key.isin(roles) & (frame.status == Status.FINISHED)]
         frame = frame.sort_values("tokens").groupby("key", as_index=False).last()
         return frame.assign(arm=self._names(frame), role=frame.key.map(roles))
+
+    @cached_property
+    def compared(self) -> pd.DataFrame:
+        """`arm`, `seed` and the metric of the runs that the page compares: of further seeds alone,
+        where architectures were chosen for these by their first runs."""
+        return comparable_cells(self.frame, self.facts["metric"])[0]
 
     @property
     def baseline(self) -> str | None:

@@ -117,6 +117,7 @@ def test_imports_follow_the_arrows(folder: str) -> None:
 def test_reports_read_records_and_effects_alone() -> None:
     allowed = {
         "search.carry",
+        "search.comparable",
         "search.law",
         "search.objectives",
         "search.recipe",

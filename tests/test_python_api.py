@@ -41,6 +41,7 @@ def test_a_study_is_run_continued_and_shown(options: list[str]) -> None:
     first = run_study(*options, "n_trials=2", "replicates.seeds=1")
     assert first.facts["finished"]
     assert len(first.frame) == 2
+    assert first.compared.empty, "one seed each"
     assert first.facts["command"].endswith("n_trials=2 replicates.seeds=1"), "not the notebook's"
     again = run_study(*options, "n_trials=4", "replicates.seeds=1", "report=true")
     assert len(again.frame) == 4
@@ -94,5 +95,6 @@ def test_the_example_of_the_documentation_runs(
     assert isinstance(names["study"], StudyResult)
     assert isinstance(names["record"].run.architecture, Architecture)
     assert set(names["effects"].verdict) >= {"baseline"}
+    assert set(names["effects"].n) == {2}, "as on the page: not the seed that chose them"
     assert names["study"].page.is_file()
     assert "report.html" in capsys.readouterr().out

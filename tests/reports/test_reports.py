@@ -30,8 +30,9 @@ from reports.views import curves, depth_figure
 from reports.views import study as page
 from reports.views import trials as tables
 from reports.views.layers import pictures
-from reports.weigh.answer import answer, comparable_cells, span, weigh
+from reports.weigh.answer import answer, span, weigh
 from reports.weigh.worth import Worth
+from search.comparable import comparable_cells
 from search.record import architecture_id
 from search.runs import read_record
 from space.files import write_atomically
