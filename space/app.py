@@ -278,8 +278,10 @@ def _flags_and_options(given: Sequence[str]) -> tuple[list[str], list[str], Name
 
 def folder_flags(given: Sequence[str]) -> list[str]:
     """The flags of a command that say where its configuration lies besides `conf/`, for a command
-    of another verb: `--config-dir my`. A `--config-name` is of its own verb."""
-    _, _, known = _flags_and_options(given)
+    of another verb: `--config-dir my`. A `--config-name` is of its own verb, and flags that are not
+    Hydra's, of a program that calls a verb's functions, say nothing of it."""
+    parser = hydra_flags()
+    known, _ = parser.parse_known_args(apart(parser, given)[0])
     named = {"--config-dir": known.config_dir, "--config-path": known.config_path}
     return [word for flag, folder in named.items() if folder for word in (flag, folder)]
 

@@ -15,7 +15,7 @@ from omegaconf.errors import ConfigKeyError
 from ablations.files import TableFile
 from search.config import SearchConfig
 from search.executors import ExecutorConfig
-from space.app import CONF, as_meant, configuration
+from space.app import CONF, as_meant, configuration, folder_flags
 from space.arch import Architecture
 from space.axes import SpaceConfig
 from space.cli import describe
@@ -150,6 +150,7 @@ def test_broken_yaml_of_a_space_is_one_line(tmp_path: Path) -> None:
 def test_flags_may_stand_anywhere(given: list[str]) -> None:
     flags, options = apart(hydra_flags(), given)
     assert flags == ["--config-dir", "my"]
+    assert folder_flags(["-q", *given, "--durations=5"]) == ["--config-dir", "my"]
     assert options == ["sampler=tpe", "n_trials=3"]
 
 
