@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from space.app import verb
 from space.arch import Architecture, Size
 from space.axes import Candidate, Space, SpaceConfig, describe_sharing
-from space.budget import ffn_multiple, ffn_target
+from space.budget import Unfit, ffn_multiple, ffn_target
 from space.cli import one_line_errors
 from space.cost import cost, num_norms, parts
 from space.device import Use
@@ -84,10 +84,19 @@ def main(config: Config) -> None:
         if arch is not None:
             text = show_architecture(arch, config)
         else:
-            text = show_ladder(
-                Space.from_config(config.space, config.budget, config.vocab_size), config
-            )
+            text = show_ladder(_space(config), config)
     print(text)
+
+
+def _space(config: Config) -> Space:
+    """Raises: Unfit where nothing lies on the budget; a vocabulary that nobody gave is named."""
+    try:
+        return Space.from_config(config.space, config.budget, config.vocab_size)
+    except Unfit as error:
+        if config.vocab_size != Config.vocab_size:
+            raise
+        usual = f"vocab_size={config.vocab_size} is the default, give that of your data"
+        raise Unfit(f"{error}; {usual}") from None
 
 
 def _export(source: str, config: Config) -> None:

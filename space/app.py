@@ -100,6 +100,7 @@ def verb(
                     if several and not known.help and (known.multirun or wants_law(given, several)):
                         raise SystemExit(_start(several, _module_of(main), flags, given))
                     _require_one_start(sys.argv[1:])
+                    _require_folder(known.config_dir)
                     folders = [Path(CONF), *([Path(known.config_dir)] if known.config_dir else [])]
                     if known.help:
                         with reader_may_leave():
@@ -274,6 +275,16 @@ def _flags_and_options(given: Sequence[str]) -> tuple[list[str], list[str], Name
             f"{hint(flag, flags_of(parser)) or _without_dashes(flag)}"
         )
     return flags, options, known
+
+
+def _require_folder(given: str | None) -> None:
+    """Raises: ValueError where `--config-dir` is none: what was sought in it would be missed."""
+    if given and not Path(given).is_dir():
+        there = "is no folder" if Path(given).exists() else "is not there"
+        raise ValueError(
+            f"--config-dir must be a folder, but {given} {there}; check the spelling (it is "
+            "relative to the current folder)"
+        )
 
 
 def folder_flags(given: Sequence[str]) -> list[str]:

@@ -523,7 +523,12 @@ class Space:
         corner = tuple(0 for _ in self._sides)
         depths = self._axes[DEPTH].values if DEPTH in self._axes else (self.fixed[DEPTH],)
         for depth in depths[len(depths) // 2 :]:
-            fit(self._partial(corner, depth), self.budget, ffn_tolerance=self.ffn_tolerance)
+            fit(
+                self._partial(corner, depth),
+                self.budget,
+                ffn_tolerance=self.ffn_tolerance,
+                constraints=self._constraints,
+            )
         raise AssertionError(f"space {self.name} is empty, though its first points fit")
 
 

@@ -177,6 +177,7 @@ def fit(
     *,
     ffn_ratio: float | None = None,
     ffn_tolerance: float = FFN_TOLERANCE,
+    constraints: Constraints = FREE,
 ) -> Architecture:
     """The architecture with the fields of `partial` that lies on the budget, to within 0.15%; to
     within 5% of one of cache, which whole key/value heads close, with an FFN of the target ratio.
@@ -194,7 +195,7 @@ def fit(
 
     Heads are as many as head dimensions fit in the width. Where `num_attention_heads` is given, the
     head dimension is the width's share, as in Hugging Face configurations; where both are given,
-    the width is free of them.
+    the width is free of them. With `constraints` the sizes keep to them.
 
     Raises:
         ValueError: fields that are unknown, contradict each other or are out of range.
@@ -205,9 +206,9 @@ def fit(
     given = dict(partial)
     if ffn_ratio is not None:
         given["ffn_ratio"] = ffn_ratio
-    shape = solve(given, limit, ffn_tolerance)
+    shape = solve(given, limit, ffn_tolerance, constraints)
     if shape is None:
-        raise Unfit(_explain(given, limit, ffn_tolerance))
+        raise Unfit(_explain(given, limit, ffn_tolerance, constraints))
     return with_shape(given, shape)
 
 
@@ -541,10 +542,16 @@ class _Problem:
             return max(1, round(exact / multiple)) * multiple
         return allowed.nearest(exact, multiple)
 
+    @property
+    def narrowest(self) -> int:
+        """The smallest width that heads and constraints allow."""
+        allowed, step = self.constraints.get("hidden_size"), self.heads.step
+        return self.hidden_size or (allowed and allowed.nearest(0, step)) or step
+
     def smallest(self) -> tuple[float, float]:
         """What the narrowest width and FFN use: the embeddings, where weights are counted, and the
         rest."""
-        width = self.hidden_size or self.heads.step
+        width = self.narrowest
         head_dim = self.heads.head_dim or width // (self.heads.query or 1)
         query = self.heads.query or width // head_dim
         total = sum(self.counted.line(width, (query, self.heads.kv or 1, head_dim)))
@@ -682,16 +689,17 @@ def _check(partial: Mapping[str, Any], ffn_tolerance: float) -> None:
         raise ValueError(f"ffn_tolerance is a factor of at least 1, but got {ffn_tolerance}")
 
 
-def _explain(partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float) -> str:
+def _explain(
+    partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float, constraints: Constraints
+) -> str:
     """Why nothing fits, and the nearest that does."""
     asked = ", ".join(f"{k}={v}" for k, v in partial.items() if k != "layer_map")
-    problem = _Problem.of(partial, budget, ffn_tolerance)
-    narrowest = problem.hidden_size or problem.heads.step
+    problem = _Problem.of(partial, budget, ffn_tolerance, constraints)
     embeddings, _ = problem.smallest()
     if embeddings and 2 * embeddings >= budget.value:
-        reason = f"the embeddings alone are {embeddings:,} at width {narrowest}"
+        reason = f"the embeddings alone are {embeddings:,} at width {problem.narrowest}"
     elif not isinstance(problem.meter, Weights) and sum(problem.smallest()) > budget.value:
-        reason = f"at width {narrowest} it uses {sum(problem.smallest()):,.4g} already"
+        reason = f"at width {problem.narrowest} it uses {sum(problem.smallest()):,.4g} already"
     elif problem.hidden_size or problem.intermediate_size:
         reason = "no other size can close it"
     elif problem.meter.tolerance:
@@ -701,7 +709,7 @@ def _explain(partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float) -
             f"the FFN ratio would leave {ffn_tolerance:g} times its target {problem.ffn_ratio:.2f}"
             " or a step of intermediate_size is too coarse"
         )
-    nearest = list(_alternatives(partial, budget, ffn_tolerance))
+    nearest = list(_alternatives(partial, budget, ffn_tolerance, constraints))
     advice = f"nearest that fit: {'; '.join(nearest)}" if nearest else "raise the budget"
     return (
         f"an architecture must lie within {budget.tolerance:.2%} of {budget}, but with {asked} "
@@ -710,14 +718,14 @@ def _explain(partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float) -
 
 
 def _alternatives(
-    partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float
+    partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float, constraints: Constraints
 ) -> Iterator[str]:
     """Changes of one value that make it fit: depth both ways, smaller heads or vocabulary."""
 
     def tried(name: str, value: int) -> Shape | None:
         rest = {k: v for k, v in partial.items() if name != "head_dim" or k != "head_dim_scale"}
         try:
-            return solve({**rest, name: value}, budget, ffn_tolerance)
+            return solve({**rest, name: value}, budget, ffn_tolerance, constraints)
         except ValueError:  # the pattern cannot have this depth, or the width these heads
             return None
 
@@ -740,7 +748,7 @@ def _alternatives(
         yield from first(depth, _fewer(min(partial[depth], deepest), 1000))
         yield from first(depth, _more(partial[depth], deepest))
     if "hidden_size" in partial:
-        yield from _without_width(partial, budget, ffn_tolerance)
+        yield from _without_width(partial, budget, ffn_tolerance, constraints)
     elif partial.get("num_attention_heads") is None:
         head_dim = problem.heads.head_dim or 0
         for size in (head_dim >> i for i in range(1, 6)):
@@ -752,9 +760,10 @@ def _alternatives(
 
 
 def _without_width(
-    partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float
+    partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float, constraints: Constraints
 ) -> Iterator[str]:
-    shape = solve({k: v for k, v in partial.items() if k not in SIZES}, budget, ffn_tolerance)
+    free = {name: value for name, value in partial.items() if name not in SIZES}
+    shape = solve(free, budget, ffn_tolerance, constraints)
     if shape is not None:
         yield f"hidden_size={shape.hidden_size} with intermediate_size={shape.intermediate_size}"
 

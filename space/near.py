@@ -1,6 +1,6 @@
 """Names that are nearly right: did you mean …?"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from itertools import zip_longest
@@ -11,10 +11,36 @@ EXPERIMENT = "experiment"
 """The one group of files that fills no field of its own."""
 
 
-def hint(name: str, known: Iterable[str]) -> str:
-    """`; did you mean tpe?` where one of the known names is near, else nothing."""
-    near = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+DEPTH = ("num_blocks", "num_hidden_layers")
+SYNONYMS = {
+    **dict.fromkeys(("learning_rate", "max_lr"), ("lr",)),
+    **dict.fromkeys(("batch", "bs"), ("batch_size",)),
+    **dict.fromkeys(("seq_length", "context", "context_length", "block_size"), ("seq_len",)),
+    **dict.fromkeys(("layers", "depth", "num_layers", "n_layers", "n_layer"), DEPTH),
+    **dict.fromkeys(("width", "d_model", "n_embd", "dim"), ("hidden_size",)),
+    **dict.fromkeys(("heads", "num_heads", "n_heads", "n_head"), ("num_attention_heads",)),
+    **dict.fromkeys(("kv_heads", "num_kv_heads", "n_kv_heads"), ("num_key_value_heads",)),
+    **dict.fromkeys(("ffn", "d_ff", "ffn_dim"), ("intermediate_size",)),
+    **dict.fromkeys(("vocab", "vocabulary"), ("vocab_size",)),
+    **dict.fromkeys(("steps", "max_steps", "epochs"), ("tokens",)),
+    **dict.fromkeys(("trials", "num_trials"), ("n_trials",)),
+    "name": ("called", "study"),
+}
+"""What other projects call an option, and its names here, of which the first that is there is
+meant."""
+
+
+def hint(name: str, known: Iterable[str], within: Iterable[str] = ()) -> str:
+    """`; did you mean tpe?` where one of the known names, or one of those `within` them, is what
+    other projects call so, or where one of the known names is near; else nothing."""
+    names = list(known)
+    head, _, last = name.rpartition(".")
+    usual = [f"{head}.{word}".lstrip(".") for word in SYNONYMS.get(last, ())]
+    meant = [word for word in usual if word in names]
+    for word in (*usual, last):
+        meant += [deeper for deeper in within if deeper.endswith(f".{word}")]
+    meant += get_close_matches(name, names, n=1)
+    return f"; did you mean {meant[0]}?" if meant else ""
 
 
 def require_known(
@@ -87,10 +113,11 @@ def _require_file(group: str, value: str, files: Sequence[str]) -> None:
     )
 
 
-def no_option(name: str, at: str, known: Iterable[str]) -> ValueError:
-    """The error for `name` beside the known ones, all of them within `at`, such as `recipe.`."""
+def no_option(name: str, at: str, known: Iterable[str], within: Iterable[str] = ()) -> ValueError:
+    """The error for `name` beside the known ones, all of them within `at`, such as `recipe.`;
+    `within` are those that these have."""
     names = [f"{at}{other}" for other in known]
-    said = hint(f"{at}{name}", names) or f"; known are {', '.join(sorted(names))}"
+    said = hint(f"{at}{name}", names, within) or f"; known are {', '.join(sorted(names))}"
     return ValueError(f"{at}{name} must be an option of this command, but is none{said}")
 
 
@@ -100,11 +127,19 @@ def _require_field(option: str, schema: type[Any]) -> None:
     for name in option.split("."):
         known = get_type_hints(kind)
         if name not in known:
-            raise no_option(name, at, known if at else [*known, EXPERIMENT])
+            if at:
+                raise no_option(name, at, known)
+            raise no_option(name, at, [*known, EXPERIMENT], _within(schema))
         inner = dataclass_of(known[name])
         if inner is None:
             return
         at, kind = f"{at}{name}.", inner
+
+
+def _within(schema: type[Any]) -> Iterator[str]:
+    """`recipe.lr`: the options of a schema's groups."""
+    kinds = {name: dataclass_of(kind) for name, kind in get_type_hints(schema).items()}
+    return (f"{name}.{own}" for name, kind in kinds.items() if kind for own in get_type_hints(kind))
 
 
 def dataclass_of(field: Any) -> type[Any] | None:

@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from space.doors import Door
+from space.near import hint
 
 if TYPE_CHECKING:
     from space.arch import Architecture, Shape
@@ -270,9 +271,11 @@ def field_of(name: str, named: Iterable[str] = ()) -> Field:
 def _unknown(name: str, known: Iterable[str]) -> ValueError:
     from space.arch import FIELDS  # which imports this module
 
+    fields = sorted({*FIELDS, *known})
     return ValueError(
-        f"fields of an architecture must be among {', '.join(sorted({*FIELDS, *known}))}, but got "
-        f"{name!r}; parts from outside the project must be named, as in parts: [mine.py]"
+        f"fields of an architecture must be among {', '.join(fields)}, but got "
+        f"{name!r}{hint(name, fields)}; parts from outside the project must be named, as in parts: "
+        "[mine.py]"
     )
 
 

@@ -239,6 +239,21 @@ def test_what_cannot_be_met_names_the_nearest_and_taking_its_advice_works(
     assert isinstance(made(content, wanted, text), Space)
 
 
+@settings(max_examples=10)
+@given(spaces(), st.sampled_from([">=48", ">=64", ">=80"]), st.sampled_from(["%8", "%24", "%32"]))
+def test_a_vocabulary_that_is_named_as_nearest_keeps_to_the_constraints(
+    content: dict[str, Any], least: str, step: str
+) -> None:
+    content = {**content, "name": "s", "constraints": {"hidden_size": [least, step]}}
+    with pytest.raises(ValueError, match="embeddings alone are") as told:
+        Space.from_config(content, "1m", 32_000)
+    named = re.search(r"vocab_size=(\d+) \((\d+) wide", str(told.value))
+    assume(named is not None)
+    assert named is not None
+    found = Space.from_config(content, "1m", int(named[1])).enumerate()
+    assert int(named[2]) in {arch.hidden_size for arch in found}
+
+
 @pytest.mark.parametrize("name", [name for name in SHIPPED if name != "full"])
 @pytest.mark.parametrize("budget", ["1m", "125m"])
 def test_constraints_that_everything_meets_change_no_architecture(name: str, budget: str) -> None:

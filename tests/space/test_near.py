@@ -6,6 +6,7 @@ import subprocess
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from hydra.errors import ConfigCompositionException, HydraException
@@ -15,13 +16,14 @@ from omegaconf.errors import ConfigKeyError
 from ablations.files import TableFile
 from search.config import SearchConfig
 from search.executors import ExecutorConfig
+from search.recipe import Recipe
 from space.app import CONF, as_meant, configuration, folder_flags
-from space.arch import Architecture
-from space.axes import SpaceConfig
+from space.arch import FIELDS, Architecture
+from space.axes import Axis, SpaceConfig
 from space.cli import describe
 from space.compat import apart, hydra_flags
 from space.help import groups_of
-from space.near import require_known
+from space.near import SYNONYMS, hint, require_known
 
 GROUPS = groups_of("search", Path(CONF))
 
@@ -37,6 +39,15 @@ GROUPS = groups_of("search", Path(CONF))
         ("data=txt", "text"),
         ("replicates.sed=3", "replicates.seeds"),
         ("evaluate=comonsense", "commonsense"),
+        ("recipe.learning_rate=1e-3", r"recipe\.lr"),
+        ("learning_rate=1e-3", r"recipe\.lr"),
+        ("lr=1e-3", r"recipe\.lr"),
+        ("recipe.batch=8", r"recipe\.batch_size"),
+        ("recipe.seq_length=8", r"recipe\.seq_len"),
+        ("context=8", r"recipe\.seq_len"),
+        ("vocab_size=512", r"data\.vocab_size"),
+        ("trials=3", "n_trials"),
+        ("name=mine", "study"),
     ],
 )
 def test_near_misses_are_answered_with_what_was_meant(given: str, meant: str) -> None:
@@ -98,6 +109,21 @@ def test_what_is_right_passes(given: str) -> None:
 def test_a_field_with_the_name_of_a_group_of_other_verbs_takes_what_it_takes(device: str) -> None:
     schema = importlib.import_module("search.measure.__main__").MeasureConfig
     assert as_meant([f"device={device}"], schema, "measure") == [f"device={device}"]
+
+
+@pytest.mark.parametrize("word", ["layers", "depth", "num_layers"])
+def test_words_of_other_projects_mean_what_there_is_here(word: str) -> None:
+    assert hint(word, ["num_hidden_layers", "num_blocks"]) == "; did you mean num_blocks?"
+    assert hint(word, ["num_hidden_layers"]) == "; did you mean num_hidden_layers?"
+    with pytest.raises(ValueError, match=rf"got '{word}'; did you mean num_blocks\?$"):
+        Axis.parse(word, [2])
+    with pytest.raises(ValueError, match=rf"got '{word}'; did you mean num_blocks\?; parts from"):
+        Architecture(vocab_size=2, **{word: 3})
+
+
+def test_each_word_has_a_name_that_is_there() -> None:
+    names = {*FIELDS, *(name for kind in (Recipe, SearchConfig) for name in get_type_hints(kind))}
+    assert all(names & {*meant} and word not in names for word, meant in SYNONYMS.items())
 
 
 def test_files_of_a_users_folder_are_choices(tmp_path: Path) -> None:
