@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from search.data.cache import find_data
+from search.objectives import missed
 from search.runs import WEIGHTS, read_asked
 from search.states import Role, State
 from search.study.plan import Attempt, best_runs
@@ -43,7 +44,7 @@ def best(study: str, outputs: str | Path) -> Path:
     whose weights `keep=best` keeps.
 
     Raises:
-        ValueError: no such study, or none of its runs has finished.
+        ValueError: no such study, none of its runs has finished, or none keeps to its constraints.
     """
     content = described(study, outputs)
     runs = [attempt_of(trial) for trial in content["trials"]]
@@ -51,6 +52,11 @@ def best(study: str, outputs: str | Path) -> Path:
     if not ended:
         raise ValueError(f"study must have a finished run, but none of {study} has ended")
     first, *_ = best_runs(ended, maximize=content.get("direction") == "maximize")
+    if not first.feasible:
+        raise ValueError(
+            f"the best run must keep to the constraints of {study}, but none does: the best beyond "
+            f"them misses {missed(first.excesses)}; give its key instead: {first.key}"
+        )
     return Path(content["runs"]) / str(first.key)
 
 

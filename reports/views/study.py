@@ -104,7 +104,7 @@ def html(study: Study, found: Findings) -> str:
         outcomes=outcomes(study),
         answer=unbroken(first),
         hedges=rest,
-        selection=on_selection(evidence) if len(study.finished) else "",
+        selection=on_selection(evidence) if len(study.eligible) else "",
         drawn=set(drawn),
         shifted=drawn.get("depth", {}).get("layout", {}).get("showlegend"),
         depth_colors=curves.named_colors(study),
@@ -118,6 +118,7 @@ def html(study: Study, found: Findings) -> str:
         fewer_arms=trials.left_out(len(evidence.arms), "architectures"),
         fewer_trials=trials.left_out(len(study.trials), "trials"),
         fewer_curves=fewer_curves(study),
+        nearest=trials.nearest_rows(study),
         arm_columns=arm_columns,
         arm_rows=arm_rows,
         trial_columns=trial_columns,
@@ -213,10 +214,11 @@ class Importance:
 
 
 def importance(study: Study, evidence: Evidence) -> Importance | None:
-    """Which axis matters; None of a single axis, which always gets all of the variance. Shares come
-    from the exploring runs, one seed each, so that seeds must show how much of them is noise."""
+    """Which axis matters; None without architectures and of a single axis, which always gets all of
+    the variance. Shares come from the exploring runs, one seed each, so that seeds must show how
+    much of them is noise."""
     shares = study.facts.get("importance") or {}
-    if len(shares) < 2:
+    if len(shares) < 2 or evidence.arms.empty:
         return None
     tried, needed = len(evidence.arms), EXPLORED_PER_AXIS * len(shares)
     if tried < needed:
@@ -300,8 +302,8 @@ def unhappy(study: Study) -> list[tuple[str, str, str]]:
 
 def _export(study: Study) -> str | None:
     """The command that exports the best run, with the places that the study was given; none before
-    one has ended."""
-    if study.finished.empty:
+    one has ended that keeps to the constraints."""
+    if study.eligible.empty:
         return None
     given = shlex.split(str(study.facts.get("command") or ""))
     places = [text for text in given if text.startswith(("outputs=", "data.cache="))]

@@ -39,7 +39,7 @@ from reports.show.tables import (
     slug,
     whole,
 )
-from reports.weigh.answer import Evidence, budget_words
+from reports.weigh.answer import Evidence, budget_words, nearest_runs, nothing_meets
 from reports.weigh.table import data_words
 from search.objectives import LOSSES, USUAL, WITHOUT_BYTES
 from space.tables import Column
@@ -152,6 +152,26 @@ def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
     return shown, rows
 
 
+NEAREST = (
+    Column("label", "architecture", str, numeric=False),
+    Column("misses", "misses", str, "what it is beyond, and by how much", numeric=False),
+    Column("number", "trial", whole),
+)
+MOST_NEAREST = 10
+"""Architectures that are named where none keeps to the constraints."""
+
+
+def nearest_rows(study: Study) -> tuple[list[Column], list[list[Cell]]]:
+    """The architectures that come nearest to constraints that none keeps to, nearest first; no
+    rows where some keep to them or nothing has finished."""
+    if study.finished.empty or len(study.eligible):
+        return [], []
+    digits = decimals(4) if study.metric in LOSSES else figures(4)
+    heading = study.measures[study.metric]["title"]
+    columns = [NEAREST[0], Column(study.metric, heading, digits), *NEAREST[1:]]
+    return printed_rows(nearest_runs(study)[:MOST_NEAREST], columns)
+
+
 def arms_of_rows(study: Study, evidence: Evidence) -> dict[str, list[str | None]]:
     """The arm of each row of the page's tables, for what is chosen together."""
     architectures = arms_shown(evidence).arm
@@ -229,6 +249,9 @@ def trials_csv(study: Study) -> str:
 
 def markdown(study: Study, evidence: Evidence, names: Sequence[str] | None = None) -> str:
     """The table of architectures in GitHub's Markdown."""
+    near = nearest_rows(study)
+    if near[1]:
+        return f"{nothing_meets(study)} Nearest:\n\n{markdown_table(*near)}"
     columns, rows = chosen(*arm_rows(evidence), names)
     if not rows:
         return f"No finished trial in {study.name}.\n"
@@ -250,7 +273,8 @@ def latex(study: Study, evidence: Evidence, names: Sequence[str] | None = None) 
     columns, rows = chosen(*arm_rows(evidence), names)
     caption = f"Study {study.name}: {budget_words(study)}, {study.metric}."
     if not rows:
-        return f"% {escape(caption)} No finished trial.\n"
+        why = nothing_meets(study) if len(study.finished) else "No finished trial."
+        return f"% {escape(f'{caption} {why}')}\n"
     lines = in_comments(about(study))
     caption = f"{caption} {differences(evidence)} {in_a_sentence(about(study))}"
     lines += latex_float(caption, latex_table(columns, rows), label=slug(study.name))

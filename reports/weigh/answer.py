@@ -5,7 +5,6 @@ were lucky with it, so its values are biased in their favour (the winner's curse
 least two fresh seeds, only these are used for means, intervals and the answer.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from ablations.stats.effects import compare
 from ablations.stats.variances import equal_spread
 from reports.read.study import Study
 from search.comparable import comparable_cells
-from search.objectives import LOSSES, in_digits
+from search.objectives import LOSSES, in_digits, missed, shortfall
 from search.states import Status
 from space.budget import Budget
 from space.device import unpinned
@@ -167,6 +166,8 @@ def _level(column: str, value: Any) -> str:
     if axis in TARGETS:
         return TARGETS[axis].format(float(value))
     words = AXES.get(axis, axis.replace("_", " "))
+    if isinstance(value, bool | np.bool_):
+        return words if value else f"no {words}"
     return f"{plain(value)} {words.replace('heads', 'head', 1) if value == 1 else words}"
 
 
@@ -224,27 +225,32 @@ def answer(study: Study, evidence: Evidence) -> list[str]:
     return sentences
 
 
+def nearest_runs(study: Study) -> pd.DataFrame:
+    """The finished run of each architecture that comes nearest to the study's constraints, nearest
+    first: those of `finished` with its `label` and what it `misses`."""
+    beyond = {trial["number"]: trial.get("excesses") or {} for trial in study.facts["trials"]}
+    numbers = study.finished.number
+    labels = dict(_describe_arms(study.finished, study.metric)[["arm", "label"]].to_numpy())
+    rows = study.finished.assign(
+        label=study.finished.arm.map(labels),
+        misses=[missed(beyond[number]) for number in numbers],
+        shortfall=[shortfall(beyond[number]) for number in numbers],
+    )
+    return rows.sort_values("shortfall", kind="stable").drop_duplicates("arm")
+
+
+def nothing_meets(study: Study) -> str:
+    """That nothing keeps to the constraints, in a sentence."""
+    return f"At {budget_words(study)}, nothing that was tried meets {join(study.constraints)}."
+
+
 def _nothing_meets(study: Study) -> list[str]:
     """The architecture nearest to meeting the constraints, and by how much it misses them."""
-    excesses = {
-        trial["number"]: trial.get("excesses") or {}
-        for trial in study.facts["trials"]
-        if trial["number"] in set(study.finished.number)
-    }
-    nearest = min(excesses, key=lambda number: _shortfall(excesses[number]))
-    row = study.finished[study.finished.number == nearest].iloc[0]
-    broken = [f"{name} by {plain(x)}" for name, x in excesses[nearest].items() if x > 0]
+    row = nearest_runs(study).iloc[0]
     return [
-        f"At {budget_words(study)}, nothing that was tried meets {join(study.constraints)}.",
-        f"Nearest is {count(int(row.num_hidden_layers), 'layer')} × {row.hidden_size:.0f} wide, "
-        f"which misses {join(broken)}.",
+        nothing_meets(study),
+        f"Nearest is {row.label}, which misses {row.misses}.",
     ]
-
-
-def _shortfall(excesses: Mapping[str, float]) -> float:
-    """How far beyond its constraints a run is, each as a share of its bound."""
-    bounds = {name: abs(float(re.split("[<>]=", name)[1])) or 1.0 for name in excesses}
-    return sum(max(0.0, excess) / bounds[name] for name, excess in excesses.items())
 
 
 def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:

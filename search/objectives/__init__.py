@@ -20,6 +20,7 @@ from space.constraints import require_of_study
 from space.doors import Door, bare
 from space.meters import Meter, meter_of
 from space.ranges import ANY
+from space.words import join
 
 DIRECTIONS = ("minimize", "maximize")
 USUAL, WITHOUT_BYTES = "val_bpb", "val_loss"
@@ -537,6 +538,19 @@ class Targets:
         if value is None or not isfinite(value):
             raise ValueError(f"{measure.short} must be a number, but is {value}")
         return value
+
+
+def missed(excesses: Mapping[str, float]) -> str:
+    """What a run is beyond and by how much, of `Targets.excesses`: "kv_bytes<=2048 by 1,024";
+    empty where it keeps to all."""
+    sizes = {name: f"{x:,.0f}" if x >= 1000 else f"{x:.4g}" for name, x in excesses.items()}
+    return join([f"{name} by {sizes[name]}" for name, x in excesses.items() if x > 0])
+
+
+def shortfall(excesses: Mapping[str, float]) -> float:
+    """How far a run is beyond its constraints, each as a share of its bound."""
+    bounds = {name: abs(float(re.split("[<>]=", name)[1])) or 1.0 for name in excesses}
+    return sum(max(0.0, excess) / bounds[name] for name, excess in excesses.items())
 
 
 def in_digits(name: str, value: float, decimals: int = 4) -> str:

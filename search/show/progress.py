@@ -36,6 +36,8 @@ class Tally:
     """Runs failed or diverged."""
     best: float | None = None
     best_shape: str = ""
+    beyond: int = 0
+    """Runs finished that do not keep to the constraints."""
     expected_s: float = 0.0
     """What all that was left at the start would take."""
     started: float = field(default_factory=time.monotonic)
@@ -64,15 +66,16 @@ class Tally:
             self.worked += 0 if event["reused"] else 1
             if event["status"] == Status.FINISHED:
                 self.done += 1
-                self.consider(event["value"], shape(event))
+                self.consider(event["value"], shape(event), bool(event.get("missed")))
             elif event["status"] == Status.PRUNED:
                 self.pruned += 1
             else:
                 self.failed += 1
 
-    def consider(self, value: float | None, of: str) -> None:
-        """Keep a value if it is the best so far."""
-        if value is None:
+    def consider(self, value: float | None, of: str, beyond: bool = False) -> None:
+        """Keep a value if it is the best so far of those that keep to the constraints."""
+        self.beyond += beyond
+        if value is None or beyond:
             return
         if self.best is None or (value > self.best if self.maximize else value < self.best):
             self.best, self.best_shape = value, of
@@ -95,6 +98,8 @@ class Tally:
         parts += [f"{self.failed} failed"] if self.failed else []
         if self.best is not None:
             parts.append(f"best {in_digits(self.metric, self.best)} ({self.best_shape})")
+        elif self.beyond:
+            parts.append("none keeps to the constraints so far")
         return ", ".join(parts)
 
 
@@ -129,16 +134,18 @@ def ended(
     status: Status,
     reason: str | None,
     value: float | None = None,
+    missed: str = "",
     reused: bool = False,
     seconds: float = 0.0,
 ) -> Event:
-    """The event of a trial's end."""
+    """The event of a trial's end; `missed` is what it is beyond and by how much."""
     return {
         "event": Kind.END,
         "number": number,
         "status": status,
         "reason": reason,
         "value": value,
+        "missed": missed,
         "reused": reused,
         "seconds": seconds,
         **identity(run, params),
@@ -254,7 +261,8 @@ def _outcome(event: Event, metric: str) -> str:
     if event["status"] != Status.FINISHED:
         return f"{what} {event['status']}: {event['reason']}"
     how = "from its record" if event["reused"] else f"in {duration(event['seconds'])}"
-    return f"{what}: {in_digits(metric, event['value'])} {Measure(metric).unit} {how}"
+    misses = f", misses {event['missed']}" if event.get("missed") else ""
+    return f"{what}: {in_digits(metric, event['value'])} {Measure(metric).unit} {how}{misses}"
 
 
 def _say(line: str) -> None:

@@ -322,7 +322,8 @@ class Session(Generic[W]):
         for run in runs:
             record = usable_record(self.job.runs / run.key) if run.value and run.key else None
             if record is not None:
-                tally.consider(run.value, shape(identity(record.run, run.params)))
+                of = shape(identity(record.run, run.params))
+                tally.consider(run.value, of, not run.feasible)
         return tally
 
 

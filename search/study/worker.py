@@ -27,7 +27,7 @@ from search.artifacts import Artifacts, Away
 from search.data.cache import bring_data
 from search.evaluate.scores import Scorer
 from search.executors import Event
-from search.objectives import in_digits
+from search.objectives import in_digits, missed
 from search.record import Reading, Record, Run, architecture_id
 from search.runs import disk_error, usable_record
 from search.show.progress import ended, identity
@@ -362,6 +362,7 @@ class Worker:
             status=status,
             reason=reason,
             value=values[0] if values else None,
+            missed=missed(self.job.targets.excesses(record)) if values else "",
             reused=reused,
             seconds=record.seconds,
         )

@@ -12,6 +12,7 @@ from report_fixtures import StudyFolder, figures_of, ladder
 
 from reports.__main__ import render
 from reports.read.study import Study, read_study
+from reports.views import trials
 from reports.views.front import rows
 from reports.views.study import Findings, html
 from reports.weigh.front import in_words
@@ -165,3 +166,19 @@ def test_a_page_leaves_out_what_training_found_to_be_beyond_a_constraint(tmp_pat
     assert 8 not in set(found.front.arms.depth)
     assert "8 layers" not in " ".join(in_words(found.front))
     assert html(study, found)
+
+
+def test_where_nothing_keeps_to_a_constraint_what_comes_nearest_is_shown(tmp_path: Path) -> None:
+    study = study_of(tmp_path, beyond=tuple(QUALITY), constraints=["peak_mb@llama_cpp:fp16<=6"])
+    for trial in study.facts["trials"]:
+        trial["excesses"] = {"peak_mb@llama_cpp:fp16<=6": 0.04102400000000017}
+    found = Findings.of(study)
+    page = html(study, found)
+    assert "No trial has finished" not in page
+    assert "None has a finished trial" not in page
+    assert "These come nearest" in page
+    assert "export=best" not in page
+    for text in (page, trials.document(study, found.evidence)):
+        assert "by 0.04102" in text
+        assert "by 0.041024" not in text
+    assert "nothing that was tried meets" in trials.latex(study, found.evidence)

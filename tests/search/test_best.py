@@ -41,6 +41,20 @@ def test_more_may_be_better_and_tables_are_found(tmp_path: Path) -> None:
     assert best("t", tmp_path) == Path("r/b0")
 
 
+def test_of_runs_that_all_break_a_constraint_none_is_best(tmp_path: Path) -> None:
+    write(tmp_path / "s", {"a": [1.0], "b": [2.0]})
+    path = tmp_path / "s" / "study.json"
+    content = json.loads(path.read_text())
+    for trial, excess in zip(content["trials"], (0.04102400000000017, 0.0), strict=True):
+        trial["excesses"] = {"peak_mb<=7": excess}
+    path.write_text(json.dumps(content))
+    assert best("s", tmp_path) == Path("r/b0")
+    content["trials"][1]["excesses"] = {"peak_mb<=7": 1.0}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"misses peak_mb<=7 by 0\.04102; give its key .*: a0"):
+        best("s", tmp_path)
+
+
 def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     write(tmp_path / "depth_1m", {"a": []})
     with pytest.raises(ValueError, match=r"got 'dpeth_1m'; did you mean depth_1m\?"):

@@ -70,3 +70,14 @@ def test_lines_of_finished_runs_say_which_they_were() -> None:
     view.show(0, ended(RUN, 1, {"arm": "tied"}, status=Status.FINISHED, reason=None, value=2.0))
     assert "tied" in said[0]
     assert "failed" not in said[0]
+
+
+def test_the_best_of_the_terminal_keeps_to_the_constraints() -> None:
+    said: list[str] = []
+    view = View(Tally(total=3, metric="val_bpb"), said.append)
+    for number, (value, missed) in enumerate([(1.5, "kv_bytes<=64 by 8"), (2.0, ""), (2.5, "")]):
+        end = ended(RUN, number, {}, status=Status.FINISHED, reason=None, value=value)
+        view.show(0, {**end, "missed": missed})
+    assert "misses kv_bytes<=64 by 8" in said[0]
+    assert "none keeps to the constraints so far" in said[0]
+    assert all("best 2.0000" in line for line in said[1:])
