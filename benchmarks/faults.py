@@ -191,7 +191,7 @@ def measured(folder: Path, executor: str, kills: int, faults: Sequence[str], see
     Raises:
         AssertionError: something was lost, done twice or left.
     """
-    runs = max(6, kills)
+    runs = max(6, kills * 6 // 5)  # the study is to last longer than its faults
     write_text(folder / "text.jsonl")
     say(f"{runs} runs undisturbed")
     calm = undisturbed(folder, runs)
