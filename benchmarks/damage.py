@@ -40,7 +40,15 @@ from search.data.hashes import FileHashes
 from search.models import stored_run
 from search.recipe import Recipe
 from search.record import Run
-from search.runs import CURVE, WEIGHTS, asked_run, read_metrics, read_record
+from search.runs import (
+    CURVE,
+    WEIGHTS,
+    WINDOWS,
+    asked_run,
+    read_metrics,
+    read_record,
+    read_windows,
+)
 from search.study.storage import damaged as damaged_trials
 from search.study.storage import open_storage, read_attempts, require_settings
 from search.train import checkpoint
@@ -336,6 +344,10 @@ def kept_files(folder: Path) -> list[Kept]:
     def weights() -> Any:
         return digest_of_file(Path(str(stored_run(one, folder / "data").weights)))
 
+    def windows() -> Any:
+        found = read_windows(one, record)
+        return None if found is None else found.tolist()
+
     return [
         Kept("record.json", one / "record.json", two / "record.json", lambda: read_record(one)),
         Kept("record.json, in a report", one / "record.json", two / "record.json", page),
@@ -345,6 +357,7 @@ def kept_files(folder: Path) -> list[Kept]:
             two / CURVE,
             lambda: list(read_metrics(one, record.files[CURVE])) or None,
         ),
+        Kept("windows.npy", one / WINDOWS, two / WINDOWS, windows),
         Kept("weights.safetensors", one / WEIGHTS, two / WEIGHTS, weights),
         Kept("run.yaml", one / "run.yaml", two / "run.yaml", lambda: asked_run(one)),
         Kept("state.pt", here / trunk, there / trunk, lambda: trunk_of(here)),
