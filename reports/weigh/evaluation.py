@@ -45,14 +45,18 @@ class Evaluation:
         return cls(windows, errors)
 
     @property
+    def largest(self) -> float | None:
+        """Of the errors; None where none is known."""
+        return max((e for panel in self.errors.values() for e in panel.values()), default=None)
+
+    @property
     def in_words(self) -> str:
         """What intervals hold of it."""
-        found = [error for panel in self.errors.values() for error in panel.values()]
-        if not found:
+        if self.largest is None:
             return "left out of the intervals: these runs did not keep what each window came to"
         return (
             f"the choice of {self.windows:,} windows is in the intervals; by itself it gives a "
-            f"difference a standard error of {max(found):.2g} at most"
+            f"difference a standard error of {self.largest:.2g} at most"
         )
 
 

@@ -6,7 +6,7 @@ for.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -247,7 +247,7 @@ def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
         question=table.get("question") or _question_of(table, equal_arms),
         equal_arms=equal_arms,
         command=str(content.get("command") or ""),
-        worth=_worth(panels, cells, where, metric),
+        worth=_worth(panels, cells, where, metric, evaluation),
         evaluation=evaluation,
     )
 
@@ -291,12 +291,19 @@ def _cell(
     return {**place, **ended, metric: value if usable else math.nan, **found}
 
 
-def _worth(panels: Sequence[Panel], cells: pd.DataFrame, runs: Path, metric: str) -> Worth | None:
+def _worth(
+    panels: Sequence[Panel],
+    cells: pd.DataFrame,
+    runs: Path,
+    metric: str,
+    evaluation: Evaluation | None,
+) -> Worth | None:
     done = cells[cells.status == Status.FINISHED]
     record = read_record(runs / done.key.iloc[0]) if len(done) else None
     if record is None:
         return None
-    return Worth.of(pd.concat([panel.rows for panel in panels]), record, metric)
+    worth = Worth.of(pd.concat([panel.rows for panel in panels]), record, metric)
+    return replace(worth, measured=evaluation.largest if evaluation else None)
 
 
 def data_words(record: Record) -> str:

@@ -35,6 +35,8 @@ class Worth:
     sources' by the squares of their shares."""
     source: str
     """Of a mixture, that of which there are most passes; else empty."""
+    measured: float | None = None
+    """What the choice of held-out text adds to a difference at most, where runs show it."""
 
     @classmethod
     def of(cls, runs: pd.DataFrame, record: Record, metric: str) -> Self:
@@ -69,6 +71,8 @@ class Worth:
     @property
     def held_out_error(self) -> float | None:
         """What the choice of held-out text adds to a difference; known of bits per byte only."""
+        if self.measured is not None:
+            return self.measured
         return HELD_OUT_ERROR * math.sqrt(self.variance) if self.metric == USUAL else None
 
     def in_words(self) -> list[str]:
@@ -78,7 +82,7 @@ class Worth:
         error = (
             f", whose choice adds about {self.held_out_error:.4f} bits per byte of error to a "
             "difference"
-            if self.held_out_error is not None
+            if self.held_out_error is not None and self.metric == USUAL
             else ""
         )
         said = (
