@@ -93,9 +93,15 @@ def make(config: AblationConfig) -> int:
     from ablations.looks import note_look
     from search.study.ending import conclude, finish
     from search.study.pool import Ending
+    from search.study.session import look_ahead
+    from search.study.storage import has_study
 
     with one_line_errors():
         check(config)
+        begun = config.train or has_study(config.url, config.name)
+    if not begun:
+        return look_ahead(config, open_table)
+    with one_line_errors():
         session = open_table(config)
         outlook = session.estimate()
     print(outlook, flush=True)
@@ -186,6 +192,7 @@ def plan(config: AblationConfig, ground: "Groundwork") -> TableWork:
     timing = Timing(config.folder / FILE)
     table = ask(config, recipe, data.vocab_size, timing)
     if timing.missing:
+        config.folder.mkdir(parents=True, exist_ok=True)
         alone = replace(config.placement, gpus_per_run=1)  # what counts is how arms compare
         timing.measure(data, share_cores(alone, config.workers_of()))
         table = ask(config, recipe, data.vocab_size, timing)

@@ -44,7 +44,6 @@ class AblationConfig(StudyConfig):
     """`table=proxy_scale`: the proxies' and the target's, instead of the table's."""
     models: list[str] = field(default_factory=list)
     """`table=main_results`: keys of runs, folders or hub ids."""
-    train: bool = True
     lr_search: LrSearch = field(default_factory=LrSearch)
     """How arms come to their learning rates."""
 

@@ -67,10 +67,14 @@ def planned(config: SearchConfig) -> Planned:
 def main(config: SearchConfig) -> None:
     """Run a study, or resume it."""
     from search.study.ending import conclude, finish
+    from search.study.session import look_ahead
 
     with one_line_errors():
         require_one_length(HydraConfig.get().overrides.task, config.tokens_per_parameter)
         check(config)
+    if not config.train:
+        raise SystemExit(look_ahead(config, open_search))
+    with one_line_errors():
         session = open_search(config)
         outlook = session.estimate()
     print(outlook, flush=True)

@@ -29,6 +29,7 @@ from space.ranges import AtLeast1, Positive, Range, Seed, settle_numbers
 KEEP = ("best", "all", "none")
 AUTO = "auto"
 WORKERS = Range(1, 10_000)
+LOOK = "train=false says what a study takes and trains nothing"
 Grace = Annotated[float, Range(3)]
 """Seconds. A lease is renewed within a sixth of it."""
 
@@ -82,6 +83,9 @@ class StudyConfig(ABC):
     artifacts: Place | None = None
     """A folder or a URL that fsspec knows, such as `s3://bucket/studies`: what runs and data travel
     through where hosts share no disk. `runs` and `data.cache` are then each host's own."""
+    train: bool = True
+    """false: only say what is left to train and what that takes. A study that has not begun is then
+    not begun; a table that has leaves the table of the records there are."""
     keep: str = "best"
     """Whose weights stay when the study is done: the `best` run's, `all` or `none`."""
     report: bool = True
@@ -143,7 +147,7 @@ class SearchConfig(StudyConfig):
     tokens_per_parameter: Positive | None = None
     """Instead of `recipe.tokens`: so many for each parameter of the budget, of the kind that it
     counts, so that studies of several budgets make a law (`python -m reports page=laws`)."""
-    n_trials: Annotated[int, Range(1, 10**9)] = 22
+    n_trials: Annotated[int, Range(1, 10**9, below=LOOK)] = 22
     """Distinct runs in all, over all starts of the study."""
     replicates: Replicates = field(default_factory=Replicates)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)

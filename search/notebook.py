@@ -48,6 +48,11 @@ def run_study(*options: str) -> "StudyResult":
         RuntimeError: workers kept dying, or no run can be written.
     """
     config = configuration("search", SearchConfig, options)
+    if not config.train:
+        raise ValueError(
+            "train must be true for run_study, but is false; `python -m search train=false` says "
+            "what a study takes"
+        )
     check(config)
     session = open_search(config, options)
     try:

@@ -241,7 +241,8 @@ def _start(how: Several, module: str, flags: Sequence[str], given: Sequence[str]
     if one_by_one:
         raise ValueError(f"-m must come without other flags, but got {one_by_one[0]}; leave it out")
     jobs = jobs_of(given, how)
-    return start(module, jobs, how.law is not None, wants_law(given, how))
+    trains = "train=false" not in given  # without runs there is no page of their law
+    return start(module, jobs, how.law is not None, trains and wants_law(given, how))
 
 
 def _require_one_start(given: Sequence[str]) -> None:

@@ -26,13 +26,16 @@ class Range:
     high: float = LARGEST
     positive: bool = False
     """Whether 0 is out, where `low` is 0."""
+    below: str = ""
+    """What to do instead of giving less than `low`."""
 
     def require(self, name: str, value: float) -> None:
         """Raises: ValueError where the value is outside; `name` is what it is given for."""
         if not isfinite(value):
             raise ValueError(f"{name} must be a finite number, but got {value}")
         if value < self.low or value > self.high or (self.positive and value <= self.low):
-            raise ValueError(f"{name} must {self._words(value)}, but got {value:.15g}")
+            advice = f"; {self.below}" if self.below and value < self.low else ""
+            raise ValueError(f"{name} must {self._words(value)}, but got {value:.15g}{advice}")
 
     def holds(self, value: float) -> bool:
         """Whether a number lies there; NaN does not."""

@@ -36,11 +36,20 @@ def magnitude(value: float) -> str:
 
 
 def amount(value: float) -> str:
-    """ "950", "12.3k", "1M", "250B": tokens and FLOPs, at most three figures."""
+    """ "950", "12.3k", "1M", "250B": tokens, at most three figures."""
     for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
             return f"{value / limit:.3g}{suffix}"
     return f"{value:.3g}"
+
+
+def flops(value: float) -> str:
+    """ "950 FLOPs", "16.2 EFLOPs": three figures and a unit of SI."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E", "Z", "Y"):
+        if value < 999.5 or prefix == "Y":
+            break
+        value /= 1000
+    return f"{value:.3g} {prefix}FLOPs"
 
 
 def prefixed(value: float) -> str:

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from search.__main__ import check
 from search.__main__ import open_search as open_session
+from search.config import SearchConfig
 from search.record import Record, Score
 from search.study.job import converter
 from search.study.session import Session
@@ -65,16 +66,22 @@ def overrides(*more: str) -> list[str]:
     return [text for text in TINY if text.split("=")[0] not in replaced] + list(more)
 
 
-def open_search(folder: Path, *more: str) -> Session:
-    """The search that the command line would open in `folder`, which is the current one."""
+def configured(folder: Path, *more: str) -> SearchConfig:
+    """What the command line would get in `folder`, which is the current one."""
     path = folder / "text.jsonl"
     if not path.is_file():
         write_text(folder)
     with initialize_config_dir(CONF, version_base="1.3"):
         config = compose("search", overrides(f"data.path={path}", *more))
     values = OmegaConf.to_object(config)
+    assert isinstance(values, SearchConfig)
     check(values)
-    return open_session(values)
+    return values
+
+
+def open_search(folder: Path, *more: str) -> Session:
+    """The search that the command line would open in `folder`, which is the current one."""
+    return open_session(configured(folder, *more))
 
 
 def sent(value: T) -> T:

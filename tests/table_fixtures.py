@@ -36,10 +36,8 @@ proxy:
 """
 
 
-def make(
-    folder: Path, *more: str, program: Sequence[str] = ("-m", "ablations")
-) -> "subprocess.CompletedProcess[str]":
-    """The command, run to its end in `folder` on its small table."""
+def options(folder: Path, *more: str) -> list[str]:
+    """Of the command on its small table, which is in `folder`."""
     path = folder / "text.jsonl"
     if not path.is_file():
         write_text(folder)
@@ -48,10 +46,16 @@ def make(
     given = {text.split("=")[0] for text in more}
     own = [x for x in TINY if x.split(".")[0].split("=")[0] not in WITHOUT]
     defaults = ["table=small.yaml", "report=true", f"data.path={path}"]
-    options = [x for x in own if not x.startswith(("report", "budget"))] + defaults
-    options = [x for x in options if x.split("=")[0] not in given]
+    usual = [x for x in own if not x.startswith(("report", "budget"))] + defaults
+    return [*(x for x in usual if x.split("=")[0] not in given), *more]
+
+
+def make(
+    folder: Path, *more: str, program: Sequence[str] = ("-m", "ablations")
+) -> "subprocess.CompletedProcess[str]":
+    """The command, run to its end in `folder` on its small table."""
     return subprocess.run(
-        [sys.executable, *program, *options, *more],
+        [sys.executable, *program, *options(folder, *more)],
         cwd=folder,
         env=environment(),
         capture_output=True,

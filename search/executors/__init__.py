@@ -53,8 +53,9 @@ class Executor(Protocol):
     It may have `leave(job)` besides, for workers that need no parent: see to it that they work on
     the job, and return what to tell the user, who is not to wait for them; None: wait.
     `usual_workers(placement)`: how many workers `workers=auto` is, where that does not follow from
-    this machine. And `require(placement, workers)`, which raises ValueError where so many workers
-    cannot have what the placement asks for, such as GPUs.
+    this machine. `hosts()`: on how many machines they are to run; SQLite is refused for several.
+    And `require(placement, workers)`, which raises ValueError where so many workers cannot have
+    what the placement asks for, such as GPUs.
     """
 
     def slots(self, workers: int) -> int:

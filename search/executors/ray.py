@@ -71,6 +71,15 @@ class Ray:
                 f"but got {given} and {ranks}; leave it out"
             )
 
+    def hosts(self) -> int:
+        """The machines that are in the cluster now.
+
+        Raises:
+            ValueError: there is no cluster.
+        """
+        alive = (node for node in self._connect().nodes() if node["Alive"])
+        return len({node["NodeManagerHostname"] for node in alive})
+
     def slots(self, workers: int) -> int:
         """As many as are asked for, since nodes may come.
 

@@ -89,6 +89,10 @@ class Slurm:
                 f"executor.gres=gpu:{ranks * here}"
             )
 
+    def hosts(self) -> int:
+        """The nodes that are asked for."""
+        return self.nodes
+
     def _gpus(self) -> int:
         """Of each node, by `gres`."""
         asked = re.fullmatch(r"gpu(?::[\w.-]+)??(?::(\d+))?", str(self.flags.get("gres", "")))

@@ -13,7 +13,7 @@ from search.states import Status
 from search.study.plan import Work
 from search.train.optimizers import OPTIMIZERS
 from search.train.placement import Placement, what_is_lost
-from space.words import amount, duration
+from space.words import amount, duration, flops
 
 RECENT = 40
 """Records looked at."""
@@ -54,7 +54,7 @@ class Estimate:
 
     def __str__(self) -> str:
         return (
-            f"to do: {self.runs} runs, {amount(self.tokens)} tokens, {amount(self.flops)} FLOPs, "
+            f"to do: {self.runs} runs, {amount(self.tokens)} tokens, {flops(self.flops)}, "
             f"about {duration(self.seconds)} ({self.basis}), "
             f"{self.disk_bytes / 1e6:,.0f} MB of disk"
             + "".join(
@@ -75,15 +75,15 @@ def estimate(
     """The cost of the remaining runs on this machine, if none is pruned; `kept` of them keep their
     weights, and `pausing` may keep a checkpoint."""
     left = max(0, work.total - done)
-    flops = work.flops * left / work.total
+    to_do = work.flops * left / work.total
     rate, basis = speed(work, placement, runs)
-    seconds = START_S + flops / (rate * workers)
+    seconds = START_S + to_do / (rate * workers)
     weights = work.parameters * WEIGHT_BYTES
     kept_per_weight = OPTIMIZERS.load(work.typical.recipe.optimizer).state_per_weight
     return Estimate(
         runs=left,
         tokens=work.tokens * left / work.total,
-        flops=flops,
+        flops=to_do,
         seconds=seconds,
         basis=basis,
         lost=what_is_lost(placement, work.architectures),

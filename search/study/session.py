@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Generic, Self, TypeVar
 
 import optuna
@@ -27,7 +28,7 @@ from search.recipe import Recipe
 from search.runs import usable_record
 from search.show.estimate import Estimate, estimate
 from search.show.progress import Tally, identity, shape, view
-from search.show.trackers import Mirror, open_tracker
+from search.show.trackers import Mirror, TrackerConfig, open_tracker
 from search.states import End, Kind, State, Status
 from search.study.copies import has_weights, share_ended
 from search.study.ending import describe, given, tidy
@@ -44,6 +45,8 @@ from search.study.starts import Start, enter
 from search.study.storage import (
     COMMAND,
     TOTAL,
+    has_study,
+    is_sqlite,
     lose_abandoned,
     open_storage,
     open_study,
@@ -59,9 +62,14 @@ from search.train.placement import (
     settle_precision,
     share_cores,
 )
+from space.cli import one_line_errors
 from space.seals import Damaged, read_json
 
+HERE = ("local", "inline")
+"""Executors whose workers run on this machine."""
+
 W = TypeVar("W", bound=Work)
+C = TypeVar("C", bound=StudyConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +171,11 @@ class Session(Generic[W]):
             attempts, shared = read_attempts(study), set[str]()
             share_ended(ground.artifacts, Path(config.runs), attempts, shared)
             reopen_lost(study, Path(config.runs))
-            study.set_user_attr(TOTAL, work.total)
-            asked = given(ground.given, config.url)
-            here = {"verb": ground.verb, "given": asked, "folder": str(Path.cwd())}
-            study.set_user_attr(COMMAND, here)
+            if config.train:
+                study.set_user_attr(TOTAL, work.total)
+                asked = given(ground.given, config.url)
+                here = {"verb": ground.verb, "given": asked, "folder": str(Path.cwd())}
+                study.set_user_attr(COMMAND, here)
         job = Job(
             study=config.name,
             storage=config.url,
@@ -254,6 +263,7 @@ class Session(Generic[W]):
         work, done = self.work, self.count_done()
         kept = {"all": work.total, "best": self.subject.kept_arms, "none": 0}[self.config.keep]
         there = self._there_before(work)
+        left = self._left(work, done + there, kept)
         again = f", {there} have records from before" if there else ""
         what = f"proxy {self.config.proxy} on {self.data.name}"
         return Outlook(
@@ -261,21 +271,29 @@ class Session(Generic[W]):
             open_runs=max(0, work.total - done),
             passes=self.data.passes(work.typical.recipe.trained_tokens),
             shares=self.data.shares,
-            left=Estimate.nothing()
-            if done + there >= work.total
-            else estimate(
-                work,
-                done + there,
-                self.job.workers,
-                self.placement,
-                self.job.runs,
-                kept,
-                self.subject.pausing_runs,
-            ),
+            left=left,
             tasks=tuple(self.config.evaluate.tasks),
             unscored=self.job.unscored,
             lost=tuple(self.to_ask()[1]),
         )
+
+    def _left(self, work: Work, done: int, kept: int) -> Estimate:
+        """The cost of what is not done; by this machine's speed, wherever it will run."""
+        if done >= work.total:
+            return Estimate.nothing()
+        found = estimate(
+            work,
+            done,
+            self.job.workers,
+            self.placement,
+            self.job.runs,
+            kept,
+            self.subject.pausing_runs,
+        )
+        if self.config.executor.name in HERE:
+            return found
+        kind = "GPU" if self.placement.device == "cuda" else "CPU"
+        return replace(found, basis=f"{found.basis}, as on this machine's {kind}")
 
     def _there_before(self, work: Work) -> int:
         """Runs yet to be done here that have a record, which other studies have left."""
@@ -392,8 +410,10 @@ def lay_groundwork(
     if config.placement.gpus_per_run > 1:
         config.workers_of(executor)  # refused before data is prepared
     require_answers(config.evaluate)
-    require_writable(config.folder, "outputs")
-    require_writable(Path(config.runs), "runs")
+    if config.train:
+        require_shared(config, executor)
+        require_writable(config.folder, "outputs")
+        require_writable(Path(config.runs), "runs")
     artifacts = open_artifacts(config.artifacts)
     storage = open_storage(config.url)
     owner = f"{HOST}:{os.getpid()}"
@@ -412,6 +432,35 @@ def lay_groundwork(
         given=sys.argv[1:] if given is None else given,
         artifacts=artifacts,
     )
+
+
+def require_shared(config: StudyConfig, executor: Executor) -> None:
+    """Raises: ValueError where workers are asked for on several machines, and the storage is a
+    file."""
+    hosts = getattr(executor, "hosts", lambda: 1)()
+    if hosts > 1 and is_sqlite(config.url):
+        raise ValueError(
+            "storage must be PostgreSQL where several machines share a study, because SQLite's "
+            f"file has no locks that hold between them, but executor={config.executor.name} has "
+            f"{hosts} nodes; set storage=postgresql+psycopg://user@host/name"
+        )
+
+
+def look_ahead(config: C, open_study: "Callable[[C], Session[Any]]") -> int:
+    """Print what a study is and what is left to train. Nothing is trained, and a study that has not
+    begun is planned in a storage that is then removed: another start may have other settings. The
+    exit code."""
+    with TemporaryDirectory(prefix="isoparam") as folder, one_line_errors():
+        require_shared(config, config.executor.make())
+        begun = has_study(config.url, config.name)
+        storage = config.storage if begun else f"sqlite:///{folder}/study.db"
+        session = open_study(replace(config, storage=storage, tracker=TrackerConfig(name="none")))
+        try:
+            print(session.estimate())
+        finally:
+            session.lock.release()
+    print("nothing was trained; the same command without train=false does")
+    return 0
 
 
 def open_artifacts(url: str | None) -> Artifacts | None:

@@ -191,6 +191,25 @@ def is_in_memory(url: str) -> bool:
     return not name or name.endswith(":memory:") or made.query.get("mode") == "memory"
 
 
+def is_sqlite(url: str) -> bool:
+    """Whether a storage is a file of SQLite; what is no URL is none."""
+    try:
+        return make_url(url).get_backend_name() == "sqlite"
+    except ArgumentError:  # which opening it says
+        return False
+
+
+def has_study(url: str, name: str) -> bool:
+    """Whether a storage has a study of this name; a file that is not there is not made.
+
+    Raises:
+        ValueError: it cannot be opened.
+    """
+    if is_sqlite(url) and not Path(str(make_url(url).database)).is_file():
+        return False
+    return name in optuna.get_all_study_names(open_storage(url).as_optunas)
+
+
 def without_password(url: str) -> str:
     """The URL as it may be shown and kept; nothing of what is none, for it may hold a password."""
     try:

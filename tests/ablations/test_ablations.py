@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 import torch
 from study_fixtures import records, run, write_text
-from table_fixtures import RECIPE, TABLE, make
+from table_fixtures import RECIPE, TABLE, make, options
 
+from ablations.__main__ import make as make_table
 from ablations.__main__ import usual
 from ablations.cells import TableWork
 from ablations.config import AblationConfig
@@ -37,6 +38,7 @@ from search.config import DataConfig
 from search.data.cache import prepare
 from search.study.plan import Attempt, Cell, Step
 from search.train.placement import Placement
+from space.app import configuration
 from space.budget import MAX_DEVIATION, Budget, fit
 from space.cost import cost, num_norms
 from space.meters import meter_of
@@ -59,6 +61,17 @@ SIZES = ("half the size", "1.5 times the size", "2.2 times the size")
 OFF_BUDGET = {("embedding_tying", "tied"), *(("sharing_law", size) for size in SIZES)}
 """By design: the arm that is smaller by what tying saves, and a law's further sizes."""
 TAUGHT = replace(RECIPE, teacher="there@0", teacher_flops=1)
+
+
+def test_a_look_ahead_says_what_a_table_takes_and_begins_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = options(tmp_path, "train=false")
+    assert make_table(configuration("ablations", AblationConfig, given)) == 0
+    assert "0 of 4 runs done\nto do: 4 runs, " in capsys.readouterr().out
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"text.jsonl", "small.yaml", ".cache"}
 
 
 @pytest.mark.parametrize("name", table_names())

@@ -60,7 +60,7 @@ def complain(
         (["keep=some"], ["keep must be one of best, all, none", "some"]),
         (["tokens_per_parameter=2"], ["tokens_per_parameter", "recipe.tokens", "take one out"]),
         (["tokens_per_parameter=0"], ["tokens_per_parameter must be positive", "0"]),
-        (["n_trials=0"], ["n_trials must be at least 1", "0"]),
+        (["n_trials=0"], ["n_trials must be at least 1", "0; train=false says what a study takes"]),
         (["workers=0"], ["workers must be at least 1", "0"]),
         (["workers=two"], ["workers", "two"]),
         (["replicates.seeds=0"], ["replicates", "seeds", "0"]),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from cluster_fixtures import LONG, losses, slowly
+from database_fixtures import Postgres, postgres  # noqa: F401
 from process_fixtures import wait_for
 from study_fixtures import records, run, start, study_json
 
@@ -116,10 +117,13 @@ def test_a_job_whose_node_is_lost_goes_on_bit_for_bit(
 
 
 def test_an_array_works_together_and_its_logs_are_in_the_studys_folder(
-    slurm_here: Slurm, tmp_path: Path
+    slurm_here: Slurm,
+    postgres: Postgres,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     given = ("workers=2", "executor.nodes=2", "n_trials=4", "replicates.seeds=1")
-    done = run(tmp_path, *SLURM, *given, "executor.gres=gpu:1")
+    storage = f"storage={postgres.new_database()}"
+    done = run(tmp_path, *SLURM, *given, "executor.gres=gpu:1", storage)
     assert done.returncode == 0, done.stderr
     assert len(records(tmp_path)) == 4
     first, second = (job.split("_") for job in jobs(tmp_path).values())

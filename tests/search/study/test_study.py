@@ -19,9 +19,12 @@ from hydra import compose, initialize_config_dir
 from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from study_fixtures import open_search, records, work
+from study_fixtures import configured, open_search, records, work
 
+from search.__main__ import open_search as open_session
 from search.evaluate.scores import Scorer
+from search.executors import ExecutorConfig
+from search.executors.slurm import Slurm
 from search.models import named, stored
 from search.objectives import Targets
 from search.record import architecture_id
@@ -48,6 +51,7 @@ from search.study.plan import (
     ranked,
 )
 from search.study.samplers import SAMPLERS, SamplerConfig, make_sampler, worker_seed
+from search.study.session import look_ahead, require_shared
 from search.study.storage import (
     differences,
     open_storage,
@@ -627,6 +631,42 @@ def test_a_run_without_weights_says_what_trains_it_alone_again(here: Path) -> No
     (here / "runs" / other / "record.json").unlink()
     with pytest.raises(ValueError, match="the run has not ended"):
         stored(other, "runs", "cache")
+
+
+def test_a_look_ahead_says_what_a_study_takes_and_begins_none(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("n_trials=3", "replicates.seeds=1")
+    before = {path.name for path in here.iterdir()} | {"text.jsonl", ".cache"}
+    assert look_ahead(configured(here, *asked, "train=false"), open_session) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"0 of 3 runs done\nto do: 3 runs, 3.07k tokens, [\d.]+ GFLOPs, about", said)
+    assert said.endswith("nothing was trained; the same command without train=false does\n")
+    assert {path.name for path in here.iterdir()} <= before
+    search = replace(open_search(here, "recipe.lr=0.001", "n_trials=1", "replicates.seeds=1"))
+    work(search)  # with settings of its own
+    search.lock.release()
+    told, trials = dict(search.study.user_attrs), len(search.study.trials)
+    look_ahead(configured(here, *asked, "recipe.lr=0.001", "train=false"), open_session)
+    assert "1 of 3 runs done\nto do: 2 runs" in capsys.readouterr().out
+    assert (dict(search.study.user_attrs), len(search.study.trials)) == (told, trials)
+
+
+def test_several_machines_need_a_database_that_all_reach(here: Path) -> None:
+    given = ("executor=slurm", "++executor.options.nodes=4")
+    with pytest.raises(ValueError, match=r"PostgreSQL .* but executor=slurm has 4 nodes; set stor"):
+        open_search(here, *given)
+    assert not (here / "outputs").exists()
+    url = "storage=postgresql+psycopg://nobody@localhost:1/x"
+    require_shared(configured(here, *given, url), Slurm(nodes=4))
+    require_shared(configured(here), Slurm())
+
+
+def test_the_time_on_other_machines_is_said_to_be_by_this_ones_speed(here: Path) -> None:
+    search = open_search(here, "n_trials=1", "replicates.seeds=1")
+    assert "as on this machine" not in str(search.estimate())
+    cluster = replace(search.config, executor=ExecutorConfig(name="slurm"))
+    assert ", as on this machine's CPU), " in str(replace(search, config=cluster).estimate())
 
 
 def test_a_storage_url_is_any_of_sqlalchemys(here: Path) -> None:
