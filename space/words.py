@@ -20,6 +20,16 @@ def command(module: str, *options: str) -> str:
     return shlex.join(["python", "-m", module, *options])
 
 
+SMOKE_RUN = "Smoke run: ignore the numbers."
+FEWEST_TOKENS, FEWEST_PER_PARAMETER = 50_000, 0.1
+"""Under which a run shows that everything works, and nothing else."""
+
+
+def is_smoke(tokens: float, per_parameter: float) -> bool:
+    """Whether the numbers of a run mean nothing, and every form of them is to say `SMOKE_RUN`."""
+    return tokens < FEWEST_TOKENS or per_parameter < FEWEST_PER_PARAMETER
+
+
 def plain(value: Any) -> str:
     """A value without the ".0" that a column with gaps gives to whole numbers."""
     whole = isinstance(value, float) and value.is_integer()

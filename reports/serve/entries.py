@@ -188,21 +188,24 @@ def _studies(files: Mapping[str, Path]) -> list[str]:
 
 
 class _Answer(HTMLParser):
-    """The text of the element that a page calls its answer, with what the answer is worth."""
+    """The text of the element that a page calls its answer, with whether that means anything, and
+    without what it is worth in detail."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.tag, self.words, self.ended = "", list[str](), False
+        self.tag, self.words, self.ended, self.aside = "", list[str](), False, False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.aside = ("class", "lead") in attrs
         if not self.tag and ("id", "answer") in attrs:
             self.tag = tag
 
     def handle_data(self, data: str) -> None:
-        if self.tag and not self.ended:
+        if self.tag and not self.ended and not self.aside:
             self.words.append(data)
 
     def handle_endtag(self, tag: str) -> None:
+        self.aside = False
         self.ended = self.ended or tag == self.tag
 
 

@@ -21,9 +21,17 @@ def facts_of(
     commit: Iterable[object],
     looks: str = "",
     evaluation: str = "",
+    worth: str = "",
 ) -> Facts:
-    """Those that are known, (term, text). Data and commits are those of each run."""
-    found = {"metric": metric, "direction": direction, "data": _each(data), "tokens": tokens}
+    """Those that are known, (term, text). Data and commits are those of each run; `worth` warns of
+    numbers that mean nothing."""
+    found = {
+        "worth": worth,
+        "metric": metric,
+        "direction": direction,
+        "data": _each(data),
+        "tokens": tokens,
+    }
     found |= {"looks": looks, "evaluation": evaluation}
     found |= {"command": one_line(command), "commit": _each(commit)}
     return [(term, text) for term, text in found.items() if text]
@@ -57,7 +65,8 @@ def in_comments(facts: Facts) -> list[str]:
 def in_a_sentence(facts: Facts) -> str:
     """What a caption says of the numbers: all but how to make them again."""
     known = dict(facts)
-    parts = [f"{known['metric']}, {known['direction']}"]
+    warning = f"{known['worth']} " if "worth" in known else ""
+    parts = [f"{warning}{known['metric']}, {known['direction']}"]
     parts += [f"{term}: {known[term]}" for term in ("data", "tokens", "looks") if term in known]
     return f"{'; '.join(parts)}."
 

@@ -125,12 +125,18 @@ def render(report: Report) -> dict[str, bytes]:
         "table.md": markdown(report),
         "table.tex": latex(report),
         "table.csv": csv(report),
-        "cells.csv": csv_text(_plain(report.cells)),
+        "cells.csv": csv_text(_plain(report.cells).assign(**warned(report))),
         "table.html": html(report),
     }
     texts |= scores.files(report.scores or {}) | measured.files(report.measured or {})
     drawn = {f"forest.{form}": forest(report, form) for form in ("png", "pdf")}
     return {name: text.encode() for name, text in texts.items()} | drawn
+
+
+def warned(report: Report) -> dict[str, str]:
+    """That the numbers mean nothing, as a column; none where they mean something."""
+    warning = report.worth.warning if report.worth else ""
+    return {"about_worth": warning} if warning else {}
 
 
 def markdown(report: Report) -> str:
@@ -181,6 +187,7 @@ def about(report: Report) -> Facts:
         commit=cells.commit if "commit" in cells else (),
         looks=report.looks_in_words,
         evaluation=report.evaluation.in_words if report.evaluation else "",
+        worth=report.worth.warning if report.worth else "",
     )
 
 
@@ -221,7 +228,8 @@ def latex(report: Report) -> str:
     note = [escape(report.note)] if report.note else []
     if (beside := side_by_side(report)) is not None:
         notes = [*note, *legend(beside[0])]
-        lines += latex_float(report.caption, latex_table(*beside), label=name, notes=notes)
+        caption = " ".join([report.caption, *warned(report).values()])
+        lines += latex_float(caption, latex_table(*beside), label=name, notes=notes)
     for panel in report.panels:
         title = f" {panel.name}." if panel.name else ""
         caption = f"{report.caption}{title} {_resolved(panel)}{_one_seed_only(panel)}"
@@ -279,6 +287,7 @@ def html(report: Report) -> str:
         ],
         beside=side_by_side(report),
         opening=report.worth.in_words() if report.worth else [],
+        smoke=report.worth is not None and report.worth.is_smoke,
         about=about(report),
         columns=meanings(shown_columns(report)),
         details=DETAILS,

@@ -30,7 +30,7 @@ from reports.weigh.answer import Evidence, answer, budget_words, on_selection, w
 from reports.weigh.front import Front, front_of, in_words
 from reports.weigh.measured import of_study as measured_of
 from reports.weigh.scores import of_study
-from reports.weigh.worth import Worth
+from reports.weigh.worth import Worth, worth_of
 from search.objectives import WITHOUT_BYTES, Measure
 from search.record import Record
 from search.states import Role, Status
@@ -74,14 +74,6 @@ class Findings:
     def opening(self) -> list[str]:
         """What comes before the answer, in sentences: what it is worth."""
         return self.worth.in_words() if self.worth else []
-
-
-def worth_of(study: Study) -> Worth | None:
-    """What the results of a study are worth."""
-    finished = study.finished
-    if finished.empty or not (record := study.records.get(str(finished.key.iloc[0]))):
-        return None
-    return Worth.of(finished, record, study.metric)
 
 
 def html(study: Study, found: Findings) -> str:

@@ -41,6 +41,7 @@ from reports.show.tables import (
 )
 from reports.weigh.answer import Evidence, budget_words, nearest_runs, nothing_meets
 from reports.weigh.table import data_words
+from reports.weigh.worth import worth_of
 from search.objectives import LOSSES, USUAL, WITHOUT_BYTES
 from space.tables import Column
 from space.words import plain
@@ -224,6 +225,7 @@ def about(study: Study) -> Facts:
         tokens=f"{int(max(lengths)):,} per run" if len(lengths) else "",
         command=str(study.facts.get("command") or ""),
         commit={record.commit for record in records},
+        worth=worth.warning if (worth := worth_of(study)) else "",
     )
 
 
@@ -263,7 +265,7 @@ def document(study: Study, evidence: Evidence, names: Sequence[str] | None = Non
     """The table in Markdown with what it says, where it comes from, and what its columns mean."""
     table, said = markdown(study, evidence, names), differences(evidence)
     if not len(evidence.arms):
-        return table
+        return f"{table}\n{in_list(about(study))}" if len(study.finished) else table
     parts = [*([f"{said}\n"] if said else []), table, in_list(about(study))]
     return "\n".join([*parts, folded("Columns", meanings(chosen(*arm_rows(evidence), names)[0]))])
 

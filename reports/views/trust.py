@@ -28,6 +28,7 @@ from reports.show.tables import (
     whole,
 )
 from reports.views import Shown, arms
+from reports.views.arms import warned
 from reports.weigh.table import Report
 from search.recipe import Recipe
 from search.runs import read_record
@@ -94,8 +95,8 @@ def trust_files(report: Report) -> tuple[dict[str, bytes], str]:
     texts = {
         "trust.md": markdown(report, rows),
         "trust.tex": latex(report, rows),
-        "trust.csv": csv_text(rows.assign(about_looks=report.looks_in_words)),
-        "sufficient.csv": csv_text(sufficient(rows)),
+        "trust.csv": csv_text(rows.assign(about_looks=report.looks_in_words, **warned(report))),
+        "sufficient.csv": csv_text(sufficient(rows).assign(**warned(report))),
         "trust.html": html(report, rows),
     }
     drawn = {f"trust.{form}": picture(rows, form) for form in ("png", "pdf")}
@@ -187,7 +188,8 @@ def grid_words(report: Report, rows: pd.DataFrame) -> str:
     arms, seeds = report.cells.arm.nunique(), report.cells.seed.nunique()
     where = f" of {target.scale}" if target.scale else ""
     pairs = arms * (arms - 1) // 2
-    text = (
+    text = "".join(f"{said} " for said in warned(report).values())
+    text += (
         f"{arms} arms × {seeds} seeds. The target: {target.tokens:,.0f} tokens{where}; with one "
         f"seed left out it resolves {target.pairs:.1f} of {pairs} pairs on average."
     )
@@ -287,7 +289,7 @@ def _figure(rows: pd.DataFrame) -> "Figure":
     axes.set_ylim(0, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set(xlabel="tokens of the run that chooses", ylabel="decision accuracy")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     return figure
 
 

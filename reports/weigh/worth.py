@@ -6,13 +6,11 @@ from typing import Self
 
 import pandas as pd
 
+from reports.read.study import Study
 from search.objectives import USUAL
 from search.record import Record
-from space.words import join
+from space.words import SMOKE_RUN, is_smoke, join
 
-SMOKE, SMOKE_TOKENS = 0.1, 50_000
-"""Tokens per parameter, and tokens, under which a run shows that everything works, and nothing
-else."""
 HELD_OUT_ERROR = 0.0016 * math.sqrt(65_536)
 """What the choice of held-out text adds to a difference, in bits per byte times the root of its
 tokens: measured on 512 windows of 128 tokens (docs/how-sure.md)."""
@@ -66,7 +64,7 @@ class Worth:
     @property
     def is_smoke(self) -> bool:
         """Whether the numbers mean nothing."""
-        return self.ratio < SMOKE or self.tokens < SMOKE_TOKENS
+        return is_smoke(self.tokens, self.ratio)
 
     @property
     def held_out_error(self) -> float | None:
@@ -89,13 +87,27 @@ class Worth:
             f"Trained on {self.tokens:,} tokens ({_few(self.ratio)} per parameter{over}), scored "
             f"on {self.held_out:,} held-out tokens{error}."
         )
-        return ["Smoke run: ignore the numbers.", said] if self.is_smoke else [said]
+        return [self.warning, said] if self.is_smoke else [said]
+
+    @property
+    def warning(self) -> str:
+        """What every form says that shows a number of it; empty where numbers mean something."""
+        return SMOKE_RUN if self.is_smoke else ""
+
+
+def worth_of(study: Study) -> Worth | None:
+    """What the results of a study are worth; None where nothing has finished."""
+    finished = study.finished
+    if finished.empty or not (record := study.records.get(str(finished.key.iloc[0]))):
+        return None
+    return Worth.of(finished, record, study.metric)
 
 
 def smoke_line(runs: pd.DataFrame) -> list[str]:
     """The line that comes before what runs of several studies say, `study tokens parameters`;
     nothing where none is so short that its numbers mean nothing."""
-    short = (runs.tokens < SMOKE_TOKENS) | (runs.tokens / runs.parameters < SMOKE)
+    ratios = runs.tokens / runs.parameters
+    short = [is_smoke(*run) for run in zip(runs.tokens, ratios, strict=True)]
     names = runs.study[short].unique().tolist()
     if not names:
         return []

@@ -7,6 +7,7 @@ from typing import Any
 
 from space.arch import Architecture
 from space.cost import cost
+from space.words import SMOKE_RUN, is_smoke
 
 WRITTEN_OUT = (
     "Layers that share a block are written out, each with weights of its own; the layer map is in "
@@ -52,7 +53,10 @@ def model_card(
         "vocabulary": f"{arch.vocab_size:,}",
         "embeddings": "tied" if arch.tie_word_embeddings else "untied",
     }
+    warning: list[str] = []
     for reading in (values or {}).get("readings", ())[-1:]:  # these weights', not a branch's
+        if is_smoke(reading["tokens"], reading["tokens"] / counts["parameters"]):
+            warning = ["", f"**{SMOKE_RUN}**"]
         bpb = reading.get("val_bpb")
         score = f"{reading['val_loss']:.4f} nats per token"
         score += "" if bpb is None else f", {bpb:.4f} bits per byte"
@@ -65,6 +69,7 @@ def model_card(
         "---",
         f"# {counts['parameters'] / 1e6:,.1f}M parameters, {arch.num_layers} layers × "
         f"{arch.hidden_size}",
+        *warning,
         "",
         "| | |",
         "| --- | --- |",

@@ -24,6 +24,7 @@ from ablations.facts import table_facts
 from ablations.files import TableFile, table_names
 from ablations.stats.sequential import looked
 from ablations.timing import Timing
+from reports.views import arms
 from reports.views.arms import (
     architectures,
     html,
@@ -34,6 +35,7 @@ from reports.views.arms import (
     table_rows,
 )
 from reports.weigh.table import Report, weigh_panel
+from reports.weigh.worth import Worth
 from search.config import DataConfig
 from search.data.cache import prepare
 from search.study.plan import Attempt, Cell, Step
@@ -428,6 +430,17 @@ def test_all_of_latex_stands_in_floats_with_what_their_columns_mean() -> None:
             assert all(f"\\textbf{{{name}}}: " in table for name in head.split(" & "))
     assert "\narm & difference & decode B/token \\\\\n" in asked
     assert "decode B/token" not in floats.findall(latex(report))[-1]
+
+
+def test_all_forms_of_a_table_of_smoke_runs_say_so() -> None:
+    report = replace(
+        beside_each_other(), worth=Worth(20_480, 0.2, None, 8192, "val_bpb", 1 / 8192, "")
+    )
+    for form in (latex, arms.markdown, arms.csv, arms.html):
+        assert "Smoke run: ignore the numbers." in form(report), form
+    floats = latex(report).split("\\caption{")[1:]
+    assert all("Smoke run" in text.partition("\n")[0] for text in floats)
+    assert "Smoke run" not in latex(replace(report, worth=None))
 
 
 def test_a_table_says_what_its_arms_are_as_built() -> None:

@@ -219,6 +219,9 @@ def test_a_smoke_run_says_first_that_its_numbers_mean_nothing(tmp_path: Path) ->
     assert "Trained on 20,480 tokens (0.02 per parameter), scored on" in text
     order = [text.index(words) for words in ("Smoke run: ignore", "Trained on", "At 1.0M")]
     assert order == sorted(order)
+    files = render(read(study))
+    for form in ("table.md", "table.tex", "trials.csv"):
+        assert "Smoke run: ignore the numbers." in files[form].decode(), form
 
 
 def test_what_a_result_is_worth_comes_before_the_answer(tmp_path: Path) -> None:

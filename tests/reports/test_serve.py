@@ -180,7 +180,8 @@ def test_two_are_compared_with_the_settings_in_which_they_differ(site: Site) -> 
 
 
 def test_what_an_answer_is_worth_stands_before_it(site: Site, root: Path) -> None:
-    page = '<div id="answer">\n<h1>Smoke run.</h1>\n<p>Best <b>is</b> 3.</p></div><h1>x</h1>'
+    page = '<div id="answer">\n<h1>Smoke run.</h1>\n<p class="lead">Of 20,480 tokens.</p>\n'
+    page += "<p>Best <b>is</b> 3.</p></div><h1>x</h1>"
     (root / "outputs" / "deep" / "report.html").write_text(page)
     assert " Smoke run. Best is 3. " in rows(ask(site)[2])["deep"]
     table = '<h1>How many heads?</h1><p id="answer">1 of 3 is resolved.</p>'

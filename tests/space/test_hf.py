@@ -18,8 +18,10 @@ from study_fixtures import environment, run, study_json
 
 from search.models import stored_run
 from space.arch import Architecture
+from space.budget import Budget, fit
 from space.cost import cost
 from space.hf import architecture_of, export, export_model, load, load_tokenizer
+from space.hf.card import model_card
 from space.model import Decoder
 
 PATTERNS: list[dict[str, Any]] = [
@@ -393,3 +395,11 @@ def test_a_sweeps_winner_leaves_by_one_command_and_generates_text(
     assert wrong.returncode == 2
     assert len(wrong.stderr.splitlines()) == 1
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("tokens", "smoke"), [(20_480, True), (10_000_000, False)])
+def test_the_card_of_a_smoke_run_says_so(tokens: int, smoke: bool) -> None:
+    arch = fit({"vocab_size": 300, "num_blocks": 2}, Budget("parameters", 100_000))
+    reading = {"tokens": tokens, "val_loss": 3.0, "val_bpb": None}
+    card = model_card(arch, {"readings": [reading]})
+    assert ("Smoke run: ignore the numbers." in card) == smoke
