@@ -152,7 +152,7 @@ def show_ladder(space: Space, config: Config) -> str:
     shared = any(row["sharing"] != "none" for row in rows)
     columns = [c for c in LADDER if c.name != "sharing_pattern" or shared]
     columns += [Column(name, heading, _figures) for name, heading in _device_columns(config)]
-    columns += [Column(name, name.replace("_", " ")) for name in defaults]
+    columns += [Column(name, name.replace("_", " "), _switch) for name in defaults]
     title = (
         f"{space.size} architectures of {space.budget}, space {space.name}, "
         f"vocabulary {space.vocab_size:,}.\nFLOPs, KV bytes and bytes moved: a token, "
@@ -321,6 +321,11 @@ def _figures(value: float) -> str:
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
+
+
+def _switch(value: Any) -> str:
+    """A field of a part, which may be on or off."""
+    return _yes(value) if isinstance(value, bool) else str(value)
 
 
 SHAPE = [

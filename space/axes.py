@@ -136,7 +136,8 @@ class Candidate:
     architecture: Architecture
 
 
-_RANGE = re.compile(r"(?P<low>\d+)\s*\.\.\s*(?P<high>\d+)(?:\s+in\s+(?P<rungs>\d+)\s+rungs?)?")
+_RUNGS = r"(?P<rungs>\d+(?=\s+rungs)|1(?=\s+rung\b))\s+rungs?"
+_RANGE = re.compile(rf"(?P<low>\d+)\s*\.\.\s*(?P<high>\d+)(?:\s+in\s+{_RUNGS})?")
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,8 @@ class Axis:
             return cls._parse_range(name, given)
         if not isinstance(given, Sequence) or isinstance(given, str) or not given:
             raise ValueError(
-                f"axis {name} must be a list of at least one value or a range such as 2..40, "
-                f"but got {given!r}"
+                f"axis {name} must be a list of at least one value or a range such as 2..40"
+                f"{' or 2..40 in 10 rungs' if name == DEPTH else ''}, but got {given!r}"
             )
         values = tuple(given if field is None else (value_of(field, value) for value in given))
         if len({repr(v) for v in values}) < len(values):

@@ -1,5 +1,6 @@
 """`study.json`: what a study says of itself, which reports read."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
@@ -171,7 +172,9 @@ def _shares(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, flo
     explored = optuna.create_study(direction=study.directions[0])
     explored.add_trials([_copy(t) for t in trials])
     try:
-        shares = optuna.importance.get_param_importances(explored)
+        with warnings.catch_warnings():  # of trials so alike that all axes get the same share
+            warnings.filterwarnings("ignore", "Target and region quantiles", UserWarning)
+            shares = optuna.importance.get_param_importances(explored)
     except (ValueError, RuntimeError):
         return {}
     return {name: share for name, share in shares.items() if isfinite(share)}

@@ -198,9 +198,10 @@ ON_EACH_OTHER = """() => [...document.querySelectorAll(".plot")].flatMap((plot) 
 
 
 def test_a_laws_page_draws_a_panel_a_budget_and_fits_a_phone(tmp_path: Path) -> None:
-    names = ["law_500k", "law_1m", "law_2m"]
-    for name in names:
-        law_study(tmp_path, name, seeds=2)
+    budgets = (500_000, 1_000_000, 2_000_000)
+    names = [f"depth_width_non_embedding_parameters_{budget}" for budget in budgets]
+    for name, budget in zip(names, budgets, strict=True):
+        law_study(tmp_path, name, budget=budget, seeds=2)
     path = tmp_path / "report.html"
     path.write_text(laws.html(read_law(names, tmp_path / "outputs")))
     with opened(path, last="residuals", viewport={"width": 1300, "height": 900}) as tab:

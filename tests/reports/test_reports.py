@@ -426,6 +426,13 @@ def test_other_axes_become_series_of_their_own(tmp_path: Path) -> None:
     assert "other axes" in tables.markdown(done, evidence)
 
 
+def test_an_axis_that_is_on_or_off_reads_as_one(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    for on, architecture in zip((True, False), ladder([2, 4]), strict=True):
+        study.add(architecture, params={"num_blocks": architecture.num_blocks, "layer_scale": on})
+    assert sorted(weigh(read(study)).arms.series) == ["layer scale", "no layer scale"]
+
+
 def test_more_levels_than_colours_are_drawn_by_the_first_axes_alone() -> None:
     sharing, key_values = ("unshared", "cycle × 2"), (1, 2, 3, 4)
     arms = pd.DataFrame({"series": [f"{s} · kv {k}" for s in sharing for k in key_values]})

@@ -442,6 +442,10 @@ def test_a_browser_shows_what_changes_without_loading_the_page_again(
         tab.on("request", lambda request: complaints.append(request.url))
         tab.goto(site.url)
         assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+        of = "document.querySelector('.scroll')"
+        for width in (1300, 360):
+            tab.set_viewport_size({"width": width, "height": 740})
+            assert tab.evaluate(f"{of}.scrollWidth - {of}.clientWidth") <= 0, width
         box = tab.get_by_label("compare deep", exact=True)
         box.check()
         box.focus()

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -549,6 +550,18 @@ def test_what_axes_account_for_has_intervals_that_narrow(monkeypatch: pytest.Mon
     wide = importance_intervals(*few, axes)
     assert wide["depth"][1] - wide["depth"][0] > found["depth"][1] - found["depth"][0]
     assert importance_intervals(*many, ["depth"]) == {}
+
+
+def test_trials_that_are_all_alike_are_no_matter_of_warnings() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    for _ in range(8):
+        trial = study.ask()
+        trial.suggest_int("depth", 1, 12)
+        trial.suggest_categorical("tied", [True, False])
+        study.tell(trial, 1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        importance(study, set(range(8)))
 
 
 def test_they_are_drawn_anew_where_the_shares_have_changed(monkeypatch: pytest.MonkeyPatch) -> None:
