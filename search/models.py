@@ -156,8 +156,8 @@ def _commands(key: str, outputs: str | Path) -> Iterator[str]:
 
 
 def keeping_all(command: str) -> str:
-    """The command of a study, with `keep=all`."""
-    words = [word for word in shlex.split(command) if option_of(word) != "keep"]
+    """The command of a study that trains and keeps all weights."""
+    words = [word for word in shlex.split(command) if option_of(word) not in ("keep", "train")]
     return shlex.join([*words, "keep=all"])
 
 

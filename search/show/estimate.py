@@ -13,7 +13,7 @@ from search.states import Status
 from search.study.plan import Work
 from search.train.optimizers import OPTIMIZERS
 from search.train.placement import Placement, what_is_lost
-from space.words import amount, duration, flops
+from space.words import amount, count, duration, flops
 
 RECENT = 40
 """Records looked at."""
@@ -54,7 +54,7 @@ class Estimate:
 
     def __str__(self) -> str:
         return (
-            f"to do: {self.runs} runs, {amount(self.tokens)} tokens, {flops(self.flops)}, "
+            f"to do: {count(self.runs, 'run')}, {amount(self.tokens)} tokens, {flops(self.flops)}, "
             f"about {duration(self.seconds)} ({self.basis}), "
             f"{self.disk_bytes / 1e6:,.0f} MB of disk"
             + "".join(

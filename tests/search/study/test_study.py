@@ -621,7 +621,7 @@ def test_weights_stay_until_their_run_was_asked(
 
 def test_a_run_without_weights_says_what_trains_it_alone_again(here: Path) -> None:
     asked = ("n_trials=2", "replicates.seeds=1", "keep=none")
-    search = replace(open_search(here, *asked), given=[*asked, "study=tiny"])
+    search = replace(open_search(here, *asked), given=[*asked, "study=tiny", "train=false"])
     work(search)
     describe(search, finished=True)
     tidy(search)
