@@ -150,8 +150,8 @@ def _tokens(recipes: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
 
 
 def _corpora(data: Mapping[str, Any]) -> Iterator[str]:
-    """What was trained on: the path of a text, the name of a data set, or the source."""
-    if found := data.get("path") or data.get("name") or data.get("source"):
+    """What was trained on: its name, by which a study's settings know it too, or the source."""
+    if found := data.get("name") or data.get("path") or data.get("source"):
         yield str(found)
 
 
