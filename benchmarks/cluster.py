@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--rounds", type=int, default=3, help="runs of each worker")
     options.add_argument("--trials", nargs="*", type=int, default=[100, 1000, 2000, 5000])
     chosen = options.parse_args(arguments)
+    os.environ["ISOPARAM_STEP_S"] = str(STEP_S)  # nodes of Ray have it from their start
     rows = []
     for executor in chosen.executors:
         row = [executor]
@@ -101,7 +102,7 @@ def efficiency(folder: Path, executor: str, workers: int, runs: int, seconds: fl
         done = subprocess.run(
             place.home.command(sys.executable, "-m", "search", *given),
             cwd=place.folder,
-            env={**os.environ, **place.variables, "ISOPARAM_STEP_S": str(STEP_S)},
+            env={**os.environ, **place.variables},
             capture_output=True,
             text=True,
         )
