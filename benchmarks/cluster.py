@@ -35,6 +35,7 @@ from search.__main__ import open_search
 from search.config import SearchConfig
 from search.record import Reading, Record, Run
 from search.states import Status
+from search.study.plan import Step
 from search.study.worker import Worker
 from search.train.placement import Placement
 from space.app import configuration
@@ -42,6 +43,8 @@ from space.app import configuration
 STUDY = "cluster"
 STEP_S = 1.0
 """Of a run: what its steps compute besides must not be what is measured."""
+MANY = f"+space.axes.rope_theta=[{','.join(f'{1000 * 2**k}.0' for k in range(8))}]"
+"""Eight times as many architectures: a study ends when it has tried all."""
 WINDOW = 20
 """Trials over which orchestration is taken."""
 
@@ -132,13 +135,13 @@ def orchestration(name: str, sizes: Sequence[int]) -> Iterator[tuple[int, float,
     folder.chmod(0o755)
     write_text(folder / "text.jsonl")
     with postgres(folder / "database") as server, chdir(folder):
-        given = [*study(folder, max(sizes), 1.0), f"storage={server.url()}", "workers=1"]
+        given = [*study(folder, max(sizes), 1.0), f"storage={server.url()}", "workers=1", MANY]
         session = open_search(configuration("search", SearchConfig, given))
         worker = Untrained(session.job, 0, lambda event: None, threading.Event())
         for size in sizes:
             say(f"{size:,} trials")
             while len(session.study.get_trials(deepcopy=False)) < size - WINDOW:
-                worker.take_next()
+                assert worker.take_next() is not Step.DONE, "the space has too few architectures"
             taken = [timed_step(worker) for _ in range(WINDOW)]
             yield size, median(wall_s for wall_s, _ in taken), median(cpu_s for _, cpu_s in taken)
         session.lock.release()
