@@ -15,6 +15,7 @@ import pandas as pd
 from search.__main__ import check, open_search
 from search.comparable import comparable_cells
 from search.config import SearchConfig
+from search.models import attempt_of
 from search.record import Record
 from search.run import RunConfig, prepare_run, train_alone
 from search.runs import load_records
@@ -96,9 +97,14 @@ class StudyResult:
 
     @cached_property
     def compared(self) -> pd.DataFrame:
-        """`arm`, `seed` and the metric of the runs that the page compares: of further seeds alone,
-        where architectures were chosen for these by their first runs."""
-        return comparable_cells(self.frame, self.facts["metric"])[0]
+        """`arm`, `seed` and the metric of the runs that the page compares: those that keep to all
+        constraints, and of further seeds alone, where architectures were chosen for these by their
+        first runs."""
+        metric = self.facts["metric"]
+        runs = {trial["key"]: attempt_of(trial) for trial in self.facts["trials"]}
+        values = {key: run.value for key, run in runs.items() if run.feasible}
+        done = self.frame[self.frame.key.isin(values)]
+        return comparable_cells(done.assign(**{metric: done.key.map(values)}), metric)[0]
 
     @property
     def baseline(self) -> str | None:

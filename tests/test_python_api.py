@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from study_fixtures import TINY, write_text
 
@@ -51,6 +52,25 @@ def test_a_study_is_run_continued_and_shown(options: list[str]) -> None:
     shown = again._repr_html_()
     assert all(arm in shown for arm in again.frame.arm)
     assert "data:image/png;base64," in shown
+
+
+def test_what_is_compared_keeps_to_constraints_and_chose_nothing(tmp_path: Path) -> None:
+    """By the study's own metric, whatever that is."""
+    cells = [(arm, seed) for arm in ("a", "b", "c") for seed in (0, 1, 2)] + [("d", 0)]
+    role = {seed: "replicate" if seed else "explore" for seed in (0, 1, 2)}
+    trials = [
+        {"key": f"{arm}{seed}", "value": float(seed), "number": n, "state": "COMPLETE"}
+        | {"params": {}, "arm": arm, "seed": seed, "role": role[seed]}
+        | {"excesses": {"peak_mb": 1.0 if arm == "c" else -1.0}}
+        for n, (arm, seed) in enumerate(cells)
+    ]
+    study = StudyResult(folder=tmp_path, runs=tmp_path)
+    frame = pd.DataFrame(cells, columns=["arm", "seed"])
+    frame = frame.assign(key=frame.arm + frame.seed.astype(str), role=frame.seed.map(role))
+    vars(study).update(facts={"metric": "decode_ms@this", "trials": trials}, frame=frame)
+    found = study.compared
+    assert [*zip(found.arm, found.seed, strict=True)] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    assert list(found["decode_ms@this"]) == [1.0, 2.0, 1.0, 2.0]
 
 
 def test_one_run_is_trained_once(options: list[str]) -> None:
