@@ -8,6 +8,7 @@ What opens a storage is imported where it is used, since `--help` and wrong opti
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose
@@ -25,7 +26,7 @@ from search.objectives import USUAL
 from search.states import End, State
 from space.app import configuration, option_of, verb
 from space.cli import one_line_errors
-from space.overrides import value_of
+from space.overrides import CONF, value_of
 from space.several import Several
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ def usual(given: Sequence[str]) -> list[str]:
     return [text for text in own if option_of(text) not in taken]
 
 
-def name_of(given: Sequence[str]) -> str:
+def name_of(given: Sequence[str], folders: Sequence[Path] = (CONF,)) -> str:
     """The table that these options are of. Raises: ValueError where one of them is wrong."""
-    config = configuration("ablations", AblationConfig, [*usual(given), *given])
+    config = configuration("ablations", AblationConfig, [*usual(given), *given], folders)
     if config.table in ("help", "all"):
         raise ValueError(f"-m must come with tables by name, but got table={config.table}")
     if standalone(str(config.table)) is None:

@@ -9,6 +9,7 @@ What opens a storage is imported where it is used, since `--help` and wrong opti
 import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -25,6 +26,7 @@ from space.app import configuration, verb
 from space.axes import Space
 from space.budget import Budget
 from space.cli import one_line_errors
+from space.overrides import CONF
 from space.seals import read_json
 from space.several import Several
 
@@ -32,17 +34,22 @@ if TYPE_CHECKING:
     from search.study.session import Session
 
 
-def name_of(given: Sequence[str]) -> str:
+def name_of(given: Sequence[str], folders: Sequence[Path] = (CONF,)) -> str:
     """The study that these options are of. Raises: ValueError where one of them is wrong."""
-    config = configuration("search", SearchConfig, given)
+    config = configuration("search", SearchConfig, given, folders)
     require_one_length(given, config.tokens_per_parameter)
     check(config)
     return config.name
 
 
-def require_one_law(studies: Mapping[str, Sequence[str]]) -> None:
+def require_one_law(
+    studies: Mapping[str, Sequence[str]], folders: Sequence[Path] = (CONF,)
+) -> None:
     """Raises: ValueError where the studies of these options, by name, cannot make a law."""
-    configs = {n: configuration("search", SearchConfig, given) for n, given in studies.items()}
+    configs = {
+        name: configuration("search", SearchConfig, given, folders)
+        for name, given in studies.items()
+    }
     if any(config.data.tokenizer is not None for config in configs.values()):
         return  # its vocabulary is known once it is read
     require_law({name: planned(config) for name, config in configs.items()})

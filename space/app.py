@@ -26,7 +26,7 @@ from space.doors import Door
 from space.experiments import require_own_experiment
 from space.help import groups_of, help_text
 from space.near import hint, no_option, require_assignments, require_known
-from space.overrides import as_text, settle_places
+from space.overrides import as_text, quoted, settle_places
 from space.ranges import require_numbers
 from space.several import Several, jobs_of, start, wants_law
 
@@ -97,11 +97,12 @@ def verb(
             try:
                 with one_line_errors(CONFIGURING):
                     flags, given, known = _flags_and_options(sys.argv[1:])
-                    if several and not known.help and (known.multirun or wants_law(given, several)):
-                        raise SystemExit(_start(several, _module_of(main), flags, given))
-                    _require_one_start(sys.argv[1:])
                     _require_folder(known.config_dir)
                     folders = [Path(CONF), *([Path(known.config_dir)] if known.config_dir else [])]
+                    if several and not known.help and (known.multirun or wants_law(given, several)):
+                        _require_flags_of_several(known)
+                        raise SystemExit(_start(several, _module_of(main), given, folders))
+                    _require_one_start(sys.argv[1:])
                     if known.help:
                         with reader_may_leave():
                             print(help_text(name, schema, opening, given, folders))
@@ -123,15 +124,20 @@ def verb(
     return decorate
 
 
-def configuration(name: str, schema: type[T], given: Sequence[str]) -> T:
-    """What `main` of the verb `name` would get for these overrides: for notebooks and scripts.
+def configuration(
+    name: str, schema: type[T], given: Sequence[str], folders: Sequence[Path] = (Path(CONF),)
+) -> T:
+    """What `main` of the verb `name` would get for these overrides, with configuration in these
+    folders, `conf/` first: for notebooks and scripts.
 
     Raises:
         ValueError: what the command would refuse, in its words.
     """
+    elsewhere = ",".join(quoted(f"file://{folder.resolve()}") for folder in folders[1:])
+    searched = [f"hydra.searchpath=[{elsewhere}]"] if elsewhere else []
     try:
         with hydra.initialize_config_dir(CONF, version_base="1.3"):
-            config = hydra.compose(name, as_meant(given, schema, name))
+            config = hydra.compose(name, [*as_meant(given, schema, name, folders), *searched])
         return _objects(config, name, schema)
     except (HydraException, OmegaConfBaseException, RecursionError, YAMLError) as error:
         raise ValueError(describe(error)) from None
@@ -235,14 +241,23 @@ def _unknown(
         yield from _unknown(child, OmegaConf.get_type(child), f"{at}{name}.")
 
 
-def _start(how: Several, module: str, flags: Sequence[str], given: Sequence[str]) -> int:
+def _start(how: Several, module: str, given: Sequence[str], folders: Sequence[Path]) -> int:
     """The exit code of several starts. Raises: ValueError where one of them is wrong."""
-    one_by_one = [flag for flag in flags if not flag.startswith(("-m", "--multi"))]
-    if one_by_one:
-        raise ValueError(f"-m must come without other flags, but got {one_by_one[0]}; leave it out")
-    jobs = jobs_of(given, how)
+    jobs = jobs_of(given, how, folders)
+    flags = [word for folder in folders[1:] for word in ("--config-dir", str(folder))]
     trains = "train=false" not in given  # without runs there is no page of their law
-    return start(module, jobs, how.law is not None, trains and wants_law(given, how))
+    return start(module, flags, jobs, how.law is not None, trains and wants_law(given, how))
+
+
+def _require_flags_of_several(known: Namespace) -> None:
+    """Raises: ValueError where several starts are asked for with a flag that is for one."""
+    ours = ("overrides", "multirun", "config_dir")
+    for name, value in vars(known).items():
+        if value and name not in ours:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"several starts take no flags but --config-dir, but got {flag}; leave it out"
+            )
 
 
 def _require_one_start(given: Sequence[str]) -> None:

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from space.overrides import quoted
+from space.overrides import CONF, quoted
 from space.words import command
 
 INTERRUPTED = 130
@@ -30,9 +31,10 @@ class Several:
 
     naming: str
     """The option that chooses a study's name."""
-    name: Callable[[Sequence[str]], str]
-    """The name of the study of these options, once they were checked. Raises: ValueError."""
-    law: Callable[[Mapping[str, Sequence[str]]], None] | None = None
+    name: Callable[[Sequence[str], Sequence[Path]], str]
+    """The name of the study of these options, with configuration in these folders, once they were
+    checked. Raises: ValueError."""
+    law: Callable[[Mapping[str, Sequence[str]], Sequence[Path]], None] | None = None
     """Where studies of several budgets make a law: raises ValueError if those of these options, by
     name, cannot."""
 
@@ -48,8 +50,8 @@ class Job:
     """What it was given of the options of which there are several values."""
 
 
-def jobs_of(given: Sequence[str], how: Several) -> list[Job]:
-    """A job for each combination of values.
+def jobs_of(given: Sequence[str], how: Several, folders: Sequence[Path] = (CONF,)) -> list[Job]:
+    """A job for each combination of values, whose configuration lies in these folders.
 
     Raises:
         ValueError: one is wrong, or two would be the same study.
@@ -59,7 +61,7 @@ def jobs_of(given: Sequence[str], how: Several) -> list[Job]:
     made = [
         (words, {_option(words[i]): _value(words[i]) for i in swept}) for words in product(*choices)
     ]
-    names = [how.name(words) for words, _ in made]
+    names = [how.name(words, folders) for words, _ in made]
     untold = _untold([values for _, values in made], names)
     jobs = []
     for (words, values), name in zip(made, names, strict=True):
@@ -67,7 +69,7 @@ def jobs_of(given: Sequence[str], how: Several) -> list[Job]:
             own = _in_name({option: values[option] for option in untold})
             kept = [word for word in words if _option(word) != how.naming]
             words = (*kept, f"{how.naming}={quoted(f'{name}_{own}')}")
-            name = how.name(words)
+            name = how.name(words, folders)
         jobs.append(Job(tuple(words), name, values))
     if len({job.study for job in jobs}) < len(jobs):
         named = ", ".join(job.study for job in jobs)
@@ -75,7 +77,7 @@ def jobs_of(given: Sequence[str], how: Several) -> list[Job]:
             f"starts must have studies of different names, but got {named}; give each value once"
         )
     if how.law is not None and wants_law(given, how):
-        how.law({job.study: job.given for job in jobs})
+        how.law({job.study: job.given for job in jobs}, folders)
     return jobs
 
 
@@ -86,8 +88,8 @@ def wants_law(given: Sequence[str], how: Several) -> bool:
     )
 
 
-def start(module: str, jobs: Sequence[Job], law: bool, make: bool) -> int:
-    """Run the jobs one after the other. The worst of their exit codes.
+def start(module: str, flags: Sequence[str], jobs: Sequence[Job], law: bool, make: bool) -> int:
+    """Run the jobs one after the other, each with these flags. The worst of their exit codes.
 
     `law`: whether studies of several budgets make one, whose command is then said; `make`: whether
     it is given too.
@@ -95,7 +97,7 @@ def start(module: str, jobs: Sequence[Job], law: bool, make: bool) -> int:
     codes: list[int] = []
     for number, job in enumerate(jobs, 1):
         print(f"{number} of {len(jobs)}: {job.study}", flush=True)
-        codes.append(_run([sys.executable, "-m", module, *job.given]))
+        codes.append(_run([sys.executable, "-m", module, *flags, *job.given]))
         if codes[-1] == INTERRUPTED:
             left = len(jobs) - number
             print(f"stopped; {left} more were to follow, and the same command goes on")

@@ -24,9 +24,14 @@ def names(folder: Path) -> dict[str, int]:
 
 
 def test_a_study_for_each_combination_and_a_line_for_the_law(tmp_path: Path) -> None:
-    ended = run(tmp_path, "-m", *TINY, "budget=100k,120k")
+    """Of a space in a folder of the user's."""
+    own = tmp_path / "my conf" / "space" / "shallow.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("defaults: [depth_width, _self_]\naxes: {num_blocks: [1, 2]}\nname: shallow\n")
+    few = (*TINY, "budget=100k,120k", "space=shallow")
+    ended = run(tmp_path, "-m", "--config-dir", "my conf", *few)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    studies = ["depth_width_100k_smoke_text", "depth_width_120k_smoke_text"]
+    studies = ["shallow_100k_smoke_text", "shallow_120k_smoke_text"]
     assert names(tmp_path) == dict.fromkeys(studies, 1)
     assert f"1 of 2: {studies[0]}" in ended.stdout
     law = f"python -m reports page=laws 'study=[{','.join(studies)}]'"

@@ -6,7 +6,7 @@ from ablations.__main__ import name_of as table_of
 from search.__main__ import name_of
 from space.several import Job, Several, _laws, jobs_of, wants_law
 
-SEARCH = Several(naming="study", name=name_of, law=lambda studies: None)
+SEARCH = Several(naming="study", name=name_of, law=lambda studies, folders: None)
 TABLES = Several(naming="called", name=table_of)
 FEW = ("proxy=smoke", "data.vocab_size=300")
 
