@@ -25,7 +25,7 @@ from space.constraints import as_override
 from space.doors import Door
 from space.experiments import require_own_experiment
 from space.help import groups_of, help_text
-from space.near import hint, no_option, require_assignments, require_known
+from space.near import deeper_options, hint, no_option, require_assignments, require_known
 from space.overrides import as_text, quoted, settle_places
 from space.ranges import require_numbers
 from space.several import Several, jobs_of, start, wants_law
@@ -223,7 +223,7 @@ def _by_name(text: str, doors: Mapping[str, Door[Any]]) -> str:
 def _require_known_and_given(config: DictConfig, schema: type[Any]) -> None:
     """Hydra lets `+` add what no one reads, and says of what is missing that it is mandatory."""
     for name, at, known in _unknown(config, schema, ""):
-        raise no_option(name, at, known)
+        raise no_option(name, at, known, () if at else deeper_options(schema))
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ValueError(
             f"{missing[0]} must be given, but is not; add {missing[0]}=… (--help lists choices)"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
 from itertools import pairwise
-from math import ceil, floor, inf, isfinite, log, log2, sqrt
+from math import ceil, floor, inf, isfinite, log, log2, log10, sqrt
 from typing import Any, NamedTuple, Self
 
 from space.arch import FIELDS, Architecture, Shape
@@ -710,11 +710,27 @@ def _explain(
             " or a step of intermediate_size is too coarse"
         )
     nearest = list(_alternatives(partial, budget, ffn_tolerance, constraints))
-    advice = f"nearest that fit: {'; '.join(nearest)}" if nearest else "raise the budget"
+    advice = (
+        f"nearest that fit: {'; '.join(nearest)}"
+        if nearest
+        else _raised(partial, budget, ffn_tolerance, constraints)
+    )
     return (
         f"an architecture must lie within {budget.tolerance:.2%} of {budget}, but with {asked} "
         f"none does ({reason}); {advice}"
     )
+
+
+def _raised(
+    partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float, constraints: Constraints
+) -> str:
+    """A larger budget of two figures on which it fits, where one is soon found."""
+    for step in range(1, 31):
+        value = budget.value * 1.3**step  # up to 2,600 times
+        raised = replace(budget, value=round(value, 1 - floor(log10(value))))
+        if solve(partial, raised, ffn_tolerance, constraints) is not None:
+            return f"raise the budget, such as to {raised.label}"
+    return "raise the budget"
 
 
 def _alternatives(

@@ -129,14 +129,14 @@ def _require_field(option: str, schema: type[Any]) -> None:
         if name not in known:
             if at:
                 raise no_option(name, at, known)
-            raise no_option(name, at, [*known, EXPERIMENT], _within(schema))
+            raise no_option(name, at, [*known, EXPERIMENT], deeper_options(schema))
         inner = dataclass_of(known[name])
         if inner is None:
             return
         at, kind = f"{at}{name}.", inner
 
 
-def _within(schema: type[Any]) -> Iterator[str]:
+def deeper_options(schema: type[Any]) -> Iterator[str]:
     """`recipe.lr`: the options of a schema's groups."""
     kinds = {name: dataclass_of(kind) for name, kind in get_type_hints(schema).items()}
     return (f"{name}.{own}" for name, kind in kinds.items() if kind for own in get_type_hints(kind))

@@ -36,6 +36,12 @@ def plain(value: Any) -> str:
     return str(int(value)) if whole else str(value)
 
 
+def switched(name: str, on: bool) -> str:
+    """ "layer scale", "no layer scale": what is on or off."""
+    words = name.replace("_", " ")
+    return words if on else f"no {words}"
+
+
 def magnitude(value: float) -> str:
     """ "1.0M", "125M", "1.5B": sizes of models, two or three figures."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):

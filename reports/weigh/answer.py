@@ -23,7 +23,7 @@ from search.objectives import LOSSES, in_digits, missed, shortfall
 from search.states import Status
 from space.budget import Budget
 from space.device import unpinned
-from space.words import count, join, magnitude, plain
+from space.words import count, join, magnitude, plain, switched
 
 EXPECTED = ("p_best", "regret")
 MOST_EXPECTED = 200
@@ -167,7 +167,7 @@ def _level(column: str, value: Any) -> str:
         return TARGETS[axis].format(float(value))
     words = AXES.get(axis, axis.replace("_", " "))
     if isinstance(value, bool | np.bool_):
-        return words if value else f"no {words}"
+        return switched(words, bool(value))
     return f"{plain(value)} {words.replace('heads', 'head', 1) if value == 1 else words}"
 
 

@@ -16,7 +16,7 @@ from search.objectives import Measure, in_digits
 from search.record import Run
 from search.states import Kind, Status
 from space.axes import DEPTH
-from space.words import amount, duration
+from space.words import amount, duration, switched
 
 BAR = 12
 """Columns of a bar, whatever the terminal's width."""
@@ -120,10 +120,13 @@ def named(params: Mapping[str, Any]) -> str:
     if "arm" in params:
         rate = f" at {params['lr']:.3g}" if "lr" in params else ""
         return f"{params['arm']}{rate}"
-    others = {name: value for name, value in params.items() if name != DEPTH}
-    return ", ".join(
-        str(value) if name == "sharing" else f"{name} {value}" for name, value in others.items()
-    )
+    return ", ".join(_level(name, value) for name, value in params.items() if name != DEPTH)
+
+
+def _level(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return switched(name, value)
+    return str(value) if name == "sharing" else f"{name} {value}"
 
 
 def ended(
