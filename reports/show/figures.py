@@ -23,6 +23,7 @@ SERIES = ("#3f77bd", "#d9752f", "#2f9a78", "#b9505f", "#8563b5", "#87873c")
 `--series-1` and so on, and lighter ones for the dark."""
 RAMP = ("#3565b0", "#3a8fb7", "#35a08c", "#7fa548", "#cf9f35", "#d9752f", "#b2404f")
 """From shallow to deep."""
+WARNING = "#b2404f"
 ON_A_PAGE: dict[Any, Any] = {"font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans"}
 """What a page's pictures have in place of the serifs for print."""
 NO_METADATA: dict[str, dict[str, Any]] = {
@@ -50,10 +51,10 @@ def xy(x: Any, y: Any, **style: Any) -> Json:
     return {"type": "scatter", "x": list(x), "y": list(y), **style}
 
 
-def print_files(name: str, draw: Callable[[], "Figure"]) -> dict[str, bytes]:
-    """A figure as `name.png` and `name.pdf`."""
+def print_files(name: str, draw: Callable[[], "Figure"], warning: str = "") -> dict[str, bytes]:
+    """A figure as `name.png` and `name.pdf`, under a warning where there is one."""
     with _for_print({"axes.spines.top": True}):
-        figure = draw()
+        figure = _warned(draw(), warning)
         return {f"{name}.{form}": _saved(figure, form) for form in ("png", "pdf")}
 
 
@@ -63,11 +64,19 @@ def drawn(
     *,
     dpi: int = 200,
     style: dict[Any, Any] | None = None,
+    warning: str = "",
 ) -> bytes:
-    """A figure in the style for print as `png`, `pdf` or `svg`: the same bytes whenever drawn from
-    the same runs. An SVG is for a page and has the letters of one."""
+    """A figure in the style for print as `png`, `pdf` or `svg`, under a warning where there is one:
+    the same bytes whenever drawn from the same runs. An SVG is for a page and has the letters of
+    one."""
     with _for_print((ON_A_PAGE if form == "svg" else {}) | (style or {})):
-        return _saved(draw(), form, dpi)
+        return _saved(_warned(draw(), warning), form, dpi)
+
+
+def _warned(figure: "Figure", warning: str) -> "Figure":
+    if warning:
+        figure.suptitle(warning, fontsize=9, color=WARNING)
+    return figure
 
 
 @contextmanager

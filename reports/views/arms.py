@@ -135,8 +135,7 @@ def render(report: Report) -> dict[str, bytes]:
 
 def warned(report: Report) -> dict[str, str]:
     """That the numbers mean nothing, as a column; none where they mean something."""
-    warning = report.worth.warning if report.worth else ""
-    return {"about_worth": warning} if warning else {}
+    return {"about_worth": report.warning} if report.warning else {}
 
 
 def markdown(report: Report) -> str:
@@ -187,7 +186,7 @@ def about(report: Report) -> Facts:
         commit=cells.commit if "commit" in cells else (),
         looks=report.looks_in_words,
         evaluation=report.evaluation.in_words if report.evaluation else "",
-        worth=report.worth.warning if report.worth else "",
+        worth=report.warning,
     )
 
 
@@ -287,7 +286,7 @@ def html(report: Report) -> str:
         ],
         beside=side_by_side(report),
         opening=report.worth.in_words() if report.worth else [],
-        smoke=report.worth is not None and report.worth.is_smoke,
+        smoke=bool(report.warning),
         about=about(report),
         columns=meanings(shown_columns(report)),
         details=DETAILS,
@@ -324,7 +323,8 @@ def summary(report: Report) -> str:
 
 def forest(report: Report, form: str) -> bytes:
     """Effects with their simultaneous intervals."""
-    return drawn(lambda: _forest(report), form, style={"axes.spines.left": False})
+    style = {"axes.spines.left": False}
+    return drawn(lambda: _forest(report), form, style=style, warning=report.warning)
 
 
 def _forest(report: Report) -> "Figure":

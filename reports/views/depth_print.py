@@ -9,6 +9,7 @@ from reports.read.study import MOST_SHOWN, Study
 from reports.show.figures import SERIES, print_files
 from reports.views.depth_figure import apart, dodged, is_wide, series_groups
 from reports.weigh.answer import Evidence, budget_words
+from reports.weigh.worth import warning
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def printed(study: Study, evidence: Evidence) -> dict[str, bytes]:
     """`depth_vs_width.png` and `.pdf`."""
-    return print_files("depth_vs_width", lambda: figure_for_print(study, evidence))
+    return print_files("depth_vs_width", lambda: figure_for_print(study, evidence), warning(study))
 
 
 def figure_for_print(study: Study, evidence: Evidence) -> "Figure":

@@ -26,6 +26,7 @@ from reports.show.tables import (
 from reports.views.trials import about
 from reports.weigh.answer import budget_words
 from reports.weigh.front import ONCE, Front, in_words
+from reports.weigh.worth import warning
 from space.tables import Column
 from space.words import count
 
@@ -110,7 +111,7 @@ def files(study: Study, front: Front) -> dict[str, bytes]:
         "front.json": json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n",
     }
     made = {name: text.encode() for name, text in texts.items()}
-    return made | print_files("front", lambda: _print(study, front))
+    return made | print_files("front", lambda: _print(study, front), warning(study))
 
 
 def axes_of(front: Front) -> tuple[str, str]:

@@ -34,12 +34,12 @@ def interactive(law: Law) -> dict[str, Json]:
     return figures
 
 
-def printed(law: Law) -> dict[str, bytes]:
-    """The same for print, as PNG and PDF."""
+def printed(law: Law, warning: str) -> dict[str, bytes]:
+    """The same for print, as PNG and PDF, under a warning where there is one."""
     return (
-        print_files("depth", lambda: _print_depth(law))
-        | print_files("growth", lambda: _print_growth(law))
-        | print_files("residuals", lambda: _print_residuals(law))
+        print_files("depth", lambda: _print_depth(law), warning)
+        | print_files("growth", lambda: _print_growth(law), warning)
+        | print_files("residuals", lambda: _print_residuals(law), warning)
     )
 
 

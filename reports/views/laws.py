@@ -277,5 +277,7 @@ def render(law: Law) -> dict[str, bytes]:
         "runs.csv": runs_csv(law),
         **(joint_law.files(law.joined) if law.joined else {}),
     }
-    files = {name: text.encode() for name, text in texts.items()} | law_figures.printed(law)
+    files = {name: text.encode() for name, text in texts.items()} | law_figures.printed(
+        law, " ".join(opening(law))
+    )
     return files | {"records.tar.xz": records(law)}

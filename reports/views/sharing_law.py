@@ -233,7 +233,7 @@ def render(law: SharingLaw) -> dict[str, bytes]:
         "runs.csv": csv_text(law.runs.assign(weights=law.runs.weights.map(json.dumps))),
     }
     return {name: text.encode() for name, text in texts.items()} | print_files(
-        "sharing", lambda: _print(law)
+        "sharing", lambda: _print(law), " ".join(opening(law))
     )
 
 

@@ -1,5 +1,6 @@
 """Loss against learning rate: the best rate of each shape, and its loss at a common rate."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -139,7 +140,8 @@ def _curves(frame: pd.DataFrame) -> str:
 
 def picture(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> bytes:
     """One panel per parametrisation: each shape's loss against its rate, and the common rate."""
-    return drawn(lambda: _figure(report, frame, rows), "png", dpi=110)
+    draw = partial(_figure, report, frame, rows)
+    return drawn(draw, "png", dpi=110, warning=report.warning)
 
 
 def _figure(report: Report, frame: pd.DataFrame, rows: pd.DataFrame) -> "Figure":

@@ -41,7 +41,7 @@ from reports.show.tables import (
 )
 from reports.weigh.answer import Evidence, budget_words, nearest_runs, nothing_meets
 from reports.weigh.table import data_words
-from reports.weigh.worth import worth_of
+from reports.weigh.worth import warning
 from search.objectives import LOSSES, USUAL, WITHOUT_BYTES
 from space.tables import Column
 from space.words import plain
@@ -225,7 +225,7 @@ def about(study: Study) -> Facts:
         tokens=f"{int(max(lengths)):,} per run" if len(lengths) else "",
         command=str(study.facts.get("command") or ""),
         commit={record.commit for record in records},
-        worth=worth.warning if (worth := worth_of(study)) else "",
+        worth=warning(study),
     )
 
 

@@ -99,7 +99,7 @@ def trust_files(report: Report) -> tuple[dict[str, bytes], str]:
         "sufficient.csv": csv_text(sufficient(rows).assign(**warned(report))),
         "trust.html": html(report, rows),
     }
-    drawn = {f"trust.{form}": picture(rows, form) for form in ("png", "pdf")}
+    drawn = {f"trust.{form}": picture(report, rows, form) for form in ("png", "pdf")}
     return {name: text.encode() for name, text in texts.items()} | drawn, summary(rows)
 
 
@@ -237,16 +237,16 @@ def html(report: Report, rows: pd.DataFrame) -> str:
         report=report,
         grid=grid_words(report, rows),
         summary=summary(rows).splitlines(),
-        picture=base64.b64encode(picture(rows, "svg")).decode(),
+        picture=base64.b64encode(picture(report, rows, "svg")).decode(),
         table_of=shown(rows),
         sufficient=shown_sufficient(rows) if enough else None,
         columns=_meanings(rows),
     )
 
 
-def picture(rows: pd.DataFrame, form: str) -> bytes:
+def picture(report: Report, rows: pd.DataFrame, form: str) -> bytes:
     """Accuracy against tokens with intervals, the noise ceiling, and the best count."""
-    return drawn(lambda: _figure(rows), form)
+    return drawn(lambda: _figure(rows), form, warning=report.warning)
 
 
 def _figure(rows: pd.DataFrame) -> "Figure":

@@ -134,6 +134,11 @@ class Report:
     """Those that Markdown and LaTeX show, by name or heading; all where none are given."""
 
     @property
+    def warning(self) -> str:
+        """What every form says; empty where numbers mean something."""
+        return self.worth.warning if self.worth else ""
+
+    @property
     def looks(self) -> Looks | None:
         """Those that the table had; None where that was not kept."""
         return Looks.read(self.table)

@@ -103,6 +103,12 @@ def worth_of(study: Study) -> Worth | None:
     return Worth.of(finished, record, study.metric)
 
 
+def warning(study: Study) -> str:
+    """What every form says that shows a number of a study; empty where numbers mean something."""
+    worth = worth_of(study)
+    return worth.warning if worth else ""
+
+
 def smoke_line(runs: pd.DataFrame) -> list[str]:
     """The line that comes before what runs of several studies say, `study tokens parameters`;
     nothing where none is so short that its numbers mean nothing."""

@@ -19,11 +19,13 @@ import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 from report_fixtures import RECIPE, StudyFolder, default_study, figures_of, ladder
 
 from reports.__main__ import render
 from reports.read.study import Study, read_study
+from reports.show import figures
 from reports.show import html as show_html
 from reports.show.html import packed_plotly, unbroken
 from reports.views import curves, depth_figure
@@ -222,6 +224,25 @@ def test_a_smoke_run_says_first_that_its_numbers_mean_nothing(tmp_path: Path) ->
     files = render(read(study))
     for form in ("table.md", "table.tex", "trials.csv"):
         assert "Smoke run: ignore the numbers." in files[form].decode(), form
+
+
+@pytest.mark.parametrize(("tokens", "over"), [(20_480, "Smoke run: ignore the numbers."), (0, "")])
+def test_the_figure_of_a_smoke_run_says_so_too(
+    tokens: int, over: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = StudyFolder(tmp_path)
+    recipe = dataclasses.replace(RECIPE, tokens=tokens or RECIPE.tokens)
+    for architecture in ladder([2, 4]):
+        study.add(architecture, recipe=recipe)
+    titles = []
+
+    def saved(figure: Figure, form: str, dpi: int = 0) -> bytes:
+        titles.append(figure.get_suptitle())
+        return b""
+
+    monkeypatch.setattr(figures, "_saved", saved)
+    render(read(study))
+    assert titles == [over, over]  # PNG and PDF
 
 
 def test_what_a_result_is_worth_comes_before_the_answer(tmp_path: Path) -> None:

@@ -32,7 +32,10 @@ def complain(
         (["--multirun", "n_trials=3,no"], ["n_trials", "no"]),
         (["-m", "budget=100k,1q"], ["budget", "1q"]),
         (["-m", "seed=1,1"], ["starts must have studies of different names", "each value once"]),
-        (["-m", "--cfg", "job", "seed=1,2"], ["several starts take no flags but --config-dir", "--cfg"]),
+        (
+            ["-m", "--cfg", "job", "seed=1,2"],
+            ["several starts take no flags but --config-dir", "--cfg"],
+        ),
         (["budget=[100k,1q]"], ["budget", "1q"]),
         (["lr_search=bracket"], ["lr_search must be an option of this command"]),
         (["recipe.lrr=3"], ["recipe.lrr", "did you mean recipe.lr?"]),
