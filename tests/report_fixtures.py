@@ -6,15 +6,19 @@ import json
 import math
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from search.recipe import Recipe
 from search.record import Reading, Record, Run, architecture_id
-from search.runs import write_record, write_run
+from search.runs import digests, write_record, write_run, write_windows
 from space.arch import Architecture
 from space.budget import Budget, fit
+from space.files import nothing
 
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 BUDGET = Budget("parameters", 1_000_000)
@@ -90,8 +94,10 @@ class StudyFolder:
         points: int = 300,
         bytes_known: bool = True,
         recipe: Recipe = RECIPE,
+        windows: Sequence[float] = (),
     ) -> str:
-        """Add a trial with its run folder; returns the run's key."""
+        """Add a trial with its run folder, and what each held-out window came to in bits per byte;
+        returns the run's key."""
         run = Run(architecture=architecture, recipe=recipe, data_fingerprint="5f0c9", seed=seed)
         value = bits_per_byte(architecture, seed) if bpb is None else bpb
         nats = value * BYTES_PER_TOKEN * math.log(2)
@@ -114,6 +120,11 @@ class StudyFolder:
         )
         folder = self.runs / run.key
         write_run(folder, run)
+        if windows:
+            text = np.full(len(windows), 400.0)
+            nats = math.log(2) * text * np.array(windows)
+            write_windows(folder, (nats, text, np.ones(len(windows))), nothing)
+            record = replace(record, files=digests(folder))
         write_record(folder, record)
         (folder / "metrics.jsonl").write_text(_metrics(value, points, bytes_known))
         depth = {"num_blocks": architecture.num_blocks}

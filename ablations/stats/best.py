@@ -1,13 +1,15 @@
 """Which arms may be the best: multiple comparisons with the best."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ablations.stats.block import LEVEL, cells_of, describe, fit_of
 from ablations.stats.dunnett import Array
+from ablations.stats.evaluation import widened
 from ablations.stats.widths import half_widths_around
 
 
@@ -34,6 +36,7 @@ def indistinguishable(
     lower_is_better: bool = True,
     level: float = LEVEL,
     pooled: bool = False,
+    evaluation: Callable[[str], Mapping[str, float]] | None = None,
 ) -> Best:
     """The arms that may be the best: with 95% confidence, the truly best one is among them.
 
@@ -46,6 +49,9 @@ def indistinguishable(
     Without degrees of freedom for the spread every arm may be best. Arms outside the largest group
     that common seeds link cannot be compared and stay in, after the others; an arm without a run is
     excluded.
+
+    `evaluation` says, by arm, what `compare` takes for this arm as the baseline: intervals then
+    hold that too.
 
     Raises:
         ValueError: as for `compare`, and when no run has a finite metric.
@@ -62,9 +68,10 @@ def indistinguishable(
     if len(linked) > 1:
         sign = 1.0 if lower_is_better else -1.0
         effects = sign * fit.effects[linked]
-        to_best = _to_best(
-            np.subtract.outer(effects, effects), half_widths_around(fit, linked, level, pooled)
-        )
+        half = half_widths_around(fit, linked, level, pooled)
+        if evaluation:
+            half = _holding(evaluation, cells.index[linked], half, level)
+        to_best = _to_best(np.subtract.outer(effects, effects), half)
         rows.loc[rows.index[linked], ["diff", "ci_low", "ci_high"]] = to_best
     rows["may_be_best"] = ~(rows.ci_low >= 0) | (rows["diff"] <= 0)
     rows = rows.sort_values("diff", kind="stable")
@@ -72,6 +79,21 @@ def indistinguishable(
         rows[["diff", "ci_low", "ci_high"]] = 0.0 - rows[["diff", "ci_high", "ci_low"]].to_numpy()
     level_with = tuple(rows.index[rows.may_be_best])
     return Best(level_with[0], level_with, rows.reset_index())
+
+
+def _holding(
+    evaluation: Callable[[str], Mapping[str, float]],
+    arms: "pd.Index[Any]",
+    half: Array,
+    level: float,
+) -> Array:
+    """Half widths (K, K) that hold the error of evaluation too."""
+    held = half.copy()
+    for row, arm in enumerate(arms):
+        others, errors = arms != arm, evaluation(arm)
+        own = np.array([errors.get(other, np.nan) for other in arms[others]])
+        held[row, others] = widened(half[row, others], own, level, two_sided=False)
+    return held
 
 
 def _to_best(margin: Array, half: Array) -> Array:

@@ -26,7 +26,7 @@ def standard_error(ours: Array, baselines: Array, units: Array) -> float:
     return float(np.sqrt(windows / (windows - 1) * (beside**2).sum()) / units.sum())
 
 
-def widened(half: Array, errors: Array, level: float) -> Array:
+def widened(half: Array, errors: Array, level: float, *, two_sided: bool = True) -> Array:
     """Half widths (K,) of simultaneous intervals that hold the error of evaluation too: standard
     errors (K,), NaN where it is not known and the width stays.
 
@@ -34,6 +34,6 @@ def widened(half: Array, errors: Array, level: float) -> Array:
     normal one, for all K at once (Šidák). Squares of both parts add up.
     """
     alpha = 1 - level ** (1 / max(len(half), 1))
-    own = norm_isf(alpha / 2) * np.nan_to_num(errors)
+    own = norm_isf(alpha / 2 if two_sided else alpha) * np.nan_to_num(errors)
     result: Array = np.hypot(half, own)
     return result

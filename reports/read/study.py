@@ -75,6 +75,11 @@ class Study:
     """The folder of the runs where it was asked for; otherwise each `study.json` says its own."""
 
     @property
+    def where(self) -> Path:
+        """The folder of the runs."""
+        return Path(self.runs or self.facts.get("runs") or "runs")
+
+    @property
     def name(self) -> str:
         """The study's name."""
         return str(self.facts["study"])

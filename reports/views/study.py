@@ -68,7 +68,13 @@ class Findings:
         confirmed = confirm.confirmed(study.name, study.folder.parent, study.runs)
         evidence = weigh(study)
         trust = trust_quoted.of_study(study)
-        return cls(evidence, confirmed, trust, front_of(study, evidence), worth_of(study))
+        return cls(
+            evidence,
+            confirmed,
+            trust,
+            front_of(study, evidence),
+            worth_of(study, evidence.evaluation),
+        )
 
     @property
     def opening(self) -> list[str]:
@@ -122,7 +128,7 @@ def html(study: Study, found: Findings) -> str:
         ],
         importance=importance(study, evidence),
         unhappy=unhappy(study),
-        facts=how_it_was_run(study),
+        facts=[*how_it_was_run(study), *how_it_was_scored(evidence)],
         trusted=marked(found.trust),
         trust_known=not found.trust.startswith(trust_quoted.UNKNOWN),
         trust_cost=trust_quoted.cost(study),
@@ -301,6 +307,12 @@ def _export(study: Study) -> str | None:
     places = [text for text in given if text.startswith(("outputs=", "data.cache="))]
     own = [text.removeprefix("data.") for text in places]
     return command("space", "export=best", f"study={study.name}", *own, "to=FOLDER")
+
+
+def how_it_was_scored(evidence: Evidence) -> Facts:
+    """What intervals hold of the choice of held-out text, (term, text)."""
+    evaluation = evidence.evaluation
+    return [("Held-out text", evaluation.in_words)] if evaluation else []
 
 
 def how_it_was_run(study: Study) -> Facts:

@@ -213,8 +213,9 @@ def _more_is_better(column: Column) -> Column:
     return replace(column, hint=column.hint.replace("negative is better", "positive is better"))
 
 
-def about(study: Study) -> Facts:
-    """What the numbers are and where they come from, (term, text)."""
+def about(study: Study, evidence: Evidence | None = None) -> Facts:
+    """What the numbers are, what intervals of the evidence hold, and where they come from, (term,
+    text)."""
     records = study.records.values()
     data = {(str(r.data.get("name")), r.run.data_fingerprint): r for r in records}
     lengths = study.finished.tokens.unique() if len(study.finished) else ()
@@ -225,6 +226,7 @@ def about(study: Study) -> Facts:
         tokens=f"{int(max(lengths)):,} per run" if len(lengths) else "",
         command=str(study.facts.get("command") or ""),
         commit={record.commit for record in records},
+        evaluation=evidence.evaluation.in_words if evidence and evidence.evaluation else "",
         worth=warning(study),
     )
 
@@ -266,7 +268,7 @@ def document(study: Study, evidence: Evidence, names: Sequence[str] | None = Non
     table, said = markdown(study, evidence, names), differences(evidence)
     if not len(evidence.arms):
         return f"{table}\n{in_list(about(study))}" if len(study.finished) else table
-    parts = [*([f"{said}\n"] if said else []), table, in_list(about(study))]
+    parts = [*([f"{said}\n"] if said else []), table, in_list(about(study, evidence))]
     return "\n".join([*parts, folded("Columns", meanings(chosen(*arm_rows(evidence), names)[0]))])
 
 
@@ -277,7 +279,8 @@ def latex(study: Study, evidence: Evidence, names: Sequence[str] | None = None) 
     if not rows:
         why = nothing_meets(study) if len(study.finished) else "No finished trial."
         return f"% {escape(f'{caption} {why}')}\n"
-    lines = in_comments(about(study))
-    caption = f"{caption} {differences(evidence)} {in_a_sentence(about(study))}"
+    known = about(study, evidence)
+    lines = in_comments(known)
+    caption = f"{caption} {differences(evidence)} {in_a_sentence(known)}"
     lines += latex_float(caption, latex_table(columns, rows), label=slug(study.name))
     return "\n".join(lines)

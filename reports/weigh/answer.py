@@ -18,6 +18,7 @@ from ablations.stats.choice import Choice, choose
 from ablations.stats.effects import compare
 from ablations.stats.variances import equal_spread
 from reports.read.study import Study
+from reports.weigh.evaluation import Evaluation, Windows
 from search.comparable import comparable_cells
 from search.objectives import LOSSES, in_digits, missed, shortfall
 from search.states import Status
@@ -66,6 +67,9 @@ class Evidence:
     """The best arm and those not significantly different from it, best first."""
     lower_is_better: bool = True
     """Of the metric."""
+    evaluation: Evaluation | None = None
+    """What the choice of held-out text adds to intervals; None where no loss is compared, or
+    nothing with a baseline."""
     choice: Choice | None = None
     """What to expect of each arm by all runs, over log depth where depths tell the arms apart; None
     where they cannot say."""
@@ -89,16 +93,20 @@ def weigh(study: Study) -> Evidence:
     replicated = cells.arm.nunique() > 1
     baseline = study.facts.get("baseline")
     baseline = baseline if replicated and baseline in set(cells.arm) else None
+    windows = _windows(done, cells, study)
+    errors = windows.errors(baseline) if baseline is not None else {}
     if replicated:
         means = arm_means(cells, metric=study.metric)
         arms = arms.merge(means[["arm", "n", "mean", "sd", "ci_low", "ci_high"]], "left", on="arm")
-        found = indistinguishable(cells, metric=study.metric, lower_is_better=study.lower_is_better)
+        found = indistinguishable(
+            cells, study.metric, lower_is_better=study.lower_is_better, evaluation=windows.errors
+        )
         level, best = found.level, found.best
         spread_p = equal_spread(cells, metric=study.metric)
     else:
         arms = arms.assign(n=np.nan, mean=np.nan, sd=np.nan, ci_low=np.nan, ci_high=np.nan)
         level, best, spread_p = (), None, np.nan
-    arms = _with_differences(arms, cells, study, baseline)
+    arms = _with_differences(arms, cells, study, baseline, errors)
     choice = choice_of(done, arms, study) if replicated else None
     expected = choice.arms if choice else pd.DataFrame(columns=["arm", *EXPECTED])
     arms = arms.merge(expected[["arm", *EXPECTED]], "left", on="arm")
@@ -106,8 +114,17 @@ def weigh(study: Study) -> Evidence:
     arms["value"] = arms["mean"].where(arms.replicated, arms.once)
     return Evidence(
         *(cells, seeds, set_aside, arms, baseline, best, spread_p, level, study.lower_is_better),
+        None
+        if baseline is None or study.metric not in LOSSES
+        else Evaluation(windows.count(baseline), {"": errors}),
         choice,
     )
+
+
+def _windows(done: pd.DataFrame, cells: pd.DataFrame, study: Study) -> Windows:
+    """What held-out windows came to in the runs that are compared."""
+    compared = done.merge(cells[["arm", "seed"]], "inner", on=["arm", "seed"])
+    return Windows.read(compared, study.where, study.records.get, study.metric)
 
 
 def choice_of(done: pd.DataFrame, arms: pd.DataFrame, study: Study) -> Choice | None:
@@ -181,12 +198,20 @@ def _built(column: str, row: Mapping[Any, Any]) -> str:
 
 
 def _with_differences(
-    arms: pd.DataFrame, cells: pd.DataFrame, study: Study, baseline: str | None
+    arms: pd.DataFrame,
+    cells: pd.DataFrame,
+    study: Study,
+    baseline: str | None,
+    errors: Mapping[str, float],
 ) -> pd.DataFrame:
     names = ["arm", "diff", "ci_low", "ci_high", "p_adjusted", "mdd", "verdict"]
     effects = (
         compare(
-            cells, baseline=baseline, metric=study.metric, lower_is_better=study.lower_is_better
+            cells,
+            baseline=baseline,
+            metric=study.metric,
+            lower_is_better=study.lower_is_better,
+            evaluation=errors,
         )[names]
         if baseline is not None
         else pd.DataFrame(columns=names)

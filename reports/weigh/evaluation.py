@@ -1,6 +1,6 @@
-"""What the choice of held-out windows adds to the intervals of a table."""
+"""What the choice of held-out windows adds to the intervals of tables and studies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -13,10 +13,45 @@ from search.record import Record
 from search.runs import CorruptRecord, read_record, read_windows
 from search.states import Status
 
+Records = Callable[[str], Record | None]
+"""The record of a key; None where it cannot be read."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What held-out windows came to, as far as runs have kept it."""
+
+    of_arms: Mapping[str, tuple[Array, Array]]
+    """By arm, nats (W,) on average over its runs, and units (W,), both by the window's weight."""
+
+    @classmethod
+    def read(cls, cells: pd.DataFrame, runs: Path, records: Records, metric: str) -> Self:
+        """Those of `cells` with columns `arm key`, finished runs; none where the metric is not a
+        loss on held-out text."""
+        if metric not in ("val_bpb", "val_loss"):
+            return cls({})
+        found = {arm: _means(g.key, runs, records, metric) for arm, g in cells.groupby("arm")}
+        return cls({str(arm): means for arm, means in found.items() if means is not None})
+
+    def errors(self, baseline: str) -> dict[str, float]:
+        """The standard error of each arm's difference to the baseline, where it is known."""
+        if (base := self.of_arms.get(baseline)) is None:
+            return {}
+        return {
+            arm: standard_error(nats, base[0], base[1])
+            for arm, (nats, units) in self.of_arms.items()
+            if arm != baseline and np.array_equal(units, base[1])
+        }
+
+    def count(self, arm: str) -> int:
+        """How many windows an arm was scored on; 0 where they were not kept."""
+        return len(self.of_arms[arm][1]) if arm in self.of_arms else 0
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Standard errors of a table's differences, as far as its runs have kept their windows."""
+    """Standard errors of the differences of a table or study, as far as its runs have kept their
+    windows."""
 
     windows: int
     """How many each run was scored on."""
@@ -34,14 +69,9 @@ class Evaluation:
         done, windows, errors = cells[cells.status == Status.FINISHED], 0, {}
         for panel in panels:
             mine = done[done.panel == panel["name"]]
-            arms = {arm: _means(group.key, runs, metric) for arm, group in mine.groupby("arm")}
-            base = arms.pop(panel["baseline"], None)
-            errors[panel["name"]] = {
-                str(arm): standard_error(each[0], base[0], base[1])
-                for arm, each in arms.items()
-                if each is not None and base is not None and np.array_equal(each[1], base[1])
-            }
-            windows = max(windows, 0 if base is None else len(base[1]))
+            found = Windows.read(mine, runs, lambda key: _readable(runs / key), metric)
+            errors[panel["name"]] = found.errors(panel["baseline"])
+            windows = max(windows, found.count(panel["baseline"]))
         return cls(windows, errors)
 
     @property
@@ -60,11 +90,13 @@ class Evaluation:
         )
 
 
-def _means(keys: "pd.Series[str]", runs: Path, metric: str) -> tuple[Array, Array] | None:
+def _means(
+    keys: "pd.Series[str]", runs: Path, records: Records, metric: str
+) -> tuple[Array, Array] | None:
     """What the windows came to in nats (W,), on average over an arm's runs, and how many units each
     has (W,), tokens or bytes as so many bits; both by the window's weight."""
-    records = [(key, record) for key in keys if (record := _readable(runs / key)) is not None]
-    found = [(w, r) for key, r in records if (w := read_windows(runs / key, r)) is not None]
+    known = [(key, record) for key in keys if (record := records(key)) is not None]
+    found = [(w, r) for key, r in known if (w := read_windows(runs / key, r)) is not None]
     if not found:
         return None
     (_, *text_and_weights), record = found[0]

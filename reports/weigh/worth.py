@@ -1,12 +1,13 @@
 """What a result is worth: how long runs were trained, on how much text, and scored on how much."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import pandas as pd
 
 from reports.read.study import Study
+from reports.weigh.evaluation import Evaluation
 from search.objectives import USUAL
 from search.record import Record
 from space.words import SMOKE_RUN, is_smoke, join
@@ -95,12 +96,14 @@ class Worth:
         return SMOKE_RUN if self.is_smoke else ""
 
 
-def worth_of(study: Study) -> Worth | None:
-    """What the results of a study are worth; None where nothing has finished."""
+def worth_of(study: Study, evaluation: Evaluation | None = None) -> Worth | None:
+    """What the results of a study are worth, and its differences by what is known of their
+    evaluation; None where nothing has finished."""
     finished = study.finished
     if finished.empty or not (record := study.records.get(str(finished.key.iloc[0]))):
         return None
-    return Worth.of(finished, record, study.metric)
+    worth = Worth.of(finished, record, study.metric)
+    return replace(worth, measured=evaluation.largest if evaluation else None)
 
 
 def warning(study: Study) -> str:

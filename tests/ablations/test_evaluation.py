@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from ablations.stats.best import indistinguishable
 from ablations.stats.effects import compare
 from ablations.stats.evaluation import standard_error, widened
 from ablations.stats.sequential import verdicts
@@ -88,3 +89,31 @@ def test_nothing_known_changes_nothing() -> None:
     np.testing.assert_array_equal(widened(half, np.full(2, np.nan), 0.95), half)
     frame = frame_of(DRAW.normal(size=(3, 4)))
     pd.testing.assert_frame_equal(compare(frame, "arm 0", evaluation={}), compare(frame, "arm 0"))
+
+
+def test_arms_that_may_be_the_best_are_so_on_other_text_too() -> None:
+    values = 1.0 + DRAW.normal(0, 0.001, (3, 4)) + np.array([[0.0], [0.02], [0.02]])
+    frame = frame_of(values)
+    errors = {"arm 0": {"arm 1": 0.02}, "arm 1": {"arm 0": 0.02}}
+    held = indistinguishable(frame, evaluation=lambda arm: errors.get(arm, {}))
+    assert list(indistinguishable(frame)) == ["arm 0"]
+    assert list(held) == ["arm 0", "arm 1"], "arm 2 is known to be as far off on other text"
+
+
+def test_the_truly_best_arm_is_left_out_in_at_most_five_percent_of_tables() -> None:
+    """Of three equal arms whose windows and seeds are drawn anew."""
+    draw, tables = np.random.default_rng(3), 200
+    left_out = {True: 0, False: 0}
+    for _ in range(tables):
+        losses = 3.0 + draw.normal(0, 0.2, (3, 1, 200)) + draw.normal(0, 0.004, (3, SEEDS, 1))
+        frame, means = frame_of(losses.mean(2)), losses.mean(1)
+
+        def errors(arm: str, means: np.ndarray = means) -> dict[str, float]:
+            base = means[int(arm[-1])]
+            return {f"arm {k}": standard_error(m, base, np.ones(200)) for k, m in enumerate(means)}
+
+        for known in (True, False):
+            found = indistinguishable(frame, evaluation=errors if known else None)
+            left_out[known] += "arm 0" not in found.level
+    assert left_out[True] / tables < 0.08  # 5% and two standard deviations
+    assert left_out[False] / tables > 0.3, "else this shows nothing"

@@ -7,10 +7,12 @@ import gzip
 import html
 import io
 import json
+import math
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -250,6 +252,39 @@ def test_what_a_result_is_worth_comes_before_the_answer(tmp_path: Path) -> None:
     opening = "Trained on 1,024,000 tokens (1 per parameter), scored on 131,072 held-out"
     assert text_of(done).index(opening) < text_of(done).index("At 1.0M")
     assert "Smoke run" not in text_of(done)
+
+
+def with_windows(root: Path, kept: Sequence[int]) -> Study:
+    """A study of two depths, four seeds, whose runs of these depths have kept windows that differ
+    between depths, much more than seeds do."""
+    study, architectures = StudyFolder(root), ladder([2, 4])
+    study.facts["baseline"] = architecture_id(architectures[0])
+    for place, architecture in enumerate(architectures):
+        windows = [1.5 + place * 0.2 * (-1) ** i for i in range(64)]
+        for seed in range(4):
+            bpb = 1.5 + 0.01 * place + 0.001 * ((seed * (place + 1)) % 3)
+            own = windows if architecture.num_blocks in kept else ()
+            study.add(architecture, seed, "replicate", bpb=bpb, windows=own)
+    return read(study)
+
+
+def test_verdicts_hold_the_choice_of_held_out_windows(tmp_path: Path) -> None:
+    known, unknown = with_windows(tmp_path / "a", [2, 4]), with_windows(tmp_path / "b", [4])
+    wide, narrow = weigh(known), weigh(unknown)
+    error = 0.2 / math.sqrt(63)
+    assert wide.evaluation is not None
+    assert wide.evaluation.largest == pytest.approx(error)
+    assert (wide.arms.diff_high - wide.arms.diff_low).max() > 2 * 1.96 * error
+    assert list(wide.arms.verdict) == ["baseline", "unresolved"]
+    assert list(narrow.arms.verdict) == ["baseline", "worse"]
+    assert (len(wide.level), len(narrow.level)) == (2, 1)
+    said = (
+        "the choice of 64 windows is in the intervals; by itself it gives a difference a standard"
+    )
+    assert said in text_of(known)
+    assert f"evaluation: {said}" in tables.document(known, wide)
+    assert "did not keep what each window came to" in text_of(unknown)
+    assert "whose choice adds about 0.0252 bits per byte" in text_of(known)
 
 
 def test_passes_and_the_error_of_held_out_text_follow_from_the_record(tmp_path: Path) -> None:
