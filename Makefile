@@ -15,11 +15,14 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: sweep test fast gpu docs clean eval-data peers gallery
+.PHONY: sweep help test fast gpu docs clean eval-data peers gallery
 .DELETE_ON_ERROR:
 
 sweep: .venv/installed .cache/plotly-basic.min.js.gz
 	$(BIN)/python -m search $(ARGS)
+
+help:
+	@sed -n 's/^# make /make /p' Makefile
 
 test: .venv/installed-dev .cache/executorch .cache/plotly-basic.min.js.gz
 	$(BIN)/ruff check .

@@ -92,6 +92,8 @@ class ReportsConfig:
             raise ValueError(f"looks must go with a table or cells, but got {self.looks} alone")
         if self.baseline is not None and self.cells is None:
             raise ValueError(f"baseline must go with cells, but got {self.baseline!r} alone")
+        if self.columns == []:
+            raise ValueError("columns must name one or more, but got []; leave it out for all")
         if self.columns is not None and self.page is not None:
             raise ValueError(f"columns must go with a study or a table, but got page={self.page}")
         if self.called is not None:

@@ -35,7 +35,7 @@ from space.cli import one_line_errors
 from space.overrides import Place
 from space.ranges import Positive, settle_numbers
 from space.tables import in_columns
-from space.words import amount
+from space.words import amount, done_of
 
 FORMATS = ("text", "json")
 DB = "study.db"
@@ -259,7 +259,7 @@ def in_words(found: Mapping[str, Any]) -> str:
         return f"study {found['study']} cannot be read: {found['error']}"
     kinds = ("running", "pruned", "diverged", "failed")
     counts = "".join(f", {found[kind]} {kind}" for kind in kinds if found[kind])
-    head = f"study {found['study']}: {found['done']} of {found['total']} runs done{counts}"
+    head = f"study {found['study']}: {done_of(found['done'], found['total'])}{counts}"
     workers: Sequence[Mapping[str, Any]] = found["workers"]
     if not workers:
         return f"{head}; no worker is alive"

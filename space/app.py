@@ -31,6 +31,7 @@ from space.ranges import require_numbers
 from space.several import Several, jobs_of, start, wants_law
 
 CONF = str(Path(__file__).parent.parent / "conf")
+GROUPS = tuple(sorted(path.name for path in Path(CONF).iterdir() if path.is_dir()))
 PRINT_STYLE = str(Path(CONF) / "print.mplstyle")
 """Of matplotlib, for figures in files."""
 
@@ -300,6 +301,11 @@ def _require_folder(given: str | None) -> None:
         raise ValueError(
             f"--config-dir must be a folder, but {given} {there}; check the spelling (it is "
             "relative to the current folder)"
+        )
+    if given and Path(given).name in GROUPS and any(Path(given).glob("*.yaml")):
+        raise ValueError(
+            f"--config-dir must be the folder that has {Path(given).name}/, but got {given}; give "
+            f"{Path(given).parent}"
         )
 
 

@@ -18,9 +18,8 @@ from space.cost import ClosedForm, Cost
 from space.device import QUANTITIES, pinned, unpinned
 from space.meters import KINDS, Counted, Heads, Line, Meter, Weights, meter_of
 from space.parts import part_fields
-from space.ranges import ANY
+from space.ranges import ANY, SUFFIXES
 
-SUFFIXES = {"k": 10**3, "m": 10**6, "b": 10**9}
 BYTES = {
     **{"kb": 10**3, "mb": 10**6, "gb": 10**9},
     **{"kib": 2**10, "mib": 2**20, "gib": 2**30},

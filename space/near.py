@@ -1,5 +1,6 @@
 """Names that are nearly right: did you mean …?"""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
@@ -7,10 +8,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from space.words import join
+
 EXPERIMENT = "experiment"
 """The one group of files that fills no field of its own."""
 
 
+VERBS = ("space", "search", "ablations", "reports")
 DEPTH = ("num_blocks", "num_hidden_layers")
 SYNONYMS = {
     **dict.fromkeys(("learning_rate", "max_lr"), ("lr",)),
@@ -60,7 +64,7 @@ def require_known(
         if option in groups and (files := files_of(option, folders)):
             _require_file(option, value.strip("'\""), files)
         elif option != EXPERIMENT:
-            _require_field(option, schema)
+            _require_field(option, schema, folders[0])
 
 
 def require_assignments(given: Sequence[str], groups: Sequence[str]) -> None:
@@ -87,9 +91,10 @@ def absent(option: str, given: str, names: Sequence[str]) -> ValueError:
             f"{option} must be a file that is there, but {given} is not; check the spelling (it is "
             "relative to the current folder)"
         )
+    here = sorted(map(str, Path().glob("*.yaml")))
     return ValueError(
         f"{option} must be one of {', '.join(names)}, or a path to a YAML file, but got "
-        f"{given!r}{hint(given, names)}"
+        f"{given!r}{hint(given, names) or hint(f'{given}.yaml', here)}"
     )
 
 
@@ -108,8 +113,10 @@ def _require_file(group: str, value: str, files: Sequence[str]) -> None:
             f"{group} must be the name of a file, but {value} {there}; a file of your own is "
             f"FOLDER/{group}/NAME.yaml: --config-dir FOLDER {group}=NAME"
         )
+    own = next((p for p in sorted(Path().glob(f"*/{group}/{value}.yaml"))), None)
+    where = f"; for {own} add --config-dir {own.parent.parent}" if own else ""
     raise ValueError(
-        f"{group} must be one of {', '.join(files)}, but got {value!r}{hint(value, files)}"
+        f"{group} must be one of {', '.join(files)}, but got {value!r}{where or hint(value, files)}"
     )
 
 
@@ -121,7 +128,7 @@ def no_option(name: str, at: str, known: Iterable[str], within: Iterable[str] = 
     return ValueError(f"{at}{name} must be an option of this command, but is none{said}")
 
 
-def _require_field(option: str, schema: type[Any]) -> None:
+def _require_field(option: str, schema: type[Any], folder: Path) -> None:
     """Each name on the way to a field, as far as dataclasses say which there are."""
     at, kind = "", schema
     for name in option.split("."):
@@ -129,11 +136,23 @@ def _require_field(option: str, schema: type[Any]) -> None:
         if name not in known:
             if at:
                 raise no_option(name, at, known)
+            here = any(deeper.endswith(f".{name}") for deeper in deeper_options(schema))
+            if not here and (verbs := _verbs_with(name, folder)):
+                raise ValueError(
+                    f"{option} must be an option of this command, but is one of {join(verbs)}"
+                )
             raise no_option(name, at, [*known, EXPERIMENT], deeper_options(schema))
         inner = dataclass_of(known[name])
         if inner is None:
             return
         at, kind = f"{at}{name}.", inner
+
+
+def _verbs_with(option: str, folder: Path) -> list[str]:
+    """The commands whose files in this folder of configurations have an option."""
+    line = re.compile(rf"^(  - )?{re.escape(option)}:", re.MULTILINE)
+    texts = {name: (folder / f"{name}.yaml").read_text(encoding="utf-8") for name in VERBS}
+    return [f"python -m {name}" for name, text in texts.items() if line.search(text)]
 
 
 def deeper_options(schema: type[Any]) -> Iterator[str]:

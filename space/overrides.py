@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import is_dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from space.compat import child_nodes, names_of
 from space.files import place
+from space.ranges import SUFFIXES
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -52,9 +54,21 @@ def as_text(override: str, schema: type[Any]) -> str:
     if wants_text:
         _require_readable(option, value)
         return f"{option}={_word(value)}"
+    if counted := _in_digits(schema, path.split("."), value):
+        return f"{option}={counted}"
     _require_value(option, value, override)
     _require_file(path, override)
     return override
+
+
+def _in_digits(schema: Any, path: Sequence[str], value: str) -> str | None:
+    """`300k` as 300000, where the field at this path takes a whole number; None where it is not
+    written so."""
+    match = re.fullmatch(r"([\d_]+(?:\.\d+)?)([kmbKMB])", value.strip())
+    if match is None or int not in kinds_at(schema, path):
+        return None
+    count = Decimal(match[1].replace("_", "")) * SUFFIXES[match[2].lower()]
+    return str(int(count)) if count == int(count) else None
 
 
 def _word(text: str) -> str:
@@ -111,14 +125,20 @@ def _require_file(group: str, override: str) -> None:
 
 def _wants_text(schema: Any, path: Sequence[str]) -> bool:
     """Whether the field at this path takes text and no number, one or a list of it."""
+    texts, numbers, kinds = (str, list[str], Place, Names), (int, float), kinds_at(schema, path)
+    return any(kind in texts for kind in kinds) and not any(kind in numbers for kind in kinds)
+
+
+def kinds_at(schema: Any, path: Sequence[str]) -> tuple[Any, ...]:
+    """What the field at this path takes: its type and those that it is made of; nothing where there
+    is no such field."""
     if not is_dataclass(schema) or not isinstance(schema, type):
-        return False
+        return ()
     hint = get_type_hints(schema, include_extras=True).get(path[0])
     kinds = () if get_origin(hint) is dict else _kinds(hint)
     if path[1:]:
-        return _wants_text(next(filter(is_dataclass, kinds), None), path[1:])
-    texts, numbers = (str, list[str], Place, Names), (int, float)
-    return any(kind in texts for kind in kinds) and not any(kind in numbers for kind in kinds)
+        return kinds_at(next(filter(is_dataclass, kinds), None), path[1:])
+    return tuple(inner for kind in kinds for inner in _kinds(kind))
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:

@@ -14,6 +14,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 Number = TypeVar("Number", int, float)
 
+SUFFIXES = {"k": 10**3, "m": 10**6, "b": 10**9}
+"""Of whole numbers on the command line."""
 LARGEST = 10**15
 """Of numbers whose fields state no other bound: counts of tokens and weights stay below it."""
 

@@ -10,6 +10,11 @@ def count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
+def done_of(done: int, total: int) -> str:
+    """ "3 of 8 runs done", and "8 runs done" where fewer were asked for."""
+    return f"{done} of {total} runs done" if done <= total else f"{count(done, 'run')} done"
+
+
 def join(words: Sequence[str]) -> str:
     """ "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -312,7 +312,7 @@ def _worth(
 
 
 def data_words(record: Record) -> str:
-    """What a run was trained on: the name of its data, of a mixture its sources, and their
+    """What a run was trained on: the name of its data, of a mixture its sources, and its
     fingerprint."""
     data = dict(record.data)
     parts = [f"{100 * s['share']:.3g}% {name}" for name, s in data.get("sources", {}).items()]

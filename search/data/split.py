@@ -46,7 +46,8 @@ def threshold(hashes: Iterable[int], fraction: float, source: str) -> int:
     if lowest >= highest:
         raise ValueError(
             "text must have two different documents, one of them to hold out, but "
-            f"{source} has {n}; give more text"
+            f"{source} has {n} (a txt file is cut into documents at blank lines, every 4 to 64 "
+            "thousand characters); give more text"
         )
     return lowest if lowest > limit else highest - 1
 

@@ -16,7 +16,7 @@ from search.objectives import Measure, in_digits
 from search.record import Run
 from search.states import Kind, Status
 from space.axes import DEPTH
-from space.words import amount, duration, switched
+from space.words import amount, count, duration, switched
 
 BAR = 12
 """Columns of a bar, whatever the terminal's width."""
@@ -255,7 +255,7 @@ def view(tally: Tally) -> View:
 
 def shape(event: Event) -> str:
     """A run in a few words: `12 layers × 96, immediate x2, seed 0`."""
-    parts = [f"{event['layers']} layers × {event['width']}", event.get("named", "")]
+    parts = [f"{count(event['layers'], 'layer')} × {event['width']}", event.get("named", "")]
     return ", ".join(part for part in (*parts, f"seed {event['seed']}") if part)
 
 

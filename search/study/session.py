@@ -64,6 +64,7 @@ from search.train.placement import (
 )
 from space.cli import one_line_errors
 from space.seals import Damaged, read_json
+from space.words import done_of
 
 HERE = ("local", "inline")
 """Executors whose workers run on this machine."""
@@ -267,7 +268,7 @@ class Session(Generic[W]):
         again = f", {there} have records from before" if there else ""
         what = f"proxy {self.config.proxy} on {self.data.name}"
         return Outlook(
-            title=f"{self.subject.headline}; {what}; {done} of {work.total} runs done{again}",
+            title=f"{self.subject.headline}; {what}; {done_of(done, work.total)}{again}",
             open_runs=max(0, work.total - done),
             passes=self.data.passes(work.typical.recipe.trained_tokens),
             shares=self.data.shares,
@@ -316,7 +317,13 @@ class Session(Generic[W]):
                     tidy(self, arms=self.subject.kept_arms)
 
             workers = min(self.job.workers, to_do)
-            return Pool(self.job, self.study, workers, listen, self.executor).run()
+            ending = Pool(self.job, self.study, workers, listen, self.executor).run()
+        if ending.kind == End.INTERRUPTED and self._is_complete():  # its last run ended first
+            return Ending(End.DONE)
+        return ending
+
+    def _is_complete(self) -> bool:
+        return self.count_done() >= self.work.total and not self.to_ask()[0]
 
     def _leave(self) -> Ending | None:
         """The ending of a start that waits for no worker, where the executor has that."""

@@ -37,6 +37,7 @@ from search.study.plan import Attempt
 from search.study.sealed import SEALS, is_damaged, seal_of
 from space.compat import note, reopened, storage_of
 from space.doors import alike
+from space.words import command
 
 NETWORK = {"connect_timeout": 5, "keepalives_idle": 10, "tcp_user_timeout": 30_000}
 """Of PostgreSQL's drivers: a lost connection is noticed in less than a minute."""
@@ -251,9 +252,15 @@ def open_study(
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         raise ValueError(
             f"study {name} must keep its space, data and recipe, but {'; '.join(changed[:3])}{more}"
-            f"; choose another name with {naming}=NAME, or take the change back"
+            f"; choose another name with {naming}=NAME, or take the change back{_made_by(kept)}"
         )
     return study
+
+
+def _made_by(kept: Mapping[str, Any]) -> str:
+    """The command that a study was last started by, where that is kept."""
+    made = kept.get(COMMAND)
+    return f": {command(made['verb'], *made['given'])}" if made else ""
 
 
 def load_study(

@@ -13,11 +13,12 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError
 
+from ablations.config import AblationConfig
 from ablations.files import TableFile
 from search.config import SearchConfig
 from search.executors import ExecutorConfig
 from search.recipe import Recipe
-from space.app import CONF, as_meant, configuration, folder_flags
+from space.app import CONF, _require_folder, as_meant, configuration, folder_flags
 from space.arch import FIELDS, Architecture
 from space.axes import Axis, SpaceConfig
 from space.cli import describe
@@ -187,3 +188,24 @@ def test_a_flag_without_a_value_takes_none() -> None:
     assert apart(parser, ["--resolve", "a=1"]) == (["--resolve"], ["a=1"])
     assert apart(parser, ["--info", "a=1"]) == (["--info"], ["a=1"])
     assert apart(parser, ["--info", "plugins", "a=1"]) == (["--info", "plugins"], ["a=1"])
+
+
+def test_an_option_of_another_command_is_called_so() -> None:
+    with pytest.raises(ValueError, match=r"sampler must be .*, but is one of python -m search$"):
+        as_meant(["sampler=tpe"], AblationConfig, "ablations")
+
+
+def test_files_of_the_current_folder_are_near_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "my" / "space" / "wide.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("name: wide\n")
+    (tmp_path / "mytable.yaml").write_text("caption: x\n")
+    with pytest.raises(ValueError, match=r"for my/space/wide\.yaml add --config-dir my$"):
+        as_meant(["space=wide"], SearchConfig, "search")
+    with pytest.raises(ValueError, match=r"did you mean mytable\.yaml\?"):
+        TableFile.read("mytabel")
+    with pytest.raises(ValueError, match=r"must be the folder that has space/.*; give my$"):
+        _require_folder("my/space")

@@ -13,7 +13,7 @@ from reports.__main__ import ReportsConfig
 from search.__main__ import SearchConfig
 from search.evaluate.__main__ import EvaluateConfig
 from space.app import configuration
-from space.overrides import quoted
+from space.overrides import as_text, quoted
 
 NUMBERS = ["2025_11_25", "8041237e46551902", "1e5", "007", "1_000", "nan", "inf", "true", "12"]
 
@@ -115,3 +115,22 @@ def test_a_crash_shows_no_password(
     assert "no one expected postgresql://me:***@host" in shown
     assert "hidden-word" not in shown
     assert "other-word" not in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("recipe.tokens=300k", "recipe.tokens=300000"),
+        ("recipe.tokens=1.5m", "recipe.tokens=1500000"),
+        ("recipe.tokens=20B", "recipe.tokens=20000000000"),
+        ("data.max_bytes=2_000k", "data.max_bytes=2000000"),
+        ("recipe.tokens=1.0005k", "recipe.tokens=1.0005k"),
+        ("recipe.lr=3m", "recipe.lr=3m"),
+        ("budget=2m", "budget=2m"),
+        ("study=1m", "study=1m"),
+    ],
+)
+def test_whole_numbers_may_be_written_in_thousands_millions_and_billions(
+    given: str, meant: str
+) -> None:
+    assert as_text(given, SearchConfig) == meant

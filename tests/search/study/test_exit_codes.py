@@ -11,7 +11,7 @@ from reports.__main__ import ReportsConfig
 from reports.read.study import read_study
 from search.states import End
 from search.study.ending import conclude, finish, make_report
-from search.study.pool import Ending
+from search.study.pool import Ending, Pool
 from space.app import configuration
 
 NAMES = ["a=b, c", "x[1]", "o (1)", 'say "no"', "it's", "книги", "8e5", "a\\", "{a: 1}", "$x"]
@@ -89,3 +89,21 @@ def test_a_good_report_stays_where_no_record_can_be_read(
         read_study(study.name, tmp_path / "outputs", runs="typo")
     shutil.rmtree(study.runs / study.trials[0]["key"])
     assert len(read_study(study.name, tmp_path / "outputs").missing) == 1
+
+
+def test_a_stop_after_the_last_run_is_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And before it the study goes on later."""
+    monkeypatch.chdir(tmp_path)
+    session = open_search(tmp_path, "n_trials=2", "replicates.top=0", "executor=inline")
+    trained = Pool.run
+
+    def stopped_at_the_end(pool: Pool) -> Ending:
+        trained(pool)
+        return Ending(End.INTERRUPTED)
+
+    monkeypatch.setattr(Pool, "run", lambda pool: Ending(End.INTERRUPTED))
+    assert session.train(session.estimate()).kind == End.INTERRUPTED
+    monkeypatch.setattr(Pool, "run", stopped_at_the_end)
+    assert session.train(session.estimate()).kind == End.DONE
