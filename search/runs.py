@@ -240,7 +240,12 @@ def load_records(runs: str | Path) -> "pd.DataFrame":
     what engines measured as `engine_precision.quantity`; the
     architecture's and the cost's fields under their own names; the recipe's as `recipe_<name>`.
     Damaged records are left out; `frame.attrs["corrupt"]` lists what is wrong with each.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
     """
+    if not Path(runs).is_dir():
+        raise FileNotFoundError(f"runs must be a folder of runs, but there is no {runs}")
     import pandas as pd  # the commands that train do without it
 
     rows: list[dict[str, Any]] = []

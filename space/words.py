@@ -90,12 +90,15 @@ def percent(share: float, digits: int | None = None, *, sign: bool = False) -> s
 
 
 def duration(seconds: float) -> str:
-    """ "45 s", "12 min", "3.5 h", "4 days": what something will take, about."""
+    """ "45 s", "12 min", "3.5 h", "4 days", "13 years": what something will take, about."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.0f} days"
+    if seconds < 172800:
+        return f"{seconds / 3600:.1f} h"
+    days = seconds / 86400
+    return f"{days:.0f} days" if days < 730 else f"{days / 365:.0f} years"
 
 
 def exact_duration(seconds: float) -> str:

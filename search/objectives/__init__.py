@@ -320,7 +320,11 @@ class Limit:
             raise ValueError(
                 f"constraints must be such as 'kv_bytes<=2048' or 'val_bpb>=1', but got {text!r}"
             ) from None
-        return cls(Measure(found[1]), found[2] == "<=", bound)
+        try:
+            measure = Measure(found[1])
+        except ValueError as error:
+            raise ValueError(f"constraints has {text!r}, whose {error}") from None
+        return cls(measure, found[2] == "<=", bound)
 
     def __str__(self) -> str:
         return self._written(self.measure.short)

@@ -56,11 +56,15 @@ class Estimate:
         return (
             f"to do: {count(self.runs, 'run')}, {amount(self.tokens)} tokens, {flops(self.flops)}, "
             f"about {duration(self.seconds)} ({self.basis}), "
-            f"{self.disk_bytes / 1e6:,.0f} MB of disk"
+            f"{_bytes(self.disk_bytes)} of disk"
             + "".join(
                 f"\n{line}" for line in (self.together, self.memory, self.waits, self.lost) if line
             )
         )
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e6:,.0f} MB" if count < 1e9 else f"{count / 1e9:,.1f} GB"
 
 
 def estimate(

@@ -55,6 +55,11 @@ class Replicates:
     def __post_init__(self) -> None:
         settle_numbers(self, "replicates.")
 
+    @property
+    def arms(self) -> int:
+        """That get them: none where there is none to compare with the baseline."""
+        return self.top + 1 if self.top else 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Exploration:
@@ -96,7 +101,7 @@ class Exploration:
     @cached_property
     def explorations(self) -> int:
         """Architectures that will be tried."""
-        reserved = (self.replicates.top + 1) * (self.replicates.seeds - 1)
+        reserved = self.replicates.arms * (self.replicates.seeds - 1)
         share = self.n_trials - reserved
         enough = share > self.replicates.top
         return min(share if enough else self.n_trials, len(self.options))
@@ -104,7 +109,7 @@ class Exploration:
     @cached_property
     def total(self) -> int:
         """Distinct runs in all: fewer than `n_trials` where the space and the seeds are used up."""
-        arms = min(self.replicates.top + 1, self.explorations)
+        arms = min(self.replicates.arms, self.explorations)
         return min(self.n_trials, self.explorations + arms * (self.replicates.seeds - 1))
 
     @cached_property
@@ -133,7 +138,7 @@ class Exploration:
     def _replicate(self, runs: Sequence[Attempt], explored: Sequence[Attempt]) -> Cell | Step:
         """The next seed of the baseline while the last explorers run, then of the best, in turn."""
         middle = self.baseline(explored)
-        if middle is None or self.replicates.seeds == 1:
+        if middle is None or self.replicates.seeds == 1 or not self.replicates.arms:
             return Step.DONE
         exploring = any(run.busy for run in explored)
         early = [] if self.directions else [middle]  # a front is known once all have ended
@@ -142,7 +147,7 @@ class Exploration:
             arms = []  # a baseline that was stopped, and nothing to compare it with
         have = {(run.arm, run.seed) for run in runs}
         left = self.n_trials - len(explored)
-        worthy = min(self.replicates.top + 1, self.explorations)
+        worthy = min(self.replicates.arms, self.explorations)
         further = min(self.replicates.seeds - 1, ceil(left / worthy))
         for seed in range(self.first_seed + 1, self.first_seed + 1 + further):
             for arm in arms:

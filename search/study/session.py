@@ -393,7 +393,9 @@ class Outlook:
         more = "more text, or fewer tokens, would repeat none"
         if not self.shares:
             [passes] = self.passes.values()
-            small = f"the corpus is small: a run reads its training text {passes:.1f} times; {more}"
+            small = (
+                f"the corpus is small: a run reads its training text {passes:,.1f} times; {more}"
+            )
             return [small] if passes > 1 else []
         of_each = (
             f"{100 * s:.3g}% {n}, {self.passes[n]:.3g} times" for n, s in self.shares.items()

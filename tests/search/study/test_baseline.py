@@ -1,7 +1,5 @@
 """A baseline that nothing can be compared with gets no further seeds."""
 
-import pytest
-
 from search.states import State
 from search.study.exploration import Exploration, Option, Replicates
 from search.study.plan import Attempt, Cell, Step
@@ -34,21 +32,24 @@ def explored(*states: State) -> list[Attempt]:
     ]
 
 
-@pytest.mark.parametrize("top", [0, 2])
-def test_a_pruned_baseline_that_is_alone_gets_no_further_seeds(top: int) -> None:
-    others = State.COMPLETE if top == 0 else State.PRUNED
-    assert plan(top).next(explored(others, State.PRUNED, others)) is Step.DONE
+def test_a_pruned_baseline_that_is_alone_gets_no_further_seeds() -> None:
+    pruned = explored(State.PRUNED, State.PRUNED, State.PRUNED)
+    assert plan(2).next(pruned) is Step.DONE
 
 
 def test_nor_while_the_last_explorers_run() -> None:
     runs = explored(State.COMPLETE, State.PRUNED, State.RUNNING)
-    assert plan(0).next(runs) is Step.WAIT
+    assert plan(1).next(runs) is Step.WAIT
 
 
 def test_a_finished_baseline_does_and_so_does_a_pruned_one_beside_others() -> None:
-    done = plan(0).next(explored(State.COMPLETE, State.COMPLETE, State.COMPLETE))
-    assert isinstance(done, Cell)
-    assert done.params == OPTIONS[1].params
-    beside = plan(1).next(explored(State.COMPLETE, State.PRUNED, State.COMPLETE))
-    assert isinstance(beside, Cell)
-    assert beside.params == OPTIONS[1].params
+    for middle in (State.COMPLETE, State.PRUNED):
+        found = plan(1).next(explored(State.COMPLETE, middle, State.COMPLETE))
+        assert isinstance(found, Cell)
+        assert found.params == OPTIONS[1].params
+
+
+def test_where_no_other_does_nor_does_the_baseline() -> None:
+    done = explored(State.COMPLETE, State.COMPLETE, State.COMPLETE)
+    assert plan(0).next(done) is Step.DONE
+    assert plan(0).total == plan(0).explorations == len(OPTIONS)
