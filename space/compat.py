@@ -266,6 +266,13 @@ def keep_compiler_out() -> None:
             kind.step = torch.no_grad()(unwrap(kind.step))  # type: ignore[method-assign]
 
 
+def is_hooked(module: "torch.nn.Module") -> bool:
+    """Whether calling a module does more than its `forward`, or another one than its class's. torch
+    lists hooks nowhere in public."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for kind in kinds) or "forward" in vars(module)
+
+
 def identity_of_storage(storage: "torch.UntypedStorage") -> int:
     """The same for all tensors over one storage while it lives; a fake one has no address."""
     return int(storage._cdata)

@@ -9,7 +9,7 @@ executes it, so that `state_dict()` is a plain, unrolled Llama checkpoint.
 # vocab_size
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 Finish = Callable[[Tensor], Tensor]
 """What a part does to each logit by itself: any shape to the same."""
+Joint = tuple[Tensor, Tensor | None]
+"""The weights of several projections side by side, as one matrix, and their biases, if any."""
 
 
 class KVCache:
@@ -84,6 +86,8 @@ class Attention(nn.Module):
         queries, keys = arch.num_attention_heads * arch.head_size, arch.kv_heads * arch.head_size
         self.head_dim = arch.head_size
         self.fused = True
+        self.joint: Joint | None = None
+        """Of q, k and v, where an engine has put them side by side."""
         self.q_proj = nn.Linear(arch.hidden_size, queries, bias=arch.attention_bias)
         self.k_proj = nn.Linear(arch.hidden_size, keys, bias=arch.attention_bias)
         self.v_proj = nn.Linear(arch.hidden_size, keys, bias=arch.attention_bias)
@@ -105,9 +109,10 @@ class Attention(nn.Module):
         """x, result: (B, T, D); cos, sin: (T, H). `layer` says which part of the cache is this
         one's, `span` how many positions each looks at."""
         B, T, _ = x.shape
-        q = self.q_proj(x).view(B, T, -1, self.head_dim)  # (B, T, N, H)
-        k = self.k_proj(x).view(B, T, -1, self.head_dim)  # (B, T, K, H)
-        v = self.v_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, K, T, H)
+        q, k, v = project(x, self.q_proj, self.k_proj, self.v_proj, joint=self.joint)
+        q = q.view(B, T, -1, self.head_dim)  # (B, T, N, H)
+        k = k.view(B, T, -1, self.head_dim)  # (B, T, K, H)
+        v = v.view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, K, T, H)
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q = rotate(q.transpose(1, 2), cos, sin)  # (B, N, T, H)
@@ -117,6 +122,14 @@ class Attention(nn.Module):
         attend = fused_attention if self.fused else matmul_attention
         y = attend(q, k, v, span).transpose(1, 2).reshape(B, T, -1)  # (B, T, N·H)
         return self.o_proj(y)  # type: ignore[no-any-return]
+
+
+def project(x: Tensor, *projections: nn.Linear, joint: Joint | None = None) -> Sequence[Tensor]:
+    """What each projection makes of x (B, T, D), in one product where their weights are given side
+    by side: (B, T, outputs) each."""
+    if joint is None:
+        return [projection(x) for projection in projections]
+    return F.linear(x, *joint).split([p.out_features for p in projections], dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -167,6 +180,8 @@ class MLP(nn.Module):
 
     def __init__(self, arch: Architecture, width: int) -> None:
         super().__init__()
+        self.joint: Joint | None = None
+        """Of gate and up, where an engine has put them side by side."""
         if arch.gated:
             self.gate_proj = nn.Linear(arch.hidden_size, width, bias=False)
         self.up_proj = nn.Linear(arch.hidden_size, width, bias=False)
@@ -177,7 +192,8 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x, result: (B, T, D)."""
         if self.gated:
-            y = self.activation(self.gate_proj(x)) * self.up_proj(x)  # (B, T, F)
+            gate, up = project(x, self.gate_proj, self.up_proj, joint=self.joint)
+            y = self.activation(gate) * up  # (B, T, F)
         else:
             y = self.activation(self.up_proj(x))  # (B, T, F)
         return self.down_proj(y)  # type: ignore[no-any-return]

@@ -46,6 +46,8 @@ def engine_of(model: Decoder, weights: Weights, placement: Placement, recipe: Re
     from search.train.engines.autograd import AutogradEngine
     from search.train.engines.distillation import Teaching
 
+    if placement.compile == "yes":
+        weights.join(model)
     teaching = Teaching.of(recipe, placement)
     return AutogradEngine(model, placement, precision, teaching, recipe.z_loss)
 

@@ -1,10 +1,12 @@
 """A model's parameters and gradients as two flat buffers."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from space.compat import is_hooked
 from space.model import MLP, Attention, Decoder
 
 ALIGNED = 64
@@ -42,21 +44,60 @@ class Weights:
         first, last = self.places[parameters[0]], self.places[parameters[-1]]
         return buffer[first.start : last.stop].view(-1, *parameters[0].shape[1:])
 
+    def join(self, model: Decoder) -> None:
+        """Let the model multiply by matrices that stand side by side at once.
+
+        Its parameters stay as they are, over the same memory: gradients of the joint matrix are
+        added up where theirs are. Projections that a part wraps or replaces stay apart.
+        """
+        for module in model.modules():
+            if (projections := _reading_together(module)) and self._can_join(projections):
+                weight, *bias = map(self._leaf, _groups(projections))
+                module.joint = weight, *(bias or [None])  # type: ignore[assignment]
+
+    def _can_join(self, projections: list[nn.Linear]) -> bool:
+        """Whether one product is all that these projections do."""
+        return (
+            all(type(p) is nn.Linear and not is_hooked(p) for p in projections)
+            and len({p.bias is None for p in projections}) == 1
+            and all(map(self._stand_together, _groups(projections)))
+        )
+
+    def _stand_together(self, parameters: list[Tensor]) -> bool:
+        """Whether all of these learn, and nothing is between them."""
+        neighbours = pairwise(self.places[p] for p in parameters)
+        return all(p.requires_grad for p in parameters) and all(
+            one.stop == other.start for one, other in neighbours
+        )
+
+    def _leaf(self, parameters: list[Tensor]) -> Tensor:
+        """A tensor over the memory of parameters that stand side by side, and over that of their
+        gradients."""
+        leaf = self.of(self.values, *parameters).detach().requires_grad_()
+        leaf.grad = self.of(self.gradients, *parameters)
+        return leaf
+
 
 def _side_by_side(model: Decoder) -> Iterable[list[Tensor]]:
     """Every parameter once, in groups that stand together."""
     seen: set[Tensor] = set()
     for module in model.modules():
-        if isinstance(module, Attention):
-            projections = [module.q_proj, module.k_proj, module.v_proj]
-            groups = [[p.weight for p in projections]]
-            groups += [[p.bias for p in projections]] if projections[0].bias is not None else []
-        elif isinstance(module, MLP) and module.gated:
-            groups = [[module.gate_proj.weight, module.up_proj.weight]]
-        else:
-            groups = []
+        groups = _groups(_reading_together(module))
         groups += [[p] for p in module.parameters(recurse=False)]
         for group in groups:
             if group[0] not in seen:
                 seen.update(group)
                 yield group
+
+
+def _reading_together(module: nn.Module) -> list[nn.Linear]:
+    """Projections of a module that read the same input."""
+    if isinstance(module, Attention):
+        return [module.q_proj, module.k_proj, module.v_proj]
+    return [module.gate_proj, module.up_proj] if isinstance(module, MLP) and module.gated else []
+
+
+def _groups(projections: list[nn.Linear]) -> list[list[Tensor]]:
+    """Their weights, and their biases where all have one: what is to stand side by side."""
+    kinds = [[p.weight for p in projections], [p.bias for p in projections]]
+    return [kind for kind in kinds if kind and all(p is not None for p in kind)]
