@@ -129,7 +129,7 @@ def project(x: Tensor, *projections: nn.Linear, joint: Joint | None = None) -> S
     by side: (B, T, outputs) each."""
     if joint is None:
         return [projection(x) for projection in projections]
-    return F.linear(x, *joint).split([p.out_features for p in projections], dim=-1)
+    return torch.split(F.linear(x, *joint), [p.out_features for p in projections], -1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

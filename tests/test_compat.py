@@ -283,6 +283,22 @@ def test_tensors_over_one_storage_have_one_identity_while_it_lives(fake: bool) -
     assert len(set(found)) == len(tensors)
 
 
+def test_a_module_that_does_more_than_its_forward_is_hooked() -> None:
+    def hook(*_: Any) -> None: ...
+
+    def module() -> torch.nn.Linear:
+        return torch.nn.Linear(2, 2)
+
+    hooked = [module() for _ in range(5)]
+    hooked[0].register_forward_hook(hook)
+    hooked[1].register_forward_pre_hook(hook)
+    hooked[2].register_full_backward_hook(hook)
+    hooked[3].register_full_backward_pre_hook(hook)
+    hooked[4].forward = lambda x: x  # type: ignore[method-assign]
+    assert not compat.is_hooked(module())
+    assert all(map(compat.is_hooked, hooked))
+
+
 def test_executorch_takes_a_number_of_threads() -> None:
     """In a process of its own, which has one pool of them."""
     pytest.importorskip("executorch")

@@ -206,6 +206,21 @@ def check_every_weight_gets_a_gradient(name: str) -> None:
 PLACED = Placement(device="cpu", engine="autograd", compile="no", micro_batch=2)
 
 
+def check_matrices_side_by_side_change_nothing(name: str) -> None:
+    """Compiled layers multiply by q, k and v at once, and by gate and up, unless it is hooked to
+    them or replaces them."""
+    for arch, _ in architectures(name):
+        results = []
+        for joint in (False, True):
+            model = randomised(Decoder(arch))
+            weights = Weights(model)
+            if joint:
+                weights.join(model)
+            loss = AutogradEngine(model, PLACED, "fp32").nll(ids(), ids(), 0.1)
+            results.append((loss, weights.gradients))
+        torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-4)
+
+
 def check_kernels_equal_autograd_or_refuse_it(name: str) -> None:
     known = "kernels" in DOOR.load(name).engines
     for arch, _ in architectures(name):
@@ -279,6 +294,7 @@ CHECKS = [
     check_cached_generation_equals_the_full_pass,
     check_no_token_sees_those_after_it,
     check_every_weight_gets_a_gradient,
+    check_matrices_side_by_side_change_nothing,
     check_kernels_equal_autograd_or_refuse_it,
     check_the_budget_is_closed,
     check_an_export_equals_it_or_names_it,

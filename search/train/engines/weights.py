@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,10 +51,11 @@ class Weights:
         Its parameters stay as they are, over the same memory: gradients of the joint matrix are
         added up where theirs are. Projections that a part wraps or replaces stay apart.
         """
+        module: Any
         for module in model.modules():
             if (projections := _reading_together(module)) and self._can_join(projections):
                 weight, *bias = map(self._leaf, _groups(projections))
-                module.joint = weight, *(bias or [None])  # type: ignore[assignment]
+                module.joint = weight, bias[0] if bias else None
 
     def _can_join(self, projections: list[nn.Linear]) -> bool:
         """Whether one product is all that these projections do."""
@@ -99,5 +101,6 @@ def _reading_together(module: nn.Module) -> list[nn.Linear]:
 
 def _groups(projections: list[nn.Linear]) -> list[list[Tensor]]:
     """Their weights, and their biases where all have one: what is to stand side by side."""
-    kinds = [[p.weight for p in projections], [p.bias for p in projections]]
-    return [kind for kind in kinds if kind and all(p is not None for p in kind)]
+    weights: list[Tensor] = [p.weight for p in projections]
+    biases = [p.bias for p in projections if p.bias is not None]
+    return [kind for kind in (weights, biases) if kind and len(kind) == len(weights)]
