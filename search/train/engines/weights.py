@@ -102,5 +102,5 @@ def _reading_together(module: nn.Module) -> list[nn.Linear]:
 def _groups(projections: list[nn.Linear]) -> list[list[Tensor]]:
     """Their weights, and their biases where all have one: what is to stand side by side."""
     weights: list[Tensor] = [p.weight for p in projections]
-    biases = [p.bias for p in projections if p.bias is not None]
+    biases: list[Tensor] = [p.bias for p in projections if p.bias is not None]
     return [kind for kind in (weights, biases) if kind and len(kind) == len(weights)]
