@@ -113,9 +113,9 @@ def memory(placement: Placement, work: Work) -> str:
 
     run, at_once = work.typical, placement.micro_batch
     assert at_once is not None, "settled"
-    peak = peak_memory(run.architecture, run.recipe, at_once)
+    peak = peak_memory(run.architecture, run.recipe, at_once).of(placement)
     return (
-        f"memory: about {peak.bytes / 1e9:.1f} GB of a GPU for a run of middle size, {at_once} "
+        f"memory: about {peak / 1e9:.1f} GB of a GPU for a run of middle size, {at_once} "
         "sequences at once"
     )
 

@@ -98,11 +98,11 @@ def train(
 
     `progress` hears of every step, `listener` of the reading at each of the recipe's horizons, back
     on the trunk; first of those that the checkpoint has. Out of memory, it goes on from its
-    checkpoint with half the micro-batch. Divergence, lack of memory for one sequence and crashes of
-    the run itself are recorded with their reason. What `progress` or `listener` raises, `Stop` or
-    another, is no outcome of the run: it is passed on, once a checkpoint is written. `fence` is
-    asked before any file takes its place, and raises `Stop` where the run is no longer this one's.
-    `saved` is called after each checkpoint.
+    checkpoint, without a CUDA graph if it had one, else with half the micro-batch. Divergence, lack
+    of memory for one sequence and crashes of the run itself are recorded with their reason. What
+    `progress` or `listener` raises, `Stop` or another, is no outcome of the run: it is passed on,
+    once a checkpoint is written. `fence` is asked before any file takes its place, and raises
+    `Stop` where the run is no longer this one's. `saved` is called after each checkpoint.
 
     Raises:
         OSError: the disk is full or cannot be written; the last checkpoint stays.
@@ -151,15 +151,19 @@ def _train(
         if (disk := disk_error(error)) is not None:
             raise disk from error
         if training is not None and _is_memory(error):
-            smaller = training.placement.halved
+            smaller = training.placement.smaller
         if smaller is None and rank() == 0:
             trace = error.trace if isinstance(error, Heard) else traceback.format_exc()
             write_atomically(folder / "error.txt", trace, fence)
         record = replace(record, reason=_reason(error))
     if training is not None and smaller is not None:
         if rank() == 0:
-            before = training.placement.micro_batch
-            print(f"run {run.key}: no memory for {before} sequences at once; it goes on with half")
+            before = training.placement
+            how = "without a CUDA graph" if before.cuda_graph == "yes" else "with half"
+            print(
+                f"run {run.key}: no memory for {before.micro_batch} sequences at once; it goes on "
+                f"{how}"
+            )
         del training  # and what it holds
         torch.cuda.empty_cache()
         return _train(run, data, folder, smaller, progress, listener, fence, saved)

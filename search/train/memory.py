@@ -35,11 +35,17 @@ class Peak:
 
     training: int
     scoring: int
+    graph: int
+    """Of either with a CUDA graph, which keeps the memory of its micro-batch to itself."""
 
     @property
     def bytes(self) -> int:
-        """Of the larger."""
+        """Of the larger, without a graph."""
         return max(self.training, self.scoring)
+
+    def of(self, placement: Placement) -> int:
+        """Of the larger, as a placement says."""
+        return self.graph if placement.cuda_graph == "yes" else self.bytes
 
 
 class StorageCounter:
@@ -89,19 +95,29 @@ def peak_memory(architecture: Architecture, recipe: Recipe, micro_batch: int) ->
         engine = AutogradEngine(model, placement, recipe.precision)
         optimizer.step()  # its state is then there
         ids = torch.zeros(2 * micro_batch, recipe.seq_len, dtype=torch.long)
-        counter.peak = counter.now
+        counter.peak = held = counter.now
         engine.nll(ids, ids)
         scoring, counter.peak = counter.peak, counter.now
         engine.nll(ids, ids, 1.0)
+        learning, counter.peak = counter.peak, counter.now
         optimizer.step()
+        stepping = counter.peak
         del weights
-    return Peak(training=counter.peak, scoring=scoring)
+    graph = learning - held + max(scoring, stepping)
+    return Peak(training=max(learning, stepping), scoring=scoring, graph=graph)
 
 
-def fitting(architecture: Architecture, recipe: Recipe, usual: int, memory: float) -> int:
-    """The micro-batch whose step fits into so many bytes: the usual one, halved as often as needed,
-    and one sequence at least."""
+def fitting(
+    architecture: Architecture, recipe: Recipe, usual: int, memory: float, graph: bool = False
+) -> int:
+    """The micro-batch whose step, as a CUDA graph or not, fits into so many bytes: the usual one,
+    halved as often as needed, and one sequence at least."""
+
+    def needed(size: int) -> int:
+        peak = peak_memory(architecture, recipe, size)
+        return peak.graph if graph else peak.bytes
+
     size = usual
-    while size > 1 and peak_memory(architecture, recipe, size).bytes > HEADROOM * memory:
+    while size > 1 and needed(size) > HEADROOM * memory:
         size = -(-size // 2)
     return size

@@ -40,6 +40,10 @@ class Placement:
     on a CPU with g++."""
     compile: str = "auto"
     """Whether `autograd` compiles the layers: `yes`, `no`, or `auto`: on a GPU."""
+    cuda_graph: str = "no"
+    """Whether micro-batches are replayed as a CUDA graph (`search/train/engines/captured.py`), for
+    models too small to keep a GPU busy: `yes` or `no`. Micro-batches must then be of one size, and
+    the graph keeps the memory of one while runs are scored. `no` until it is measured on a GPU."""
     workers_per_gpu: Annotated[int, Range(0, 4096, positive=True)] = 1
     """That share a GPU, and its memory equally: for models too small to keep one busy."""
     gpus_per_run: Annotated[int, Range(0, 4096, positive=True)] = 1
@@ -54,6 +58,7 @@ class Placement:
             ("device", ("auto", "cpu", "cuda")),
             ("engine", ("auto", "kernels", "autograd")),
             ("compile", ("auto", "yes", "no")),
+            ("cuda_graph", ("yes", "no")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(
@@ -69,9 +74,11 @@ class Placement:
             )
 
     @property
-    def halved(self) -> Self | None:
-        """The placement with half the micro-batch, of a settled one; None where that is one
-        sequence."""
+    def smaller(self) -> Self | None:
+        """A settled placement that takes less memory: without its CUDA graph, or with half the
+        micro-batch; None where that is one sequence."""
+        if self.cuda_graph == "yes":
+            return replace(self, cuda_graph="no")
         size = self.micro_batch or 1
         return replace(self, micro_batch=size // 2) if size > 1 else None
 
@@ -90,7 +97,7 @@ def settle(placement: Placement, run: Run) -> Placement:
     """The placement with nothing left open on this machine.
 
     Raises:
-        ValueError: a device that is not there.
+        ValueError: a device that is not there, or a CUDA graph that cannot be.
     """
     import torch  # the parent process and reports do without it
 
@@ -106,12 +113,14 @@ def settle(placement: Placement, run: Run) -> Placement:
     threads = placement.threads or _own_threads()
     each = -(-share // threads) if engine == "kernels" else share  # threads share no micro-batch
     usual = min(each, max(1, tokens // run.recipe.seq_len))
+    if placement.cuda_graph == "yes":
+        _require_graph(placement, on_gpu, run.recipe, ranks)
     settled = replace(
         placement,
         device="cuda" if on_gpu else "cpu",
         threads=threads,
         micro_batch=placement.micro_batch
-        or (_fitting(run, usual, placement.workers_per_gpu) if on_gpu else usual),
+        or (_fitting(run, usual, placement, share) if on_gpu else usual),
         engine=engine,
         compile=_or(placement.compile, "yes" if on_gpu else "no"),
         gpus_per_run=ranks,
@@ -132,14 +141,34 @@ def require_rows(recipe: Recipe, ranks: int) -> None:
         )
 
 
-def _fitting(run: Run, usual: int, workers: int) -> int:
-    """The micro-batch that fits into a worker's share of the GPU's memory."""
+def _require_graph(placement: Placement, on_gpu: bool, recipe: Recipe, ranks: int) -> None:
+    """Raises: ValueError where no CUDA graph can be, or its micro-batches would not be of one
+    size."""
+    if not on_gpu:
+        raise ValueError(
+            "placement.cuda_graph=yes needs a GPU, but the device is a CPU; use cuda_graph=no"
+        )
+    size = ranks * (placement.micro_batch or 1)
+    if recipe.batch_size % size:
+        what = "placement.micro_batch" + (" × placement.gpus_per_run" if ranks > 1 else "")
+        raise ValueError(
+            f"placement.cuda_graph=yes needs micro-batches of one size, but {what} is {size} and "
+            f"does not divide recipe.batch_size, {recipe.batch_size}; choose a divisor"
+        )
+
+
+def _fitting(run: Run, usual: int, placement: Placement, share: int) -> int:
+    """The micro-batch that fits into a worker's share of the GPU's memory; for a CUDA graph one
+    that divides this rank's share of a batch."""
     import torch
 
     from search.train.memory import fitting  # which imports this module
 
     memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    return fitting(run.architecture, run.recipe, usual, memory / workers)
+    graph = placement.cuda_graph == "yes"
+    room = memory / placement.workers_per_gpu
+    size = fitting(run.architecture, run.recipe, usual, room, graph)
+    return max(n for n in range(1, size + 1) if share % n == 0) if graph else size
 
 
 def _own_threads() -> int:

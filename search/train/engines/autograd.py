@@ -3,11 +3,13 @@
 # B sequences of a micro-batch, T positions, D hidden_size, V vocab_size
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from search.train.engines import micro_batches
+from search.train.engines.captured import Captured
 from search.train.engines.distillation import Teaching
 from search.train.placement import Placement, autocast
 from space.model import Decoder, Finish, finished, token_nll
@@ -33,15 +35,17 @@ class AutogradEngine:
         self.teaching, self.z_loss = teaching, z_loss
         self.compiled = placement.compile == "yes"
         self.token_nll = torch.compile(token_nll, dynamic=False) if self.compiled else token_nll
+        self.captured = Captured() if placement.cuda_graph == "yes" else None
 
     def nll(self, inputs: Tensor, targets: Tensor, scale: float | None = None) -> Tensor:
         """One micro-batch after the other; of each only the result stays."""
+        learn = partial(self.captured, self._learn) if self.captured else self._learn
         parts = []
         for rows in micro_batches(len(inputs), self.placement.micro_batch):
             if scale is None:
                 parts.append(self._score(inputs[rows], targets[rows]))
             else:
-                parts.append(self._learn(inputs[rows], targets[rows], scale))
+                parts.append(learn(inputs[rows], targets[rows], scale))
         return torch.cat(parts)
 
     def _score(self, inputs: Tensor, targets: Tensor) -> Tensor:
