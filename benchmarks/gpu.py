@@ -1,15 +1,17 @@
 """`python -m benchmarks.gpu`: what a GPU makes of runs of a lab's size.
 
-For each shape, in sequences of 2,048 tokens: tokens per second, model FLOPs utilisation (the share
-of the card's bf16 peak that useful FLOPs make, of the published peak and of the one that matrix
-products reach here), the micro-batch that was chosen, and its memory, estimated and measured. Each
-shape has its own process, and takes turns with matrix products. It runs without a GPU too:
+For each shape, in sequences of 2,048 tokens, without a CUDA graph and with one: tokens per second,
+model FLOPs utilisation (the share of the card's bf16 peak that useful FLOPs make, of the published
+peak and of the one that matrix products reach here), the micro-batch that was chosen, and its
+memory, estimated and measured. Each row has its own process, and takes turns with matrix products.
+It runs without a GPU too, and then without graphs:
 `--shapes 5m --seq-len 64 --batch-tokens 256` shows on a CPU what it leaves.
 """
 
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -28,7 +30,7 @@ from benchmarks.turns import Contender, Step
 from search.recipe import Recipe
 from search.record import Run
 from search.train.memory import peak_memory
-from search.train.placement import Placement, settle
+from search.train.placement import Placement, gpus, settle
 from search.train.provenance import device_name
 from space.arch import ARCHITECTURES, Architecture
 from space.budget import fit
@@ -40,6 +42,7 @@ SHAPES = ("10m", "30m", "mobilellm_125m", "mobilellm_350m", "mobilellm_600m", "m
 """Budgets, which are solved for at twelve layers, and names in `conf/architecture/`."""
 COLUMNS = (
     "shape",
+    "CUDA graph",
     "parameters",
     "tokens per second",
     "TFLOP/s",
@@ -60,13 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--batch-tokens", type=int, default=2**19)
     chosen = options.parse_args(arguments)
     rows, placement = [], Placement()
-    for name in chosen.shapes:
+    graphs = ("no", "yes") if gpus() else ("no",)
+    for name, graph in product(chosen.shapes, graphs):
         run = run_of(name, chosen.seq_len, chosen.batch_tokens)
         try:
-            placement = settle(Placement(engine="autograd"), run)
+            placement = settle(Placement(engine="autograd", cuda_graph=graph), run)
             rows.append(measured(name, run, placement, chosen.rounds))
-        except RuntimeError as error:  # the other shapes stand
-            say(f"{name} is left out: {error}")
+        except (RuntimeError, ValueError) as error:  # the other rows stand
+            say(f"{name}, CUDA graph {graph}, is left out: {error}")
     text = f"# Runs of a lab's size\n\n{heading(placement)}\n\n"
     text += f"Sequences of {chosen.seq_len:,} tokens, {chosen.batch_tokens:,} tokens per step. "
     text += "Medians of the rounds, with the lowest and the highest.\n\n"
@@ -130,13 +134,14 @@ def row(
     estimated = peak_memory(run.architecture, run.recipe, placement.micro_batch)
     return [
         name,
+        placement.cuda_graph,
         f"{counted.parameters:,}",
         spread(rates, "{:,.0f}".format),
         f"{median(flops) / 1e12:.3g}",
         spread(shares, "{:.0%}".format),
         f"{median(flops) / published:.0%}" if published else "unknown",
         str(placement.micro_batch),
-        f"{estimated.bytes / 1e9:.3g} GB",
+        f"{estimated.training / 1e9:.3g} GB",
         f"{memory / 1e9:.3g} GB",
     ]
 

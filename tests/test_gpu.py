@@ -12,8 +12,9 @@ from train_fixtures import HERE, data, losses, run_of  # noqa: F401
 
 from search.data.packed import Data
 from search.recipe import Recipe
+from search.train.engines.autograd import AutogradEngine
 from search.train.loop import Stop, Training, train
-from search.train.memory import peak_memory
+from search.train.memory import HEADROOM, peak_memory
 from search.train.placement import Placement, settle
 from space.arch import Architecture
 
@@ -23,6 +24,7 @@ pytestmark = [
 ]
 CARD = Placement(device="cuda", checkpoint_s=0.001)
 EAGER = replace(CARD, compile="no")
+GRAPH = replace(CARD, micro_batch=1, cuda_graph="yes")
 LAB = Recipe(tokens=10**9, seq_len=2048, batch_size=32, precision="bf16")
 
 
@@ -54,8 +56,62 @@ def test_a_stopped_run_goes_on(text: Data, tmp_path: Path) -> None:
     assert again.readings[-1].val_loss == pytest.approx(whole.readings[-1].val_loss, rel=1e-3)
 
 
-def test_a_step_does_not_wait_for_the_gpu(text: Data, tmp_path: Path) -> None:
-    training = Training(run_of(text), text, tmp_path, CARD)
+@pytest.mark.parametrize("compiled", ["no", "yes"])
+def test_a_cuda_graph_computes_the_same(text: Data, tmp_path: Path, compiled: str) -> None:
+    """Steps of four micro-batches, of which the first step captures the last. The kernels are the
+    same; some add up in the order that they happen to end in, and that grows from step to step."""
+    graph = replace(GRAPH, compile=compiled)
+    for name, placement in (("plain", replace(graph, cuda_graph="no")), ("graph", graph)):
+        record = train(run_of(text), text, tmp_path / name, placement=placement)
+        assert (record.status, record.device["cuda_graph"]) == ("finished", placement.cuda_graph)
+    curves = [losses(tmp_path / name) for name in ("plain", "graph")]
+    for a, b in zip(*curves, strict=True):
+        assert a == pytest.approx(b, rel=1e-5 if a["step"] <= 8 else 1e-3)
+
+
+@pytest.mark.parametrize("compiled", ["no", "yes"])
+def test_a_cuda_graph_is_captured_once_and_learns_from_the_weights_of_the_step(
+    text: Data, tmp_path: Path, compiled: str
+) -> None:
+    """One step with the graph, and one without from the same weights: the same gradients."""
+    training = Training(run_of(text), text, tmp_path, replace(GRAPH, compile=compiled))
+    engine = training.engine
+    assert isinstance(engine, AutogradEngine)
+    for _ in range(3):
+        training.timed_step()
+    assert engine.captured is not None
+    graph = engine.captured.graph
+    assert graph is not None
+    found = []
+    for captured in (engine.captured, None):
+        engine.captured = captured
+        training.weights.gradients.zero_()
+        loss = engine.nll(*training._batch(7), 0.01)
+        found.append((loss, training.weights.gradients.clone()))
+        if captured is not None:
+            assert captured.graph is graph
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+
+
+def test_memory_with_a_cuda_graph_stays_below_its_estimate(text: Data, tmp_path: Path) -> None:
+    """Reserved, for that of the graph is not allocated when it is not replayed."""
+    lab = replace(run_of(text), architecture=Architecture.from_yaml("mobilellm_125m"), recipe=LAB)
+    placement = settle(replace(CARD, cuda_graph="yes"), lab)
+    assert placement.micro_batch is not None
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    long = replace(text, train=text.train.repeat(-(-(2**20) // len(text.train))))
+    training = Training(lab, long, tmp_path, placement)
+    for _ in range(4):
+        training.timed_step()
+    training.engine.nll(*training._batch(5))
+    estimated = peak_memory(lab.architecture, LAB, placement.micro_batch).graph
+    assert torch.cuda.max_memory_reserved() < estimated / HEADROOM
+
+
+@pytest.mark.parametrize("placement", [CARD, GRAPH])
+def test_a_step_does_not_wait_for_the_gpu(text: Data, tmp_path: Path, placement: Placement) -> None:
+    training = Training(run_of(text), text, tmp_path, placement)
     for _ in range(3):
         training.timed_step()  # compiled by now
     training.state.step = 0  # whose number no line of the curve wants
