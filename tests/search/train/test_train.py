@@ -19,6 +19,7 @@ from search.record import Run
 from search.runs import read_record, read_windows
 from search.train.loop import Stop, Training, train
 from search.train.placement import Placement
+from space.arch import Architecture
 from space.doors import Changed
 
 
@@ -293,3 +294,26 @@ def test_the_compiled_loop_is_the_eager_one(data: Data, tmp_path: Path) -> None:
     graphs = counters["stats"]["unique_graphs"]
     train(replace(run_of(data), seed=1), data, tmp_path / "again", placement=placement)
     assert counters["stats"]["unique_graphs"] == graphs > 0
+
+
+@pytest.mark.slow
+def test_shapes_of_one_width_are_compiled_once(data: Data, tmp_path: Path) -> None:
+    """A worker of a study trains one shape after the other. Deeper ones have the layers of the
+    first; of another width all is compiled anew, and what was is no longer kept."""
+    made = []
+    for width, depth in ((32, 2), (32, 3), (32, 5), (48, 2), (48, 4), (32, 2)):
+        arch = Architecture(
+            vocab_size=300,
+            hidden_size=width,
+            num_blocks=depth,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            intermediate_size=64,
+        )
+        run = replace(run_of(data, tokens=2 * 4 * 32, eval_tokens=32 * 4), architecture=arch)
+        before = counters["stats"]["unique_graphs"]
+        placement = replace(HERE, engine="autograd", compile="yes")
+        train(run, data, tmp_path / str(len(made)), placement=placement)
+        made.append(counters["stats"]["unique_graphs"] - before)
+    each = 4  # the layers' and the loss's, to learn and to score
+    assert made == [each, 0, 0, each, 0, each]

@@ -297,7 +297,7 @@ def test_a_run_leaves_nothing_when_it_is_dropped(
     training = Training(run_of(data), data, tmp_path, here)
     for _ in range(2):
         training.timed_step()
-    gone = weakref.ref(training.weights.values)
+    gone = weakref.ref(training.model)
     gc.collect()
     gc.disable()
     try:
