@@ -94,9 +94,13 @@ def _side_by_side(model: Decoder) -> Iterable[list[Tensor]]:
 
 def _reading_together(module: nn.Module) -> list[nn.Linear]:
     """Projections of a module that read the same input."""
+    found: list[nn.Module] = []
     if isinstance(module, Attention):
-        return [module.q_proj, module.k_proj, module.v_proj]
-    return [module.gate_proj, module.up_proj] if isinstance(module, MLP) and module.gated else []
+        found = [module.q_proj, module.k_proj, module.v_proj]
+    elif isinstance(module, MLP) and module.gated:
+        found = [module.gate_proj, module.up_proj]
+    linear = [p for p in found if isinstance(p, nn.Linear)]
+    return linear if len(linear) == len(found) else []  # a part may replace some
 
 
 def _groups(projections: list[nn.Linear]) -> list[list[Tensor]]:

@@ -163,3 +163,20 @@ def test_a_projection_that_is_more_than_its_matrix_stays_apart(change: Any, name
     assert half.joint is None
     assert other.joint is not None
     torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["self_attn.k_proj", "mlp.up_proj"])
+def test_a_projection_that_is_replaced_trains_apart(name: str) -> None:
+    """By two matrices in its place, which have no weight of their own."""
+    model, _ = decoder()
+    half: Any = model.model.layers[1].get_submodule(name.split(".")[0])
+    replaced = half.get_submodule(name.split(".")[1])
+    factors = [nn.Linear(48, 8, bias=False), nn.Linear(8, replaced.out_features, bias=False)]
+    setattr(half, name.split(".")[1], nn.Sequential(*factors))
+    weights = Weights(model)
+    apart = learned(model, weights, PLAIN)
+    weights.gradients.zero_()
+    weights.join(model)
+    assert half.joint is None
+    torch.testing.assert_close(learned(model, weights, PLAIN), apart, rtol=1e-5, atol=1e-6)
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
