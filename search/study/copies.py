@@ -87,11 +87,12 @@ class Copy:
 
     def checkpointed(self) -> None:
         """Send a checkpoint that was written, where sending them took little of the time so far. A
-        store that does not answer is tried again with a later one."""
+        store that does not answer is tried again with a later one. Training goes on meanwhile, so
+        the curve grows, and is not sent: the checkpoint holds it."""
         if self.artifacts is None or time.monotonic() < self.resumes:
             return
         began = time.monotonic()
-        self._send_if_it_answers()
+        self._send_if_it_answers(training=True)
         now = time.monotonic()
         self.resumes = now + (now - began) / SHARE
 
@@ -104,19 +105,19 @@ class Copy:
         if self.artifacts is not None:
             self._send(self.artifacts)
 
-    def _send_if_it_answers(self) -> None:
+    def _send_if_it_answers(self, training: bool = False) -> None:
         if self.artifacts is None:
             return
         try:
-            self._send(replace(self.artifacts, wait_s=0))
+            self._send(replace(self.artifacts, wait_s=0), training)
         except Away as error:
             print(f"run {self.folder.name}: its checkpoint was not sent: {error}")
 
-    def _send(self, artifacts: Artifacts) -> None:
+    def _send(self, artifacts: Artifacts, training: bool = False) -> None:
         record = usable_record(self.folder)
         ended = record is not None and record.final
         done = [ASKED, CURVE, WINDOWS, *([WEIGHTS] * self.keep), RECORD]
-        paths = done if ended else _going_on()
+        paths = [p for p in (done if ended else _going_on()) if p != CURVE or not training]
         files = {path: self.folder / path for path in paths if (self.folder / path).is_file()}
         had = self.version is not None and RECORD in self.version.files
         carried = [WEIGHTS] if had else []

@@ -208,12 +208,12 @@ class Worker:
             finally:
                 self.leases.release(lease)
 
-    def _copy(self, key: str, trial: Trial | None = None) -> Copy:
+    def _copy(self, key: str) -> Copy:
         """A run's folder, as it travels."""
         return Copy(
             self.artifacts,
             self.job.runs / key,
-            self._fence(key, trial),
+            self._fence(key),
             weights=bool(self.job.evaluate.tasks),
             keep=self.job.keep_weights,
         )
@@ -259,22 +259,24 @@ class Worker:
             self._say("asking", task=task)
             self.emit({"event": Kind.ASK, "task": task})
 
-    def _fence(self, key: str, trial: Trial | None = None) -> Callable[[], None]:
-        """Asked before each file of a run takes its place. It notes how far its trial is, if any:
-        after the first steps that file is a checkpoint."""
-        noted = 0
+    def _fence(self, key: str) -> Callable[[], None]:
+        """Asked before each file of a run takes its place."""
 
         def fence() -> None:
-            nonlocal noted
             if not self.leases.owns(f"{RUN}/{key}"):
                 raise Lost
-            tokens = int(self.leases.said.get("tokens", 0))
-            if trial is not None and tokens > noted:
-                noted = tokens
-                with self._while_it_runs():
-                    trial.set_user_attr("saved", tokens)
 
         return fence
+
+    def _saved(self, trial: Trial, copy: Copy) -> Callable[[int], None]:
+        """Notes how far a trial's checkpoint is, and sends it."""
+
+        def saved(tokens: int) -> None:
+            with self._while_it_runs():
+                trial.set_user_attr("saved", tokens)
+            copy.checkpointed()
+
+        return saved
 
     @contextmanager
     def _while_it_runs(self) -> Iterator[None]:
@@ -452,7 +454,7 @@ class Worker:
             Pruned: the study's pruner stopped it at a horizon.
         """
         folder = self.job.runs / run.key
-        with self._own(run.key), self._copy(run.key, trial).travelling() as copy:
+        with self._own(run.key), self._copy(run.key).travelling() as copy:
             before = usable_record(folder)
             judge = self._judge(run, trial)
             horizons = len(run.recipe.horizons)  # a diverged run has no reading after these
@@ -466,7 +468,7 @@ class Worker:
                 progress=self._progress(run.key, trial.number),
                 listener=judge,
                 fence=copy.fence,
-                saved=copy.checkpointed,
+                saved=self._saved(trial, copy),
             )
             if self.scorer.evaluation.tasks or self.job.targets.measured:
                 copy.send()  # answers and measurements take time

@@ -2,15 +2,23 @@
 
 runs/<key>/checkpoint/state.pt     of the trunk
 runs/<key>/checkpoint/branch.pt    of a decay branch in progress, which left the trunk at `state.pt`
+
+Training is held up for a copy of the state in memory, which a thread then writes.
 """
 
+import copy
 import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from torch import Tensor
 
+from search.runs import disk_error
 from space.files import Fence, file_atomically, nothing, remove_begun
 from space.seals import Damaged, Digesting, digest_of_file, set_aside
 
@@ -49,6 +57,95 @@ def write(folder: Path, key: str, saved: Saved, *, branch: bool, fence: Fence = 
         file.write(SEAL + sealed.hash.hexdigest().encode())
     if not branch:
         (place / BRANCH).unlink(missing_ok=True)
+
+
+def snapshot(saved: Saved) -> Saved:
+    """A copy in the host's memory, which later steps do not change. What is on a GPU goes into
+    pinned memory, and all of it is waited for once."""
+    copied: Saved = _copied(saved)
+    if torch.cuda.is_initialized():
+        torch.cuda.current_stream().synchronize()
+    return copied
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        here = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
+        return here.copy_(value.detach(), non_blocking=True)
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_copied, value))
+    return copy.deepcopy(value)
+
+
+class Writer:
+    """Writes the checkpoints of a run in a thread, one at a time. At its end, however that comes,
+    none is being written; what went wrong with the last is raised, unless something else is."""
+
+    def __init__(self, folder: Path, key: str, fence: Fence = nothing) -> None:
+        self.folder, self.key, self.fence = folder, key, fence
+        self.cpu_s = 0.0
+        """Seconds of a core that the last took."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._thread.shutdown()
+        if error is None:
+            self.wait()
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is being written."""
+        return self._writing is not None and not self._writing.done()
+
+    def begin(
+        self,
+        saved: Saved,
+        *,
+        branch: bool,
+        before: Callable[[], None] = nothing,
+        after: Callable[[], None] = nothing,
+    ) -> None:
+        """Write a snapshot, as `write` does, once the one before is written. The thread calls
+        `before`, and `after` when it is in its place.
+
+        Raises:
+            Exception: what went wrong with the one before.
+        """
+        self.wait()
+        self._writing = self._thread.submit(self._write, saved, branch, before, after)
+
+    def check(self) -> None:
+        """Raise what went wrong, where that is known."""
+        if not self.busy:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until all that was begun is on the disk. Raises: Exception: what went wrong with it."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(
+        self, saved: Saved, branch: bool, before: Callable[[], None], after: Callable[[], None]
+    ) -> None:
+        began = time.thread_time()
+        try:
+            before()
+            write(self.folder, self.key, saved, branch=branch, fence=self.fence)
+            saved.clear()  # makes room: what follows may take long
+            after()
+        except Exception as error:
+            if (disk := disk_error(error)) is not None:  # known by what it is raised in here
+                raise disk from error
+            raise
+        finally:
+            self.cpu_s = time.thread_time() - began
 
 
 def take_over(folder: Path) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -65,11 +65,14 @@ from space.seals import set_aside
 
 Progress = Callable[[dict[str, Any]], None]
 Listener = Callable[[Reading], None]
+Saved = Callable[[int], None]
+"""Takes the number of tokens, branches included, of a checkpoint that is on the disk."""
 Event = TypeVar("Event")
 Tokens = np.ndarray[Any, np.dtype[np.int64]]
 
 CHECKPOINT_S, CHECKPOINT_SHARE = 20.0, 0.01
-"""Seconds between checkpoints, or more where writing one would take over this share of them."""
+"""Seconds between checkpoints, or more where one would hold training up for over this share of
+them."""
 CURVE_POINTS = 200
 """Training lines of `metrics.jsonl`, whatever the length of the run."""
 
@@ -91,7 +94,7 @@ def train(
     progress: Progress | None = None,
     listener: Listener | None = None,
     fence: Fence = nothing,
-    saved: Callable[[], None] = nothing,
+    saved: Saved | None = None,
 ) -> Record:
     """The record of a run: the one in its folder, or that of training it, going on from its
     checkpoint.
@@ -102,7 +105,9 @@ def train(
     of memory for one sequence and crashes of the run itself are recorded with their reason. What
     `progress` or `listener` raises, `Stop` or another, is no outcome of the run: it is passed on,
     once a checkpoint is written. `fence` is asked before any file takes its place, and raises
-    `Stop` where the run is no longer this one's. `saved` is called after each checkpoint.
+    `Stop` where the run is no longer this one's. `saved` is called after each checkpoint. A thread
+    writes checkpoints, and so calls `saved` and `fence`; what they raise is raised at the next
+    step.
 
     Raises:
         OSError: the disk is full or cannot be written; the last checkpoint stays.
@@ -120,7 +125,7 @@ def _train(
     progress: Progress | None,
     listener: Listener | None,
     fence: Fence,
-    saved: Callable[[], None],
+    saved: Saved | None,
 ) -> Record:
     """See `train`. Of several ranks the first alone writes; what one raises ends all."""
     existing = usable_record(folder) if rank() == 0 else None
@@ -218,9 +223,9 @@ class Training:
         progress: Progress | None = None,
         listener: Listener | None = None,
         fence: Fence = nothing,
-        when_saved: Callable[[], None] = nothing,
+        when_saved: Saved | None = None,
     ) -> None:
-        self.fence, self.when_saved = fence, when_saved
+        self.fence, self.when_saved = fence, when_saved or _ignore
         self.run, self.recipe, self.data, self.folder = run, run.recipe, data, folder
         self.progress, self.listener = progress or _ignore, listener or _ignore
         self.branches = run.recipe.branches
@@ -249,8 +254,9 @@ class Training:
         """The next step's batch, where it was fetched ahead of time."""
         self.waits = self.placement.device == "cuda"
         """Whether reading a number of the step just taken would leave the device without work."""
-        self.write_s = 0.0
-        """What the last checkpoint took."""
+        self.writer = checkpoint.Writer(folder, run.key, fence)
+        self.snapshot_s = 0.0
+        """What that of the last checkpoint took."""
         self.unread: Taken | None = None
         self.loss = self.norm = math.nan
         """Of the last step that was read."""
@@ -267,7 +273,7 @@ class Training:
         """Train what is left, then write the weights."""
         if rank() == 0:
             write_run(self.folder, self.run, self.fence)
-        with self._open_metrics() as metrics:
+        with self._open_metrics() as metrics, self.writer:
             self._loop(metrics)
         if rank() == 0:
             weights = {n: p.detach().cpu().clone() for n, p in self.model.named_parameters()}
@@ -304,6 +310,7 @@ class Training:
         for reading in state.readings[: len(self.branches)]:
             self._call(self.listener, Reading.from_dict(reading), metrics)
         while state.step < recipe.steps:
+            self.writer.check()
             if self._branch_starts():
                 self._branch_off(metrics)
             loss, norm, lr = self.timed_step()
@@ -317,7 +324,7 @@ class Training:
                 self._call(self.listener, Reading.from_dict(state.readings[-1]), metrics)
             self._call(self.progress, self._standing(loss), metrics)
             if time.monotonic() - checkpointed > self.interval_s:
-                self._checkpoint(metrics)
+                self._begin_checkpoint(metrics)
                 checkpointed = time.monotonic()
 
     def _call(self, callback: Callable[[Event], None], event: Event, metrics: TextIO) -> None:
@@ -360,9 +367,14 @@ class Training:
 
     @property
     def interval_s(self) -> float:
-        """Seconds between checkpoints."""
-        given = self.placement.checkpoint_s
-        return max(CHECKPOINT_S, self.write_s / CHECKPOINT_SHARE) if given is None else given
+        """Seconds between checkpoints. By default none begins while one is being written; where
+        that was asked for, it waits."""
+        if (given := self.placement.checkpoint_s) is not None:
+            return given
+        held_up_s = self.snapshot_s
+        if self.placement.device == "cpu":  # the thread takes its core from training
+            held_up_s += self.writer.cpu_s
+        return math.inf if self.writer.busy else max(CHECKPOINT_S, held_up_s / CHECKPOINT_SHARE)
 
     @cached_property
     def log_every(self) -> int:
@@ -468,15 +480,20 @@ class Training:
         add_up(nats)
         if rank() == 0:
             text, weights = text_and_weights(self.data, targets, self.spans)
+            self.writer.wait()  # who sends a checkpoint reads them too
             write_windows(self.folder, (nats.cpu().numpy(), text, weights), self.fence)
 
     def _tokens(self) -> int:
         return self.state.step * self.recipe.tokens_per_step
 
+    def _steps(self) -> int:
+        """Those that were taken, the steps of branches counted."""
+        ended = self.branches[: len(self.state.readings)]
+        return self.state.step + sum(branch.steps for branch in ended)
+
     def _standing(self, loss: float) -> dict[str, Any]:
-        """How far the run is, the steps of branches counted."""
-        state, recipe = self.state, self.recipe
-        step = state.step + sum(branch.steps for branch in self.branches[: len(state.readings)])
+        """How far the run is."""
+        state, recipe, step = self.state, self.recipe, self._steps()
         tokens = step * recipe.tokens_per_step
         return {
             "step": step,
@@ -527,9 +544,16 @@ class Training:
 
     def _checkpoint(self, metrics: TextIO) -> None:
         """Replace the checkpoint: all of it is there, or the one before."""
+        self._begin_checkpoint(metrics)
+        self.writer.wait()
+
+    def _begin_checkpoint(self, metrics: TextIO) -> None:
+        """Have the checkpoint replaced while training goes on."""
         if rank() != 0:
             return
-        _sync(metrics)
+        self.writer.wait()  # of two snapshots there is no need
+        started = time.perf_counter()
+        metrics.flush()
         self.state.metrics_bytes = metrics.tell()
         saved = {
             "weights": dict(self.model.named_parameters()),
@@ -539,10 +563,14 @@ class Training:
             # torch does not read empty bytes back, which are those before the first line
             "curve": (self.folder / CURVE).read_bytes()[: self.state.metrics_bytes] or None,
         }
-        started = time.perf_counter()
-        checkpoint.write(self.folder, self.run.key, saved, branch=self.in_branch, fence=self.fence)
-        self.write_s = time.perf_counter() - started
-        self.when_saved()
+        copied = checkpoint.snapshot(saved)
+        self.snapshot_s = time.perf_counter() - started
+        self.writer.begin(
+            copied,
+            branch=self.in_branch,
+            before=partial(os.fsync, metrics.fileno()),
+            after=partial(self.when_saved, self._steps() * self.recipe.tokens_per_step),
+        )
 
     def _restore(self, saved: dict[str, Any]) -> None:
         """Take weights and optimiser from a checkpoint."""

@@ -76,7 +76,7 @@ def test_a_run_goes_on_where_another_host_left_it(
                 folder,
                 placement=session.placement,
                 progress=progress,
-                saved=copy.checkpointed,
+                saved=lambda _: copy.checkpointed(),
             )
         return steps
 
