@@ -183,14 +183,3 @@ def test_a_divergence_that_is_read_late_is_found(
     monkeypatch.setattr(loop, "CURVE_POINTS", 1)
     with pytest.raises(loop.Diverged, match=r"at step [1-9]"):
         training.to_the_end()
-
-
-def test_large_models_write_checkpoints_less_often(data: Data, tmp_path: Path) -> None:
-    training = Training(run_of(data), data, tmp_path, replace(PLAIN, checkpoint_s=None))
-    training.write_s = 0.05
-    assert training.interval_s == 20
-    training.write_s = 3.0
-    assert training.interval_s == pytest.approx(300), "a hundredth of the time"
-    given = Training(run_of(data), data, tmp_path, replace(PLAIN, checkpoint_s=7))
-    given.write_s = 3.0
-    assert given.interval_s == 7
