@@ -553,17 +553,7 @@ class Training:
             return
         self.writer.wait()  # of two snapshots there is no need
         started = time.perf_counter()
-        metrics.flush()
-        self.state.metrics_bytes = metrics.tell()
-        saved = {
-            "weights": dict(self.model.named_parameters()),
-            "optimizer": self.optimizer.state_dict(),
-            "state": asdict(self.state),
-            "placement": asdict(self.placement),
-            # torch does not read empty bytes back, which are those before the first line
-            "curve": (self.folder / CURVE).read_bytes()[: self.state.metrics_bytes] or None,
-        }
-        copied = checkpoint.snapshot(saved)
+        copied = checkpoint.snapshot(self._going_on(metrics))
         self.snapshot_s = time.perf_counter() - started
         self.writer.begin(
             copied,
@@ -571,6 +561,19 @@ class Training:
             before=partial(os.fsync, metrics.fileno()),
             after=partial(self.when_saved, self._steps() * self.recipe.tokens_per_step),
         )
+
+    def _going_on(self, metrics: TextIO) -> checkpoint.Saved:
+        """What a checkpoint holds, as it is now."""
+        metrics.flush()
+        self.state.metrics_bytes = metrics.tell()
+        return {
+            "weights": dict(self.model.named_parameters()),
+            "optimizer": self.optimizer.state_dict(),
+            "state": asdict(self.state),
+            "placement": asdict(self.placement),
+            # torch does not read empty bytes back, which are those before the first line
+            "curve": (self.folder / CURVE).read_bytes()[: self.state.metrics_bytes] or None,
+        }
 
     def _restore(self, saved: dict[str, Any]) -> None:
         """Take weights and optimiser from a checkpoint."""

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from database_fixtures import Postgres, postgres  # noqa: F401
 from process_fixtures import wait_for, workers_of
 from s3_fixtures import s3  # noqa: F401
 from study_fixtures import open_search, records, run, start, study_json, work, write_text
 
 from search.artifacts import Artifacts
-from search.runs import WEIGHTS, WINDOWS, usable_record
+from search.runs import WEIGHTS, WINDOWS, read_metrics, usable_record
 from search.study.copies import Copy
 
 
@@ -96,6 +97,51 @@ def test_a_run_goes_on_where_another_host_left_it(
     session.lock.release()
 
 
+def test_a_host_that_dies_is_followed_by_its_last_checkpoint_which_has_the_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The curve itself grows while a checkpoint is sent."""
+    from search.data.cache import open_data
+    from search.train.loop import train
+
+    class Killed(BaseException): ...
+
+    session = in_turn(tmp_path, monkeypatch, "first", "placement.checkpoint_s=0.001")
+    run = session.subject.work.run(session.subject.work.plan.options[0].params, 0)
+    steps: list[int] = []
+
+    def progress(event: dict[str, Any]) -> None:
+        steps.append(event["step"])
+        if steps == [1, 2, 3, 4, 5]:
+            raise Killed
+
+    def go(host: str) -> list[Any]:
+        folder = tmp_path / host / run.key
+        with Copy(session.artifacts, folder).travelling() as copy:
+            train(
+                run,
+                open_data(session.job.data),
+                folder,
+                placement=session.placement,
+                progress=progress,
+                saved=lambda _: copy.checkpointed(),
+            )
+        return [(line["step"], line.get("train_loss")) for line in read_metrics(folder)]
+
+    with pytest.raises(Killed):
+        go("first")
+    sent = Artifacts.at(str(tmp_path / "store")).latest(f"runs/{run.key}")
+    assert sent is not None
+    assert set(sent.files) == {"run.yaml", "checkpoint/state.pt"}
+    curve = go("second")
+    assert 1 < steps[5] <= 5, "it goes on"
+    assert steps[5:] == list(range(steps[5], 9))
+    plain = tmp_path / "plain" / run.key
+    train(run, open_data(session.job.data), plain, placement=session.placement)
+    assert curve == [(line["step"], line.get("train_loss")) for line in read_metrics(plain)]
+    session.lock.release()
+
+
 def test_what_is_here_is_kept_where_it_came_after(tmp_path: Path) -> None:
     store = Artifacts.at(str(tmp_path / "store"))
     folder = tmp_path / "runs" / "k"
@@ -145,15 +191,17 @@ TWO = (
 LONG = ("recipe.tokens=96000",)
 
 
-def sent_checkpoint(store: Artifacts) -> str | None:
-    """The key of a run that goes on from there, with a curve behind it."""
+def sent_checkpoint(store: Artifacts, folder: Path) -> tuple[str, bytes] | None:
+    """The key of a run that goes on from there, and the curve behind it."""
+    state = folder / "checkpoint/state.pt"
     for key in {path.split("/")[-2] for path in store.fs.find("studies/all/runs")}:
         version = store.latest(f"runs/{key}")
         if version is None or "checkpoint/state.pt" not in version.files:
             continue
         with suppress(FileNotFoundError):  # replaced meanwhile
-            if store.fs.size(f"studies/all/runs/{key}/{version.files['metrics.jsonl']['at']}"):
-                return key
+            store.get(version, folder, ["checkpoint/state.pt"])
+            if curve := torch.load(state, weights_only=True)["curve"]:
+                return key, curve
     return None
 
 
@@ -171,16 +219,11 @@ def test_a_host_killed_in_a_run_is_followed_by_another_bit_for_bit(
     own = {name: f"data.cache={folder / 'cache'}" for name, folder in hosts.items()}
     killed = start(hosts["there"], *given, own["there"])
     store = Artifacts.at(s3)
-    key = wait_for(lambda: sent_checkpoint(store))
+    key, sent = wait_for(lambda: sent_checkpoint(store, tmp_path / "sent"))
     for pid in [*workers_of(killed), killed.pid]:
         os.kill(pid, signal.SIGKILL)
     killed.communicate()
     shutil.rmtree(hosts["there"] / "runs")
-    version = store.latest(f"runs/{key}")
-    assert version is not None
-    store.get(version, tmp_path / "sent", ["metrics.jsonl"])
-    sent = tmp_path / "sent" / "metrics.jsonl"
-    assert sent.read_bytes()
     survivor = run(hosts["here"], *given, own["here"])
     assert survivor.returncode == 0, survivor.stdout + survivor.stderr
     undisturbed = run(hosts["alone"], *TWO, *LONG, own["alone"])
@@ -192,7 +235,7 @@ def test_a_host_killed_in_a_run_is_followed_by_another_bit_for_bit(
     assert readings[0] == readings[1]
     assert sum(trial["attempts"] for trial in study_json(hosts["here"])["trials"]) == 3
     kept = (hosts["here"] / "runs" / key / "metrics.jsonl").read_bytes()
-    assert kept.startswith(sent.read_bytes()), "with its times: it went on"
+    assert kept.startswith(sent), "with its times: it went on"
     left = {path.split(".", 3)[3] for path in store.fs.find("studies/all/runs")}
     assert left == {"run.yaml", "metrics.jsonl", WINDOWS, WEIGHTS, "record.json", "version"}
     assert sum(WEIGHTS in path for path in store.fs.find("studies/all/runs")) == 1, "the best run's"
