@@ -76,9 +76,14 @@ def architecture(folder: Path) -> Architecture:
     return architecture_from_config(json.loads((folder / CONFIG).read_text()))
 
 
+def architecture_of(name: str) -> Architecture:
+    """A pinned teacher's."""
+    return architecture(_folder(name))
+
+
 def forward_flops(name: str, seq_len: int) -> int:
     """Of a pinned teacher, per token."""
-    return cost(architecture(_folder(name)), seq_len).forward_flops_per_token
+    return cost(architecture_of(name), seq_len).forward_flops_per_token
 
 
 def source(name: str) -> Path | Stored:

@@ -13,8 +13,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from search import teacher
 from search.recipe import Recipe
 from search.train.engines.autograd import AutogradEngine
+from search.train.engines.distillation import Teaching
 from search.train.engines.weights import Weights
 from search.train.optimizers import OPTIMIZERS
 from search.train.parametrise import parameter_groups
@@ -83,16 +85,16 @@ class StorageCounter:
 @lru_cache(maxsize=64)
 def peak_memory(architecture: Architecture, recipe: Recipe, micro_batch: int) -> Peak:
     """What one process takes for steps of two micro-batches of so many sequences, and for scoring
-    as many: weights, gradients, the optimiser's state, and activations."""
+    as many: weights, gradients, the optimiser's state, and activations; of a teacher weights and
+    activations."""
+    taught_by = teacher.architecture_of(recipe.teacher) if recipe.teacher else None
     with fake_tensors(), StorageCounter() as counter:
-        model = Decoder(architecture)
-        for module in model.modules():
-            if isinstance(module, Attention):
-                module.fused = True
+        model = _on_a_gpu(architecture)
         weights = Weights(model)
         optimizer = OPTIMIZERS.load(recipe.optimizer).build(parameter_groups(model, recipe), recipe)
         placement = replace(ON_FAKES, micro_batch=micro_batch)
-        engine = AutogradEngine(model, placement, recipe.precision)
+        teaching = Teaching.by(_on_a_gpu(taught_by), recipe, placement) if taught_by else None
+        engine = AutogradEngine(model, placement, recipe.precision, teaching, recipe.z_loss)
         optimizer.step()  # its state is then there
         ids = torch.zeros(2 * micro_batch, recipe.seq_len, dtype=torch.long)
         counter.peak = held = counter.now
@@ -105,6 +107,15 @@ def peak_memory(architecture: Architecture, recipe: Recipe, micro_batch: int) ->
         del weights
     graph = learning - held + max(scoring, stepping)
     return Peak(training=max(learning, stepping), scoring=scoring, graph=graph)
+
+
+def _on_a_gpu(architecture: Architecture) -> Decoder:
+    """A model whose attention is one operation, as it is there."""
+    model = Decoder(architecture)
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.fused = True
+    return model
 
 
 def fitting(

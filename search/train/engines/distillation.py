@@ -34,12 +34,18 @@ class Teaching:
         """
         if not recipe.teacher:
             return None
-        model = load(source(recipe.teacher)).to(placement.device).requires_grad_(False)
+        model = load(source(recipe.teacher)).to(placement.device)
         for module in model.modules():
             if isinstance(module, Attention):
                 module.fused = placement.device == "cuda"
+        return cls.by(model, recipe, placement)
+
+    @classmethod
+    def by(cls, model: Decoder, recipe: Recipe, placement: Placement) -> "Teaching":
+        """A model's, as a recipe wants it."""
         weight, temperature = recipe.distillation_weight, recipe.distillation_temperature
-        return cls(model, weight, temperature, placement, recipe.precision)
+        frozen = model.requires_grad_(False)
+        return cls(frozen, weight, temperature, placement, recipe.precision)
 
     @torch.no_grad()
     def hidden(self, inputs: Tensor) -> Tensor:

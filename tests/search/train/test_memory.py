@@ -14,13 +14,17 @@ from search.recipe import Recipe
 from search.train import loop
 from search.train.engines import autograd
 from search.train.engines.autograd import AutogradEngine
+from search.train.engines.distillation import Teaching
 from search.train.engines.weights import Weights
 from search.train.loop import Training, train
 from search.train.memory import HEADROOM, StorageCounter, fitting, peak_memory
+from search.train.optimizers import OPTIMIZERS
+from search.train.parametrise import parameter_groups
 from search.train.placement import Placement
 from space.arch import Architecture
 from space.cost import cost
-from space.model import Decoder
+from space.hf import export
+from space.model import Attention, Decoder
 
 LAB = Recipe(tokens=10**9, seq_len=2048, batch_size=256, precision="bf16")
 CARD = 80e9
@@ -62,6 +66,40 @@ def test_the_estimate_counts_what_is_known_exactly() -> None:
 def test_the_estimate_grows_by_the_sequence() -> None:
     one, two, four = (peak_memory(ARCH, RECIPE, size).training for size in (1, 2, 4))
     assert four - two == pytest.approx(2 * (two - one), rel=0.02)
+
+
+@pytest.mark.parametrize("width", [32, 128])
+def test_a_teacher_takes_its_weights_and_what_its_predictions_need(
+    tmp_path: Path, width: int
+) -> None:
+    """As a step with the model itself takes it, on real tensors."""
+    torch.manual_seed(1)
+    teacher = Decoder(replace(ARCH, hidden_size=width, intermediate_size=2 * width))
+    alone = replace(RECIPE, z_loss=1e-4)
+    recipe = replace(alone, teacher=str(export(teacher, tmp_path)), distillation_weight=0.5)
+    with StorageCounter() as counter:
+        model, teaching = Decoder(ARCH), Teaching.of(recipe, PLAIN)
+        assert teaching is not None
+        for module in (*model.modules(), *teaching.model.modules()):
+            if isinstance(module, Attention):
+                module.fused = True
+        weights = Weights(model)
+        optimizer = OPTIMIZERS.load("adamw").build(parameter_groups(model, recipe), recipe)
+        engine = AutogradEngine(model, PLAIN, recipe.precision, teaching, recipe.z_loss)
+        optimizer.step()
+        ids = torch.zeros(4, recipe.seq_len, dtype=torch.long)
+        counter.peak = counter.now
+        engine.nll(ids, ids)
+        scoring, counter.peak = counter.peak, counter.now
+        engine.nll(ids, ids, 1.0)
+        assert weights.gradients.abs().sum() > 0
+    found, without = (peak_memory(ARCH, each, 2) for each in (recipe, alone))
+    own = 4 * sum(p.numel() for p in teacher.parameters())
+    assert found.training == pytest.approx(counter.peak, rel=0.01)
+    assert found.scoring == pytest.approx(scoring, rel=0.01)
+    assert found.scoring - without.scoring == pytest.approx(own, rel=0.01), "it is not asked"
+    logits = 4 * 2 * recipe.seq_len * ARCH.vocab_size
+    assert found.training - without.training > own + logits
 
 
 def grads(model: Decoder, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
