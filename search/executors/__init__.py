@@ -71,6 +71,9 @@ class Executor(Protocol):
         """Start worker `number` on the job, which runs `search.study.worker`, and return at once.
 
         Each event goes to `deliver`, and when the worker has ended, however it did, None.
+
+        Raises:
+            ValueError: no worker can have what the placement asks for; the study ends.
         """
         ...
 

@@ -69,7 +69,13 @@ class Inline:
         return 1
 
     def require(self, placement: Placement, workers: int) -> None:
-        """Raises: ValueError for runs of several ranks: one that dies would end this process."""
+        """Raises: ValueError for runs of several ranks: one that dies would end this process. And
+        for MPS, which is for several workers."""
+        if placement.mps == "yes":
+            raise ValueError(
+                "placement.mps must be auto or no with executor=inline, which has one worker, but "
+                "got yes; use executor=local"
+            )
         if placement.gpus_per_run > 1:
             raise ValueError(
                 "placement.gpus_per_run must be 1 with executor=inline, which trains in this "

@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.executors import Deliver, read_event
+from search.executors import Deliver, _mps, read_event
+from search.states import Kind
 from search.study.job import Job
 from search.study.locks import HOST
 from search.train.placement import Placement, gpus, require_room, share_cores
@@ -57,6 +58,11 @@ class Child:
 class Local:
     """`executor=local`."""
 
+    mps: _mps.Daemon | None = None
+    """That its workers share GPUs by, where it has started one."""
+    mps_is_settled = False
+    """Whether there is nothing to start."""
+
     def command(self) -> list[str]:
         """What starts a worker that reads its job from standard input."""
         return [sys.executable, "-m", "search.study.worker"]
@@ -65,13 +71,16 @@ class Local:
         return workers
 
     def require(self, placement: Placement, workers: int) -> None:
-        """Raises: ValueError where this machine has too few GPUs."""
+        """Raises: ValueError where this machine has too few GPUs, or lacks what they are to be
+        shared by."""
         require_room(placement, workers)
+        _mps.require(placement)
 
     def environment(self, job: Job, number: int) -> dict[str, str]:
         return environment(share_cores(job.placement, job.workers), number)
 
     def start(self, job: Job, number: int, deliver: Deliver) -> Child:
+        self._share_gpus(job.placement, deliver)
         path = job.log(number)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab") as errors:
@@ -81,7 +90,11 @@ class Local:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, **self.environment(job, number)},
+                env={
+                    **os.environ,
+                    **self.environment(job, number),
+                    **(self.mps.variables if self.mps else {}),
+                },
                 start_new_session=True,  # the terminal's interrupt comes to the parent alone
             )
         threading.Thread(target=listen, args=(process, deliver), daemon=True).start()
@@ -91,7 +104,32 @@ class Local:
             process.stdin.flush()
         return Child(process, path, start)
 
-    def close(self) -> None: ...
+    def _share_gpus(self, placement: Placement, deliver: Deliver) -> None:
+        """Before the first worker: have them share GPUs by MPS, where that is wanted.
+
+        Raises:
+            ValueError: it was asked for and does not start.
+        """
+        if self.mps_is_settled:
+            return
+        self.mps_is_settled = True
+        _mps.require(placement)
+        if not _mps.is_wanted(placement):
+            return
+        try:
+            self.mps = _mps.Daemon.start()
+        except OSError as error:
+            if placement.mps == "yes":
+                raise ValueError(
+                    f"placement.mps=yes must be possible, but {error}; use auto"
+                ) from None
+            text = f"workers use their GPU in turns, since MPS does not start: {error}"
+            deliver({"event": Kind.PRINT, "text": text})
+
+    def close(self) -> None:
+        if self.mps is not None:
+            self.mps.quit()
+        self.mps, self.mps_is_settled = None, False
 
 
 def listen(process: "subprocess.Popen[bytes]", deliver: Deliver) -> None:

@@ -63,7 +63,13 @@ class Ray:
         return max(1, int(min(rooms, default=1)))
 
     def require(self, placement: Placement, workers: int) -> None:
-        """Raises: ValueError where a worker's GPUs are not those of its runs."""
+        """Raises: ValueError where a worker's GPUs are not those of its runs, or are to be shared
+        by what only a node can start."""
+        if placement.mps == "yes":
+            raise ValueError(
+                "placement.mps must be auto or no with executor=ray, whose workers use MPS where "
+                "their node has it running, but got yes; use auto"
+            )
         given, ranks = self.num_gpus, placement.gpus_per_run
         if ranks > 1 and placement.device != "cpu" and given not in (None, ranks):
             raise ValueError(
@@ -253,7 +259,10 @@ class Host:
 
 
 class Here(Local):
-    """Processes of this node, with what the driver chose for them."""
+    """Processes of this node, with what the driver chose for them. Those of several actors share
+    its GPUs."""
+
+    mps_is_settled = True
 
     def __init__(self, variables: dict[str, str]) -> None:
         self.variables = variables

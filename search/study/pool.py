@@ -87,7 +87,7 @@ class Pool:
         with self._interrupts_stop(), closing(self.executor):
             try:
                 for number in range(self.size):
-                    if not self.interrupts:
+                    if not self.interrupts and self._trouble is None:
                         self._start(number)
                 while self.workers:
                     self._take_event()
@@ -103,7 +103,10 @@ class Pool:
         def deliver(event: Event | None) -> None:
             self._events.put((number, start, event))
 
-        self.workers[number] = self.executor.start(self.job, number, deliver)
+        try:
+            self.workers[number] = self.executor.start(self.job, number, deliver)
+        except ValueError as error:
+            self._take(number, {"event": Kind.FATAL, "reason": str(error)})
 
     def _take_event(self) -> None:
         if self.interrupts and not self._passed_on:

@@ -46,12 +46,16 @@ class Placement:
     the graph keeps the memory of one while runs are scored. `no` until it is measured on a GPU."""
     workers_per_gpu: Annotated[int, Range(0, 4096, positive=True)] = 1
     """That share a GPU, and its memory equally: for models too small to keep one busy."""
+    mps: str = "auto"
+    """Whether workers that share a GPU use it at once, by NVIDIA's MPS: `yes`, `no`, or `auto`:
+    where it is installed. Else they use it in turns."""
     gpus_per_run: Annotated[int, Range(0, 4096, positive=True)] = 1
     """GPUs of one machine that train a run together: each takes its share of every batch. With
     `device=cpu`, so many processes. It may change the last bits of a loss, as `micro_batch` may."""
     checkpoint_s: Positive | None = None
-    """Seconds between checkpoints: the most that a kill can lose. Default: 20, or more where
-    writing one takes over a hundredth of that, as large models' do."""
+    """Seconds between checkpoints; a kill loses these and what was trained while the last was being
+    written, at most. Default: 20, or more where one holds training up for over a hundredth of that
+    or takes longer to be written, as large models' do."""
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -59,6 +63,7 @@ class Placement:
             ("engine", ("auto", "kernels", "autograd")),
             ("compile", ("auto", "yes", "no")),
             ("cuda_graph", ("yes", "no")),
+            ("mps", ("auto", "yes", "no")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(
@@ -71,6 +76,12 @@ class Placement:
                 "placement must share a GPU among workers or a run among GPUs, but got "
                 f"workers_per_gpu={self.workers_per_gpu} and gpus_per_run={self.gpus_per_run}; "
                 "leave one at 1"
+            )
+
+        if self.mps == "yes" and (self.workers_per_gpu == 1 or self.device == "cpu"):
+            raise ValueError(
+                "placement.mps=yes needs GPUs that several workers share, but got device="
+                f"{self.device} and workers_per_gpu={self.workers_per_gpu}; use auto"
             )
 
     @property
