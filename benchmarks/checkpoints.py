@@ -9,6 +9,7 @@ on the batch.
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from math import nan
 from pathlib import Path
 
 from benchmarks.proxy import benchmark_run, random_tokens
@@ -65,7 +66,8 @@ def measured(
     say(f"{shape} warms up")
     for _ in range(WARM_UP):
         training.timed_step()
-    writes, copies, thread, of_a_core, alone, beside = ([] for _ in range(6))  # type: list[float]
+    parts: list[list[float]] = [[] for _ in range(6)]
+    writes, copies, thread, of_a_core, alone, beside = parts
     with training._open_metrics() as metrics, training.writer as writer:
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
@@ -84,12 +86,11 @@ def measured(
             thread.append(time.perf_counter() - began - copies[-1])
             of_a_core.append(writer.cpu_s)
     size = (folder / "checkpoint" / checkpoint.TRUNK).stat().st_size
-    parts = (writes, copies, thread, of_a_core, alone, beside or [float("nan")])
     return [
         shape,
         f"{cost(architecture).parameters:,}",
         f"{size / 1e9:.2f} GB",
-        *(spread(part, "{:.3g}".format) for part in parts),
+        *(spread(part or [nan], "{:.3g}".format) for part in parts),
     ], training.placement
 
 

@@ -63,7 +63,7 @@ def snapshot(saved: Saved) -> Saved:
     """A copy in the host's memory, which later steps do not change. What is on a GPU goes into
     pinned memory, and all of it is waited for once."""
     copied: Saved = _copied(saved)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.current_stream().synchronize()
     return copied
 

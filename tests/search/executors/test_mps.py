@@ -47,9 +47,12 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    opened = open_search(tmp_path_factory.mktemp("study"), "n_trials=1", "replicates.seeds=1")
-    yield opened
-    opened.lock.release()
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        opened = open_search(folder, "n_trials=1", "replicates.seeds=1")
+        yield opened
+        opened.lock.release()
 
 
 @pytest.fixture
@@ -224,7 +227,7 @@ def test_what_cannot_be_had_is_refused_before_training(
     with pytest.raises(ValueError, match="needs a GPU, and none is seen"):
         Local().require(asked, 2)
     for elsewhere in (Ray(), Inline()):
-        with pytest.raises(ValueError, match="placement.mps must be auto or no with executor"):
+        with pytest.raises(ValueError, match=r"placement\.mps must be auto or no with executor"):
             elsewhere.require(asked, 2)
     for given in ({}, {"workers_per_gpu": 2, "device": "cpu"}):
         with pytest.raises(ValueError, match="needs GPUs that several workers share, but got"):
