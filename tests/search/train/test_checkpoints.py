@@ -188,7 +188,7 @@ def test_what_goes_wrong_with_a_write_ends_training_at_its_next_step(
     assert not (tmp_path / "error.txt").exists()
 
 
-def test_a_disk_that_fills_up_is_told_apart_where_torch_hides_it(
+def test_a_full_disk_is_recognised_where_torch_hides_it(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soon: None
 ) -> None:
     """Also where the run is being stopped for another reason."""
