@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from study_fixtures import open_search, work
 from torch import Tensor
 from train_fixtures import HERE, RECIPE, losses, run_of
 
 from search.data.packed import Data
+from search.study.storage import read_attempts
 from search.train import checkpoint, loop
 from search.train.loop import Stop, Training, train
 
@@ -228,3 +230,16 @@ def test_they_are_rarer_where_they_hold_training_up(data: Data, tmp_path: Path) 
     assert training.interval_s == pytest.approx(300)
     training.placement = replace(training.placement, checkpoint_s=7)
     assert training.interval_s == 7
+
+
+def test_a_trial_says_how_far_its_last_checkpoint_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    search = open_search(
+        tmp_path, "n_trials=1", "replicates.seeds=1", "placement.checkpoint_s=0.001"
+    )
+    work(search)
+    search.lock.release()
+    (attempt,) = read_attempts(search.study)
+    assert (attempt.state, attempt.saved) == ("COMPLETE", 8 * 4 * 32)
