@@ -12,8 +12,8 @@ from train_fixtures import HERE, data, losses, run_of  # noqa: F401
 
 from search.data.packed import Data
 from search.recipe import Recipe
-from search.train.engines.autograd import AutogradEngine
 from search.train import checkpoint
+from search.train.engines.autograd import AutogradEngine
 from search.train.loop import Stop, Training, train
 from search.train.memory import HEADROOM, peak_memory
 from search.train.placement import Placement, settle
@@ -110,9 +110,6 @@ def test_memory_with_a_cuda_graph_stays_below_its_estimate(text: Data, tmp_path:
     assert torch.cuda.max_memory_reserved() < estimated / HEADROOM
 
 
-@pytest.mark.parametrize("placement", [CARD, GRAPH])
-def test_a_step_does_not_wait_for_the_gpu(text: Data, tmp_path: Path, placement: Placement) -> None:
-    training = Training(run_of(text), text, tmp_path, placement)
 def test_a_snapshot_is_in_pinned_memory_and_stays_as_it_was() -> None:
     """It is whole although copies do not wait for each other, nor for what changes them later."""
     kept = {"a": torch.ones(2**24, device="cuda"), "step": torch.ones(())}
@@ -124,8 +121,9 @@ def test_a_snapshot_is_in_pinned_memory_and_stays_as_it_was() -> None:
     assert not copied["step"].is_pinned()
 
 
-def test_a_step_does_not_wait_for_the_gpu(text: Data, tmp_path: Path) -> None:
-    training = Training(run_of(text), text, tmp_path, CARD)
+@pytest.mark.parametrize("placement", [CARD, GRAPH])
+def test_a_step_does_not_wait_for_the_gpu(text: Data, tmp_path: Path, placement: Placement) -> None:
+    training = Training(run_of(text), text, tmp_path, placement)
     for _ in range(3):
         training.timed_step()  # compiled by now
     training.state.step = 0  # whose number no line of the curve wants
