@@ -178,6 +178,7 @@ def open_table(config: AblationConfig) -> "Session[TableWork]":
         facts=facts,
         pages=pages,
         plot="forest.png",
+        kept_arms=sum(len(panel.arms) for panel in work.table.panels),
     )
     session = Session.open(ground, subject)
     looks_of(session)  # what is stated of them is refused before any training

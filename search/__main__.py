@@ -165,6 +165,7 @@ def open_search(config: SearchConfig, given: Sequence[str] | None = None) -> "Se
         sampler=config.sampler,
         pruner=config.pruner,
         kept_arms=config.replicates.top + 1,
+        contenders=work.plan.contenders,
         pausing_runs=0 if config.pruner.name == "none" else work.plan.explorations,
     )
     return Session.open(ground, subject)

@@ -71,6 +71,8 @@ class Entry:
     """What is shown, by name."""
     progress: Mapping[str, Any] = field(default_factory=dict)
     """Where it runs: what `search.status` says."""
+    looked: bool = False
+    """Whether it is known if it runs."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -142,7 +144,9 @@ def _how_to_make(entry: Entry) -> str:
     """The command that makes a page where there is none."""
     if entry.page is not None or entry.runs.startswith("0 "):
         return ""
-    return f"no page yet: {command('reports', f'{entry.kind}={entry.parts[-1]}')}"
+    outputs = entry.files["study.json"].parents[len(entry.parts)]
+    own = [] if outputs == Path("outputs").resolve() else [f"outputs={outputs}"]
+    return f"no page yet: {command('reports', f'{entry.kind}={entry.parts[-1]}', *own)}"
 
 
 def _tokens(recipes: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ class Outputs:
 
     def entries(self, running: Mapping[str, Mapping[str, Any]] | None = None) -> list[Entry]:
         """All there are, those that run first, then the newest first; `running` is what
-        `search.status` says."""
-        folders = list(self._folders())
+        `search.status` says, None before its first look."""
+        looked, folders = running is not None, list(self._folders())
         self.left_out = [name for _, name, path in folders if not self._is_inside(path)]
         known = {name: self._entry(kind, name, path) for kind, name, path in folders}
         found = {name: entry for name, entry in known.items() if entry is not None}
@@ -47,6 +48,7 @@ class Outputs:
         }
         found |= {n: _elsewhere(n) for n in running if n not in found and is_alive(running[n])}
         shown = [with_progress(e, running.get(n)) for n, e in with_studies(found).items()]
+        shown = [replace(entry, looked=looked) for entry in shown]
         shown.sort(key=lambda entry: entry.name)
         shown.sort(key=lambda entry: entry.started, reverse=True)
         return sorted(shown, key=lambda entry: not entry.progress)

@@ -98,7 +98,7 @@ def state(entry: Entry) -> str:
     """Whether it runs, and who works on it."""
     said = entry.progress
     if not said:
-        return "finished" if entry.finished else "stopped"
+        return "finished" if entry.finished else "stopped" if entry.looked else "not finished"
     done = f"{said['done']} of {count(said['total'], 'run')} done"
     if not said["workers"]:
         return f"starting, {done}"

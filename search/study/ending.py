@@ -13,7 +13,7 @@ from search.states import End, State
 from search.study.copies import bring_weights, drop_weights, share_ended
 from search.study.describe import entries, write_study
 from search.study.measuring import measure_runs
-from search.study.plan import best_runs, distinct
+from search.study.plan import Attempt, best_runs, distinct
 from search.study.pool import Ending
 from search.study.storage import without_password
 from space.app import option_of
@@ -33,7 +33,7 @@ def conclude(session: "Session[Any]", ending: Ending) -> bool:
         if done:
             measure_runs(session)
         content = describe(session, finished=done)
-        tidy(session, arms=1 if done else session.subject.kept_arms, done=done)
+        tidy(session, done=done)
         return report(session, content)
     except (OSError, Unreadable):
         if ending.kind != End.FATAL:
@@ -56,15 +56,14 @@ def describe(session: "Session[Any]", finished: bool) -> dict[str, Any]:
     return content
 
 
-def tidy(session: "Session[Any]", arms: int = 1, done: bool = False) -> None:
+def tidy(session: "Session[Any]", done: bool = False) -> None:
     """Delete weights that this study wrote and does not keep: see `keep`. Until it is done, any of
-    the best `arms` may become the best, and weights that are not scored yet stay.
+    its contenders may become the best, and weights that are not scored yet stay.
     Then the store of `artifacts` keeps no others, and this host has them."""
     if session.config.keep == "all":
         return
     attempts, keep_best = session.attempts(), session.config.keep == "best"
-    maximize = session.job.targets.first.maximize
-    kept = {run.key for run in best_runs(attempts, arms, maximize)} if keep_best else set()
+    kept = {run.key for run in _best(session, attempts, done)} if keep_best else set()
     for run in distinct(attempts):
         key = str(run.key)
         ended_here = run.state == State.COMPLETE and not run.reused
@@ -76,6 +75,14 @@ def tidy(session: "Session[Any]", arms: int = 1, done: bool = False) -> None:
             drop_weights(session.artifacts, [key])
     if done:
         bring_weights(session.artifacts, session.job.runs, map(str, kept))
+
+
+def _best(session: "Session[Any]", attempts: Sequence[Attempt], done: bool) -> list[Attempt]:
+    """The best run, and until the study is done that of each contender."""
+    maximize = session.job.targets.first.maximize
+    best = best_runs(attempts, arms=len(attempts), maximize=maximize)
+    contenders = () if done else session.subject.contenders(attempts)
+    return [run for run in best if run is best[0] or run.arm in contenders]
 
 
 def report(session: "Session[Any]", content: dict[str, Any]) -> bool:

@@ -166,6 +166,12 @@ class Exploration:
         others = [run for run in best if run.arm != middle.arm]
         return [middle, *others[: self.replicates.top]]
 
+    def contenders(self, attempts: Sequence[Attempt]) -> set[str | None]:
+        """The arms that would get further seeds by what is known. The baseline may be another once
+        more have been explored; all others can only be left out."""
+        explored = [run for run in distinct(attempts) if run.role == Role.EXPLORE]
+        return {run.arm for run in self.worthy(explored)}
+
     def baseline(self, explored: Sequence[Attempt]) -> Attempt | None:
         """The one of middle depth; with several objectives, of those that get further seeds."""
         if not self.directions:

@@ -248,6 +248,10 @@ def _crowding(front: Sequence[Attempt]) -> list[float]:
     return distance
 
 
+def every_arm(attempts: Sequence[Attempt]) -> set[str | None]:
+    return {run.arm for run in attempts}
+
+
 def best_runs(attempts: Sequence[Attempt], arms: int = 1, maximize: bool = False) -> list[Attempt]:
     """The best run of each of the best arms: of those with the most seeds, by the mean of the seeds
     that did not choose them, where there are two."""

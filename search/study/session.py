@@ -7,7 +7,7 @@ is said of it and which page shows it.
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,7 @@ from search.study.locks import HOST, require_writable
 from search.study.lost import name_damaged, reopen_lost
 from search.study.measuring import measure_settings, require_measured
 from search.study.patience import PatientStorage
-from search.study.plan import Attempt, Work, distinct
+from search.study.plan import Attempt, Work, distinct, every_arm
 from search.study.pool import Ending, Pool
 from search.study.pruners import PrunerConfig, make_pruner
 from search.study.samplers import SamplerConfig
@@ -115,7 +115,10 @@ class Subject(Generic[W]):
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     pruner: PrunerConfig = field(default_factory=PrunerConfig)
     kept_arms: int = 1
-    """Whose weights are kept, with `keep=best`, until the study is done."""
+    """How many `contenders` there are at most."""
+    contenders: Callable[[Sequence[Attempt]], Collection[str | None]] = every_arm
+    """Arms of which one may become the best: with `keep=best` they keep the weights of their best
+    run until the study is done."""
     pausing_runs: int = 0
     """How many may be stopped at a horizon and keep their checkpoint."""
 
@@ -314,7 +317,7 @@ class Session(Generic[W]):
                 shown.show(worker, event)
                 if event["event"] == Kind.END:
                     describe(self, finished=False)
-                    tidy(self, arms=self.subject.kept_arms)
+                    tidy(self)
 
             workers = min(self.job.workers, to_do)
             ending = Pool(self.job, self.study, workers, listen, self.executor).run()

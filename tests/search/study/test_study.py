@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -31,7 +32,7 @@ from search.objectives import Targets
 from search.record import architecture_id
 from search.runs import CorruptRecord, usable_record
 from search.states import Role, State
-from search.study import session
+from search.study import ending, session
 from search.study.describe import (
     entries,
     exploration_facts,
@@ -49,6 +50,7 @@ from search.study.plan import (
     baseline,
     best_runs,
     distinct,
+    every_arm,
     ranked,
 )
 from search.study.samplers import SAMPLERS, SamplerConfig, make_sampler, worker_seed
@@ -588,11 +590,59 @@ def test_keep_says_whose_weights_stay(here: Path, keep: str, kept: int) -> None:
     search = open_search(here, "n_trials=3", "replicates.seeds=1", f"keep={keep}")
     work(search)
     tidy(search)
+    tidy(search, done=True)
     left = {path.parent.name for path in (here / "runs").glob("*/weights.safetensors")}
     assert len(left) == kept
     if keep == "best":
         best = min(distinct(read_attempts(search.study)), key=lambda run: run.value or 9e9)
         assert left == {best.key}
+
+
+@given(st.data())
+def test_the_best_run_keeps_its_weights_in_whatever_order_runs_end(data: st.DataObject) -> None:
+    """Of tables, any of whose arms may become the best, and of searches."""
+    arms, seeds = data.draw(st.integers(2, 5)), data.draw(st.integers(1, 4))
+    plan = Exploration(
+        options=tuple(options(arms)),
+        n_trials=99,
+        replicates=Replicates(top=1, seeds=seeds),
+        grid=True,
+    )
+    of_table = data.draw(st.booleans())
+    contenders = every_arm if of_table else plan.contenders
+
+    def ended(arm: int, seed: int) -> Attempt:
+        return Attempt(
+            number=len(attempts),
+            state=State.COMPLETE,
+            params={},
+            seed=seed,
+            role=Role.EXPLORE if seed == 0 else Role.REPLICATE,
+            key=f"{arm} {seed}",
+            arm=f"arm{arm + 1}",
+            layers=arm,
+            value=data.draw(st.floats(1, 2)),
+        )
+
+    attempts: list[Attempt] = []
+    study: Any = SimpleNamespace(
+        job=SimpleNamespace(targets=SimpleNamespace(first=SimpleNamespace(maximize=False))),
+        subject=SimpleNamespace(contenders=contenders),
+    )
+    there: set[str | None] = set()
+    for round_ in range(2):
+        left = [(arm, seed) for arm in range(arms) for seed in range(seeds)]
+        left = [place for place in left if (place[1] == 0) == (round_ == 0)]
+        if round_ and not of_table:
+            left = [place for place in left if f"arm{place[0] + 1}" in plan.contenders(attempts)]
+        for arm, seed in data.draw(st.permutations(left)):
+            attempts.append(ended(arm, seed))
+            there.add(attempts[-1].key)
+            there &= {run.key for run in ending._best(study, attempts, done=False)}
+    (best,) = ending._best(study, attempts, done=True)
+    middle = plan.baseline([run for run in attempts if run.role == Role.EXPLORE])
+    shifted = not of_table and middle is not None and best.key == middle.key
+    assert best.key in there or shifted
 
 
 def test_weights_that_another_study_wrote_are_left_alone(here: Path) -> None:
