@@ -23,8 +23,21 @@ tokenizer = AutoTokenizer.from_pretrained(".")
 prompt = tokenizer("The", return_tensors="pt")
 print(tokenizer.decode(model.generate(**prompt, max_new_tokens=40)[0]))
 ```""",
-    "llama.cpp": """```sh
+    "llama.cpp": """By llama.cpp's program:
+
+```sh
 llama-cli -m model.gguf -p 'The' -n 40
+```
+
+From Python, by `pip install xllamacpp`:
+
+```python
+import xllamacpp
+
+settings = xllamacpp.CommonParams()
+settings.model.path = "model.gguf"
+server = xllamacpp.Server(settings)
+print(server.handle_completions({"prompt": "The", "max_tokens": 40})["choices"][0]["text"])
 ```""",
 }
 """By library, how it generates text in the folder."""

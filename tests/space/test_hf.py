@@ -385,6 +385,13 @@ def test_a_sweeps_winner_leaves_by_one_command_and_generates_text(
     left = subprocess.run(gguf, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert left.returncode == 0, left.stderr
     assert sorted(p.name for p in (tmp_path / "phone").iterdir())[-1] == "model.gguf"
+    pytest.importorskip("xllamacpp")
+    card = (tmp_path / "phone" / "README.md").read_text()
+    python = card.split("```python\n")[1].split("```")[0]
+    shown = subprocess.run(
+        [sys.executable, "-c", python], cwd=tmp_path / "phone", capture_output=True, text=True
+    )
+    assert (shown.returncode, bool(shown.stdout.strip())) == (0, True), shown.stderr
     wrong = subprocess.run(
         [sys.executable, "-m", "space", "export=nothing", "to=other"],
         cwd=tmp_path,
