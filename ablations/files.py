@@ -10,7 +10,7 @@ from ablations.table import ARMS, Table
 from search.recipe import Recipe
 from space.arch import read_mapping
 from space.axes import SpaceConfig
-from space.near import absent
+from space.near import absent, hint
 
 TABLES = Path(__file__).parent.parent / "conf" / "ablation"
 WANTED: dict[type, str] = {
@@ -66,7 +66,7 @@ class TableFile:
         may_hold = _known() | ({key} if key else set())
         if "caption" not in values or set(values) - may_hold:
             raise ValueError(
-                f"{path} must hold {_holds(may_hold)}, but has {', '.join(map(str, values))}"
+                f"{path} must hold {_holds(may_hold)}, but {_what_is_wrong(values, may_hold)}"
             )
         for what, given, kind in _parts(values, QUESTIONS.load(question), key):
             if not isinstance(given, kind):
@@ -163,6 +163,13 @@ def _known() -> set[str]:
 
 def _holds(known: set[str]) -> str:
     return f"caption and may hold {', '.join(sorted(known - {'caption'}))}"
+
+
+def _what_is_wrong(values: Mapping[str, Any], may_hold: set[str]) -> str:
+    unknown = [str(name) for name in values if name not in may_hold]
+    if not unknown:
+        return f"has no caption: {', '.join(map(str, values)) or 'it is empty'}"
+    return f"has {unknown[0]}{hint(unknown[0], may_hold)}"
 
 
 def _parts(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from space.app import verb
 from space.cli import one_line_errors
 from space.files import require_name, write_atomically
+from space.near import hint
 from space.overrides import Names, Place
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class ReportsConfig:
         if self.page not in (None, LAWS, SHARING_LAW):
             raise ValueError(
                 f"page must be {LAWS} or {SHARING_LAW} or left out, but got {self.page!r}"
+                f"{hint(self.page, (LAWS, SHARING_LAW))}"
             )
         if self.page is None and isinstance(self.study, list):
             raise ValueError(
@@ -158,8 +160,8 @@ def _make_study(config: ReportsConfig) -> None:
 
 def _make_law(config: ReportsConfig) -> None:
     from reports.views import laws
-    from reports.views.law_words import headline, hedges, opening
-    from reports.weigh.forecast import forecast_files, require_unwritten
+    from reports.views.law_words import forecast_in_words, headline, hedges, opening
+    from reports.weigh.forecast import forecast_files, read_forecast, require_unwritten
     from reports.weigh.law import read_law
 
     names = config.study if isinstance(config.study, list) else [config.study]
@@ -172,7 +174,9 @@ def _make_law(config: ReportsConfig) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, laws.render(law) | written)
     print("\n".join([*opening(law), headline(law), *hedges(law)]))
-    print("\n".join(f"forecast: {folder / name}" for name in written), end="\n" * bool(written))
+    for name in written:
+        path = folder / name
+        print(f"forecast: {forecast_in_words(read_forecast(path))}: {path}")
     print(f"report: {folder / 'report.html'}")
 
 

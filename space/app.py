@@ -217,8 +217,8 @@ def _by_name(text: str, doors: Mapping[str, Door[Any]]) -> str:
     if "." not in name and not doors[option].knows(name):
         return text  # misspelt: Hydra lists the files
     doors[option].load(name, option=option)
-    quoted = name.replace("'", "\\'")
-    return f"{option}.{doors[option].field}='{quoted}'"
+    spelt = name if re.fullmatch(r"[\w./-]+", name) else quoted(name)
+    return f"{option}.{doors[option].field}={spelt}"
 
 
 def _require_known_and_given(config: DictConfig, schema: type[Any]) -> None:

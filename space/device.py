@@ -37,6 +37,7 @@ import numpy as np
 from space.arch import Architecture, read_mapping
 from space.cost import cached, cost, rows_executed, weights_executed
 from space.doors import Changed
+from space.near import hint
 from space.ranges import number
 from space.words import count
 
@@ -530,8 +531,11 @@ def _file_of(name: str | Path) -> Path:
             "once, at a quiet moment"
         )
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in DEVICES.glob("*.yaml")))
-        raise ValueError(f"device must be one of {known}, this, or a path, but got {str(name)!r}")
+        known = sorted(p.stem for p in DEVICES.glob("*.yaml"))
+        raise ValueError(
+            f"device must be one of {', '.join(known)}, this, or a path, but got {str(name)!r}"
+            f"{hint(str(name), known)}"
+        )
     return path
 
 

@@ -53,7 +53,8 @@ def cells_of(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         )
     if frame.arm.nunique() < 2:
         raise ValueError(
-            f"a comparison needs at least two arms, but got {frame.arm.nunique()}; add another"
+            f"a comparison needs at least two arms, but got {frame.arm.nunique()}; add another, or "
+            "of a study's architectures more seeds: those with one are not compared"
         )
     values = frame[["arm", "seed"]].assign(value=frame[metric].astype(float))
     cells = values.pivot(index="arm", columns="seed", values="value").sort_index()

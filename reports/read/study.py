@@ -201,6 +201,8 @@ def find_study(name: str | None, outputs: Path) -> Path:
     given, near = "none was given", ""
     if name is not None:
         given, near = f"got {name!r}", hint(name, known)
+        if (outputs / "tables" / name / "study.json").is_file():
+            near = f"; table={name} is a table of this name"
     raise ValueError(
         f"study must name a folder of {outputs} with a study.json, but {given}; {there}{near}"
     )

@@ -1,5 +1,6 @@
 """What numbers are and where they come from: the same facts beside a table in every form."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
@@ -67,7 +68,9 @@ def in_a_sentence(facts: Facts) -> str:
     known = dict(facts)
     warning = f"{known['worth']} " if "worth" in known else ""
     parts = [f"{warning}{known['metric']}, {known['direction']}"]
-    parts += [f"{term}: {known[term]}" for term in ("data", "tokens", "looks") if term in known]
+    data = re.sub(", fingerprint [0-9a-f]+", "", known.get("data", ""))
+    known["data"] = data  # what a paper says of it
+    parts += [f"{term}: {known[term]}" for term in ("data", "tokens", "looks") if known.get(term)]
     return f"{'; '.join(parts)}."
 
 

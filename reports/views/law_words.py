@@ -11,6 +11,7 @@ from reports.read.study import Study
 from reports.show.recipes import recipe_in_words
 from reports.show.tables import MINUS, decimals, percent, span, whole
 from reports.weigh.fits import Interval
+from reports.weigh.forecast import best_ends
 from reports.weigh.growth import determined
 from reports.weigh.law import Law, embedding_shares
 from reports.weigh.quality import FEWEST_FOR_FLOOR
@@ -101,7 +102,10 @@ def _left_out(law: Law) -> list[str]:
     if not out:
         return []
     at = join([f"{magnitude(v.budget)} ({best_in_words(v)})" for v in out])
-    return [f"No optimum inside the depths tried, so not part of the fitted growth: {at}."]
+    return [
+        f"No optimum inside the depths tried, so not part of the fitted growth: {at}. More depths, "
+        "by space.axes.num_blocks=[…], would show it."
+    ]
 
 
 def best_in_words(valley: Valley) -> str:
@@ -151,6 +155,12 @@ def predicted(depth: float, ends: Interval, digits: int, more: str = "", unit: s
     if not determined(*ends):
         return NOT_DETERMINED
     return f"{in_layers(depth, digits)}{unit} ({depths(*ends, digits)}{more})"
+
+
+def forecast_in_words(said: Mapping[str, Any]) -> str:
+    """The best depth that a forecast's file says."""
+    interval = spanned(*best_ends(said), 1)
+    return f"best depth {said['best_depth']['value']:.1f} layers (95% interval {interval})"
 
 
 def spanned(low: float, high: float, digits: int) -> str:
