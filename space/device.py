@@ -246,6 +246,12 @@ class Device:
         terms = {quantity: tuple(names) for quantity, names in values["terms"].items()}
         return cls(name=values["name"], source=values["source"], terms=terms, measured=rows)
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Parameters of the smallest and the largest model that it was measured with."""
+        counts = [cost(row.architecture).parameters for row in self.measured]
+        return min(counts), max(counts)
+
     def decode_ms(self, arch: Architecture, context: int = 1, precision: str = "fp16") -> float:
         """Milliseconds to decode one token after `context` others.
 
