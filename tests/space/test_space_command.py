@@ -117,6 +117,7 @@ def test_predictions_of_devices_stand_beside_the_ladder() -> None:
     table = printed(*given)
     assert "16 ms of decode on iPhone 13 (fp16, 2048 tokens)" in table.splitlines()[0]
     assert "decode ms iphone_13" in table
+    assert "measured with models of 125M to 231M parameters" in table
 
 
 def test_one_architecture_has_a_devices_predictions() -> None:
