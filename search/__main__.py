@@ -66,8 +66,8 @@ def planned(config: SearchConfig) -> Planned:
         replicates=config.replicates,
         grid=config.sampler.exhaustive,
     )
-    kind = Budget.parse(config.budget).kind
-    return Planned(space.enumerate(), work.plan.explorations, kind)
+    budget = Budget.parse(config.budget)
+    return Planned(space.enumerate(), work.plan.explorations, budget, config.recipe.tokens)
 
 
 @verb("search", SearchConfig, several=Several(naming="study", name=name_of, law=require_one_law))

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from space.arch import Architecture
+from space.budget import Budget
 from space.cost import cost
 
 FEWEST_DEPTHS = 4
 """That a study must have tried, for a valley through them: a quadratic takes three."""
+TOKENS_TOLERANCE = 0.02
+"""By how much tokens per parameter may differ between studies of a law: steps round them."""
 SHARE_TOLERANCE = 0.03
 """Where all parameters are the variable, the embeddings' mean shares of them lie this close
 together."""
@@ -21,8 +24,9 @@ class Planned:
     """Of its space."""
     tried: int
     """So many of them, at most."""
-    kind: str
-    """What its budget counts."""
+    budget: Budget
+    tokens: int
+    """Of each run."""
 
 
 def require_law(studies: Mapping[str, Planned]) -> None:
@@ -35,8 +39,9 @@ def require_law(studies: Mapping[str, Planned]) -> None:
                 f"study {name} must try at least {FEWEST_DEPTHS} depths for a law over budgets, "
                 f"but will try {depths}; raise n_trials, or give space.axes.num_blocks more"
             )
-        if planned.kind == "parameters":
+        if planned.budget.kind == "parameters":
             shares[name] = _mean_share(planned.architectures)
+    _require_one_length(studies)
     if not shares:
         return
     low, high = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
@@ -46,6 +51,18 @@ def require_law(studies: Mapping[str, Planned]) -> None:
             f"{100 * SHARE_TOLERANCE:.0f} points, but is {shares[low]:.1%} in {low} and "
             f"{shares[high]:.1%} in {high}; use non_embedding_parameters:… for each budget, or -m "
             "budget=…, which makes no law"
+        )
+
+
+def _require_one_length(studies: Mapping[str, Planned]) -> None:
+    ratios = {name: planned.tokens / planned.budget.value for name, planned in studies.items()}
+    low, high = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
+    if ratios[high] / ratios[low] - 1 > TOKENS_TOLERANCE:
+        raise ValueError(
+            "for a law over budgets tokens per parameter must lie within "
+            f"{TOKENS_TOLERANCE:.0%} of each other, but are {ratios[low]:.3g} in {low} and "
+            f"{ratios[high]:.3g} in {high}; add tokens_per_parameter={ratios[high]:.2g}, in place "
+            "of recipe.tokens, or use -m budget=…, which makes no law"
         )
 
 

@@ -19,7 +19,7 @@ from reports.weigh.growth import Growth, HeldOut, growth, held_out
 from reports.weigh.joint_runs import cells as joint_cells
 from reports.weigh.quality import Quality, quality
 from reports.weigh.valley import Valley, valley
-from search.law import FEWEST_DEPTHS, SHARE_TOLERANCE
+from search.law import FEWEST_DEPTHS, SHARE_TOLERANCE, TOKENS_TOLERANCE
 from search.record import Record
 from space.arch import Architecture
 from space.budget import OF_WEIGHTS
@@ -29,8 +29,6 @@ from space.words import join
 
 SEED = 20_402
 """Of the generators that intervals are drawn with: the same records give the same page."""
-TOKENS_TOLERANCE = 0.02
-"""Tokens per parameter of the studies of a law lie this close together."""
 LARGER = {"MobileLLM-125M": "mobilellm_125m", "MobileLLM-350M": "mobilellm_350m"}
 """Published architectures (arXiv:2402.14905) that the best depth is predicted for: 30 and 32
 layers."""

@@ -59,4 +59,14 @@ def test_studies_that_can_make_no_law_are_refused_before_the_first(
     with pytest.raises(ValueError, match=said):
         jobs_of([*given, "tokens_per_parameter=0.8"], how)
     fine = "budget=[non_embedding_parameters:500k,non_embedding_parameters:4m]"
-    assert len(jobs_of([fine], how)) == 2
+    assert len(jobs_of([fine, "tokens_per_parameter=0.8"], how)) == 2
+
+
+def test_budgets_of_one_length_are_refused_as_a_law_with_what_to_add() -> None:
+    how = Several(naming="study", name=name_of, law=require_one_law)
+    kinds = "non_embedding_parameters"
+    budgets = f"budget=[{kinds}:500k,{kinds}:1m]"
+    with pytest.raises(ValueError, match=r"are 0\.8 in .* and 1\.6 in .*; add tokens_per_par"):
+        jobs_of([budgets], how)
+    assert len(jobs_of([budgets, "tokens_per_parameter=1.6"], how)) == 2
+    assert len(jobs_of([f"budget={kinds}:500k,{kinds}:1m"], how)) == 2, "-m makes no law"
