@@ -1,5 +1,6 @@
 """What studies of several budgets must have for a law, as far as it is known before training."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,14 @@ def require_law(studies: Mapping[str, Planned]) -> None:
             raise ValueError(
                 f"study {name} must try at least {FEWEST_DEPTHS} depths for a law over budgets, "
                 f"but will try {depths}; raise n_trials, or give space.axes.num_blocks more"
+            )
+        of_one = Counter(arch.num_layers for arch in dict.fromkeys(planned.architectures))
+        layers, most = of_one.most_common(1)[0]
+        if most > 1:
+            raise ValueError(
+                f"study {name} must have one architecture per depth for a law over budgets, but "
+                f"its space has {most} of {layers} layers; take space=depth_width, or -m "
+                "budget=…, which makes no law"
             )
         if planned.budget.kind == "parameters":
             shares[name] = _mean_share(planned.architectures)

@@ -154,7 +154,7 @@ def show_ladder(space: Space, config: Config) -> str:
     columns += [Column(name, heading, _figures) for name, heading in _device_columns(config)]
     columns += [Column(name, name.replace("_", " "), _switch) for name in defaults]
     title = (
-        f"{space.size} architectures of {space.budget}, space {space.name}, "
+        f"{count(space.size, 'architecture')} of {space.budget}, space {space.name}, "
         f"vocabulary {space.vocab_size:,}.\nFLOPs, KV bytes and bytes moved: a token, "
         f"at {config.seq_len:,} tokens of context and {config.dtype_bytes} bytes a weight."
     )

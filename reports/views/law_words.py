@@ -159,7 +159,8 @@ def predicted(depth: float, ends: Interval, digits: int, more: str = "", unit: s
 
 def forecast_in_words(said: Mapping[str, Any]) -> str:
     """The best depth that a forecast's file says."""
-    interval = spanned(*best_ends(said), 1)
+    low, high = best_ends(said)
+    interval = spanned(low, high, 1) if low >= 1 else f"under 1 to {high:.1f}"
     return f"best depth {said['best_depth']['value']:.1f} layers (95% interval {interval})"
 
 

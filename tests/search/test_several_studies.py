@@ -70,3 +70,11 @@ def test_budgets_of_one_length_are_refused_as_a_law_with_what_to_add() -> None:
         jobs_of([budgets], how)
     assert len(jobs_of([budgets, "tokens_per_parameter=1.6"], how)) == 2
     assert len(jobs_of([f"budget={kinds}:500k,{kinds}:1m"], how)) == 2, "-m makes no law"
+
+
+def test_a_space_with_several_architectures_per_depth_makes_no_law() -> None:
+    how = Several(naming="study", name=name_of, law=require_one_law)
+    kinds = "non_embedding_parameters"
+    given = [f"budget=[{kinds}:500k,{kinds}:1m]", "tokens_per_parameter=0.8", "space=tying"]
+    with pytest.raises(ValueError, match=r"must have one architecture per depth .* has 2 of"):
+        jobs_of(given, how)
