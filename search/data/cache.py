@@ -274,7 +274,12 @@ def _build(
         if corpus.kind == "text":
             parts.mkdir(exist_ok=True)
             hashes = FileHashes(Path(config.cache) / "hashes.json")
-            made = encode_text(config, corpus, hashes, parts / folder.name, progress)
+            try:
+                made = encode_text(config, corpus, hashes, parts / folder.name, progress)
+            except OSError:
+                if not folder.exists():
+                    raise
+                return  # another host has packed what all encoded, and removed that
         with _lock(folder.with_suffix(".lock")):
             if not folder.exists():  # another host may have been faster
                 _pack(config, corpus, recipe, made, folder, progress)

@@ -51,7 +51,12 @@ def is_wanted(placement: Placement) -> bool:
 class Daemon:
     """A control daemon that this process has started."""
 
-    folder: Path
+    held: "tempfile.TemporaryDirectory[str]"
+
+    @property
+    def folder(self) -> Path:
+        """Of its sockets and its log."""
+        return Path(self.held.name)
 
     @classmethod
     def start(cls) -> "Daemon":
@@ -60,7 +65,7 @@ class Daemon:
         Raises:
             OSError: it does not start; the message says why.
         """
-        daemon = cls(Path(tempfile.mkdtemp(prefix="isoparam-mps-", dir=FOLDERS)))
+        daemon = cls(tempfile.TemporaryDirectory(prefix="isoparam-mps-", dir=FOLDERS))
         try:
             for place in daemon.variables.values():
                 Path(place).mkdir()
@@ -82,7 +87,8 @@ class Daemon:
         self._remove()
 
     def _remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            self.held.cleanup()
 
     def _call(self, *arguments: str, says: str = "") -> None:
         """Call the daemon's program. What it prints goes to a file, for what it leaves running

@@ -195,8 +195,8 @@ def test_an_option_takes_files_modules_and_names_without_a_configuration_file(
     (tmp_path / "my own.py").write_text(FILE.format(limit=5))
     doors = {"sampler": door}  # the folder conf/sampler/ has a file tpe.yaml
     given = ["sampler=my own.py", "sampler='my own.py'", "sampler=shelf", "budget=1m"]
-    named = "sampler.name='my own.py'"
-    assert by_name(given, doors) == [named, named, "sampler.name='shelf'", "budget=1m"]
+    named = 'sampler.name="my own.py"'
+    assert by_name(given, doors) == [named, named, "sampler.name=shelf", "budget=1m"]
     left = ["sampler=tpe", "sampler=shelv", "sampler=", "sampler.name=shelf", "~sampler", "-c"]
     assert by_name(left, doors) == left
 

@@ -188,7 +188,8 @@ from search.record import run_from_dict
 from search.train.loop import train
 run, data = run_from_dict(json.loads(sys.argv[1])), open_data(sys.argv[2])
 def die(event):
-    if event["step"] == 20:
+    # a thread writes checkpoints: that of the branch has to be there
+    if event["step"] >= 20 and Path(sys.argv[3], "checkpoint", "branch.pt").exists():
         os.kill(os.getpid(), signal.SIGKILL)
 placement = Placement(device="cpu", threads=1, checkpoint_s=0.001)
 train(run, data, Path(sys.argv[3]), placement=placement, progress=die)
