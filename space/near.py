@@ -113,7 +113,8 @@ def _require_file(group: str, value: str, files: Sequence[str]) -> None:
             f"{group} must be the name of a file, but {value} {there}; a file of your own is "
             f"FOLDER/{group}/NAME.yaml: --config-dir FOLDER {group}=NAME"
         )
-    own = next((p for p in sorted(Path().glob(f"*/{group}/{value}.yaml"))), None)
+    mine = (folder / f"{value}.yaml" for folder in sorted(Path().glob(f"*/{group}")))
+    own = next(filter(Path.is_file, mine), None)
     where = f"; for {own} add --config-dir {own.parent.parent}" if own else ""
     raise ValueError(
         f"{group} must be one of {', '.join(files)}, but got {value!r}{where or hint(value, files)}"

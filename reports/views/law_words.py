@@ -159,8 +159,7 @@ def predicted(depth: float, ends: Interval, digits: int, more: str = "", unit: s
 
 def forecast_in_words(said: Mapping[str, Any]) -> str:
     """The best depth that a forecast's file says."""
-    low, high = best_ends(said)
-    interval = spanned(low, high, 1) if low >= 1 else f"under 1 to {high:.1f}"
+    interval = bounded(*best_ends(said), 1, MOST_LAYERS, decimals(1))
     return f"best depth {said['best_depth']['value']:.1f} layers (95% interval {interval})"
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ablations.stats.evaluation import Array, standard_error
+from search.objectives import LOSSES
 from search.record import Record
 from search.runs import CorruptRecord, read_record, read_windows
 from search.states import Status
@@ -28,7 +29,7 @@ class Windows:
     def read(cls, cells: pd.DataFrame, runs: Path, records: Records, metric: str) -> Self:
         """Those of `cells` with columns `arm key`, finished runs; none where the metric is not a
         loss on held-out text."""
-        if metric not in ("val_bpb", "val_loss"):
+        if metric not in LOSSES:
             return cls({})
         found = {arm: _means(g.key, runs, records, metric) for arm, g in cells.groupby("arm")}
         return cls({str(arm): means for arm, means in found.items() if means is not None})
@@ -64,7 +65,7 @@ class Evaluation:
     ) -> Self | None:
         """That of `cells` with columns `panel arm key status`; None where the metric is not a loss
         on held-out text."""
-        if metric not in ("val_bpb", "val_loss"):
+        if metric not in LOSSES:
             return None
         done, windows, errors = cells[cells.status == Status.FINISHED], 0, {}
         for panel in panels:

@@ -22,7 +22,7 @@ from process_fixtures import wait_for
 from study_fixtures import environment
 from tokenizers import Tokenizer
 
-from search.data import stretches
+from search.data import cache, stretches
 from search.data.cache import open_data, prepare
 from search.data.config import DataConfig
 from search.data.encode import Part, Queue
@@ -151,6 +151,27 @@ def test_two_hosts_build_into_one_cache(config: DataConfig) -> None:
     assert said[0] == said[1] != ""
     [folder] = [path for path in Path(config.cache).glob("text-*/") if path.is_dir()]
     require_whole(open_data(folder), config)
+
+
+def test_a_host_whose_parts_are_gone_takes_what_another_has_packed(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has packed removes the parts, also from under a host that still looks at one."""
+    built = prepare(config)
+    aside = built.folder.rename(built.folder.with_name("aside"))
+
+    def late(*_: object) -> None:
+        aside.rename(built.folder)
+        raise FileNotFoundError("a part")
+
+    def failed(*_: object) -> None:
+        raise FileNotFoundError("a file of text")
+
+    monkeypatch.setattr(cache, "encode_text", failed)
+    with pytest.raises(FileNotFoundError, match="a file of text"):
+        prepare(config)
+    monkeypatch.setattr(cache, "encode_text", late)
+    assert prepare(config).fingerprint == built.fingerprint
 
 
 def test_parts_are_encoded_once_and_those_of_the_dead_last(tmp_path: Path) -> None:

@@ -36,6 +36,22 @@ def in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, *given: 
     )
 
 
+def train_and_send(session: Any, run: Any, folder: Path, progress: Any) -> None:
+    """As a worker does."""
+    from search.data.cache import open_data
+    from search.train.loop import train
+
+    with Copy(session.artifacts, folder).travelling() as copy:
+        train(
+            run,
+            open_data(session.job.data),
+            folder,
+            placement=session.placement,
+            progress=progress,
+            saved=lambda _: copy.checkpointed(),
+        )
+
+
 def test_a_second_host_has_the_records_and_data_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,15 +86,7 @@ def test_a_run_goes_on_where_another_host_left_it(
             if event["step"] == until:
                 raise Stop
 
-        with Copy(session.artifacts, folder).travelling() as copy:
-            train(
-                run,
-                open_data(session.job.data),
-                folder,
-                placement=session.placement,
-                progress=progress,
-                saved=lambda _: copy.checkpointed(),
-            )
+        train_and_send(session, run, folder, progress)
         return steps
 
     with pytest.raises(Stop):
@@ -117,15 +125,7 @@ def test_a_host_that_dies_is_followed_by_its_last_checkpoint_which_has_the_curve
 
     def go(host: str) -> list[Any]:
         folder = tmp_path / host / run.key
-        with Copy(session.artifacts, folder).travelling() as copy:
-            train(
-                run,
-                open_data(session.job.data),
-                folder,
-                placement=session.placement,
-                progress=progress,
-                saved=lambda _: copy.checkpointed(),
-            )
+        train_and_send(session, run, folder, progress)
         return [(line["step"], line.get("train_loss")) for line in read_metrics(folder)]
 
     with pytest.raises(Killed):

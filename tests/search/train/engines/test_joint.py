@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from model_fixtures import TINY
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.profiler import profile
@@ -17,14 +18,6 @@ from search.train.placement import Placement
 from space.arch import Architecture
 from space.model import Attention, Decoder
 
-TINY: dict[str, Any] = {
-    "vocab_size": 97,
-    "hidden_size": 48,
-    "num_blocks": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 72,
-}
 SHAPES: list[dict[str, Any]] = [
     {},
     {"attention_bias": True},
@@ -42,7 +35,7 @@ RECIPE = Recipe(tokens=10**4, precision="fp32")
 def decoder(**change: Any) -> tuple[Decoder, Weights]:
     """With visible weights, the same each time."""
     generator = torch.Generator().manual_seed(0)
-    model = Decoder(Architecture(**{**TINY, **change}))
+    model = Decoder(Architecture(**{"num_blocks": 2, **TINY, **change}))
     for p in model.parameters():
         p.data = torch.randn(p.shape, generator=generator) * 0.1 + (p.ndim == 1)
     for module in model.modules():
@@ -133,7 +126,7 @@ def test_a_step_of_the_optimizer_reaches_the_joint_matrices() -> None:
     with torch.no_grad():
         attention.k_proj.weight.add_(1)
     assert attention.joint is not None
-    assert torch.equal(attention.joint[0][48:72], attention.k_proj.weight)
+    assert torch.equal(attention.joint[0][32:48], attention.k_proj.weight)
 
 
 def frozen(projection: nn.Linear) -> None:
@@ -171,7 +164,10 @@ def test_a_projection_that_is_replaced_trains_apart(name: str) -> None:
     model, _ = decoder()
     half: Any = model.model.layers[1].get_submodule(name.split(".")[0])
     replaced = half.get_submodule(name.split(".")[1])
-    factors = [nn.Linear(48, 8, bias=False), nn.Linear(8, replaced.out_features, bias=False)]
+    factors = [
+        nn.Linear(TINY["hidden_size"], 8, bias=False),
+        nn.Linear(8, replaced.out_features, bias=False),
+    ]
     setattr(half, name.split(".")[1], nn.Sequential(*factors))
     weights = Weights(model)
     apart = learned(model, weights, PLAIN)
