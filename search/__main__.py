@@ -174,10 +174,13 @@ def open_search(config: SearchConfig, given: Sequence[str] | None = None) -> "Se
 def headline(config: SearchConfig, work: SearchWork, targets: Targets) -> str:
     """What the study is, in a line."""
     plan, space = work.plan, work.space
+    seeds = work.total - plan.explorations
     line = (
         f"study {config.name}: {plan.explorations} of {space.size} architectures of "
-        f"{space.budget}, {work.total - plan.explorations} further seeds"
+        f"{space.budget}, {seeds} further seeds"
     )
+    if not seeds and config.replicates.top and config.replicates.seeds > 1:
+        line += f" (n_trials={config.n_trials} leaves none, so no difference can be resolved)"
     if said := space.said_of_constraints():
         line += f"; {said}"
     if config.pruner.name != "none":

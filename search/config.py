@@ -153,8 +153,8 @@ class SearchConfig(StudyConfig):
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     pruner: PrunerConfig = field(default_factory=PrunerConfig)
     study: str | None = None
-    """Default: named after space, budget, and data, proxy and pruner where these are not the
-    default."""
+    """Default: named after space, budget, and tokens per parameter, data, proxy and pruner where
+    these are not the default."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -196,6 +196,8 @@ class SearchConfig(StudyConfig):
         if self.study is not None:
             return self.study
         parts = [self.space.name, _in_folders(self.budget)]
+        if (ratio := self.tokens_per_parameter) is not None:
+            parts.append(f"{ratio:g}_per_parameter")
         parts += [] if self.proxy == "default" else [self.proxy]
         parts += [] if self.data.source == "embedded" else [self.data.label]
         parts += [] if self.pruner.name == "none" else [label(self.pruner.name)]

@@ -31,6 +31,15 @@ def quoted(value: str) -> str:
     return f'"{escaped}"'
 
 
+def spelt(value: str) -> str:
+    """The value as an override holds it, in quotes only where it needs them."""
+    try:
+        plain = value_of(f"x={value}") == value
+    except HydraException:
+        plain = False
+    return value if plain else quoted(value)
+
+
 def value_of(override: str) -> Any:
     """What Hydra reads as the value of an override."""
     return OverridesParser.create().parse_override(override).value()

@@ -18,7 +18,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from space.overrides import CONF, quoted
+from space.overrides import CONF, spelt
 from space.words import command
 
 INTERRUPTED = 130
@@ -68,7 +68,7 @@ def jobs_of(given: Sequence[str], how: Several, folders: Sequence[Path] = (CONF,
         if untold:
             own = _in_name({option: values[option] for option in untold})
             kept = [word for word in words if _option(word) != how.naming]
-            words = (*kept, f"{how.naming}={quoted(f'{name}_{own}')}")
+            words = (*kept, f"{how.naming}={spelt(f'{name}_{own}')}")
             name = how.name(words, folders)
         jobs.append(Job(tuple(words), name, values))
     if len({job.study for job in jobs}) < len(jobs):
@@ -183,8 +183,11 @@ def _untold(values: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[s
 
 
 def _in_name(values: Mapping[str, str]) -> str:
-    """`seed1`, as it stands in a study's name."""
-    parts = [f"{option.rpartition('.')[2]}{value}" for option, value in values.items()]
+    """`seed1`, `budget_non_embedding_parameters_1m`, as it stands in a study's name."""
+    parts = [
+        f"{option.rpartition('.')[2]}{'' if value[:1].isdigit() else '_'}{value}"
+        for option, value in values.items()
+    ]
     return "_".join(re.sub(r"[^\w.+-]+", "_", part).strip("_") for part in parts)
 
 

@@ -101,11 +101,22 @@ def _left_out(law: Law) -> list[str]:
     out = [v for v in law.valleys if v.status != INSIDE]
     if not out:
         return []
-    at = join([f"{magnitude(v.budget)} ({best_in_words(v)})" for v in out])
+    at = join(
+        [
+            f"{magnitude(v.budget)} ({best_in_words(v)}; of those tried, the mean of "
+            f"{lowest_tried(v)} layers is lowest)"
+            for v in out
+        ]
+    )
     return [
-        f"No optimum inside the depths tried, so not part of the fitted growth: {at}. More depths, "
-        "by space.axes.num_blocks=[…], would show it."
+        "By the curve through all depths no optimum inside those tried, so not part of the fitted "
+        f"growth: {at}. More depths, by space.axes.num_blocks=[…], or more seeds would show it."
     ]
+
+
+def lowest_tried(valley: Valley) -> int:
+    """The depth with the lowest mean."""
+    return int(valley.cells.groupby("depth").adjusted.mean().idxmin())
 
 
 def best_in_words(valley: Valley) -> str:

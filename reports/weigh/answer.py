@@ -315,7 +315,12 @@ def _to_take(study: Study, evidence: Evidence) -> str:
     if evidence.choice.best_x is None:
         return f"{said}."
     best, low, high = (f"{np.exp(x):.1f}" for x in evidence.choice.best_x)
-    return f"{said}. The curve over depth is lowest at {best} layers (95%: {low} to {high})."
+    layers = evidence.arm(take.arm).depth
+    there = "which includes" if float(low) <= layers <= float(high) else "without"
+    return (
+        f"{said}. The curve through all depths is lowest at {best} layers (95%: {low} to {high}, "
+        f"{there} {layers})."
+    )
 
 
 def _unreplicated_answer(study: Study, evidence: Evidence) -> list[str]:

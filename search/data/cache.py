@@ -23,7 +23,7 @@ from search.data.build import FORMAT, Encoded, encode_text, pack
 from search.data.config import DataConfig
 from search.data.corpora import CORPORA, Corpus
 from search.data.encode import Progress
-from search.data.hashes import FileHashes, digest_of, seal
+from search.data.hashes import FileHashes, NoHashes, digest_of, seal
 from search.data.in_place import Joined, train_split
 from search.data.mixture import MIX, common_tokenizer, each_source, fingerprint_of, weights_of
 from search.data.packed import Data, Source
@@ -54,7 +54,7 @@ def prepare(
     with suppress(PermissionError):  # what is there may be all that is needed
         cache.mkdir(parents=True, exist_ok=True)
     corpus = None if config.source == MIX else config.corpus()
-    recipe = _recipe(config, corpus)
+    recipe = _recipe(config, corpus, _hashes(config))
     folder = cache / f"{config.label}-{digest_of(recipe)}"
     if not os.access(cache, os.W_OK):
         return replace(_there(folder), name=str(config.name))
@@ -67,6 +67,12 @@ def prepare(
         if artifacts is not None:
             _send(folder, artifacts)
         return replace(open_data(folder), name=str(config.name))
+
+
+def require_there(config: DataConfig) -> None:
+    """Raises: ValueError, OSError where the files that data are made of are not there. None is
+    read."""
+    _recipe(config, None if config.source == MIX else config.corpus(), NoHashes())
 
 
 def _alone_here(folder: Path) -> BaseFileLock:
@@ -220,12 +226,15 @@ def find_data(cache: str | Path, fingerprint: str) -> Path | None:
     return None
 
 
-def _recipe(config: DataConfig, corpus: Corpus | None) -> dict[str, Any]:
+def _hashes(config: DataConfig) -> FileHashes:
+    return FileHashes(Path(config.cache) / "hashes.json")
+
+
+def _recipe(config: DataConfig, corpus: Corpus | None, hashes: FileHashes) -> dict[str, Any]:
     """All that the packed tokens follow from. Paths and dates do not belong to it, content does."""
     if corpus is None:
-        own = each_source(config, lambda source: _recipe(source, source.corpus()))
+        own = each_source(config, lambda source: _recipe(source, source.corpus(), hashes))
         return {"format": FORMAT, "weights": weights_of(config.sources), "sources": own}
-    hashes = FileHashes(Path(config.cache) / "hashes.json")
     source = CORPORA.identity(config.source)
     recipe = {
         "format": FORMAT,
@@ -273,9 +282,8 @@ def _build(
         made = None
         if corpus.kind == "text":
             parts.mkdir(exist_ok=True)
-            hashes = FileHashes(Path(config.cache) / "hashes.json")
             try:
-                made = encode_text(config, corpus, hashes, parts / folder.name, progress)
+                made = encode_text(config, corpus, _hashes(config), parts / folder.name, progress)
             except OSError:
                 if not folder.exists():
                     raise

@@ -19,7 +19,7 @@ import optuna
 from search import teacher
 from search.artifacts import PROBE_S, Artifacts
 from search.config import StudyConfig
-from search.data.cache import prepare
+from search.data.cache import prepare, require_there
 from search.data.packed import Data
 from search.evaluate.scores import lacking, require_answers
 from search.executors import Event, Executor
@@ -62,9 +62,11 @@ from search.train.placement import (
     settle_precision,
     share_cores,
 )
+from space.arch import Architecture
 from space.cli import one_line_errors
+from space.formats import not_exportable
 from space.seals import Damaged, read_json
-from space.words import done_of
+from space.words import count, done_of
 
 HERE = ("local", "inline")
 """Executors whose workers run on this machine."""
@@ -276,6 +278,7 @@ class Session(Generic[W]):
             passes=self.data.passes(work.typical.recipe.trained_tokens),
             shares=self.data.shares,
             left=left,
+            not_exportable=_not_exportable(work.architectures) if left.runs else None,
             tasks=tuple(self.config.evaluate.tasks),
             unscored=self.job.unscored,
             lost=tuple(self.to_ask()[1]),
@@ -367,6 +370,8 @@ class Outlook:
     """Over the training text, of a typical run; of a mixture over that of each source, by name."""
     shares: Mapping[str, float]
     """Of a mixture, of the tokens that each source has."""
+    not_exportable: str | None
+    """Which architectures no other program will load, and why; None where there are none."""
     tasks: Sequence[str]
     """The zero-shot tasks on which each run is scored."""
     unscored: Sequence[str]
@@ -378,6 +383,7 @@ class Outlook:
         lines = [self.title]
         lines += [str(self.left)] if self.left.runs else []
         lines += self._of_text() if self.left.runs else []
+        lines += [self.not_exportable] if self.not_exportable else []
         if self.tasks:
             lines.append(
                 f"each run is also scored on {', '.join(self.tasks)}"
@@ -408,6 +414,17 @@ class Outlook:
         return [mixed, f"small: {', '.join(again)}; {more}"] if again else [mixed]
 
 
+def _not_exportable(architectures: Sequence[Architecture]) -> str | None:
+    """How many of them `transformers` has no model for, and why, in a line."""
+    reasons = [why for arch in architectures if (why := not_exportable(arch))]
+    if not reasons:
+        return None
+    why = reasons[0].partition(";")[0]
+    return (
+        f"{len(reasons)} of {count(len(architectures), 'architecture')} cannot be exported: {why}"
+    )
+
+
 def lay_groundwork(
     config: StudyConfig, verb: str, naming: str, given: Sequence[str] | None = None
 ) -> Groundwork:
@@ -422,6 +439,7 @@ def lay_groundwork(
     if config.placement.gpus_per_run > 1:
         config.workers_of(executor)  # refused before data is prepared
     require_answers(config.evaluate)
+    require_there(config.data)  # before the study has a folder
     if config.train:
         require_shared(config, executor)
         require_writable(config.folder, "outputs")

@@ -136,10 +136,22 @@ def require_known(
     for setting in arch.parts:
         if setting.name not in parts and (given := setting.part.given(arch)):
             said = ", ".join(f"{name}={value}" for name, value in given.items())
+            other = ", or use format=hf" if not_exportable(arch) is None else ""
             raise ValueError(
                 f"an architecture must have no {said} to be written as {what}, which does not know "
-                "it; leave it out, or use format=hf"
+                f"it; leave it out{other}"
             )
+
+
+def not_exportable(arch: Architecture) -> str | None:
+    """Why `transformers` has no model that computes what an architecture does; None if it has."""
+    from space.hf.config import config_of
+
+    try:
+        config_of(arch)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def export_as(

@@ -51,8 +51,8 @@ def find(source: str | Path, files: tuple[str, ...] | None = None) -> Path:
         return path
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)) or path.exists():
         raise ValueError(
-            f"a model must be a folder or a hub id such as HuggingFaceTB/SmolLM2-135M, but got "
-            f"{str(source)!r}, which is not there{_of_a_key(str(source))}"
+            "a model must be a run, a folder or a hub id such as HuggingFaceTB/SmolLM2-135M, but "
+            f"got {str(source)!r}, and there is no such folder{_of_a_key(str(source))}"
         )
     from huggingface_hub import snapshot_download
 

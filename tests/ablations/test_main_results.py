@@ -109,4 +109,4 @@ def test_the_command_measures_checkpoints_made_on_the_spot(tmp_path: Path) -> No
     wrong = make("models=[nowhere]")
     assert wrong.returncode == 2
     assert len(wrong.stderr.strip().splitlines()) == 1
-    assert "must be a folder or a hub id" in wrong.stderr
+    assert "a folder or a hub id" in wrong.stderr

@@ -161,7 +161,9 @@ def test_what_to_take_is_said_where_the_order_is_unresolved(tmp_path: Path) -> N
     text = said(read(study))
     assert "unresolved" in text
     assert "By all runs together, taking 3 layers × 160 wide is expected to cost 0.00" in text
-    assert re.search(r"The curve over depth is lowest at \d\.\d layers \(95%: \d\.\d to", text)
+    assert re.search(
+        r"is lowest at \d\.\d layers \(95%: \d\.\d to \d\.\d, which includes 3\)", text
+    )
     evidence = weigh(read(study))
     assert evidence.choice is not None
     assert evidence.arms.p_best.sum() == pytest.approx(1)

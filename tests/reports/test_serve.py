@@ -96,7 +96,8 @@ def ask(site: Site, path: str = "/", method: str = "GET", **headers: str) -> Ans
 
 def rows(page: str) -> dict[str, str]:
     """The rows of a page by their names, as text."""
-    found = re.findall(r'<tr data-row="(.*?)".*?>(.*?)</tr>', page, re.DOTALL)
+    whole = page.replace("<wbr>", "")
+    found = re.findall(r'<tr data-row="(.*?)".*?>(.*?)</tr>', whole, re.DOTALL)
     return {html.unescape(n): html.unescape(re.sub("<.*?>", " ", row)) for n, row in found}
 
 
@@ -450,6 +451,7 @@ def test_a_browser_shows_what_changes_without_loading_the_page_again(
             assert tab.evaluate(f"{of}.scrollWidth - {of}.clientWidth") <= 0, width
         box = tab.get_by_label("compare deep", exact=True)
         box.check()
+        tab.click("[data-row=deep] summary")
         box.focus()
         study(root, "newer", started="2026-12-01T00:00:00+00:00")
         (root / "outputs" / "deep" / "report.html").write_text('<p id="answer">Changed.</p>')
@@ -457,6 +459,7 @@ def test_a_browser_shows_what_changes_without_loading_the_page_again(
         tab.wait_for_selector("[data-row=deep] >> text=Changed.")
         assert "newer" in tab.inner_text("[data-live] tr:first-child")
         assert box.is_checked()
+        assert tab.is_visible("[data-row=deep] a >> text=study.json")
         assert box.evaluate("box => box === document.activeElement")
         tab.get_by_label("compare newer").check()
         tab.get_by_role("button", name="Compare the chosen").click()

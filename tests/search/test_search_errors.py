@@ -131,6 +131,19 @@ def test_a_change_under_the_same_name_is_shown(
     assert "recipe.lr was 0.003, is 0.004; choose another name with study=NAME" in line
 
 
+def test_data_that_are_not_there_leave_no_study(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gone, there = (
+        "{source: text, path: nowhere.txt, weight: 1}",
+        "{source: text, path: text.jsonl, weight: 1}",
+    )
+    mixed = ["data=mix", f"+data.sources={{a: {gone}, b: {there}}}"]
+    for given in (["data.path=nowhere.txt"], [*mixed, "data.path=null"]):
+        assert "nothing is at nowhere.txt" in complain(capsys, monkeypatch, tmp_path, *given)
+    assert [path.name for path in tmp_path.iterdir()] == ["text.jsonl"]
+
+
 def test_a_misspelt_key_is_refused_by_the_command_itself(tmp_path: Path) -> None:
     write_text(tmp_path)
     ended = subprocess.run(

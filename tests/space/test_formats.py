@@ -154,8 +154,8 @@ def tokens_of(path: Path, text: str) -> list[int]:
     ("fields", "precision", "said"),
     [
         ({"hidden_act": "relu"}, "fp16", "must have a gated FFN .* but hidden_act is relu"),
-        ({"sliding_window": 8}, "fp16", "must have no sliding_window=8"),
-        ({"ffn_scaling": "0.5..1.5"}, "fp16", "must have no ffn_scaling=0.5..1.5"),
+        ({"sliding_window": 8}, "fp16", "no sliding_window=8 .* leave it out, or use format=hf$"),
+        ({"ffn_scaling": "0.5..1.5"}, "fp16", "must have no ffn_scaling=0.5..1.5 .* leave it out$"),
         ({"qk_norm": True, "attention_bias": True}, "fp16", "qk_norm together with attention_bias"),
         ({"intermediate_size": 80}, "q8_0", "intermediate_size must be a multiple of 32 .* is 80"),
         ({"hidden_size": 80, "head_dim": 32}, "q4_0", "hidden_size must be a multiple of 32"),

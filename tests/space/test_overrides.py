@@ -13,7 +13,7 @@ from reports.__main__ import ReportsConfig
 from search.__main__ import SearchConfig
 from search.evaluate.__main__ import EvaluateConfig
 from space.app import configuration
-from space.overrides import as_text, quoted
+from space.overrides import as_text, quoted, spelt
 
 NUMBERS = ["2025_11_25", "8041237e46551902", "1e5", "007", "1_000", "nan", "inf", "true", "12"]
 
@@ -24,8 +24,13 @@ def search(*given: str) -> SearchConfig:
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0\n\r$"), min_size=1))
 def test_quoted_text_is_read_as_it_was(text: str) -> None:
-    read = OverridesParser.create().parse_override(f"x={quoted(text)}").value()
-    assert read == text
+    for written in (quoted(text), spelt(text)):
+        assert OverridesParser.create().parse_override(f"x={written}").value() == text
+
+
+def test_names_are_quoted_only_where_they_must_be() -> None:
+    assert spelt("law_lr0.001_seed1") == "law_lr0.001_seed1"
+    assert [spelt(name) for name in ("1_000", "nan", "a,b")] == ['"1_000"', '"nan"', '"a,b"']
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -37,6 +37,9 @@ def test_a_name_that_was_given_is_told_apart_by_all_that_differs() -> None:
         "mine_budget200k_lr0.002",
     ]
     assert studies("study=a,b") == ["a", "b"]
+    kinds = "non_embedding_parameters"
+    jobs = jobs_of([*FEW, "study=mine", f"budget={kinds}:100k,{kinds}:200k"], SEARCH)
+    assert jobs[0].given[-1] == f"study=mine_budget_{kinds}_100k"
 
 
 def test_each_start_is_given_what_its_study_is_named_after() -> None:

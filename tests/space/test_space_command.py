@@ -157,7 +157,7 @@ def test_one_architecture_has_a_devices_predictions() -> None:
         (["space.fixed.tie_word_embeddings=5"], "tie_word_embeddings must be true or false"),
         (["+space.fixed.qk_norm=maybe"], "qk_norm must be true or false, but got 'maybe'"),
         (["architecture_from=x", "models=nonesuch"], "models must be a module that defines stored"),
-        (["architecture_from=nowhere"], "a model must be a folder or a hub id such as"),
+        (["architecture_from=nowhere"], "a model must be a run, a folder or a hub id such as"),
         (["format=xml"], "format must be one of table, markdown, csv, json"),
         (["seq_len=0"], "seq_len"),
         (["seq_len=long"], "seq_len"),

@@ -730,6 +730,14 @@ def test_several_machines_need_a_database_that_all_reach(here: Path) -> None:
     require_shared(configured(here), Slurm())
 
 
+def test_what_cannot_be_exported_is_said_before_it_is_trained(here: Path) -> None:
+    assert "cannot be exported" not in str(open_search(here).estimate())
+    either = "+space.axes.final_logit_softcapping=[null,30]"
+    said = str(open_search(here, either, "study=capped", "n_trials=8").estimate())
+    assert "4 of 8 architectures cannot be exported: " in said
+    assert "final_logit_softcapping=30" in said
+
+
 def test_the_time_on_other_machines_is_said_to_be_by_this_ones_speed(here: Path) -> None:
     search = open_search(here, "n_trials=1", "replicates.seeds=1")
     assert "as on this machine" not in str(search.estimate())
