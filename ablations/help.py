@@ -11,7 +11,7 @@ from ablations.files import TableFile, table_names
 from ablations.questions import QUESTIONS, standalone_names
 from ablations.timing import FILE, Timing
 from search.show.estimate import estimate
-from search.train.placement import settle, settle_precision, share_cores
+from search.train.placement import settle_apart, settle_precision, share_cores
 from space.words import amount, duration
 
 
@@ -45,7 +45,7 @@ def describe_table(name: str, config: AblationConfig) -> str:
         work = TableWork(table=table, data_fingerprint="").after([], 0)
     except ValueError as error:
         return f"{name}: {file.caption}\n  {error}"
-    placement = settle(share_cores(config.placement, config.workers_of()), work.typical)
+    placement = settle_apart(share_cores(config.placement, config.workers_of()), work.typical)
     whole = estimate(work, 0, config.workers_of(), placement, Path(config.runs), 0)
     lines = [f"{name}: {table.caption}"]
     for panel in table.panels:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from study_fixtures import environment, records, run, study_json
+from study_fixtures import ROOT, environment, records, run, study_json
 from train_fixtures import HERE, data, losses, run_of  # noqa: F401
 
 from search.data.packed import Data
@@ -187,12 +187,24 @@ def test_two_gpus_train_a_run_of_a_study_as_one(tmp_path: Path) -> None:
 
 def test_the_parent_of_a_study_opens_no_context(tmp_path: Path) -> None:
     """It would take hundreds of megabytes of a card, and forbid it to others."""
-    code = (
-        "import sys, torch; sys.argv[1:] = ['--cfg', 'job']\n"
-        "from search.executors.local import gpus; gpus()\n"
-        "print(torch.cuda.is_initialized())"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+        [sys.executable, "-c", ESTIMATED],
+        cwd=tmp_path,
+        env={**environment(), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.stdout.strip() == "False", done.stderr
+    assert done.stdout.splitlines()[-2:] == ["cuda", "False"], done.stderr
+
+
+ESTIMATED = """
+from pathlib import Path
+import torch
+from study_fixtures import open_search
+session = open_search(Path.cwd(), "placement.device=auto", "workers=auto", "executor=local")
+print(session.estimate())
+session.lock.release()
+print(session.placement.device)
+print(torch.cuda.is_initialized())
+"""

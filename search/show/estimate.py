@@ -1,7 +1,6 @@
 """The estimated cost of a study, printed before training."""
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -11,6 +10,7 @@ from search.record import Run
 from search.runs import CorruptRecord, read_record
 from search.states import Status
 from search.study.plan import Work
+from search.train.card import card, product_speed
 from search.train.optimizers import OPTIMIZERS
 from search.train.placement import Placement, what_is_lost
 from space.words import amount, count, duration, flops
@@ -21,6 +21,8 @@ UTILISATION = 0.25
 """Assumed share of a matrix product's rate that training reaches, if no run was measured."""
 START_S = 15.0
 """Assumed: from here to the first step of the workers, and from the last one to the page."""
+SIDE = 512
+"""Of the matrices that a CPU multiplies."""
 WEIGHT_BYTES = 4
 UTILISATION_OF_A_GPU, LAUNCHES_PER_LAYER, LAUNCH_S = 0.4, 40, 6e-6
 """Assumed, not measured: the share of a matrix product's rate that a GPU's training reaches, the
@@ -172,7 +174,8 @@ def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]
         if record is None or record.status != Status.FINISHED or not record.train_s:
             continue
         device, recipe = record.device, record.run.recipe
-        here = (device_name(placement.device), placement.device, placement.threads)
+        name = card().name if placement.device == "cuda" else device_name("cpu")
+        here = (name, placement.device, placement.threads)
         same = (device.get("name"), device.get("device"), device.get("threads")) == here
         same = same and device.get("gpus_per_run", 1) == placement.gpus_per_run
         if same and recipe.precision == work.typical.recipe.precision:
@@ -181,19 +184,14 @@ def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]
 
 
 def matrix_product_speed(placement: Placement, precision: str) -> float:
-    """FLOPs per second of a product of two square matrices, measured for a fifth of a second."""
+    """FLOPs per second of a product of two square matrices: on a CPU measured here, with the
+    threads of a worker."""
+    if placement.device == "cuda":
+        return card().flops_per_s[precision]
     import torch
 
-    side = 4096 if placement.device == "cuda" else 512
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     before = torch.get_num_threads()
     torch.set_num_threads(placement.threads or 1)
-    a = torch.randn(side, side, device=placement.device).to(dtype)
-    a @ a
-    products, started = 0, time.perf_counter()
-    while time.perf_counter() - started < 0.2:
-        (a @ a)[0, 0].item()
-        products += 1
-    seconds = time.perf_counter() - started
+    speed = product_speed("cpu", SIDE, precision)
     torch.set_num_threads(before)
-    return float(products * 2 * side**3 / seconds)
+    return speed

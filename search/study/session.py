@@ -58,7 +58,7 @@ from search.train.placement import (
     leave_group,
     require_engine,
     require_rows,
-    settle,
+    settle_apart,
     settle_precision,
     share_cores,
 )
@@ -227,7 +227,7 @@ class Session(Generic[W]):
     @cached_property
     def placement(self) -> Placement:
         """Of a typical run. It needs torch, which a study with nothing left to train does not."""
-        return settle(
+        return settle_apart(
             share_cores(self.config.placement, self.job.workers), self.subject.work.typical
         )
 

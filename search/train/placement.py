@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 
 from search.recipe import Recipe
 from search.record import Run
+from search.train.card import card
 from search.train.kernels import MAX_HEAD_DIM, Unavailable, library
 from space.arch import KEYED, Architecture, unknown_fields
 from space.compat import multiplies_bf16
@@ -104,8 +105,20 @@ class Placement:
         return replace(self, **{k: saved[k] for k in left_open if k in saved})
 
 
-def settle(placement: Placement, run: Run) -> Placement:
-    """The placement with nothing left open on this machine.
+def _memory_here() -> int:
+    """Bytes of this process's GPU, on which it has a CUDA context from then on."""
+    import torch
+
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+
+
+def settle_apart(placement: Placement, run: Run) -> Placement:
+    """As `settle`, in a process that starts workers: it gets no CUDA context."""
+    return settle(placement, run, lambda: card().memory)
+
+
+def settle(placement: Placement, run: Run, memory: Callable[[], int] = _memory_here) -> Placement:
+    """The placement with nothing left open on this machine; `memory` says the bytes of its GPU.
 
     Raises:
         ValueError: a device that is not there, or a CUDA graph that cannot be.
@@ -131,7 +144,7 @@ def settle(placement: Placement, run: Run) -> Placement:
         device="cuda" if on_gpu else "cpu",
         threads=threads,
         micro_batch=placement.micro_batch
-        or (_fitting(run, usual, placement, share) if on_gpu else usual),
+        or (_fitting(run, usual, placement, share, memory()) if on_gpu else usual),
         engine=engine,
         compile=_or(placement.compile, "yes" if on_gpu else "no"),
         gpus_per_run=ranks,
@@ -168,14 +181,11 @@ def _require_graph(placement: Placement, on_gpu: bool, recipe: Recipe, ranks: in
         )
 
 
-def _fitting(run: Run, usual: int, placement: Placement, share: int) -> int:
+def _fitting(run: Run, usual: int, placement: Placement, share: int, memory: int) -> int:
     """The micro-batch that fits into a worker's share of the GPU's memory; for a CUDA graph one
     that divides this rank's share of a batch."""
-    import torch
-
     from search.train.memory import fitting  # which imports this module
 
-    memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     graph = placement.cuda_graph == "yes"
     room = memory / placement.workers_per_gpu
     size = fitting(run.architecture, run.recipe, usual, room, graph)

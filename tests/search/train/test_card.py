@@ -1,0 +1,106 @@
+"""What is known of a GPU by a process that opens no CUDA context there. No GPU is needed."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from study_fixtures import open_search
+from train_fixtures import ARCH, RECIPE
+
+from search.record import Record, Run
+from search.runs import write_record
+from search.show.estimate import recorded_speeds
+from search.states import Status
+from search.train import card, placement
+from search.train.card import Card
+from search.train.placement import Placement
+
+H100 = Card(
+    name="NVIDIA H100 80GB HBM3", memory=80 * 10**9, flops_per_s={"bf16": 7e14, "fp32": 5e13}
+)
+ON_CARD = ("placement.device=auto", "placement.compile=auto", "executor=local")
+
+
+def printing(text: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", f"import sys; print({text!r})")
+
+
+@pytest.fixture
+def an_h100(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A GPU is seen, another process says which it is, and this one may not initialise CUDA."""
+
+    def initialised() -> None:
+        raise AssertionError("CUDA was initialised")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", initialised)
+    monkeypatch.setattr(placement, "gpus", lambda: ["0"])
+    monkeypatch.setattr(card, "COMMAND", printing(json.dumps(asdict(H100))))
+    card.card.cache_clear()
+    yield
+    card.card.cache_clear()
+
+
+def test_the_estimate_of_a_study_initialises_no_cuda(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, an_h100: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    session = open_search(tmp_path, *ON_CARD)
+    said = str(session.estimate())
+    session.lock.release()
+    assert session.placement.device == "cuda"
+    assert "memory: about" in said
+    with pytest.raises(AssertionError, match="CUDA was initialised"):
+        torch.cuda.current_device()
+
+
+def test_a_process_that_trains_asks_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `card` reads is what `Card.here` prints."""
+    found = SimpleNamespace(name="a card", total_memory=24 * 10**9)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", {3: found}.__getitem__)
+    monkeypatch.setattr(
+        card, "product_speed", lambda device, side, precision: float(len(precision))
+    )
+    here = Card.here()
+    monkeypatch.setattr(card, "COMMAND", printing("a warning\n" + json.dumps(asdict(here))))
+    card.card.cache_clear()
+    assert card.card() == here
+    assert (here.name, here.memory) == ("a card", 24 * 10**9)
+    card.card.cache_clear()
+
+
+def test_a_gpu_that_does_not_answer_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "import sys; sys.exit('Traceback\\nCUDA error: all devices are busy')"
+    monkeypatch.setattr(card, "COMMAND", (sys.executable, "-c", said))
+    card.card.cache_clear()
+    with pytest.raises(
+        ValueError, match=r"must answer, but: CUDA error: all .*; free it, or"
+    ) as at:
+        card.card()
+    assert "\n" not in str(at.value)
+
+
+def test_a_product_is_measured_in_flops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by 0.09 s at each look: two products until the fourth look."""
+    looks = iter(range(5))
+    monkeypatch.setattr(card.time, "perf_counter", lambda: 0.09 * next(looks))
+    assert card.product_speed("cpu", 16, "fp32") == pytest.approx(2 * 2 * 16**3 / 0.36)
+
+
+def test_speeds_of_a_gpu_are_those_of_its_name(tmp_path: Path, an_h100: None) -> None:
+    for seed, name in enumerate((H100.name, "another card")):
+        device = {"name": name, "device": "cuda", "threads": 1}
+        run = Run(architecture=ARCH, recipe=RECIPE, data_fingerprint="a", seed=seed)
+        record = Record(run=run, status=Status.FINISHED, device=device, train_s=seed + 1.0)
+        write_record(tmp_path / run.key, record)
+    work: Any = SimpleNamespace(typical=run)
+    (speed,) = recorded_speeds(work, Placement(device="cuda", threads=1), tmp_path)
+    assert speed == pytest.approx(run.train_flops)
