@@ -1,7 +1,7 @@
 """The estimated cost of a study, printed before training."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Self
@@ -12,13 +12,14 @@ from search.states import Status
 from search.study.plan import Work
 from search.train.card import card, product_speed
 from search.train.optimizers import OPTIMIZERS
-from search.train.placement import Placement, what_is_lost
+from search.train.placement import GPU_TOKENS, Placement, what_is_lost
 from space.words import amount, count, duration, flops
 
 RECENT = 40
 """Records looked at."""
 UTILISATION = 0.25
-"""Assumed share of a matrix product's rate that training reaches, if no run was measured."""
+"""Assumed share of a matrix product's rate that training on a CPU reaches, if no run was
+measured."""
 START_S = 15.0
 """Assumed: from here to the first step of the workers, and from the last one to the page."""
 SIDE = 512
@@ -27,6 +28,11 @@ WEIGHT_BYTES = 4
 UTILISATION_OF_A_GPU, LAUNCHES_PER_LAYER, LAUNCH_S = 0.4, 40, 6e-6
 """Assumed, not measured: the share of a matrix product's rate that a GPU's training reaches, the
 kernels that a compiled layer starts forwards and backwards, and the time to start one."""
+H100_FLOPS_PER_S, H100_BYTES = 989e12, 80e9
+"""Of the SXM module: dense products in bf16, and memory. Source: NVIDIA's data sheet of the H100
+Tensor Core GPU, which has 1,979 TFLOP/s with sparsity, and without it half of that."""
+LONG_S = 4 * 3600.0
+"""Work that takes a CPU longer is also estimated for a GPU."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,9 @@ class Estimate:
     waits: str | None = None
     """Why a GPU would be idle for much of the time, and what to do; None where it is kept busy."""
     memory: str | None = None
-    """What a typical run takes of a GPU's memory; None on a CPU."""
+    """What a typical run takes of a GPU's memory; None on a CPU, unless long work is planned."""
+    h100: str | None = None
+    """How long one would take; None on a GPU, and where a CPU takes less than `LONG_S`."""
     together: str | None = None
     """How many GPUs train a run; None where it is one."""
 
@@ -60,7 +68,9 @@ class Estimate:
             f"about {duration(self.seconds)} ({self.basis}), "
             f"{_bytes(self.disk_bytes)} of disk"
             + "".join(
-                f"\n{line}" for line in (self.together, self.memory, self.waits, self.lost) if line
+                f"\n{line}"
+                for line in (self.together, self.h100, self.memory, self.waits, self.lost)
+                if line
             )
         )
 
@@ -77,15 +87,18 @@ def estimate(
     runs: Path,
     kept: int,
     pausing: int = 0,
+    planning: bool = False,
 ) -> Estimate:
     """The cost of the remaining runs on this machine, if none is pruned; `kept` of them keep their
-    weights, and `pausing` may keep a checkpoint."""
+    weights, and `pausing` may keep a checkpoint. `planning`: nothing is trained now, and some
+    seconds may go into what the work would take of a GPU."""
     left = max(0, work.total - done)
     to_do = work.flops * left / work.total
     rate, basis = speed(work, placement, runs)
     seconds = START_S + to_do / (rate * workers)
     weights = work.parameters * WEIGHT_BYTES
     kept_per_weight = OPTIMIZERS.load(work.typical.recipe.optimizer).state_per_weight
+    on_gpu, long = placement.device == "cuda", placement.device == "cpu" and seconds > LONG_S
     return Estimate(
         runs=left,
         tokens=work.tokens * left / work.total,
@@ -94,8 +107,13 @@ def estimate(
         basis=basis,
         lost=what_is_lost(placement, work.architectures),
         together=together(placement, workers, seconds) if placement.gpus_per_run > 1 else None,
-        memory=memory(placement, work) if placement.device == "cuda" else None,
-        waits=waits_for_launches(work, placement) if placement.device == "cuda" else None,
+        h100=on_an_h100(work.typical, to_do) if long else None,
+        memory=memory(placement, work.typical)
+        if on_gpu
+        else memory_of_an_h100(work.typical)
+        if long and planning
+        else None,
+        waits=waits_for_launches(work, placement) if on_gpu else None,
         disk_bytes=weights
         * (min(left, kept) + (workers + min(left, pausing)) * (1 + kept_per_weight)),
     )
@@ -109,17 +127,46 @@ def together(placement: Placement, workers: int, seconds: float) -> str:
     return f"each run is trained by {each} {what}: {each * workers} for {workers} at once{hours}"
 
 
-def memory(placement: Placement, work: Work) -> str:
+def memory(placement: Placement, run: Run) -> str:
     """What the typical run of a settled placement takes, in a line."""
     from search.train.memory import peak_memory
 
-    run, at_once = work.typical, placement.micro_batch
+    at_once = placement.micro_batch
     assert at_once is not None, "settled"
     peak = peak_memory(run.architecture, run.recipe, at_once).of(placement)
     return (
-        f"memory: about {peak / 1e9:.1f} GB of a GPU for a run of middle size, {at_once} "
+        f"memory: about {_bytes(peak)} of a GPU for a run of middle size, {at_once} "
         "sequences at once"
     )
+
+
+def memory_of_an_h100(run: Run) -> str:
+    """The same where there is no GPU: with as many sequences at once as fit into an H100."""
+    from search.train.memory import fitting
+
+    there = in_bf16(run)
+    fit = fitting(there.architecture, there.recipe, at_once_on_a_gpu(there), H100_BYTES)
+    return memory(Placement(device="cuda", micro_batch=fit), there)
+
+
+def on_an_h100(run: Run, to_do: float) -> str:
+    """How long so many FLOPs of runs such as this take it, in a line."""
+    there, rate = in_bf16(run), UTILISATION_OF_A_GPU * H100_FLOPS_PER_S
+    products, launches = micro_batch_s(there, at_once_on_a_gpu(there), rate)
+    assumed = f"{UTILISATION_OF_A_GPU:.0%} of its {H100_FLOPS_PER_S / 1e12:.0f} TFLOP/s in bf16"
+    if launches > products:
+        rate *= products / launches
+        assumed = f"it waits for kernels to start, {LAUNCH_S * 1e6:.0f} µs each"
+    return f"on one H100: about {duration(START_S + to_do / rate)} (assumed: {assumed})"
+
+
+def in_bf16(run: Run) -> Run:
+    return replace(run, recipe=replace(run.recipe, precision="bf16"))
+
+
+def at_once_on_a_gpu(run: Run) -> int:
+    """Sequences of a micro-batch on a GPU with room for them."""
+    return min(run.recipe.batch_size, max(1, GPU_TOKENS // run.recipe.seq_len))
 
 
 def waits_for_launches(work: Work, placement: Placement) -> str | None:
@@ -128,14 +175,20 @@ def waits_for_launches(work: Work, placement: Placement) -> str | None:
     return launches_in_words(work.typical, placement, rate)
 
 
+def micro_batch_s(run: Run, at_once: int, flops_per_s: float) -> tuple[float, float]:
+    """Seconds that the products of a micro-batch take a GPU with so many FLOPs per second, and
+    seconds to start its kernels."""
+    recipe = run.recipe
+    per_step = run.train_flops / (recipe.trained_tokens / recipe.tokens_per_step)
+    products = per_step * at_once / recipe.batch_size / flops_per_s
+    return products, run.architecture.num_layers * LAUNCHES_PER_LAYER * LAUNCH_S
+
+
 def launches_in_words(run: Run, placement: Placement, flops_per_s: float) -> str | None:
     """The line for a run whose products go at so many FLOPs per second; None where they take longer
     than starting them."""
     assert placement.micro_batch is not None, "settled"
-    recipe, layers = run.recipe, run.architecture.num_layers
-    per_step = run.train_flops / (recipe.trained_tokens / recipe.tokens_per_step)
-    products = per_step * placement.micro_batch / recipe.batch_size / flops_per_s
-    launches = layers * LAUNCHES_PER_LAYER * LAUNCH_S
+    products, launches = micro_batch_s(run, placement.micro_batch, flops_per_s)
     if products > launches:
         return None
     fewer = placement.gpus_per_run > 1
@@ -143,8 +196,8 @@ def launches_in_words(run: Run, placement: Placement, flops_per_s: float) -> str
     option = "gpus_per_run=1" if fewer else "workers_per_gpu=4"
     return (
         f"a GPU would mostly wait: the products of {placement.micro_batch} sequences take it about "
-        f"{products * 1e3:.2g} ms, and starting the kernels of {layers} layers about "
-        f"{launches * 1e3:.2g}; give it more at once (recipe.batch_size), or {other} "
+        f"{products * 1e3:.2g} ms, and starting the kernels of {run.architecture.num_layers} "
+        f"layers about {launches * 1e3:.2g}; give it more at once (recipe.batch_size), or {other} "
         f"(placement.{option})"
     )
 
@@ -154,9 +207,10 @@ def speed(work: Work, placement: Placement, runs: Path) -> tuple[float, str]:
     measured = recorded_speeds(work, placement, runs)
     if measured:
         return median(measured), f"by {len(measured)} runs recorded on such a machine"
-    rate = UTILISATION * matrix_product_speed(placement, work.typical.recipe.precision)
+    share = UTILISATION_OF_A_GPU if placement.device == "cuda" else UTILISATION
+    rate = share * matrix_product_speed(placement, work.typical.recipe.precision)
     each = f" in each of {n}" if (n := placement.gpus_per_run) > 1 else ""
-    return n * rate, f"rough: {UTILISATION:.0%} of a measured matrix product{each}"
+    return n * rate, f"rough: {share:.0%} of a measured matrix product{each}"
 
 
 def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]:

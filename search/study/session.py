@@ -296,6 +296,7 @@ class Session(Generic[W]):
             self.job.runs,
             kept,
             self.subject.pausing_runs,
+            planning=not self.config.train,
         )
         if self.config.executor.name in HERE:
             return found

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from train_fixtures import ARCH
@@ -10,14 +11,26 @@ from train_fixtures import ARCH
 from search.recipe import Recipe
 from search.record import Record, Run
 from search.runs import write_record
-from search.show.estimate import Estimate, launches_in_words, recorded_speeds, together
+from search.show.estimate import (
+    START_S,
+    Estimate,
+    estimate,
+    launches_in_words,
+    on_an_h100,
+    recorded_speeds,
+    speed,
+    together,
+)
 from search.states import Status
+from search.train.card import Card
 from search.train.placement import Placement
 from search.train.provenance import device_name
 from space.arch import Architecture
+from space.words import duration
 
 CARD = Placement(device="cuda", micro_batch=16)
 LAB = Recipe(tokens=10**9, seq_len=2048, batch_size=256, precision="bf16")
+FP32 = replace(LAB, precision="fp32")
 H100 = 0.4 * 989e12
 
 
@@ -76,3 +89,53 @@ def test_memory_and_waiting_are_lines_of_the_estimate() -> None:
         runs=1, tokens=1, flops=1, seconds=1, basis="measured", disk_bytes=1, memory="m", waits="w"
     )
     assert str(made).splitlines()[1:] == ["m", "w"]
+
+
+# --- Without a GPU, and with one ------------------------------------------------------------------
+
+DEFAULT = Placement(device="cpu", threads=1, engine="autograd", micro_batch=1)
+
+
+def work_of(flops: float) -> Any:
+    run = run_of(ARCH)
+    facts = {"total": 1, "flops": flops, "tokens": 1, "parameters": 1, "architectures": [ARCH]}
+    return SimpleNamespace(typical=run, **facts)
+
+
+@pytest.mark.parametrize("planning", [False, True])
+def test_long_work_of_a_cpu_is_also_estimated_for_an_h100(tmp_path: Path, planning: bool) -> None:
+    long = estimate(work_of(1e22), 0, 1, DEFAULT, tmp_path, 0, planning=planning)
+    assert str(long).splitlines()[1].startswith("on one H100: about ")
+    assert ("\nmemory: about " in str(long)) is planning, "it takes seconds to find"
+    short = estimate(work_of(1e6), 0, 1, DEFAULT, tmp_path, 0, planning=planning)
+    assert (short.h100, short.memory) == (None, None)
+
+
+def test_hours_on_an_h100_are_flops_at_a_share_of_its_peak() -> None:
+    """By hand: 16.2e18 / (0.4 × 989e12) = 40,950 s."""
+    large = replace(run_of(Architecture.from_yaml("mobilellm_125m")), recipe=FP32)
+    assert on_an_h100(large, 16.2e18) == (
+        "on one H100: about 11.4 h (assumed: 40% of its 989 TFLOP/s in bf16)"
+    )
+
+
+def test_hours_of_small_models_are_those_of_starting_kernels() -> None:
+    """Sixteen micro-batches a step, each of 4 layers × 40 kernels × 6 µs."""
+    run = run_of(ARCH)
+    steps = run.recipe.trained_tokens / run.recipe.tokens_per_step
+    seconds = 16 * steps * 4 * 40 * 6e-6
+    line = on_an_h100(run, run.train_flops)
+    assert line.startswith(f"on one H100: about {duration(START_S + seconds)} (assumed: it waits ")
+
+
+def test_a_gpu_is_assumed_to_reach_its_own_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Card(name="H100", memory=1, flops_per_s={"bf16": 7e14})
+    monkeypatch.setattr("search.show.estimate.card", lambda: found)
+    rate, basis = speed(work_of(1.0), CARD, tmp_path)
+    assert rate == pytest.approx(0.4 * 7e14)
+    assert basis == "rough: 40% of a measured matrix product"
+    on_card = estimate(work_of(1e22), 0, 1, CARD, tmp_path, 0, planning=True)
+    assert on_card.h100 is None, "its own hours are there"
+    assert on_card.memory
