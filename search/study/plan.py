@@ -5,7 +5,7 @@ nothing else is remembered: a cell whose worker died, whose study was interrupte
 failed before this start, is simply one that is not done yet.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
@@ -172,16 +172,25 @@ def distinct(attempts: Sequence[Attempt]) -> list[Attempt]:
     return list(runs.values())
 
 
+def losses(key: str | None, attempts: Sequence[Attempt]) -> Iterator[tuple[Attempt, bool]]:
+    """The attempts at a run that ended with their workers, and whether each left a checkpoint that
+    is further than all before."""
+    furthest = 0
+    for a in attempts:
+        if a.key != key or a.duplicate:
+            continue
+        if a.state == State.FAIL and a.status is None:
+            yield a, a.saved > furthest
+        furthest = max(furthest, a.saved)
+
+
 def deaths(run: Attempt, attempts: Sequence[Attempt], since: int = 0) -> int:
     """How many workers were lost with this run since the trial `since`, one after another without a
     checkpoint that is further than all before."""
-    in_a_row, furthest = 0, 0
-    for a in attempts:
-        if a.key != run.key or a.duplicate:
-            continue
-        if a.state == State.FAIL and a.status is None and a.number >= since:
-            in_a_row = 0 if a.saved > furthest else in_a_row + 1
-        furthest = max(furthest, a.saved)
+    in_a_row = 0
+    for lost, further in losses(run.key, attempts):
+        if lost.number >= since:
+            in_a_row = 0 if further else in_a_row + 1
     return in_a_row
 
 

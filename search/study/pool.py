@@ -22,14 +22,15 @@ from search.states import End, Kind, Status
 from search.study.job import Job
 from search.study.leases import RUN, WORKER, Leases
 from search.study.locks import HOST
-from search.study.plan import MAX_DEATHS, deaths
+from search.study.plan import MAX_DEATHS, deaths, losses
 from search.study.storage import leases_of, lose, read_attempts, running
 
 Listener = Callable[[int, Event], None]
 """Called with a worker's number and each of its events."""
 
 MAX_DEATHS_IN_A_ROW = 5
-"""Workers that die without a run ended in between: then something else than a run is wrong."""
+"""Workers that die without a run ended or come further in between: then something else than a run
+is wrong."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Ending:
     reason: str = ""
 
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""SIGUSR1 is what queues of clusters send before a job's time is over."""
 PATIENCE_S = 120.0
 """Of a study for workers that were asked to stop: they write a checkpoint, unless they hang."""
 
@@ -54,7 +57,7 @@ class Pool:
     size: int
     listener: Listener
     executor: Executor = field(default_factory=lambda: ExecutorConfig().make())
-    stopping: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    stopping: tuple[signal.Signals, ...] = STOPPING
     """Signals that stop the workers instead of this process."""
     workers: dict[int, Handle] = field(default_factory=dict)
     interrupts: int = 0
@@ -69,6 +72,8 @@ class Pool:
     """Of each worker that had a lease, whether that had run out at the last look."""
     _looked: float = field(default_factory=time.monotonic)
     _deaths: int = 0
+    _further: set[int] = field(default_factory=set)
+    """Attempts that were lost after they had come further, each with one death."""
     _trouble: Ending | None = None
     _starts: dict[int, object] = field(default_factory=dict)
     """Of each worker that has not ended, its latest start: of earlier ones nothing is taken."""
@@ -194,12 +199,24 @@ class Pool:
             self._start(number)
 
     def _count_death(self, reason: str) -> None:
-        """End the study where workers keep dying."""
-        self._deaths += 1
+        """End the study where workers keep dying. One whose run came further before it died shows
+        that workers can work."""
+        self._deaths = 0 if self._came_further() else self._deaths + 1
         if self._deaths >= MAX_DEATHS_IN_A_ROW:
             words = f"{self._deaths} workers died in a row, the last with: {reason}"
             self._trouble = self._trouble or Ending(End.CRASHED, words)
             self._stop()
+
+    def _came_further(self) -> bool:
+        """Whether one more attempt than at the last death was lost after it had left a checkpoint
+        that is further than those before: each stands for one death."""
+        attempts = read_attempts(self.study)
+        for key in {a.key for a in attempts if a.saved and a.number >= self.job.since}:
+            for lost, further in losses(key, attempts):
+                if further and lost.number >= self.job.since and lost.number not in self._further:
+                    self._further.add(lost.number)
+                    return True
+        return False
 
     def _give_up(self, worker: int, number: int, reason: str) -> None:
         """Record a run as failed that took too many workers with it."""

@@ -9,6 +9,7 @@ checkpoint and ends.
 import io
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -632,6 +633,7 @@ class Relay(io.TextIOBase):
 
 def main() -> None:
     """Do the job that standard input brings."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a queue signals all processes: the parent acts
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to the log
     stopping = threading.Event()

@@ -204,7 +204,7 @@ def test_options_of_samplers_are_looked_at(options: dict[str, Any], words: str) 
         make_sampler(SamplerConfig(name="tpe", options=options), 0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])
 def test_one_signal_is_enough_when_a_worker_hangs(number: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, hanging_fixtures.__file__, str(int(number))]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)

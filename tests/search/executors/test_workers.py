@@ -164,6 +164,25 @@ def test_an_interrupt_keeps_the_checkpoint_and_leaves_a_report(
     assert Counter(trial["attempts"] for trial in content["trials"]) == {1: 1, 2: 1}
 
 
+@pytest.mark.slow
+def test_a_queue_that_signals_all_processes_of_a_job_stops_its_study(
+    tmp_path: Path, kill_left: list["subprocess.Popen[str]"]
+) -> None:
+    """By SIGUSR1, as Slurm's `--signal` does it in good time. Workers first: none dies of it."""
+    long = ("recipe.tokens=12800000", "placement.checkpoint_s=60")
+    process = start(tmp_path, *ONE_LONG_RUN, *long)
+    kill_left.append(process)
+    wait_for(lambda: list((tmp_path / "runs").glob("*/metrics.jsonl")))
+    for pid in (*workers_of(process), process.pid):
+        os.kill(pid, signal.SIGUSR1)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 130, err
+    assert checkpoint(tmp_path)
+    storage = open_storage(f"sqlite:///{tmp_path}/outputs/tiny/study.db")
+    (attempt,) = read_attempts(_load(storage))
+    assert (attempt.status, attempt.reason) == ("interrupted", "the study was stopped")
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which this process itself starts a study's workers."""
