@@ -3,9 +3,10 @@ and their groups."""
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from search.data.config import DataConfig
 from search.evaluate.tasks import PACKAGE, SOURCES
@@ -18,7 +19,8 @@ from search.study.exploration import Replicates
 from search.study.plan import GRACE_S
 from search.study.pruners import PrunerConfig
 from search.study.samplers import SAMPLERS, SamplerConfig
-from search.train.placement import Placement, usual_workers
+from search.train.placement import Placement, share_gpus, usual_workers
+from space.arch import Architecture
 from space.axes import SpaceConfig
 from space.budget import OF_WEIGHTS, Budget
 from space.doors import label
@@ -107,6 +109,16 @@ class StudyConfig(ABC):
                 raise ValueError(f"workers must be a number or auto, but got {self.workers!r}")
             WORKERS.require("workers", self.workers)
         settle_numbers(self)
+
+    def sharing_gpus(
+        self, executor: Executor, architectures: Iterable[Architecture], recipe: Recipe
+    ) -> Self:
+        """This configuration with the workers of a GPU settled, where they are this machine's."""
+        if hasattr(executor, "usual_workers"):
+            return self
+        workers = executor.slots(self.workers) if isinstance(self.workers, int) else None
+        placement = share_gpus(self.placement, workers, architectures, recipe)
+        return self if placement == self.placement else replace(self, placement=placement)
 
     def workers_of(self, executor: Executor | None = None) -> int:
         """How many workers are asked for: with `auto` what an executor says, or what suits this

@@ -41,7 +41,7 @@ def require(placement: Placement) -> None:
 
 def is_wanted(placement: Placement) -> bool:
     """Whether a daemon is to be started for workers that are placed so."""
-    shared = placement.workers_per_gpu > 1 and placement.device != "cpu"
+    shared = placement.sharing > 1 and placement.device != "cpu"
     if not shared or placement.mps == "no" or os.environ.get(PIPES):
         return False
     return (placement.mps == "yes" or shutil.which(CONTROL) is not None) and bool(gpus())

@@ -152,7 +152,7 @@ class Ray:
         if self.num_gpus is not None:
             return self.num_gpus
         wanted = placement.device != "cpu" and self._connect().cluster_resources().get("GPU", 0)
-        return placement.gpus_per_run / placement.workers_per_gpu if wanted else 0
+        return placement.gpus_per_run / placement.sharing if wanted else 0
 
 
 class Seat:

@@ -73,7 +73,7 @@ class Slurm:
         each of `cpus`, else one; one for each `gpus_per_run` of these."""
         places = self.cpus or 1
         if (gpus := self._gpus()) and placement.device != "cpu":
-            places = gpus * placement.workers_per_gpu
+            places = gpus * placement.sharing
         return self.nodes * max(1, places // placement.gpus_per_run)
 
     def require(self, placement: Placement, workers: int) -> None:

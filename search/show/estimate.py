@@ -54,6 +54,8 @@ class Estimate:
     """What a typical run takes of a GPU's memory; None on a CPU, unless long work is planned."""
     h100: str | None = None
     """How long one would take; None on a GPU, and where a CPU takes less than `LONG_S`."""
+    shared: str | None = None
+    """How many workers share a GPU; None where one has it alone."""
     together: str | None = None
     """How many GPUs train a run; None where it is one."""
 
@@ -69,7 +71,14 @@ class Estimate:
             f"{_bytes(self.disk_bytes)} of disk"
             + "".join(
                 f"\n{line}"
-                for line in (self.together, self.h100, self.memory, self.waits, self.lost)
+                for line in (
+                    self.together,
+                    self.shared,
+                    self.h100,
+                    self.memory,
+                    self.waits,
+                    self.lost,
+                )
                 if line
             )
         )
@@ -107,6 +116,7 @@ def estimate(
         basis=basis,
         lost=what_is_lost(placement, work.architectures),
         together=together(placement, workers, seconds) if placement.gpus_per_run > 1 else None,
+        shared=shared(placement) if on_gpu and placement.sharing > 1 else None,
         h100=on_an_h100(work.typical, to_do) if long else None,
         memory=memory(placement, work.typical)
         if on_gpu
@@ -125,6 +135,12 @@ def together(placement: Placement, workers: int, seconds: float) -> str:
     what = "GPUs" if gpus else "processes"
     hours = f", about {each * workers * seconds / 3600:,.1f} GPU hours" if gpus else ""
     return f"each run is trained by {each} {what}: {each * workers} for {workers} at once{hours}"
+
+
+def shared(placement: Placement) -> str:
+    """How many workers of a settled placement share a GPU, in a line."""
+    each = _bytes(card().memory / placement.sharing)
+    return f"{placement.sharing} workers share each GPU, with {each} of its memory each"
 
 
 def memory(placement: Placement, run: Run) -> str:
@@ -207,10 +223,13 @@ def speed(work: Work, placement: Placement, runs: Path) -> tuple[float, str]:
     measured = recorded_speeds(work, placement, runs)
     if measured:
         return median(measured), f"by {len(measured)} runs recorded on such a machine"
-    share = UTILISATION_OF_A_GPU if placement.device == "cuda" else UTILISATION
-    rate = share * matrix_product_speed(placement, work.typical.recipe.precision)
-    each = f" in each of {n}" if (n := placement.gpus_per_run) > 1 else ""
-    return n * rate, f"rough: {share:.0%} of a measured matrix product{each}"
+    on_gpu, ranks = placement.device == "cuda", placement.gpus_per_run
+    reached, sharing = (UTILISATION_OF_A_GPU, placement.sharing) if on_gpu else (UTILISATION, 1)
+    rate = reached * matrix_product_speed(placement, work.typical.recipe.precision)
+    basis = f"rough: {reached:.0%} of a measured matrix product"
+    basis += f" in each of {ranks}" if ranks > 1 else ""
+    basis += f", which {sharing} workers share" if sharing > 1 else ""
+    return ranks * rate / sharing, basis
 
 
 def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]:
@@ -232,6 +251,7 @@ def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]
         here = (name, placement.device, placement.threads)
         same = (device.get("name"), device.get("device"), device.get("threads")) == here
         same = same and device.get("gpus_per_run", 1) == placement.gpus_per_run
+        same = same and device.get("workers_per_gpu", 1) == placement.sharing
         if same and recipe.precision == work.typical.recipe.precision:
             speeds.append(record.run.train_flops / record.seconds)
     return speeds

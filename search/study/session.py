@@ -156,7 +156,8 @@ class Session(Generic[W]):
         Raises:
             ValueError: what must not change under its name has changed.
         """
-        config, data, work = ground.config, ground.data, subject.work
+        data, work, recipe = ground.data, subject.work, subject.work.typical.recipe
+        config = ground.config.sharing_gpus(ground.executor, work.architectures, recipe)
         require_engine(config.placement, work.architectures)
         for recipe in work.recipes:
             teacher.require(recipe, data, config.placement)

@@ -135,8 +135,8 @@ def _train(
     folder.mkdir(parents=True, exist_ok=True)
     if rank() == 0:
         checkpoint.take_over(folder)
-    if torch.cuda.is_available() and placement.device != "cpu" and placement.workers_per_gpu > 1:
-        torch.cuda.set_per_process_memory_fraction(1 / placement.workers_per_gpu)
+    if torch.cuda.is_available() and placement.device != "cpu" and placement.sharing > 1:
+        torch.cuda.set_per_process_memory_fraction(1 / placement.sharing)
     record = Record(
         run=run, status=Status.FAILED, started=datetime.now(UTC).isoformat(timespec="seconds")
     )

@@ -21,6 +21,9 @@ CPU_TOKENS, GPU_TOKENS = 1024, 32768
 """Tokens in a micro-batch: on a CPU their activations stay in its cache, on a GPU they keep it busy
 where its memory has room for them."""
 
+SHARING, MAX_SHARING = Range(0, 4096, positive=True), 8
+"""Workers of a GPU: what may be given, and the most that `auto` takes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
@@ -45,8 +48,10 @@ class Placement:
     """Whether micro-batches are replayed as a CUDA graph (`search/train/engines/captured.py`), for
     models too small to keep a GPU busy: `yes` or `no`. Micro-batches must then be of one size, and
     the graph keeps the memory of one while runs are scored. `no` until it is measured on a GPU."""
-    workers_per_gpu: Annotated[int, Range(0, 4096, positive=True)] = 1
-    """That share a GPU, and its memory equally: for models too small to keep one busy."""
+    workers_per_gpu: int | str = 1
+    """That share a GPU, and its memory equally: for models too small to keep one busy. `auto`: as
+    many as there is memory for by the largest run, at most 8 and one for each core; 1 where this
+    machine has no GPU or workers run elsewhere."""
     mps: str = "auto"
     """Whether workers that share a GPU use it at once, by NVIDIA's MPS: `yes`, `no`, or `auto`:
     where it is installed. Else they use it in turns."""
@@ -72,7 +77,14 @@ class Placement:
                     f"but got {getattr(self, name)!r}"
                 )
         settle_numbers(self, "placement.")
-        if self.gpus_per_run > 1 and self.workers_per_gpu > 1:
+        if self.workers_per_gpu != "auto":
+            if not isinstance(self.workers_per_gpu, int):
+                raise ValueError(
+                    "placement.workers_per_gpu must be a number or auto, but got "
+                    f"{self.workers_per_gpu!r}"
+                )
+            SHARING.require("placement.workers_per_gpu", self.workers_per_gpu)
+        if self.gpus_per_run > 1 and self.sharing > 1:
             raise ValueError(
                 "placement must share a GPU among workers or a run among GPUs, but got "
                 f"workers_per_gpu={self.workers_per_gpu} and gpus_per_run={self.gpus_per_run}; "
@@ -84,6 +96,11 @@ class Placement:
                 "placement.mps=yes needs GPUs that several workers share, but got device="
                 f"{self.device} and workers_per_gpu={self.workers_per_gpu}; use auto"
             )
+
+    @property
+    def sharing(self) -> int:
+        """The workers of a GPU; 1 as long as `auto` is open."""
+        return 1 if self.workers_per_gpu == "auto" else int(self.workers_per_gpu)
 
     @property
     def smaller(self) -> Self | None:
@@ -147,6 +164,7 @@ def settle(placement: Placement, run: Run, memory: Callable[[], int] = _memory_h
         or (_fitting(run, usual, placement, share, memory()) if on_gpu else usual),
         engine=engine,
         compile=_or(placement.compile, "yes" if on_gpu else "no"),
+        workers_per_gpu=placement.sharing,
         gpus_per_run=ranks,
     )
     if settled.compile == "yes" and not on_gpu and shutil.which("g++") is None:
@@ -187,7 +205,7 @@ def _fitting(run: Run, usual: int, placement: Placement, share: int, memory: int
     from search.train.memory import fitting  # which imports this module
 
     graph = placement.cuda_graph == "yes"
-    room = memory / placement.workers_per_gpu
+    room = memory / placement.sharing
     size = fitting(run.architecture, run.recipe, usual, room, graph)
     return max(n for n in range(1, size + 1) if share % n == 0) if graph else size
 
@@ -209,12 +227,37 @@ def share_cores(placement: Placement, workers: int) -> Placement:
     return replace(placement, threads=placement.threads or max(1, share))
 
 
+def share_gpus(
+    placement: Placement, workers: int | None, architectures: Iterable[Architecture], recipe: Recipe
+) -> Placement:
+    """The placement with `workers_per_gpu` settled: workers that share a GPU of this machine need a
+    share of its memory each, also where only their number is given (else None)."""
+    cards = [] if placement.device == "cpu" or placement.gpus_per_run > 1 else gpus()
+    shared = placement.sharing
+    if cards and workers is not None:
+        shared = max(shared, -(-workers // len(cards)))
+    elif cards and placement.workers_per_gpu == "auto":
+        room = _room_for(placement, architectures, recipe)
+        shared = max(1, min(MAX_SHARING, cores() // len(cards), room))
+    return replace(placement, workers_per_gpu=shared)
+
+
+def _room_for(placement: Placement, architectures: Iterable[Architecture], recipe: Recipe) -> int:
+    """How many of the largest runs fit into a GPU with the micro-batch of one that has it alone."""
+    from search.train.memory import HEADROOM, peak_memory  # which import this module
+
+    largest = max(architectures, key=lambda a: a.num_layers * (a.hidden_size + a.intermediate_size))
+    usual = min(recipe.batch_size, max(1, GPU_TOKENS // recipe.seq_len))
+    peak = peak_memory(largest, recipe, placement.micro_batch or usual).of(placement)
+    return int(HEADROOM * card().memory / peak)
+
+
 def usual_workers(placement: Placement) -> int:
     """How many workers suit this machine: `workers_per_gpu` for each GPU, or one per core; one for
     each `gpus_per_run` of them."""
     ranks = placement.gpus_per_run
     if placement.device != "cpu" and (cards := gpus()):
-        return max(1, len(cards) * placement.workers_per_gpu // ranks)
+        return max(1, len(cards) * placement.sharing // ranks)
     return max(1, cores() // ranks)
 
 
