@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,10 @@ from process_fixtures import wait_for
 from study_fixtures import environment
 from tokenizers import Tokenizer
 
-from search.data import cache, stretches
+from search.data import cache, encode, stretches
 from search.data.cache import open_data, prepare
 from search.data.config import DataConfig
-from search.data.encode import Part, Queue
+from search.data.encode import REPORT_S, Meter, Part, Queue
 from search.data.packed import Data
 from search.data.readers import ranges, read_text
 from search.data.split import content_hash, hold_out, threshold
@@ -255,3 +256,22 @@ def test_the_split_is_known_before_all_is_read(hashes: list[int], fraction: floa
             raise AssertionError("two decide it")
 
         assert threshold(some(), fraction, "x") == limit
+
+
+def test_progress_says_the_rate_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter in 100 s: three more take 300. Between two lines there is some time."""
+    clock, said = SimpleNamespace(now=0.0), list[str]()
+    monkeypatch.setattr(encode, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    meter = Meter(2 * 10**9, said.append)
+    for now, n_bytes in (
+        (REPORT_S / 2, 0),
+        (100, 5 * 10**8),
+        (100 + REPORT_S / 2, 0),
+        (200, 10**9),
+    ):
+        clock.now = now
+        meter.add(n_bytes, n_bytes // 4, n_bytes)
+    assert said == [
+        "data: encoded 0.50 of 2.00 GB, 125.0 M tokens, 1.25 M/s, 5 min left",
+        "data: encoded 1.50 of 2.00 GB, 375.0 M tokens, 1.88 M/s, 67 s left",
+    ]
