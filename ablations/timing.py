@@ -76,8 +76,8 @@ class Timing:
         Arms take turns, so that a machine whose speed drifts is compared with itself; an arm that
         joins later is timed beside one that is there already, and put in proportion to it.
         """
-        from search.train.placement import settle
-        from search.train.provenance import device_name
+        from search.train.card import name_apart
+        from search.train.placement import settle_apart
         from space.commit import commit
 
         assert self.path is not None, "given where tables are trained"
@@ -86,14 +86,14 @@ class Timing:
         if (reference := self._reference()) is not None:
             runs[reference.key] = reference
         print(f"timing {len(self.missing)} arms, whose tokens follow from it", flush=True)
-        found = seconds_per_token(list(runs.values()), data, placement)
+        found = timed(list(runs.values()), data, placement)
         times = dict(zip(runs, found, strict=True))
         scale = known[reference.key] / times[reference.key] if reference is not None else 1.0
         known |= {key: times[key] * scale for key in self.missing}
-        settled = settle(placement, next(iter(runs.values())))
+        settled = settle_apart(placement, next(iter(runs.values())))
         origin = {
             "date": datetime.now(UTC).date().isoformat(),
-            "machine": device_name(settled.device) or platform.machine(),
+            "machine": name_apart(settled.device) or platform.machine(),
             "threads": settled.threads,
             "commit": commit(),
         }
@@ -130,6 +130,26 @@ def _origin(said: Mapping[str, Any]) -> str:
 
 def _flops(run: Run) -> float:
     return training_flops(run.architecture, run.recipe)
+
+
+def timed(runs: list[Run], data: "Data", placement: "Placement") -> list[float]:
+    """Seconds per token of each run. On a GPU another process trains them: this one starts workers,
+    and is to have no CUDA context."""
+    from search.train.placement import gpus
+
+    if placement.device == "cpu" or not gpus():
+        return seconds_per_token(runs, data, placement)
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:
+        return other.submit(_timed_there, runs, data.folder, placement).result()
+
+
+def _timed_there(runs: list[Run], folder: Path, placement: "Placement") -> list[float]:
+    from search.data.cache import open_data
+
+    return seconds_per_token(runs, open_data(folder), placement)
 
 
 def seconds_per_token(runs: list[Run], data: "Data", placement: "Placement") -> list[float]:

@@ -10,7 +10,7 @@ from search.record import Run
 from search.runs import CorruptRecord, read_record
 from search.states import Status
 from search.study.plan import Work
-from search.train.card import card, product_speed
+from search.train.card import card, name_apart, product_speed
 from search.train.optimizers import OPTIMIZERS
 from search.train.placement import GPU_TOKENS, Placement, what_is_lost
 from space.words import amount, count, duration, flops
@@ -235,8 +235,6 @@ def speed(work: Work, placement: Placement, runs: Path) -> tuple[float, str]:
 def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]:
     """Training FLOPs per second of the last records with this device, as many of it, threads and
     precision."""
-    from search.train.provenance import device_name
-
     paths = sorted(runs.glob("*/record.json"), key=lambda path: -path.stat().st_mtime)
     speeds = []
     for path in paths[:RECENT]:
@@ -247,8 +245,7 @@ def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]
         if record is None or record.status != Status.FINISHED or not record.train_s:
             continue
         device, recipe = record.device, record.run.recipe
-        name = card().name if placement.device == "cuda" else device_name("cpu")
-        here = (name, placement.device, placement.threads)
+        here = (name_apart(placement.device), placement.device, placement.threads)
         same = (device.get("name"), device.get("device"), device.get("threads")) == here
         same = same and device.get("gpus_per_run", 1) == placement.gpus_per_run
         same = same and device.get("workers_per_gpu", 1) == placement.sharing

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Self
 
+from search.train.provenance import device_name
+
 COMMAND = (sys.executable, "-m", "search.train.card")
 MEASURED_S = 0.2
 SIDE = 4096
@@ -55,6 +57,11 @@ def card() -> Card:
             "placement.device=cpu"
         )
     return Card(**json.loads(asked.stdout.splitlines()[-1]))
+
+
+def name_apart(device: str) -> str:
+    """The processor's or the GPU's name, by a process that gets no CUDA context."""
+    return card().name if device == "cuda" else device_name(device)
 
 
 def product_speed(device: str, side: int, precision: str) -> float:

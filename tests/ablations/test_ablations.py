@@ -744,3 +744,24 @@ def test_a_table_has_its_architectures_timed_once_its_runs_are_done(tmp_path: Pa
     (column,) = [name for name in cells if name.endswith(".decode_ms")]
     assert (cells[column] > 0).all()
     assert (cells.groupby("arm")[column].nunique() == 1).all()
+
+
+@pytest.mark.slow
+def test_on_a_gpu_another_process_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that starts workers trains nothing. There is no GPU: the other one finds a CPU."""
+
+    def train(*given: Any, **more: Any) -> None:
+        raise AssertionError("it trains")
+
+    monkeypatch.setattr("search.train.loop.Training", train)
+    data = prepare(DataConfig(source="text", path=str(write_text(tmp_path)), vocab_size=300))
+    recipe = replace(RECIPE, tokens=1024, seq_len=32, batch_size=4, eval_tokens=512)
+    shape = fit({"num_blocks": 2, "vocab_size": 300}, Budget.parse("100k"))
+    timing, placement = Timing(tmp_path / "timing.json"), Placement(threads=1, compile="no")
+    timing(shape, recipe)
+    with pytest.raises(AssertionError, match="it trains"):
+        timing.measure(data, replace(placement, device="cpu"))
+    monkeypatch.setattr("search.train.placement.gpus", lambda: ["0"])
+    timing.measure(data, placement)
+    (seconds,) = timing.content["seconds_per_token"].values()
+    assert seconds > 0

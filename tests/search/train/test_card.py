@@ -13,6 +13,9 @@ import torch
 from study_fixtures import open_search
 from train_fixtures import ARCH, RECIPE, data, run_of  # noqa: F401
 
+from ablations.config import AblationConfig
+from ablations.help import describe_table
+from search.data.config import DataConfig
 from search.data.packed import Data
 from search.record import Record, Run
 from search.runs import write_record
@@ -63,6 +66,14 @@ def test_the_estimate_of_a_study_initialises_no_cuda(
     assert "memory: about" in said
     with pytest.raises(AssertionError, match="CUDA was initialised"):
         torch.cuda.current_device()
+
+
+def test_the_help_of_tables_initialises_no_cuda(tmp_path: Path, an_h100: None) -> None:
+    small = replace(RECIPE, tokens=1024)
+    text = DataConfig(vocab_size=2048)
+    config = AblationConfig(table="help", data=text, recipe=small, runs=str(tmp_path))
+    said = describe_table("heads", config)
+    assert "(rough: 40% of a measured matrix product)" in said
 
 
 def test_a_process_that_trains_asks_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
