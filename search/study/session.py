@@ -156,8 +156,10 @@ class Session(Generic[W]):
         Raises:
             ValueError: what must not change under its name has changed.
         """
-        data, work, recipe = ground.data, subject.work, subject.work.typical.recipe
-        config = ground.config.sharing_gpus(ground.executor, work.architectures, recipe)
+        data, work = ground.data, subject.work
+        config = ground.config.sharing_gpus(
+            ground.executor, work.architectures, work.typical.recipe
+        )
         require_engine(config.placement, work.architectures)
         for recipe in work.recipes:
             teacher.require(recipe, data, config.placement)
