@@ -10,6 +10,10 @@ explains the runs, and so is the error's variance. Priors are flat for the quadr
 the logarithm of the variance, and half-Cauchy for the standard deviations of both deviations, in
 units of the error's.
 
+Runs see f with the error of their held-out text besides, which is the same in all seeds of an arm.
+Where its covariance is known it is drawn anew and goes the way that the runs go, through the
+posterior mean: arms that the curve knows by their neighbours share it.
+
 Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), sections 2.2, 2.7
 and 5.4.1; the half-Cauchy prior is that of Gelman, Bayesian Analysis 1:515 (2006).
 """
@@ -63,27 +67,31 @@ def choose(
     *,
     x: Mapping[str, float] | None = None,
     lower_is_better: bool = True,
+    evaluation: pd.DataFrame | None = None,
 ) -> Choice:
     """What to expect of each arm, from all its runs.
 
     `frame` is as for `compare`, and has all runs, those that chose arms for further seeds too: an
     arm or a run that is left out for its result makes the others look better than they are. `x`
     gives a position for every arm, finite, in units that are even (log depth). Fewer than
-    `FEWEST_FOR_CURVE` different positions make no curve, as without `x`.
+    `FEWEST_FOR_CURVE` different positions make no curve, as without `x`. `evaluation` is the
+    covariance of arms' values over the choice of held-out text, in the metric's unit squared, with
+    arms as rows and columns.
 
     Raises:
         ValueError: as for `compare`; arms that no chain of common seeds links, no two arms with
-            two seeds in common, an arm without a position.
+            two seeds in common, an arm without a position or without a covariance.
     """
     cells = cells_of(frame, metric).dropna(how="all")
     fit = fit_of(cells)
-    _check(cells, fit, x)
+    _check(cells, fit, x, evaluation)
     names = list(cells.index)
     at = np.array([x[name] for name in names]) if x is not None else np.zeros(len(names))
     curve = len(np.unique(at)) >= FEWEST_FOR_CURVE
     sign = 1.0 if lower_is_better else -1.0
     model = _Model(sign * fit.effects, fit, at, curve)
-    values, line = model.draws(np.random.default_rng(SEED))
+    error = None if evaluation is None else _root(evaluation.loc[names, names].to_numpy(float))
+    values, line = model.draws(np.random.default_rng(SEED), error=error)
     lost = values - values.min(axis=1, keepdims=True)
     centred = values - values.mean(axis=1, keepdims=True)
     rows = pd.DataFrame(
@@ -103,13 +111,27 @@ def choose(
     )
 
 
-def _check(cells: pd.DataFrame, fit: Fit, x: Mapping[str, float] | None) -> None:
+def _check(
+    cells: pd.DataFrame,
+    fit: Fit,
+    x: Mapping[str, float] | None,
+    evaluation: pd.DataFrame | None,
+) -> None:
     if len(set(fit.group)) > 1:
         raise ValueError("arms must be linked by common seeds, but some are not; train these")
     if not fit.df:
         raise ValueError("the spread needs two arms with two seeds in common; train another seed")
     if x is not None and not all(math.isfinite(x.get(arm, math.nan)) for arm in cells.index):
         raise ValueError("every arm must have a finite position, but some have none; give it in x")
+    if evaluation is not None and (lacking := sorted({*cells.index} - {*evaluation.index})):
+        raise ValueError(f"evaluation must have every arm, but lacks {lacking[0]}; leave it out")
+
+
+def _root(covariance: Array) -> Array:
+    """A matrix (n, n) that makes normal draws of this covariance of independent ones."""
+    values, vectors = np.linalg.eigh(covariance)
+    result: Array = vectors * np.sqrt(np.maximum(values, 0))
+    return result
 
 
 def _bottom(line: Array, points: Array) -> tuple[float, float, float]:
@@ -143,8 +165,11 @@ class _Model:
         alone = np.diag((np.arange(count) < self.arms).astype(float))
         return np.asarray(deviation**2 * np.exp(-((apart / length) ** 2) / 2) + own**2 * alone)
 
-    def draws(self, rng: np.random.Generator, size: int = DRAWS) -> tuple[Array, Array]:
-        """Values of arms (size, A) and of the curve at its points (size, points)."""
+    def draws(
+        self, rng: np.random.Generator, size: int = DRAWS, error: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Values of arms (size, A) and of the curve at its points (size, points); `error` is the
+        root of the covariance (A, A) of what evaluation adds to the arms' effects."""
         places = list(self.grid())
         logs = np.array([_log_prior(*at) + self.posterior(at, self.arms)[0] for at in places])
         weights = np.exp(logs - logs.max())
@@ -152,34 +177,37 @@ class _Model:
         which = rng.choice(len(places), size, p=weights / weights.sum())
         for index in np.unique(which):
             mine = which == index
-            _, squares, mean, covariance = self.posterior(places[index], len(self.x))
+            _, squares, linear, covariance = self.posterior(places[index], len(self.x))
             variance = squares / rng.chisquare(self.free, mine.sum())
-            normal = rng.standard_normal((int(mine.sum()), len(mean)))
-            values, vectors = np.linalg.eigh(covariance)
-            root = vectors * np.sqrt(np.maximum(values, 0))
-            drawn[mine] = mean + np.sqrt(variance)[:, None] * (normal @ root.T)
+            normal = rng.standard_normal((int(mine.sum()), len(self.x)))
+            spread = np.sqrt(variance)[:, None] * (normal @ _root(covariance).T)
+            drawn[mine] = linear @ self.effects + spread
+            if error is not None:
+                drawn[mine] += (
+                    rng.standard_normal((int(mine.sum()), self.arms)) @ (linear @ error).T
+                )
         return drawn[:, : self.arms], drawn[:, self.arms :]
 
     def posterior(
         self, at: tuple[float, float, float], count: int
     ) -> tuple[float, float, Array, Array]:
-        """Log marginal likelihood, squares whose ratio to chi-square is the variance, and mean and
-        covariance (if the variance were 1) of the first `count` of arms and points, at a place of
-        the grid."""
+        """Log marginal likelihood, squares whose ratio to chi-square is the variance, and of the
+        first `count` of arms and points what makes their mean (count, A) of the effects, and their
+        covariance (if the variance were 1), at a place of the grid."""
         prior, seen = self.prior(*at, count), slice(self.arms)
         design = self.design[seen]
         marginal = self.fit.covariance + prior[seen, seen]
         inverse = np.linalg.inv(marginal)
         information = design.T @ inverse @ design
-        beta = np.linalg.solve(information, design.T @ inverse @ self.effects)
-        missed = self.effects - design @ beta
+        fitted = np.linalg.solve(information, design.T @ inverse)
+        missed = self.effects - design @ (fitted @ self.effects)
         squares = float(missed @ inverse @ missed) + self.squares
         log = -(np.linalg.slogdet(marginal)[1] + np.linalg.slogdet(information)[1]) / 2
         log -= self.free / 2 * math.log(max(squares, 1e-300))
         gain = prior[:, seen] @ inverse
         left = self.design[:count] - gain @ design
         covariance = prior - gain @ prior[seen] + left @ np.linalg.solve(information, left.T)
-        return log, squares, self.design[:count] @ beta + gain @ missed, covariance
+        return log, squares, gain + left @ fitted, covariance
 
 
 def _log_prior(deviation: float, length: float, own: float) -> float:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from ablations.stats.tails import norm_isf
 
 Array = NDArray[np.floating]
+FEWEST = 2
+"""Windows: one alone does not say how they vary."""
 
 
 def standard_error(ours: Array, baselines: Array, units: Array) -> float:
@@ -19,11 +21,21 @@ def standard_error(ours: Array, baselines: Array, units: Array) -> float:
 
     Source: the variance of a ratio's estimate, Cochran, Sampling Techniques (1977), section 6.4.
     """
-    apart, windows = ours - baselines, len(units)
-    if windows < 2:
+    if len(units) < FEWEST:
         return np.nan
-    beside = apart - apart.sum() / units.sum() * units
-    return float(np.sqrt(windows / (windows - 1) * (beside**2).sum()) / units.sum())
+    return float(np.sqrt(covariance((ours - baselines)[None], units)[0, 0]))
+
+
+def covariance(nats: Array, units: Array) -> Array:
+    """(A, A) of the loss per unit of arms over the choice of windows: nats (A, W) of each arm and
+    window, means over the seeds of an arm, and the windows' units (W,), at least `FEWEST`.
+
+    Source: as for `standard_error`.
+    """
+    windows, total = len(units), units.sum()
+    beside = nats - nats.sum(axis=1, keepdims=True) / total * units
+    result: Array = windows / (windows - 1) * beside @ beside.T / total**2
+    return result
 
 
 def widened(half: Array, errors: Array, level: float, *, two_sided: bool = True) -> Array:

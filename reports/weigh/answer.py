@@ -129,13 +129,19 @@ def _windows(done: pd.DataFrame, cells: pd.DataFrame, study: Study) -> Windows:
 
 def choice_of(done: pd.DataFrame, arms: pd.DataFrame, study: Study) -> Choice | None:
     """What to expect of each arm. Runs that chose arms for further seeds count here, as the model
-    knows what luck does. One architecture per depth makes a curve over the logarithm of depth."""
+    knows what luck does. One architecture per depth makes a curve over the logarithm of depth.
+    The choice of held-out windows is held where all arms have kept theirs."""
     if len(arms) > MOST_EXPECTED:
         return None
+    error = Windows.read(done, study.where, study.records.get, study.metric).covariance
+    if error is not None and not set(arms.arm) <= set(error.index):
+        error = None
     logs = dict(zip(arms.arm, np.log(arms.depth.astype(float)), strict=True))
     at = None if arms.depth.duplicated().any() else logs
     try:
-        return choose(done, study.metric, x=at, lower_is_better=study.lower_is_better)
+        return choose(
+            done, study.metric, x=at, lower_is_better=study.lower_is_better, evaluation=error
+        )
     except ValueError:  # arms without common seeds, or no seed in common by two
         return None
 

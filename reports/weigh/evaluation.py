@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from ablations.stats.evaluation import Array, standard_error
+from ablations.stats.evaluation import FEWEST, Array, covariance, standard_error
 from search.objectives import LOSSES
 from search.record import Record
 from search.runs import CorruptRecord, read_record, read_windows
@@ -43,6 +43,19 @@ class Windows:
             for arm, (nats, units) in self.of_arms.items()
             if arm != baseline and np.array_equal(units, base[1])
         }
+
+    @property
+    def covariance(self) -> pd.DataFrame | None:
+        """(A, A) of the arms' losses over the choice of windows; None where they were not all
+        scored on the same ones."""
+        if not self.of_arms:
+            return None
+        units = next(iter(self.of_arms.values()))[1]
+        same = all(np.array_equal(of, units) for _, of in self.of_arms.values())
+        if not same or len(units) < FEWEST:
+            return None
+        found = covariance(np.array([nats for nats, _ in self.of_arms.values()]), units)
+        return pd.DataFrame(found, index=[*self.of_arms], columns=[*self.of_arms])
 
     def count(self, arm: str) -> int:
         """How many windows an arm was scored on; 0 where they were not kept."""

@@ -280,6 +280,9 @@ def test_verdicts_hold_the_choice_of_held_out_windows(tmp_path: Path) -> None:
     assert list(wide.arms.verdict) == ["baseline", "unresolved"]
     assert list(narrow.arms.verdict) == ["baseline", "worse"]
     assert (len(wide.level), len(narrow.level)) == (2, 1)
+    assert wide.arms.p_best.min() > 0.2, "on other text the other one may be the best"
+    assert narrow.arms.p_best.min() < 0.01
+    assert wide.arms.regret.min() > 10 * narrow.arms.regret.min()
     said = (
         "the choice of 64 windows is in the intervals; by itself it gives a difference a standard"
     )
