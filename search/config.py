@@ -211,7 +211,7 @@ class SearchConfig(StudyConfig):
         if (ratio := self.tokens_per_parameter) is not None:
             parts.append(f"{ratio:g}_per_parameter")
         parts += [] if self.proxy == "default" else [self.proxy]
-        parts += [] if self.data.source == "embedded" else [self.data.label]
+        parts += [] if self.data.source == "embedded" else [self.data.short]
         parts += [] if self.pruner.name == "none" else [label(self.pruner.name)]
         if self.objectives not in ([], [USUAL]):
             parts += [_in_folders(Measure(name).short) for name in self.objectives]

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
 
 from omegaconf import OmegaConf
@@ -10,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from search.data.corpora import CORPORA, Corpus, corpus_named
 from search.data.mixture import MIX, sources_of
+from search.data.readers import COMPRESSED, TEXT_KINDS, TOKEN_KINDS
 from search.data.tokenizer import BYTES
 from space.doors import Door, label
 from space.overrides import Place
@@ -17,6 +19,8 @@ from space.ranges import AtLeast1, Range, settle_numbers
 
 READING = ("path", "subset", "split", "revision", "text_key")
 """Options of a corpus that reads them; of another they are refused."""
+ENDINGS = {*TEXT_KINDS, *TOKEN_KINDS, *COMPRESSED, ".json", ".ndjson"}
+"""Of files, left out of names of studies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +89,7 @@ class DataConfig:
         else:
             self._check_options(corpus)
         if self.name is None:
-            name = re.sub(r"\W+", "_", self.path or self.label).strip("_")
-            object.__setattr__(self, "name", name)
+            object.__setattr__(self, "name", self._usual_name)
 
     def _check_mixture(self) -> None:
         """Its sources and what is left to them."""
@@ -121,6 +124,21 @@ class DataConfig:
     def label(self) -> str:
         """The source in names of files and studies: of a file, its stem."""
         return label(self.source)
+
+    @property
+    def _usual_name(self) -> str:
+        return _in_letters(self.path or self.label)
+
+    @property
+    def short(self) -> str:
+        """The data in names of studies: their name where one was given, else the last folder or
+        file of their path, as `books` of `data/books/*.txt`."""
+        if self.name != self._usual_name:
+            return _in_letters(str(self.name))
+        plain = [part for part in Path(self.path or "").parts if not set("*?[") & set(part)]
+        while plain and Path(plain[-1]).suffix in ENDINGS:
+            plain[-1] = Path(plain[-1]).stem
+        return (_in_letters(plain[-1]) if plain else "") or self.label
 
     def corpus(self) -> Corpus:
         """The corpus with its options.
@@ -160,6 +178,10 @@ class DataConfig:
         shared = {name: getattr(self, name) for name in own & SHARED - {"path"}}
         options: dict[str, Any] = json.loads(json.dumps(shared | self.options, default=str))
         return options
+
+
+def _in_letters(text: str) -> str:
+    return re.sub(r"\W+", "_", text).strip("_")
 
 
 SHARED = {f.name for f in fields(DataConfig)} - {"source", "options", "sources"}

@@ -858,3 +858,21 @@ def test_next_to_nothing_of_validation_occurs_in_training(
         np.asarray(t, dtype=np.uint64) for t in (embedded.train, embedded.validation)
     )
     assert np.isin(ngrams(validation, n), ngrams(train, n)).mean() <= most
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"source": "text", "path": "data/books/*.txt"}, "books"),
+        ({"source": "text", "path": "/a/war-and-peace.txt.gz"}, "war_and_peace"),
+        ({"source": "text", "path": "fineweb-1.5B"}, "fineweb_1_5B"),
+        ({"source": "text", "path": "../*.jsonl"}, "text"),
+        ({"source": "text", "path": "*.jsonl"}, "text"),
+        ({"source": "tokens", "path": "packed/"}, "packed"),
+        ({"source": "text", "path": "books.txt", "name": "my books"}, "my_books"),
+        ({"source": "hf", "name": "lab/web"}, "lab_web"),
+        ({"source": "embedded"}, "embedded"),
+    ],
+)
+def test_two_corpora_make_two_names_of_studies(given: dict[str, Any], said: str) -> None:
+    assert DataConfig(**given).short == said
