@@ -4,7 +4,7 @@
 # make peers  what python -m benchmarks.proxy compares with besides transformers
 # make gallery  the pictures of docs/gallery.md anew, of pages made from records
 # make docs    the documentation as a site, in .cache/docs
-# make gpu     on a machine with a GPU: the tests and benchmarks that need one, and a table to publish
+# make gpu     on a machine with a GPU: the tests and benchmarks that need one, and tables to publish
 # make fast    the tests without the slow ones: about a minute
 
 PYTHON ?= python3
@@ -34,12 +34,16 @@ test: .venv/installed-dev .cache/executorch .cache/plotly-basic.min.js.gz
 fast: .venv/installed-dev .cache/plotly-basic.min.js.gz
 	$(BIN)/python -m pytest -m "not gpu and not slow" -n 2
 
-# TORCH must name a build for the GPU.
+# TORCH must name a build for the GPU. What fails keeps nothing after it from running.
 gpu: .venv/installed-dev
-	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python -m benchmarks.gpu --save
-	$(BIN)/python -m benchmarks.proxy --save
-	@echo "please publish benchmarks/results/gpu.md and benchmarks/results/proxy.md"
+	$(BIN)/python -c 'import sys; from search.train.placement import gpus; gpus() or sys.exit("make gpu needs a GPU that torch sees; TORCH=… names a build of torch for it")'
+	failed=; \
+	$(BIN)/python -m pytest -m gpu || failed="pytest -m gpu"; \
+	for each in gpu proxy checkpoints; do \
+	    $(BIN)/python -m benchmarks.$$each --save || failed="$$failed; benchmarks.$$each"; \
+	done; \
+	echo "please publish what this card has in benchmarks/results: gpu_CARD.md, proxy_CARD.md, proxy_CARD.png and checkpoints_CARD.md"; \
+	if [ "$$failed" ]; then echo "failed, wholly or in part: $${failed#; }"; exit 1; fi
 
 docs: .venv/installed-dev
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs . .cache/docs

@@ -6,6 +6,7 @@ while the thread writes, in turns. Steps are as small as they can be: a checkpoi
 on the batch.
 """
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,18 @@ from math import nan
 from pathlib import Path
 
 from benchmarks.proxy import benchmark_run, random_tokens
-from benchmarks.show import heading, leave, parser, say, spread, table
+from benchmarks.show import (
+    heading,
+    keep,
+    last_line,
+    leave,
+    missing,
+    of_device,
+    parser,
+    say,
+    spread,
+    table,
+)
 from benchmarks.turns import WARM_UP
 from search.recipe import Recipe
 from search.train import checkpoint
@@ -38,21 +50,33 @@ COLUMNS = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table. The exit code: 1 where a shape is left out."""
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--shapes", nargs="+", default=SHAPES)
     options.add_argument("--device", default="auto")
     chosen = options.parse_args(arguments)
-    rows, placement = [], Placement(device=chosen.device)
+    rows, left_out, placement = list[list[str]](), list[str](), Placement(device=chosen.device)
+    text, name = "", "checkpoints"
     for shape in chosen.shapes:
-        with tempfile.TemporaryDirectory() as folder:
-            row, placement = measured(shape, Path(folder), placement, chosen.rounds)
-            rows.append(row)
-    text = f"# What a checkpoint takes\n\n{heading(placement)}\n\n"
-    text += f"In seconds, medians of {chosen.rounds} rounds, with the lowest and the highest.\n\n"
-    leave("checkpoints", text + table(COLUMNS, rows), None, chosen.save)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                row, placement = measured(shape, Path(folder), placement, chosen.rounds)
+        except (RuntimeError, OSError) as error:  # of memory or disk; the other shapes stand
+            left_out.append(f"{shape}: {last_line(error)}")
+            say(left_out[-1])
+            continue
+        rows.append(row)
+        name = of_device("checkpoints", placement.device)
+        text = f"# What a checkpoint takes\n\n{heading(placement)}\n\n"
+        text += f"In seconds, medians of {chosen.rounds} rounds, with the lowest and the highest.\n"
+        text += f"\n{table(COLUMNS, rows)}"
+        if chosen.save:
+            keep(name, text)
+    if rows:
+        leave(name, text + missing(left_out), None, chosen.save)
+    return bool(left_out)
 
 
 def measured(
@@ -102,4 +126,4 @@ def timed(call: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,13 +4,17 @@ For each shape, in sequences of 2,048 tokens, without a CUDA graph and with one:
 model FLOPs utilisation (the share of the card's bf16 peak that useful FLOPs make, of the published
 peak and of the one that matrix products reach here), the micro-batch that was chosen, and its
 memory, estimated and measured. Each row has its own process, and takes turns with matrix products.
-It runs without a GPU too, and then without graphs:
+Then, for small shapes, what several workers on the card (`placement.workers_per_gpu`) do at once.
+Each row is written as soon as it is measured. It runs without a GPU too, and then without graphs:
 `--shapes 5m --seq-len 64 --batch-tokens 256` shows on a CPU what it leaves.
 """
 
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -25,8 +29,20 @@ from benchmarks.proxy import (
     random_tokens,
     warmed_up,
 )
-from benchmarks.show import heading, leave, parser, say, spread, table
+from benchmarks.show import (
+    heading,
+    keep,
+    last_line,
+    leave,
+    missing,
+    of_device,
+    parser,
+    say,
+    spread,
+    table,
+)
 from benchmarks.turns import Contender, Step
+from search.executors import _mps
 from search.recipe import Recipe
 from search.record import Run
 from search.train.memory import peak_memory
@@ -54,27 +70,93 @@ COLUMNS = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
+SHARED = ("10m", "30m")
+"""Shapes that do not fill a card."""
+WORKERS = (1, 2, 4)
+RUN_TOKENS = 10**9
+"""Of a run, where runs per hour are counted: those of `proxy=gpu_1b`."""
+SHARED_COLUMNS = (
+    "shape",
+    "workers",
+    "at once by MPS",
+    "tokens per second, all",
+    "runs per hour",
+    "of one worker's",
+    "sequences at once",
+)
+
+
+@dataclass
+class Found:
+    """What is measured so far."""
+
+    placement: Placement
+    """Of the last row."""
+    words: str
+    """On what the rows have in common."""
+    rows: list[list[str]] = field(default_factory=list)
+    shared: list[list[str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return of_device("gpu", self.placement.device)
+
+    @property
+    def text(self) -> str:
+        """As Markdown."""
+        text = f"# Runs of a lab's size\n\n{heading(self.placement)}\n\n{self.words}\n\n"
+        text += table(COLUMNS, self.rows)
+        if self.shared:
+            text += "\n## Several workers on the card\n\nRuns of a billion tokens each.\n\n"
+            text += table(SHARED_COLUMNS, self.shared)
+        return text + missing(self.left_out)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables. The exit code: 1 where a row is left out."""
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--shapes", nargs="+", default=SHAPES)
+    options.add_argument("--shapes", nargs="*", default=SHAPES)
+    options.add_argument("--shared", nargs="*", default=SHARED, help="shapes for several workers")
+    options.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     options.add_argument("--seq-len", type=int, default=2048)
     options.add_argument("--batch-tokens", type=int, default=2**19)
     chosen = options.parse_args(arguments)
-    rows, placement = [], Placement()
     graphs = ("no", "yes") if gpus() else ("no",)
-    for name, graph in product(chosen.shapes, graphs):
-        run = run_of(name, chosen.seq_len, chosen.batch_tokens)
+    words = f"Sequences of {chosen.seq_len:,} tokens, {chosen.batch_tokens:,} tokens per step. "
+    words += "Medians of the rounds, with the lowest and the highest."
+    names = dict.fromkeys([*chosen.shapes, *chosen.shared])
+    runs = {name: run_of(name, chosen.seq_len, chosen.batch_tokens) for name in names}
+    found = Found(Placement(device="cuda" if gpus() else "cpu"), words)
+
+    def add(
+        rows: list[list[str]],
+        name: str,
+        placement: Placement,
+        measure: Callable[[str, Run, Placement, int], list[str]],
+        which: str,
+    ) -> None:
+        """Measure a row and write it down, or why it is left out: the other rows stand."""
         try:
-            placement = settle(Placement(engine="autograd", cuda_graph=graph), run)
-            rows.append(measured(name, run, placement, chosen.rounds))
-        except (RuntimeError, ValueError) as error:  # the other rows stand
-            say(f"{name}, CUDA graph {graph}, is left out: {error}")
-    text = f"# Runs of a lab's size\n\n{heading(placement)}\n\n"
-    text += f"Sequences of {chosen.seq_len:,} tokens, {chosen.batch_tokens:,} tokens per step. "
-    text += "Medians of the rounds, with the lowest and the highest.\n\n"
-    leave("gpu", text + table(COLUMNS, rows), None, chosen.save)
+            found.placement = settle(placement, runs[name])
+            rows.append(measure(name, runs[name], found.placement, chosen.rounds))
+        except (RuntimeError, ValueError) as error:
+            found.left_out.append(f"{name}, {which}: {last_line(error)}")
+            say(found.left_out[-1])
+        if chosen.save:
+            keep(found.name, found.text)
+
+    for name, graph in product(chosen.shapes, graphs):
+        placement = Placement(engine="autograd", cuda_graph=graph)
+        add(found.rows, name, placement, measured, f"CUDA graph {graph}")
+    for name in chosen.shared:
+        alone: list[float] = []
+        for workers in chosen.workers:
+            placement = Placement(engine="autograd", workers_per_gpu=workers)
+            add(found.shared, name, placement, partial(together, alone), f"{workers} workers")
+    leave(found.name, found.text, None, chosen.save)
+    return bool(found.left_out)
 
 
 def run_of(name: str, seq_len: int, batch_tokens: int) -> Run:
@@ -108,6 +190,59 @@ def measured(name: str, run: Run, placement: Placement, rounds: int) -> list[str
                 )
             )
         return row(name, run, placement, rates, peaks, ours.memory())
+
+
+def together(
+    alone: list[float], name: str, run: Run, placement: Placement, rounds: int
+) -> list[str]:
+    """The row of several workers at once. `alone`: tokens per second of the fewest that this shape
+    was measured with, by which those of more are divided; empty before."""
+    workers, threads = placement.workers_per_gpu, max(1, (placement.threads or 1))
+    say(f"{name} warms up, {workers} at once")
+    with shared_card(placement) as mps, ExitStack() as stack:
+        ours = [
+            stack.enter_context(Contender(training, run, placement, threads=threads))
+            for _ in range(workers)
+        ]
+        steps = min(warmed_up(one) for one in ours)
+        rates = []
+        for number in range(rounds):
+            say(f"round {number + 1} of {rounds}")
+            for one in ours:
+                one.begin(steps)
+            rates.append(sum(run.recipe.tokens_per_step * steps / one.end() for one in ours))
+    if not alone:
+        alone.append(median(rates))
+    return [
+        name,
+        str(workers),
+        mps,
+        spread(rates, "{:,.0f}".format),
+        f"{3600 * median(rates) / RUN_TOKENS:.3g}",
+        f"{median(rates) / alone[0]:.2f} ×",
+        str(placement.micro_batch),
+    ]
+
+
+@contextmanager
+def shared_card(placement: Placement) -> Iterator[str]:
+    """Workers use the card at once, by a daemon of MPS, where it is installed: `yes`. Else in
+    turns: `no`."""
+    if not _mps.is_wanted(placement):
+        yield "no"
+        return
+    try:
+        daemon = _mps.Daemon.start()
+    except OSError as error:
+        raise RuntimeError(f"MPS does not start: {error}") from error
+    before = dict(os.environ)
+    try:
+        os.environ.update(daemon.variables)
+        yield "yes"
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        daemon.quit()
 
 
 def training(run: Run, placement: Placement) -> Step:
@@ -147,4 +282,4 @@ def row(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

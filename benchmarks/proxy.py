@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -25,7 +26,19 @@ import numpy as np
 import torch
 
 from benchmarks import peers
-from benchmarks.show import heading, leave, parser, say, spread, style, table
+from benchmarks.show import (
+    heading,
+    keep,
+    last_line,
+    leave,
+    missing,
+    of_device,
+    parser,
+    say,
+    spread,
+    style,
+    table,
+)
 from benchmarks.turns import WARM_UP, Contender, Step
 from search.data.packed import Data
 from search.recipe import Recipe
@@ -90,8 +103,8 @@ class Result:
         return [flops / peak for flops, peak in zip(self.flops, self.peaks, strict=True)]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the tables."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables. The exit code: 1 where an engine is left out of a shape."""
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--shapes", nargs="+", choices=(*SHAPES, REAL), default=[*SHAPES, REAL])
@@ -101,14 +114,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not peers.litgpt_is_there() and LITGPT in others:
         print("litgpt is left out; `make peers` installs it apart from the environment")
         others.remove(LITGPT)
-    results = {}
-    for name in chosen.shapes:
+    results, left_out = dict[str, Result](), list[str]()
+    name = "proxy"
+    for shape, other in product(chosen.shapes, others or [OURS]):
+        run = run_of(shape)
+        result = results.get(shape) or Result(run, settle(Placement(), run))
+        name = of_device("proxy", result.placement.device)
         try:
-            results[name] = compete(run_of(name), others, chosen.rounds)
-        except RuntimeError as error:  # such as for lack of memory; the other shapes stand
-            print(f"{name} is left out: {error}", file=sys.stderr)
+            meet(other, chosen.rounds, result)
+        except RuntimeError as error:  # such as for lack of memory; all others stand
+            left_out.append(f"{shape}, {other}: {last_line(error)}")
+            say(left_out[-1])
+            continue
+        results[shape] = result
+        if chosen.save:
+            keep(name, described(results) + missing(left_out), picture(results))
     if results:
-        leave("proxy", described(results), picture(results), chosen.save)
+        leave(name, described(results) + missing(left_out), picture(results), chosen.save)
+    return bool(left_out)
 
 
 def run_of(name: str) -> Run:
@@ -141,16 +164,13 @@ def benchmark_run(arch: Architecture, recipe: Recipe) -> Run:
     return Run(architecture=arch, recipe=settled, data_fingerprint="random")
 
 
-def compete(run: Run, others: Sequence[str], rounds: int) -> Result:
-    """Let our loop meet other engines on one run, with matrix products in between."""
-    result = Result(run, settle(Placement(), run))
-    for name in others or [OURS]:
-        meet(name, rounds, result)
-    return result
-
-
 def meet(name: str, rounds: int, result: Result) -> None:
-    """Add the rounds of our loop with one other engine, or of our loop alone."""
+    """Add the rounds of our loop with one other engine, or of our loop alone, with matrix products
+    in between.
+
+    Raises:
+        RuntimeError: one of them failed; nothing is added.
+    """
     run, placement = result.run, result.placement
     threads = placement.threads or 1
     sizes = (*PEAK_SIZES, *([8192] if placement.device == "cuda" else []))
@@ -166,17 +186,18 @@ def meet(name: str, rounds: int, result: Result) -> None:
         }
         everyone: list[Contender] = [*squares.values(), *pair.values()]
         steps = {one: warmed_up(one) for one in everyone}
+        timings = []
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
             order = Random(number).sample(everyone, len(everyone))
-            seconds = {one: one.seconds(steps[one]) / steps[one] for one in order}
-            result.peaks.append(
-                max(2 * n**3 * PRODUCTS / seconds[one] for n, one in squares.items())
-            )
-            for each, one in pair.items():
-                result.rates[each].append(run.recipe.tokens_per_step / seconds[one])
-            result.ratios[name].append(seconds[pair[name]] / seconds[pair[OURS]])
-        result.memory.update({each: one.memory() for each, one in pair.items()})
+            timings.append({one: one.seconds(steps[one]) / steps[one] for one in order})
+        memory = {each: one.memory() for each, one in pair.items()}
+    for seconds in timings:
+        result.peaks.append(max(2 * n**3 * PRODUCTS / seconds[one] for n, one in squares.items()))
+        for each, one in pair.items():
+            result.rates[each].append(run.recipe.tokens_per_step / seconds[one])
+        result.ratios[name].append(seconds[pair[name]] / seconds[pair[OURS]])
+    result.memory.update(memory)
 
 
 def warmed_up(contender: Contender) -> int:
@@ -256,6 +277,7 @@ def described(results: dict[str, Result]) -> str:
     """The tables, as Markdown."""
     first = next(iter(results.values()))
     rounds = min(map(len, first.rates.values()))
+    engines = engines_of(results)
     text = heading(first.placement, ("torch", "transformers")) + (
         f" Medians of {rounds} rounds, with the lowest and the highest.\n\n"
     )
@@ -267,7 +289,7 @@ def described(results: dict[str, Result]) -> str:
     text += "\nTokens per second, and how many times our loop is faster:\n\n"
     text += table(
         ["", *results],
-        [[name, *(compared(result, name) for result in results.values())] for name in first.rates],
+        [[name, *(compared(result, name) for result in results.values())] for name in engines],
     )
     text += (
         "\nPeak memory in MB beyond what importing takes, compilers' own included; the floor is "
@@ -277,8 +299,8 @@ def described(results: dict[str, Result]) -> str:
         ["", *results],
         [
             *(
-                [name, *(f"{result.memory[name] / 1e6:,.0f}" for result in results.values())]
-                for name in first.rates
+                [name, *(in_megabytes(result, name) for result in results.values())]
+                for name in engines
             ),
             [
                 "floor",
@@ -307,7 +329,18 @@ def speed_row(name: str, result: Result) -> list[str]:
     return row
 
 
+def engines_of(results: dict[str, Result]) -> list[str]:
+    """Those that any shape was trained by, in the order in which they came."""
+    return list(dict.fromkeys(name for result in results.values() for name in result.rates))
+
+
+def in_megabytes(result: Result, engine: str) -> str:
+    return f"{result.memory[engine] / 1e6:,.0f}" if engine in result.memory else "–"
+
+
 def compared(result: Result, engine: str) -> str:
+    if engine not in result.rates:
+        return "–"
     rate = f"{median(result.rates[engine]):,.0f}"
     return rate if engine == OURS else f"{rate}; {spread(result.ratios[engine], '{:.2f}'.format)}"
 
@@ -319,18 +352,22 @@ def picture(results: dict[str, Result]) -> "Figure":
     with style():
         figure = Figure(figsize=(2.4 + 2.1 * len(results), 2.4), layout="constrained")
         panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
+        places = {name: place for place, name in enumerate(engines_of(results)[::-1])}
+        panels[0].set_yticks(list(places.values()), labels=list(places))
         for panel, (name, result) in zip(panels, results.items(), strict=True):
-            names = list(result.rates)[::-1]
-            middles = [median(result.rates[n]) for n in names]
-            spans = [
-                [middle - min(result.rates[n]) for n, middle in zip(names, middles, strict=True)],
-                [max(result.rates[n]) - middle for n, middle in zip(names, middles, strict=True)],
-            ]
-            colors = ["#3f77bd" if n == OURS else "#a9b4c2" for n in names]
-            panel.barh(names, middles, xerr=spans, color=colors, error_kw={"linewidth": 0.7})
-            for place, n in enumerate(names):
+            for n, place in places.items():
+                if n not in result.rates:
+                    continue
+                rates, middle = result.rates[n], median(result.rates[n])
+                panel.barh(
+                    place,
+                    middle,
+                    xerr=[[middle - min(rates)], [max(rates) - middle]],
+                    color="#3f77bd" if n == OURS else "#a9b4c2",
+                    error_kw={"linewidth": 0.7},
+                )
                 words = "" if n == OURS else f" {median(result.ratios[n]):.1f}×"
-                panel.text(max(result.rates[n]), place, words, va="center", fontsize=7)
+                panel.text(max(rates), place, words, va="center", fontsize=7)
             panel.set_title(f"{name}\n{median(result.shares):.0%} of the peak", fontsize=8)
             panel.set_xlabel("tokens per second")
             panel.margins(x=0.2)
@@ -338,4 +375,4 @@ def picture(results: dict[str, Result]) -> "Figure":
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 import argparse
 import platform
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -69,11 +70,33 @@ def style() -> AbstractContextManager[None]:
     return matplotlib.rc_context(STYLE)
 
 
+def of_device(name: str, device: str) -> str:
+    """A result's name: one from a GPU has the card's in it, and so stands beside a CPU's."""
+    if device != "cuda":
+        return name
+    return f"{name}_" + re.sub(r"\W+", "_", device_name(device).lower()).strip("_")
+
+
+def last_line(error: Exception) -> str:
+    """Of what it says: for a contender's traceback, the error itself."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def missing(left_out: Iterable[str]) -> str:
+    """What a benchmark could not measure, as a list with the reasons."""
+    lines = "".join(f"- {each}\n" for each in left_out)
+    return f"\nLeft out:\n\n{lines}" if lines else ""
+
+
 def leave(name: str, text: str, figure: "Figure | None", save: bool) -> None:
     """Print a benchmark's text, and write it with its picture where that is wanted."""
     print(text, flush=True)
-    if not save:
-        return
+    if save:
+        keep(name, text, figure)
+
+
+def keep(name: str, text: str, figure: "Figure | None" = None) -> None:
+    """Write a benchmark's text and picture, in place of what it wrote before."""
     if figure is not None:
         metadata: dict[str, Any] = {"Software": None}
         with file_atomically(RESULTS / f"{name}.png") as part:

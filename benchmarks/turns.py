@@ -9,6 +9,7 @@ import multiprocessing
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
@@ -43,7 +44,7 @@ class Contender:
 
     def begin(self, steps: int) -> None:
         """Let it take steps while others do."""
-        self.pipe.send(steps)
+        self._ask(steps)
 
     def end(self) -> float:
         """Wait for the steps that were begun: their seconds."""
@@ -52,13 +53,17 @@ class Contender:
     def memory(self) -> int:
         """Bytes by which the process, or what it holds of the GPU, grew beyond what importing
         took."""
-        self.pipe.send(None)
+        self._ask(None)
         return int(self._answer())
+
+    def _ask(self, steps: int | None) -> None:
+        with suppress(OSError):  # it has ended; its answer says why
+            self.pipe.send(steps)
 
     def _answer(self) -> float:
         try:
             answer = self.pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             raise RuntimeError(
                 "a contender ended before it answered; memory may be short"
             ) from None

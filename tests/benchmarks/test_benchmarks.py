@@ -1,6 +1,8 @@
 """The benchmarks run from end to end, at sizes that say nothing about speed."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from study_fixtures import write_text
 
-from benchmarks import fidelity, gpu, peers, proxy, scaling, show, trial
+from benchmarks import checkpoints, fidelity, gpu, peers, proxy, scaling, show, trial
+from benchmarks.turns import Contender
 from search.config import SearchConfig
 from search.data.cache import prepare
 from search.data.config import DataConfig
@@ -23,12 +26,14 @@ from space.app import CONF
 from space.arch import Architecture
 from space.model import Decoder
 
+ROOT = Path(CONF).parent
 SMALL: dict[str, Any] = {"tokens": 2048, "seq_len": 32, "batch_size": 4}
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """One step a turn, small products, results elsewhere."""
+    """One step a turn, small products, on the CPU, results elsewhere."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for module in (proxy, scaling, gpu):
         monkeypatch.setattr(module, "PEAK_SIZES", (64,))
         monkeypatch.setattr(module, "TURN_S", 0.0, raising=False)
@@ -70,13 +75,121 @@ def test_speed_over_sizes_and_lengths_is_drawn(
 
 @pytest.mark.slow
 def test_what_a_gpu_makes_of_a_shape_is_a_table(quick: Path) -> None:
-    small = ["--seq-len", "64", "--batch-tokens", "256"]
-    gpu.main(["--save", "--rounds", "1", "--shapes", "5m", *small])
+    small = ["--seq-len", "64", "--batch-tokens", "256", "--shared", "5m", "--workers", "1", "2"]
+    assert gpu.main(["--save", "--rounds", "1", "--shapes", "5m", *small]) == 0
     rows = [line.split(" | ") for line in (quick / "gpu.md").read_text().splitlines()]
-    (row,) = (cells for cells in rows if cells[0] == "| 5m")
+    row, one, two = (cells for cells in rows if cells[0] == "| 5m")
     assert len(row) == len(gpu.COLUMNS)
     assert row[gpu.COLUMNS.index("CUDA graph")] == "no"
     assert row[6] == "unknown", "no published peak of a CPU"
+    assert (len(one), one[1:3], two[1:3]) == (len(gpu.SHARED_COLUMNS), ["1", "no"], ["2", "no"])
+    assert one[5] == "1.00 ×"
+
+
+def test_each_row_is_written_when_it_is_measured(
+    quick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that fails is named and ends in an exit code; a kill leaves the rows before it."""
+
+    def measured(name: str, *given: object) -> list[str]:
+        if name == "6m":
+            raise RuntimeError("a contender failed:\nTraceback\nOutOfMemoryError: no room")
+        if name == "8m":
+            raise KeyboardInterrupt
+        return [name]
+
+    monkeypatch.setattr(gpu, "measured", measured)
+    small = ["--save", "--seq-len", "64", "--batch-tokens", "256", "--shared"]
+    assert gpu.main([*small, "--shapes", "5m", "6m", "7m"]) == 1
+    text = (quick / "gpu.md").read_text()
+    assert "| 5m |" in text
+    assert "| 7m |" in text
+    assert "- 6m, CUDA graph no: OutOfMemoryError: no room\n" in text
+    (quick / "gpu.md").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main([*small, "--shapes", "5m", "8m"])
+    assert "| 5m |" in (quick / "gpu.md").read_text()
+
+
+def test_an_engine_that_fails_costs_its_column_alone(
+    quick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meet(name: str, rounds: int, result: proxy.Result) -> None:
+        if (name, result.run) == (proxy.LEAN, proxy.run_of("wide")):
+            raise RuntimeError("no room")
+        result.peaks.append(1e12)
+        for each in (proxy.OURS, name):
+            result.rates[each].append(100.0)
+            result.memory[each] = 10**6
+        result.ratios[name].append(1.5)
+
+    monkeypatch.setattr(proxy, "meet", meet)
+    engines = ["--engines", proxy.LEAN, proxy.PLAIN]
+    assert proxy.main(["--save", "--shapes", "middle", "wide", *engines]) == 1
+    text = (quick / "proxy.md").read_text()
+    assert f"| {proxy.LEAN} | 100; 1.50 | – |" in text
+    assert f"| {proxy.PLAIN} | 100; 1.50 | 100; 1.50 |" in text
+    assert f"- wide, {proxy.LEAN}: no room\n" in text
+    assert (quick / "proxy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_shape_without_room_leaves_the_other_checkpoints(
+    quick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(shape: str, folder: Path, placement: Placement, rounds: int) -> Any:
+        if shape == "large":
+            raise OSError("No space left on device")
+        return [shape], placement
+
+    monkeypatch.setattr(checkpoints, "measured", measured)
+    assert checkpoints.main(["--save", "--shapes", "large", "small"]) == 1
+    text = (quick / "checkpoints.md").read_text()
+    assert "| small |" in text
+    assert "- large: No space left on device\n" in text
+
+
+def test_results_of_a_card_stand_beside_those_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, "device_name", lambda kind: "NVIDIA H100 80GB HBM3")
+    assert show.of_device("proxy", "cpu") == "proxy"
+    assert show.of_device("proxy", "cuda") == "proxy_nvidia_h100_80gb_hbm3"
+
+
+def without_memory() -> Any:
+    raise MemoryError("no room")
+
+
+@pytest.mark.slow
+def test_a_contender_that_has_ended_says_why() -> None:
+    with Contender(without_memory, threads=1) as one:
+        one.process.join()
+        with pytest.raises(RuntimeError, match="MemoryError: no room"):
+            one.seconds()
+
+
+PYTHON = """#!/bin/sh
+echo "$@" >> {calls}
+case "$*" in *pytest*|*benchmarks.proxy*) exit 3;; -c*) exit {sees};; esac
+"""
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("sees", [0, 1])
+def test_make_gpu_runs_everything_whatever_fails(tmp_path: Path, sees: int) -> None:
+    """With a script in Python's place, which says whether a GPU is there and fails twice."""
+    calls, python = tmp_path / "calls", tmp_path / "python"
+    python.write_text(PYTHON.format(calls=calls, sees=sees))
+    python.chmod(0o755)
+    command = ["make", "--old-file=.venv/installed-dev", f"BIN={tmp_path}", "gpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    _, *said = calls.read_text().splitlines()
+    if sees:
+        assert said == [], "without a GPU nothing is measured"
+        return
+    benchmarks = [f"-m benchmarks.{name} --save" for name in ("gpu", "proxy", "checkpoints")]
+    assert said == ["-m pytest -m gpu", *benchmarks]
+    assert "failed, wholly or in part: pytest -m gpu; benchmarks.proxy\n" in done.stdout
+    assert "please publish" in done.stdout
 
 
 @pytest.mark.slow
