@@ -1,12 +1,19 @@
 """The documentation's site: it builds without a warning, and asks nothing of the network."""
 
 import re
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from browser_fixtures import CHROMIUM, faults
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from search.data.config import DataConfig
+from space.app import CONF
 
 ROOT = Path(__file__).parent.parent
 FETCHED = re.compile(r"<(?:script|img|link)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]+\"")
@@ -47,3 +54,24 @@ def test_the_gallery_shows_each_of_its_pictures_and_none_is_large() -> None:
     }
     assert shown == set(folder.glob("*.webp"))
     assert {path.name for path in shown if path.stat().st_size > 150_000} == set()
+
+
+def test_commands_for_gpus_open_the_data_that_their_page_prepares() -> None:
+    """The options of all, by proxy=gpu_1b, are those of `prepare`, but for the vocabulary's size,
+    which a tokenizer brings."""
+    page = (ROOT / "docs" / "gpus.md").read_text()
+    written = re.search(r"^    (DataConfig\(.*?^    \))", page, re.DOTALL | re.MULTILINE)
+    options = re.search(r"^DATA=\((.*?)\)", page, re.DOTALL | re.MULTILINE)
+    assert written
+    assert options
+    prepared: DataConfig = eval(written[1], {"DataConfig": DataConfig})
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = compose("search", ["proxy=gpu_1b", *shlex.split(options[1])])
+    used = OmegaConf.to_object(config.data)
+    assert isinstance(used, DataConfig)
+    assert used == replace(prepared, vocab_size=32000)
+    commands = re.findall(r"^python -m (?:search|ablations) (?:.*\\\n)*.*", page, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        assert command.endswith('"${DATA[@]}"'), command
+        assert "data." not in command, command

@@ -239,7 +239,8 @@ def _recipe(config: DataConfig, corpus: Corpus | None, hashes: FileHashes) -> di
     recipe = {
         "format": FORMAT,
         "source": source,
-        "vocab_size": config.vocab_size,
+        # of one that is given it decides nothing, whatever a proxy says
+        "vocab_size": DataConfig.vocab_size if config.tokenizer else config.vocab_size,
         "tokenizer": hashes.of([tokenizer_file(config.tokenizer)]) if config.tokenizer else None,
         "end_token": config.end_token,
         "validation_fraction": config.validation_fraction,

@@ -148,6 +148,8 @@ def test_an_existing_tokenizer_brings_its_size_and_end_token(
     data = quietly(replace(config, tokenizer=str(tmp_path / "tokenizer.json"), vocab_size=4096))
     assert (data.vocab_size, data.end_token) == (SMALL, SMALL - 1)
     assert sorted(decoded(data, data.train) + decoded(data, data.validation)) == sorted(prose())
+    again = quietly(replace(config, tokenizer=str(tmp_path / "tokenizer.json"), vocab_size=32000))
+    assert again.folder == data.folder, "a proxy's size of a vocabulary builds nothing anew"
 
 
 def test_score_is_bits_per_byte_of_the_targets(config: DataConfig) -> None:

@@ -1,6 +1,7 @@
 """Workers as processes: killed, interrupted, without disk, several at once."""
 
 import errno
+import getpass
 import os
 import signal
 import subprocess
@@ -80,6 +81,42 @@ def curve(folder: Path) -> list[dict[str, Any]]:
     (run_folder,) = (folder / "runs").iterdir()
     lines = list(read_metrics(run_folder))
     return [{k: v for k, v in line.items() if k != "elapsed_s"} for line in lines]
+
+
+class Noting(workers.Local):
+    """Workers that note what decides where torch keeps what it compiles, and end: the variable, or
+    else the folder of temporary files and the user."""
+
+    def __init__(self, seen: Path) -> None:
+        self.seen = seen
+
+    def command(self) -> list[str]:
+        code = (
+            "import getpass, os, tempfile;"
+            "found = [os.environ.get('TORCHINDUCTOR_CACHE_DIR'), tempfile.gettempdir()];"
+            f"print(*found, getpass.getuser(), file=open({str(self.seen)!r}, 'a'));"
+            'print(\'{"event": "done"}\')'
+        )
+        return [sys.executable, "-c", code]
+
+
+@pytest.mark.parametrize("named", ["compiled", None])
+def test_workers_share_what_torch_compiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    if named:
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", named)
+    study = open_search(tmp_path, "n_trials=1", "replicates.seeds=1")
+    executor = Noting(tmp_path / "seen")
+    try:
+        assert Pool(study.job, study.study, 2, lambda *_: None, executor).run().kind == "done"
+    finally:
+        study.lock.release()
+    wanted = f"{named} {tmp_path} {getpass.getuser()}"
+    assert executor.seen.read_text().splitlines() == [wanted, wanted]
 
 
 @pytest.mark.slow
