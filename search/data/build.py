@@ -18,9 +18,9 @@ from search.data.corpora import Corpus, TokenDocument
 from search.data.encode import Job, Part, Progress, encode
 from search.data.hashes import FileHashes
 from search.data.in_place import Joined, digest_of_tokens, list_files, train_split
-from search.data.readers import limited
+from search.data.readers import UNPACKED, limited
 from search.data.split import Array, capped, content_hash, hold_out, threshold
-from search.data.stretches import SPOOLED, Spool, Stretch, checked
+from search.data.stretches import SPOOLED, STRETCH_BYTES, Spool, Stretch, checked
 from search.data.tokenizer import (
     encoded,
     end_token_id,
@@ -92,6 +92,7 @@ def _stretches(
     if found is not None:
         known = (content_hash(c) for each in found for _, c in checked(each.documents()))
         return found, threshold(known, fraction, source)
+    require_room_for_text(config, corpus, spool.parent, progress)
     written = Spool(spool, limited(corpus.documents(), config.max_bytes))
     progress(f"data: read {len(written.hashes)} documents, {written.n_bytes / 1e6:.1f} MB of text")
     return written.stretches, threshold(written.hashes, fraction, source)
@@ -122,6 +123,43 @@ def _tokenizer(
     return Tokenizer.from_str(made)
 
 
+TEXT_PER_TOKEN = 4
+"""Bytes of text to a token, about, before there is a tokenizer to count with."""
+
+
+def require_room_for_text(
+    config: DataConfig, corpus: Corpus, folder: Path, progress: Progress
+) -> None:
+    """Say how much text will be written out before it is encoded, where that is known.
+
+    Raises:
+        ValueError: there is no room for it and for its tokens.
+    """
+    measure = getattr(corpus, "text_bytes", None)
+    known = measure() if measure else None
+    text = min((n for n in (known, config.max_bytes) if n is not None), default=None)
+    free = shutil.disk_usage(folder).free
+    if text is None:
+        return
+    if known is None:
+        most = f"{text / 1e9:.2f} GB of text at most"
+        progress(f"data: {most} are written out first; {free / 1e9:,.2f} GB are free")
+        return
+    vocab_size = config.vocab_size
+    if config.tokenizer:
+        vocab_size = vocab_size_of(load_tokenizer(tokenizer_file(config.tokenizer)))
+    needed = text + text // TEXT_PER_TOKEN * _dtype(vocab_size).itemsize
+    said = f"{needed / 1e9:.2f} GB of the {free / 1e9:,.2f} GB that are free"
+    if needed > free:
+        raise ValueError(
+            f"data.cache must have room for about {text / 1e6:,.0f} MB of text, which is written "
+            f"out first, and for its tokens, but that is {said} (a compressed file is counted as "
+            f"{UNPACKED} times its size); set data.cache=FOLDER, or take less by data.max_bytes"
+        )
+    if text > STRETCH_BYTES:
+        progress(f"data: about {text / 1e9:.2f} GB of text are written out first; takes {said}")
+
+
 def require_room(job: Job, progress: Progress) -> None:
     """Say what will be written, from what the first documents come to.
 
@@ -132,7 +170,11 @@ def require_room(job: Job, progress: Progress) -> None:
     pairs = zip(job.stretches, job.parts, strict=True)
     missing = sum(each.n_bytes for each, part in pairs if not part.there())
     per_byte = _tokens_per_byte(job)
-    needed = int(per_byte * np.dtype(job.dtype).itemsize * (every + missing))
+    itemsize = np.dtype(job.dtype).itemsize
+    pieces = (piece for each in job.stretches for piece in each.pieces)
+    spooled = sum(piece.n_bytes for piece in pieces if piece.form == SPOOLED)
+    packed = max(0, per_byte * itemsize * every - spooled)  # what is spooled is gone by then
+    needed = int(per_byte * itemsize * missing + packed)
     free = shutil.disk_usage(job.folder).free
     said = f"{needed / 1e9:.2f} GB of the {free / 1e9:,.2f} GB that are free"
     if needed > free:
@@ -142,9 +184,22 @@ def require_room(job: Job, progress: Progress) -> None:
             "by data.max_bytes"
         )
     if len(job.stretches) > 1:
+        until = "" if spooled else ", half of it until it is done"
         progress(
             f"data: {every / 1e9:.2f} GB of text, about {every * per_byte / 1e6:,.0f} M tokens; "
-            f"takes {said}, half of it until it is done"
+            f"takes {said}{until}"
+        )
+
+
+def require_room_for_tokens(n_tokens: int, vocab_size: int, folder: Path) -> None:
+    """Raises: ValueError where there is no room for them."""
+    needed, free = n_tokens * _dtype(vocab_size).itemsize, shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(
+            f"data.cache must have room for {n_tokens / 1e6:,.2f} M tokens, but that is "
+            f"{needed / 1e9:.2f} GB of the {free / 1e9:,.2f} GB that are free; set "
+            "data.cache=FOLDER, or data.in_place=true where all are .bin files and some are named "
+            "val…"
         )
 
 
@@ -252,7 +307,8 @@ def _pack_tokens(
     if config.in_place:
         _list_training_files(config, corpus, folder, vocab_size, progress)
         return vocab_size, config.end_token
-    held_out = _held_out_tokens(corpus, config)
+    held_out, n_tokens = _held_out_tokens(corpus, config)
+    require_room_for_tokens(n_tokens, vocab_size, folder)
     for split, wanted in (("train", False), ("validation", True)):
         chosen = (
             document.ids
@@ -302,8 +358,9 @@ def _with_ends(documents: Iterable[TokenDocument], end: int | None) -> Iterator[
             yield document._replace(ids=whole)
 
 
-def _held_out_tokens(corpus: Corpus, config: DataConfig) -> list[bool]:
-    """Which documents are validation: as they say, or, where they do not, by hash."""
+def _held_out_tokens(corpus: Corpus, config: DataConfig) -> tuple[list[bool], int]:
+    """Which documents are validation: as they say, or, where they do not, by hash. And how many
+    tokens all have."""
     said, hashes, lengths = [], [], []
     for document in _token_documents(corpus, config):
         said.append(document.held_out)
@@ -321,13 +378,13 @@ def _held_out_tokens(corpus: Corpus, config: DataConfig) -> list[bool]:
                 f"data.validation_tokens must be left out with data.source={config.source}, which "
                 f"says itself what is held out, but is {config.validation_tokens}"
             )
-        return [bool(held) for held in said]
+        return [bool(held) for held in said], sum(lengths)
     every = np.array(hashes, dtype=np.uint64)
     held_out = _hold_out(every, config)
     if config.validation_tokens is not None:
         own = np.array(lengths)[held_out]
         held_out = capped(every, held_out, own, config.validation_tokens)
-    return list(held_out)
+    return list(held_out), sum(lengths)
 
 
 def _require_ids(document: TokenDocument, vocab_size: int) -> bool:

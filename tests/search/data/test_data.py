@@ -5,6 +5,7 @@ import json
 import lzma
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from search.data import packed
+from search.data import build, packed
 from search.data.cache import mapped, open_data, prepare
 from search.data.config import DataConfig
 from search.data.corpora import embedded as corpus
@@ -263,6 +264,26 @@ def test_tokenised_jsonl_is_packed_as_it_is(tmp_path: Path) -> None:
     assert data.tokenizer is None
     assert data.bytes_per_token is None
     assert data.score(3.0, data.validation[:2]) == (1.5, None)
+
+
+def test_tokens_without_room_are_refused_to_the_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the end token that each document gets, in the two bytes that the vocabulary takes."""
+    documents = token_documents()
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"token_ids": d}) for d in documents))
+    needed = 2 * sum(len(ids) + 1 for ids in documents)
+    usual, free = shutil.disk_usage(tmp_path), [needed - 1]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usual._replace(free=free[0]))
+    written = build._write_tokens
+    monkeypatch.setattr(build, "_write_tokens", lambda *_: pytest.fail("it is written"))
+    config = tokens_config(tmp_path / "a.jsonl", tmp_path / "cache", end_token=0)
+    with pytest.raises(ValueError, match=r"data\.cache must have room for .* M tokens"):
+        quietly(config)
+    free[0] += 1
+    monkeypatch.setattr(build, "_write_tokens", written)
+    data = quietly(config)
+    assert 2 * (len(data.train) + len(data.validation)) == needed
 
 
 def test_an_end_token_is_put_where_documents_lack_it(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from process_fixtures import wait_for
 from study_fixtures import environment
 from tokenizers import Tokenizer
 
-from search.data import cache, encode, stretches
+from search.data import build, cache, encode, stretches
 from search.data.cache import open_data, prepare
 from search.data.config import DataConfig
 from search.data.encode import REPORT_S, Meter, Part, Queue
@@ -216,6 +216,58 @@ def test_without_room_nothing_is_written(
     with pytest.raises(ValueError, match=r"data\.cache must have room .* set data\.cache=FOLDER"):
         prepare(config, lambda _: None)
     assert not [path for path in Path(config.cache).iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("form", ["txt", "txt.gz", "jsonl under max_bytes"])
+def test_without_room_no_text_is_written_out(
+    form: str, config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of files that are read from their beginning, by one process. The text alone has room, with
+    its tokens, of two bytes for each four of text, it has not."""
+    text, given = "\n\n".join(prose(100)).encode(), config
+    if form.startswith("txt"):
+        path = tmp_path / f"a.{form}"
+        path.write_bytes(gzip.compress(text) if form.endswith("gz") else text)
+        size = 4 * path.stat().st_size if form.endswith("gz") else len(text)
+        given = replace(config, path=str(path))
+    else:
+        size = 20_000
+        given = replace(config, max_bytes=size)
+    usual = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usual._replace(free=size + size // 3))
+    monkeypatch.setattr(build, "Spool", lambda *_: pytest.fail("it is written out"))
+    with pytest.raises(ValueError, match=r"room for about .* of text, which is written out first"):
+        prepare(given, lambda _: None)
+    assert not [path for path in Path(config.cache).iterdir() if path.is_dir()]
+
+
+def test_text_that_is_written_out_makes_room_for_its_tokens(
+    config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is gone before they are packed, so beside it there need be room for one copy of them."""
+    monkeypatch.setattr(build, "STRETCH_BYTES", SMALL)
+    (tmp_path / "a.txt").write_text("\n\n".join(prose(200)))
+    given = replace(config, path=str(tmp_path / "a.txt"))
+    data = prepare(given, lambda _: None)
+    packed = 2 * (len(data.train) + len(data.validation))
+    usual, free = shutil.disk_usage(tmp_path), [10**9, packed * 4 // 3]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usual._replace(free=free.pop(0)))
+    said: list[str] = []
+    prepare(replace(given, cache=str(tmp_path / "other")), said.append)
+    assert free == []
+    assert any("of text are written out first; takes" in line for line in said)
+
+
+def test_of_a_corpus_of_unknown_size_its_limit_is_said(
+    config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`data=hf`, from a folder."""
+    said: list[str] = []
+    usual = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usual._replace(free=10**8))
+    hub = replace(config, source="hf", name=config.path, path=None, max_bytes=10**9)
+    prepare(hub, said.append)
+    assert "data: 1.00 GB of text at most are written out first; 0.10 GB are free" in said
 
 
 @pytest.mark.parametrize("form", ["jsonl", "crlf", "parquet", "gz", "txt"])
