@@ -36,6 +36,7 @@ from search.data.cache import prepare
 from search.data.config import DataConfig
 from search.data.packed import Data
 from search.recipe import Recipe
+from search.train.optimizers import OPTIMIZERS
 from search.train.parametrisations import Place, Scale, completep
 from search.train.placement import Placement
 from space.arch import Architecture
@@ -80,9 +81,24 @@ def drifting(rows: list[Row], axis: str, tolerance: float = 0.1) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fields", [{}, {"tie_word_embeddings": False}, {"qk_norm": True}])
-def test_completep_treats_all_shapes_alike(data: Data, fields: dict[str, Any]) -> None:
-    given = config(axes=["width", "depth", "immediate", "cycle"], architecture=fields, seeds=3)
+@pytest.mark.parametrize(
+    ("fields", "optimizer"),
+    [
+        ({}, "adamw"),
+        ({"tie_word_embeddings": False}, "adamw"),
+        ({"qk_norm": True}, "adamw"),
+        ({}, "muon"),
+    ],
+)
+def test_completep_treats_all_shapes_alike(
+    data: Data, fields: dict[str, Any], optimizer: str
+) -> None:
+    given = config(
+        axes=["width", "depth", "immediate", "cycle"],
+        architecture=fields,
+        recipe=replace(RECIPE, optimizer=optimizer),
+        seeds=3,
+    )
     rows = check(given, "completep", data)
     assert len(rows) == 4 * (len(KINDS) * 2 + 3)
     assert [(r.axis, r.kind, r.measure, r.slope) for r in rows if r.drifts(0.1)] == []
@@ -145,6 +161,17 @@ def test_a_rate_that_does_not_follow_width_is_seen(
     assert not {ATTENTION, FFN, STREAM, LOGITS} & drifting(rows, "width")
     (row,) = [r for r in rows if r.kind == kind]
     assert 0.8 < row.slope < 1.2
+
+
+def test_the_growth_of_adamws_rate_is_wrong_for_muon(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rate over n in place of √n leaves each matrix to change by 1/√n."""
+    monkeypatch.setattr(OPTIMIZERS.load("muon"), "growth", lambda n: n)
+    recipe = replace(RECIPE, optimizer="muon")
+    rows = check(config(axes=["width"], recipe=recipe), "completep", data)
+    found = {r.kind: r.slope for r in rows if r.kind in (QKV, UP, OUT)}
+    assert all(-0.6 < slope < -0.4 for slope in found.values()), found
 
 
 def test_a_slope_is_the_power_of_the_multiple() -> None:
