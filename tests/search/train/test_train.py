@@ -297,6 +297,22 @@ def test_the_compiled_loop_is_the_eager_one(data: Data, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_smaller_last_micro_batch_of_a_score_compiles_nothing(data: Data, tmp_path: Path) -> None:
+    """Of seven windows in pairs the last has one. It is filled up, and scored as it is alone."""
+    odd = run_of(data, tokens=2 * 4 * 32, eval_tokens=7 * 32)
+    placement = replace(HERE, engine="autograd", micro_batch=2)
+    torch.compiler.reset()
+    counters.clear()
+    found = [
+        train(odd, data, tmp_path / how, placement=replace(placement, compile=how))
+        for how in ("yes", "no")
+    ]
+    assert counters["stats"]["unique_graphs"] == 4, "layer and loss, each to learn and to score"
+    compiled, eager = ([r.val_loss for r in record.readings] for record in found)
+    assert compiled == pytest.approx(eager, rel=1e-5)
+
+
+@pytest.mark.slow
 def test_shapes_of_one_width_are_compiled_once(data: Data, tmp_path: Path) -> None:
     """A worker of a study trains one shape after the other. Deeper ones have the layers of the
     first; of another width all is compiled anew, and what was is no longer kept."""
