@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from study_fixtures import write_text
 
-from benchmarks import checkpoints, fidelity, gpu, peers, proxy, scaling, show, trial
+from benchmarks import checkpoints, fidelity, gpu, losses, peers, proxy, scaling, show, trial
 from benchmarks.turns import Contender
 from search.config import SearchConfig
 from search.data.cache import prepare
@@ -21,6 +21,7 @@ from search.data.config import DataConfig
 from search.data.packed import Data
 from search.recipe import Recipe
 from search.record import Run
+from search.train.engines import autograd
 from search.train.placement import Placement, settle
 from space.app import CONF
 from space.arch import Architecture
@@ -283,6 +284,30 @@ def test_a_peer_of_another_size_is_refused() -> None:
     data: Data = proxy.random_tokens(512)
     with pytest.raises(ValueError, match="must have about"):
         peers.training_step(small, lambda x, _: x, run, data, Placement(), 1, "fp32")
+
+
+def test_losses_over_a_vocabulary_are_one_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In slices of at most 100 logits, and in torch's chunks: the losses and both gradients."""
+    monkeypatch.setattr(autograd, "LOGITS", 100)
+    found = {}
+    for name, loss in losses.LOSSES.items():
+        model = losses.Readout(24, 37, 8)
+        found[name] = (loss(model), model.stream.grad, model.lm_head.weight.grad)
+    nll, *gradients = found.pop("plain")
+    assert len(found) == 3
+    for name, (given, *others) in found.items():
+        torch.testing.assert_close(given, nll if given.ndim else nll.mean(), msg=name)
+        torch.testing.assert_close(others, gradients, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_losses_are_timed_in_turns(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "SIZES", ((64, 500),))
+    losses.main(["--save", "--rounds", "1"])
+    lines = (quick / "losses.md").read_text().splitlines()
+    rows = [line.split(" | ") for line in lines if " | 500 | 64 | " in line]
+    assert [row[0] for row in rows] == [f"| {name}" for name in losses.LOSSES]
+    assert rows[0][4] == "1.00"
 
 
 def test_slow_first_steps_are_told_from_later_ones() -> None:
