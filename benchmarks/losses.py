@@ -95,7 +95,7 @@ LOSSES: dict[str, Callable[[Readout], Tensor]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     options = parser(__doc__)
-    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--rounds", type=int, default=3)
     chosen = options.parse_args(arguments)
     placement = Placement(device="cpu", engine="autograd", threads=cores())
     rows = [row for size in SIZES for row in compared(*size, chosen.rounds)]
