@@ -28,7 +28,7 @@ test: .venv/installed-dev .cache/executorch .cache/plotly-basic.min.js.gz
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not gpu" -n 2
+	$(BIN)/python -m pytest -m "not gpu" -n 3
 	PYTHONPATH=.cache/executorch $(BIN)/python -m pytest tests/contracts/test_engine.py tests/contracts/test_format.py -k executorch
 
 fast: .venv/installed-dev .cache/plotly-basic.min.js.gz

@@ -197,7 +197,7 @@ def together(
 ) -> list[str]:
     """The row of several workers at once. `alone`: tokens per second of the fewest that this shape
     was measured with, by which those of more are divided; empty before."""
-    workers, threads = placement.workers_per_gpu, max(1, (placement.threads or 1))
+    workers, threads = placement.sharing, max(1, (placement.threads or 1))
     say(f"{name} warms up, {workers} at once")
     with shared_card(placement) as mps, ExitStack() as stack:
         ours = [

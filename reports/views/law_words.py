@@ -116,7 +116,8 @@ def _left_out(law: Law) -> list[str]:
 
 def lowest_tried(valley: Valley) -> int:
     """The depth with the lowest mean."""
-    return int(valley.cells.groupby("depth").adjusted.mean().idxmin())
+    means = valley.cells.groupby("depth").adjusted.mean()
+    return int(means.index[means.to_numpy().argmin()])
 
 
 def best_in_words(valley: Valley) -> str:

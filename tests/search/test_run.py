@@ -23,21 +23,24 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_ends_it_with_a_checkpoint_and_the_same_command_goes_on(
-    tmp_path: Path, number: signal.Signals
-) -> None:
-    longer = ("recipe.tokens=64000", "placement.checkpoint_s=600")
+def test_signals_end_it_with_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    longer = ("recipe.tokens=96000", "placement.checkpoint_s=600")
     for name in ("whole", "ended"):
         (tmp_path / name).mkdir()
     assert run(tmp_path / "whole", *longer)[0] == 0
-    ended = start(tmp_path / "ended", *longer)
-    wait_for(lambda: list(tmp_path.glob("ended/runs/*/metrics*.jsonl")))
-    ended.send_signal(number)
-    out, err = ended.communicate(timeout=300)
-    assert ended.returncode == 130, err
-    assert "has a checkpoint, and the same command goes on" in out
-    assert list(tmp_path.glob("ended/runs/*/checkpoint/state.pt"))
+
+    def written() -> int:
+        return sum(path.stat().st_size for path in tmp_path.glob("ended/runs/*/metrics*.jsonl"))
+
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        before = written()
+        ended = start(tmp_path / "ended", *longer)
+        wait_for(lambda before=before: written() > before)
+        ended.send_signal(number)
+        out, err = ended.communicate(timeout=300)
+        assert ended.returncode == 130, err
+        assert "has a checkpoint, and the same command goes on" in out
+        assert list(tmp_path.glob("ended/runs/*/checkpoint/state.pt"))
     assert run(tmp_path / "ended", *longer)[0] == 0
     assert curve(tmp_path / "ended") == curve(tmp_path / "whole")
 

@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import architectures, partials
 
@@ -60,6 +60,7 @@ def test_a_line_over_the_ffn_width_says_what_is_spent(arch: Architecture, text: 
     assert said == pytest.approx(meter.spent(arch), rel=floored)
 
 
+@settings(max_examples=40)  # each tries all widths
 @given(partials(), st.sampled_from(EXACT), st.floats(0, 1))
 def test_a_proposal_is_on_a_budget_of_any_kind(
     partial: dict[str, Any], text: str, place: float

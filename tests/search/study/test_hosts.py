@@ -6,11 +6,13 @@ Another host is a process with a host name of its own.
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,15 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return
+
+
+def freeze(folder: Path, *pids: int) -> None:
+    """Stop processes while none of them has a lock of the storage: others would wait for it."""
+    with closing(sqlite3.connect(folder / "outputs" / "tiny" / "study.db", timeout=60)) as storage:
+        storage.execute("BEGIN EXCLUSIVE")
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        storage.rollback()
 
 
 def start_elsewhere(folder: Path, *given: str) -> Any:
@@ -152,8 +163,7 @@ def test_a_process_stopped_and_continued_after_its_lease_writes_over_nothing(
     wait_for(training(tmp_path))
     (worker,) = workers_of(asleep)
     frozen = [asleep.pid, worker]
-    for pid in frozen:
-        os.kill(pid, signal.SIGSTOP)
+    freeze(tmp_path, *frozen)
     second = run(tmp_path, *one, "recipe.tokens=192000", "keep=all")
     assert second.returncode == 0, second.stderr
     left = snapshot(tmp_path)
@@ -173,7 +183,7 @@ def test_a_worker_that_hangs_is_replaced_by_its_parent(
     kill_left.append(process)
     wait_for(training(tmp_path))
     (worker,) = workers_of(process)
-    os.kill(worker, signal.SIGSTOP)
+    freeze(tmp_path, worker)
     out = finished(process)
     assert "a worker died (its worker was killed by SIGKILL" in out
     (trial,) = study_json(tmp_path)["trials"]
