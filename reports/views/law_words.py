@@ -117,7 +117,7 @@ def _left_out(law: Law) -> list[str]:
 def lowest_tried(valley: Valley) -> int:
     """The depth with the lowest mean."""
     means = valley.cells.groupby("depth").adjusted.mean()
-    return int(means.index[means.to_numpy().argmin()])
+    return int(means.index.to_numpy()[means.to_numpy().argmin()])
 
 
 def best_in_words(valley: Valley) -> str:
