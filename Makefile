@@ -29,7 +29,7 @@ test: .venv/installed-dev .cache/executorch .cache/plotly-basic.min.js.gz
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not gpu" -n 3
-	PYTHONPATH=.cache/executorch $(BIN)/python -m pytest tests/contracts/test_engine.py tests/contracts/test_format.py -k executorch
+	PYTHONPATH=.cache/executorch $(BIN)/python -m pytest tests/contracts/test_engine.py tests/contracts/test_format.py -k executorch -n 2
 
 fast: .venv/installed-dev .cache/plotly-basic.min.js.gz
 	$(BIN)/python -m pytest -m "not gpu and not slow" -n 2
