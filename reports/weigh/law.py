@@ -99,12 +99,12 @@ def read_law(
             in more than budget and tokens, tokens per parameter or shares of embeddings that cannot
             be compared, too few depths, or further records that do not belong to them.
     """
-    if len(set(names)) < 2:
+    studies = [read_study(name, outputs, runs) for name in dict.fromkeys(names)]
+    if len(studies) < 2:
         raise ValueError(
             "a law needs studies of at least two budgets, but got "
             f"{join(list(names)) or 'none'}; give study=[A,B,C]"
         )
-    studies = [read_study(name, outputs, runs) for name in dict.fromkeys(names)]
     studies.sort(key=lambda study: int(study.facts["budget"]["value"]))
     for study in studies:
         _check(study)
