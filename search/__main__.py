@@ -67,7 +67,8 @@ def planned(config: SearchConfig) -> Planned:
         grid=config.sampler.exhaustive,
     )
     budget = Budget.parse(config.budget)
-    return Planned(space.enumerate(), work.plan.explorations, budget, config.recipe.tokens)
+    tokens, step = config.recipe.tokens, config.recipe.tokens_per_step
+    return Planned(space.enumerate(), work.plan.explorations, budget, tokens, step)
 
 
 @verb("search", SearchConfig, several=Several(naming="study", name=name_of, law=require_one_law))
@@ -181,6 +182,8 @@ def headline(config: SearchConfig, work: SearchWork, targets: Targets) -> str:
     )
     if not seeds and config.replicates.top and config.replicates.seeds > 1:
         line += f" (n_trials={config.n_trials} leaves none, so no difference can be resolved)"
+    if said := space.said_of_depths():
+        line += f"; {said}"
     if said := space.said_of_constraints():
         line += f"; {said}"
     if config.pruner.name != "none":
@@ -203,7 +206,7 @@ def facts(config: SearchConfig, session: "Session[SearchWork]") -> dict[str, Any
     space = work.space
     return {
         "budget": space.budget.to_dict(),
-        "space": {**space.kind, "size": space.size},
+        "space": {**space.kind, "size": space.size, "note": space.said_of_depths()},
         **({"ruled_out": len(ruled_out)} if (ruled_out := work.plan.ruled_out) else {}),
         "sampler": config.sampler.name,
         "pruner": config.pruner.name,

@@ -27,7 +27,14 @@ class Planned:
     """So many of them, at most."""
     budget: Budget
     tokens: int
-    """Of each run."""
+    """Of each run, as asked."""
+    tokens_per_step: int
+
+    @property
+    def ratio(self) -> float:
+        """Tokens per parameter, in whole steps."""
+        steps = -(-self.tokens // self.tokens_per_step)
+        return steps * self.tokens_per_step / self.budget.value
 
 
 def require_law(studies: Mapping[str, Planned]) -> None:
@@ -64,15 +71,24 @@ def require_law(studies: Mapping[str, Planned]) -> None:
 
 
 def _require_one_length(studies: Mapping[str, Planned]) -> None:
-    ratios = {name: planned.tokens / planned.budget.value for name, planned in studies.items()}
+    ratios = {name: planned.ratio for name, planned in studies.items()}
     low, high = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
-    if ratios[high] / ratios[low] - 1 > TOKENS_TOLERANCE:
-        raise ValueError(
-            "for a law over budgets tokens per parameter must lie within "
-            f"{TOKENS_TOLERANCE:.0%} of each other, but are {ratios[low]:.3g} in {low} and "
-            f"{ratios[high]:.3g} in {high}; add tokens_per_parameter={ratios[high]:.2g}, in place "
-            "of recipe.tokens, or use -m budget=…, which makes no law"
+    if ratios[high] / ratios[low] - 1 <= TOKENS_TOLERANCE:
+        return
+    asked = [planned.tokens / planned.budget.value for planned in studies.values()]
+    if max(asked) / min(asked) - 1 <= TOKENS_TOLERANCE:
+        step = max(planned.tokens_per_step for planned in studies.values())
+        advice = (
+            f"whole steps of {step:,} tokens round them; raise tokens_per_parameter, or lower "
+            "recipe.batch_size"
         )
+    else:
+        advice = f"add tokens_per_parameter={ratios[high]:.2g}, in place of recipe.tokens"
+    raise ValueError(
+        f"for a law over budgets tokens per parameter must lie within {TOKENS_TOLERANCE:.0%} of "
+        f"each other, but are {ratios[low]:.3g} in {low} and {ratios[high]:.3g} in {high}; "
+        f"{advice}, or use -m budget=…, which makes no law"
+    )
 
 
 def _mean_share(architectures: Sequence[Architecture]) -> float:

@@ -158,7 +158,8 @@ def show_ladder(space: Space, config: Config) -> str:
         f"vocabulary {space.vocab_size:,}.\nFLOPs, KV bytes and bytes moved: a token, "
         f"at {config.seq_len:,} tokens of context and {config.dtype_bytes} bytes a weight."
     )
-    title += f"\n{said[0].upper()}{said[1:]}." if (said := space.said_of_constraints()) else ""
+    for said in (space.said_of_depths(), space.said_of_constraints()):
+        title += f"\n{said[0].upper()}{said[1:]}." if said else ""
     title += "".join(f"\n{_of_device(use)}" for use in _devices(config))
     return f"{title}\n\n{aligned(columns, rows, config.format)}"
 

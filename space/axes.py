@@ -35,6 +35,7 @@ from space.parts import DOOR, part_fields, value_of
 from space.ranges import Range, require_numbers
 from space.sharing import MOST_LAYERS, PATTERNS, SCOPES
 from space.unmet import Wanted
+from space.words import join
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -330,6 +331,23 @@ class Space:
     def missed(self) -> float:
         """By how much its architectures miss the budget at most, as a share of it."""
         return max(abs(self.budget.deviation(arch)) for arch in self.enumerate())
+
+    def said_of_depths(self) -> str:
+        """Which depths of a list do not lie on the budget, and what is taken for them; nothing
+        where all do."""
+        axis = self._axes.get(DEPTH)
+        if axis is None or axis.is_range:
+            return ""
+        taken: dict[int, set[int]] = {}
+        for ladder in self._table.values():
+            for depth in axis.values:
+                if depth not in ladder:
+                    near = min(ladder, key=lambda d: (abs(log(d / depth)), d))
+                    taken.setdefault(depth, set()).add(near)
+        if not taken:
+            return ""
+        each = [f"{join(list(map(str, sorted(near))))} for {d}" for d, near in taken.items()]
+        return f"depths that do not fit the budget become the nearest that do: {', '.join(each)}"
 
     def said_of_constraints(self) -> str:
         """What constraints its shapes keep to, and how near the budget; nothing without any."""

@@ -27,7 +27,7 @@ from reports.views.law_words import (
     predicted,
     spanned,
 )
-from reports.weigh.forecast import ALPHA, EXPONENTS, JointLaw, beside, best_ends
+from reports.weigh.forecast import ALPHA, EXPONENTS, MOST, JointLaw, beside, best_ends
 from reports.weigh.growth import determined
 from reports.weigh.joint import BOUNDS
 from space.tables import Column
@@ -129,7 +129,7 @@ def words(joined: JointLaw) -> list[str]:
     grows = (
         f"The {readings} has the best depth grow as N^{decimals(2)(law.parameter('growth'))} "
         f"({spanned(low, high, 2)}), with"
-        if math.isfinite(low) or math.isfinite(high)
+        if math.isfinite(low) and math.isfinite(high)
         else f"By the {readings} it is {NOT_DETERMINED} how the best depth grows; it has"
     )
     sentences = [
@@ -247,7 +247,7 @@ def _needed(joined: JointLaw) -> pd.DataFrame:
 
 
 def _times(value: float) -> str:
-    return "no number tried" if value != value else f"{value:.3g} ×"
+    return f"over {MOST} ×" if value != value else f"{value:.3g} ×"
 
 
 def files(joined: JointLaw) -> dict[str, str]:

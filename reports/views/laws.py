@@ -43,15 +43,15 @@ from reports.weigh.growth import determined
 from reports.weigh.law import Law, tokens_per_parameter
 from reports.weigh.valley import INSIDE, NONE
 from search.objectives import Measure
+from space.sharing import MOST_LAYERS
 from space.tables import Column
 from space.words import magnitude
 
 BUDGETS = (
-    Column("study", "study", str, numeric=False),
     Column("budget", "budget", magnitude, "of the parameters that the law counts"),
-    Column("lowest", "lowest tried", whole, "the depth with the lowest mean"),
     Column("best", "best depth", str, "at the bottom of the fitted valley", numeric=False),
     Column("interval", "95% interval", str, "of the best depth", numeric=False),
+    Column("lowest", "lowest tried", whole, "the depth with the lowest mean"),
     Column("at_best", "at the bottom", decimals(4), "fitted value of the metric there"),
     Column(
         "curvature",
@@ -71,6 +71,7 @@ BUDGETS = (
         "of all parameters, range over the depths",
         numeric=False,
     ),
+    Column("study", "study", str, numeric=False),
 )
 PREDICTED = (
     Column("name", "model", str, numeric=False),
@@ -137,6 +138,8 @@ def parameter_rows(law: Law) -> pd.DataFrame:
         value, (low, high) = q.parameters[name], q.interval(name)
         if name == "log_depth":
             value, low, high = math.exp(value), raised(low), raised(high)
+            if not (determined(low, high) and 1 <= value <= MOST_LAYERS):
+                value = math.nan  # no model can have it
         fixed = name == "floor" and not q.floor_fitted
         text = depths if name == "log_depth" else spanned
         ends = None if fixed else text(low, high, 4)

@@ -354,7 +354,8 @@ def _space(space: Mapping[str, Any]) -> str:
     of = f" of {size:,} architectures" if is_number(size) else ""
     kept = [f"{name} {_compact(value)}" for name, value in (space.get("constraints") or {}).items()]
     keeps = f", keeping to {join(kept)}" if kept else ""
-    return f"{space.get('name')}{of}" + (f" ({'; '.join(axes)})" if axes else "") + keeps
+    note = f"; {said}" if (said := space.get("note")) else ""
+    return f"{space.get('name')}{of}" + (f" ({'; '.join(axes)})" if axes else "") + keeps + note
 
 
 def _ruled_out(study: Study) -> str:

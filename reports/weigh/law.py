@@ -4,6 +4,7 @@
 are fixed and all else of the recipe is the same, so that budgets differ in size alone.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -29,6 +30,8 @@ from space.words import join
 
 SEED = 20_402
 """Of the generators that intervals are drawn with: the same records give the same page."""
+LONGEST_NAME = 100
+"""Bytes of a default name of a law; a folder may have 255."""
 LARGER = {"MobileLLM-125M": "mobilellm_125m", "MobileLLM-350M": "mobilellm_350m"}
 """Published architectures (arXiv:2402.14905) that the best depth is predicted for: 30 and 32
 layers."""
@@ -64,8 +67,8 @@ class Law:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
-        return "+".join(study.name for study in self.studies)
+        """Of its folder: `law_500k+1m` of law_500k and law_1m."""
+        return name_of([study.name for study in self.studies])
 
     @cached_property
     def predicted(self) -> pd.DataFrame:
@@ -83,6 +86,23 @@ class Law:
                 row |= {"depth": float(self.growth.best(size)), "low": low, "high": high}
             rows.append(row)
         return pd.DataFrame(rows)
+
+
+def name_of(studies: Sequence[str]) -> str:
+    """A name for several studies: what their names have in common is said once. One that a folder
+    could not have ends in a digest."""
+    words = [study.split("_") for study in studies]
+    shortest = min(map(len, words)) - 1
+    head = next((n for n in range(shortest) if len({w[n] for w in words}) > 1), shortest)
+    left = [w[head:] for w in words]
+    shortest = min(map(len, left)) - 1
+    tail = next((n for n in range(shortest) if len({w[-1 - n] for w in left}) > 1), shortest)
+    own = "+".join("_".join(w[: len(w) - tail]) for w in left)
+    name = "_".join([*words[0][:head], own, *left[0][len(left[0]) - tail :]])
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256("+".join(studies).encode()).hexdigest()[:8]
+    return f"{name.encode()[: LONGEST_NAME - 9].decode(errors='ignore')}_{digest}"
 
 
 def read_law(
@@ -182,7 +202,7 @@ def _check_together(studies: Sequence[Study]) -> None:
         lambda low, high: high / low - 1 <= TOKENS_TOLERANCE,
         f"{TOKENS_TOLERANCE:.0%} of each other",
         lambda ratio: f"{ratio:,.3f}",
-        "start each with the same tokens_per_parameter",
+        "start each with the same tokens_per_parameter, so large that whole steps hardly round it",
     )
     if studies[0].facts["budget"]["kind"] == "parameters":
         _check_close(

@@ -1,8 +1,9 @@
 """What a result is worth: how long runs were trained, on how much text, and scored on how much."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import pandas as pd
 
@@ -10,6 +11,8 @@ from reports.read.study import Study
 from reports.weigh.evaluation import Evaluation
 from search.objectives import USUAL
 from search.record import Record
+from space.budget import OF_WEIGHTS
+from space.meters import meter_of
 from space.words import SMOKE_RUN, is_smoke, join
 
 HELD_OUT_ERROR = 0.0016 * math.sqrt(65_536)
@@ -36,6 +39,9 @@ class Worth:
     """Of a mixture, that of which there are most passes; else empty."""
     measured: float | None = None
     """What the choice of held-out text adds to a difference at most, where runs show it."""
+    counted: str = ""
+    """Tokens per parameter of those that the budget counts, in words, where it does not count
+    all."""
 
     @classmethod
     def of(cls, runs: pd.DataFrame, record: Record, metric: str) -> Self:
@@ -78,6 +84,7 @@ class Worth:
         """What comes before any result, in sentences."""
         of = f" of {self.source}, the source read most often" if self.source else ""
         over = "" if self.passes is None else f", {_passes(self.passes)} over the text{of}"
+        counted = f", {self.counted}" if self.counted else ""
         error = (
             f", whose choice adds about {self.held_out_error:.4f} bits per byte of error to a "
             "difference"
@@ -85,8 +92,8 @@ class Worth:
             else ""
         )
         said = (
-            f"Trained on {self.tokens:,} tokens ({_few(self.ratio)} per parameter{over}), scored "
-            f"on {self.held_out:,} held-out tokens{error}."
+            f"Trained on {self.tokens:,} tokens ({_few(self.ratio)} per parameter{counted}{over}), "
+            f"scored on {self.held_out:,} held-out tokens{error}."
         )
         return [self.warning, said] if self.is_smoke else [said]
 
@@ -103,7 +110,20 @@ def worth_of(study: Study, evaluation: Evaluation | None = None) -> Worth | None
     if finished.empty or not (record := study.records.get(str(finished.key.iloc[0]))):
         return None
     worth = Worth.of(finished, record, study.metric)
-    return replace(worth, measured=evaluation.largest if evaluation else None)
+    return replace(
+        worth,
+        measured=evaluation.largest if evaluation else None,
+        counted=_per_counted(study.facts["budget"], worth.tokens),
+    )
+
+
+def _per_counted(budget: Mapping[str, Any], tokens: int) -> str:
+    """Tokens per parameter of the kind that a budget counts, where that is not all of them."""
+    kind = str(budget["kind"])
+    if kind not in OF_WEIGHTS or kind == "parameters":
+        return ""
+    unit = meter_of(kind).unit.removesuffix("s")
+    return f"{_few(tokens / float(budget['value']))} per {unit}"
 
 
 def warning(study: Study) -> str:

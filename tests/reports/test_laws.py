@@ -26,7 +26,7 @@ from reports.__main__ import main
 from reports.views import law_words, laws
 from reports.weigh.fits import robust
 from reports.weigh.growth import determined, growth, held_out
-from reports.weigh.law import Law, read_law
+from reports.weigh.law import Law, name_of, read_law
 from reports.weigh.quality import law as law_value
 from reports.weigh.quality import quality
 from reports.weigh.quality import slopes as law_slopes
@@ -346,7 +346,7 @@ def test_the_page_finds_the_law_behind_its_records(tmp_path: Path) -> None:
     assert "The best depth grows as N^0.3" in text
     assert "which lies inside" in text
     assert "extrapolation, 26.6 ×" in text, "106M of MobileLLM-125M are no embeddings"
-    assert "tokens per parameter are fixed at 0.80" in text
+    assert "tokens are 0.80 for each of the non-embedding parameters" in text
     assert "E, the irreducible loss" in text
     assert re.search(r"embeddings are \d+% to \d+% at 500k", text)
     rows = pd.read_csv(pd.io.common.BytesIO(files["runs.csv"]))
@@ -607,3 +607,15 @@ def test_studies_of_real_runs_make_the_same_page_twice(
     assert files[0] == files[1]
     assert "| law_200k | 200k |" in files[0]["table.md"].decode()
     assert len(files[0]) == 13
+
+
+def test_a_law_is_named_after_what_its_studies_have_in_common_and_apart() -> None:
+    assert name_of(["law_500k_v", "law_1m_v", "law_2m_v"]) == "law_500k+1m+2m_v"
+    assert name_of(["a", "b"]) == "a+b"
+    assert name_of(["law", "law_1m"]) == "law+law_1m"
+    assert name_of(["law_1m", "law_1m_seed1"]) == "law_1m+1m_seed1"
+    many = [f"depth_width_non_embedding_parameters_{n}k_0.8_per_parameter" for n in range(200, 260)]
+    long = name_of(many)
+    assert long.startswith("depth_width_non_embedding_parameters_200k+201k+")
+    assert len(long.encode()) == 100
+    assert name_of(many[:-1]) != long

@@ -1,6 +1,7 @@
 """`space.axes`: each architecture of a space is on the budget, listed once, and reached."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -359,3 +360,15 @@ def test_what_is_no_field_of_a_part_is_no_axis_and_not_fixed(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         small({"num_blocks": [4], **axes}, fixed=fixed)
+
+
+def test_depths_that_do_not_fit_are_said_with_what_is_taken() -> None:
+    space = Space.from_yaml("depth_width", "non_embedding_parameters:400k", 512)
+    listed = replace(space, axes={"num_blocks": [2, 3, 4, 6, 9]})
+    depths = [arch.num_layers for arch in listed.enumerate()]
+    assert depths == [2, 3, 4, 6, 8]
+    assert listed.said_of_depths() == (
+        "depths that do not fit the budget become the nearest that do: 8 for 9"
+    )
+    assert space.said_of_depths() == "", "a range takes what fits"
+    assert replace(space, axes={"num_blocks": depths}).said_of_depths() == ""
