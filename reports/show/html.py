@@ -15,13 +15,14 @@ from reports.read.study import plain
 BASIC = Path(__file__).parents[2] / ".cache" / "plotly-basic.min.js.gz"
 """plotly's basic bundle, which is on npm alone: `make` brings it here."""
 KEPT_TOGETHER = re.compile(
-    r"\d+ layers? × \d+ wide|(?:depths )?(?:[\d.]+, )*[\d.]+ (?:and|to) [\d.]+"
-    r"|[\d.,]+[kMBT]? (?:bits per byte|nats per token|[a-z]+)"
+    r"\d+ layers? × \d+ wide|(?:depths )?(?:[\d.]+, )?[\d.]+ (?:and|to) [\d.]+"
+    r"|\d(?:[\d.,]*\d)?[kMBT]? (?:bits per byte|nats per token|[a-z]+)"
 )
 
 
 def unbroken(sentence: str) -> str:
-    """The sentence with no line break allowed within a size, a span or a number and its unit."""
+    """The sentence with no line break allowed within a size, a span (of a list, its end) or a number and
+    its unit: what is kept together is shorter than a line of a phone."""
     return KEPT_TOGETHER.sub(lambda m: m[0].replace(" ", "\u00a0"), sentence)
 
 

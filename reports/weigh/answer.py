@@ -291,11 +291,16 @@ def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
     where = f"At {budget_words(study)}, best is {best.label} ({mean})"
     level = [evidence.arm(name) for name in evidence.level]
     if len(level) == 1:
-        others = count(evidence.cells.arm.nunique() - 1, "other architecture")
-        sentences = [f"{where}, significantly better than {others} over {n} seeds."]
+        out = evidence.cells.arm.nunique() - 1
+        sentences = [
+            f"{where}; {count(out, 'other architecture')} {'is' if out == 1 else 'are'} left out "
+            f"by a one-sided comparison over {n} seeds."
+        ]
     else:
         comparison, order = within_noise(level, evidence.arms)
         sentences = [f"{where}; {comparison} over {n} seeds.", order]
+    if biased := _biased(evidence):
+        sentences.append(biased)
     if evidence.choice is not None:
         sentences.append(_to_take(study, evidence))
     once = int((~evidence.arms.replicated).sum())
@@ -305,6 +310,16 @@ def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
             f"{count(once, 'further architecture')} {were} run with too few seeds to be compared."
         )
     return sentences
+
+
+def _biased(evidence: Evidence) -> str:
+    """That a seed which chose architectures counts in their comparison; empty where none does."""
+    if evidence.set_aside or bool(evidence.arms.replicated.all()):
+        return ""
+    return (
+        "One of these seeds selected the architectures that got further ones and is biased in "
+        "their favour (there are not yet two fresh seeds): read with caution."
+    )
 
 
 def _to_take(study: Study, evidence: Evidence) -> str:
@@ -391,11 +406,7 @@ def on_selection(evidence: Evidence) -> str:
         )
     if bool(evidence.arms.replicated.all()):
         return f"Every architecture was run with {used}, so no seed selected among them."
-    return (
-        f"Means, intervals and the answer use {used}. One of them selected the architectures that "
-        "got further seeds and is biased in their favour (there are not yet two fresh seeds): "
-        "read with caution."
-    )
+    return f"Means, intervals and the answer use {used}."
 
 
 def budget_words(study: Study) -> str:
