@@ -119,6 +119,7 @@ def html(study: Study, found: Findings) -> str:
         nearest=trials.nearest_rows(study),
         arm_columns=arm_columns,
         arm_rows=arm_rows,
+        of_few=trials.of_few(arm_rows),
         trial_columns=trial_columns,
         trial_rows=trial_rows,
         scored=[
@@ -318,9 +319,10 @@ def how_it_was_scored(evidence: Evidence) -> Facts:
 def how_it_was_run(study: Study) -> Facts:
     """The particulars of a study, (term, text)."""
     facts, records = study.facts, list(study.records.values())
+    known = dict(trials.about(study))
     said: list[tuple[str, str | None]] = [
         ("Command", facts.get("command")),
-        ("Metric", ", ".join(text for _, text in trials.about(study)[:2])),
+        ("Metric", f"{known['metric']}, {known['direction']}"),
         ("Budget", _budget(study)),
         ("Space", _space(facts["space"]) + _ruled_out(study)),
         ("Trials", _trials(study)),

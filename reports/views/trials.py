@@ -27,6 +27,7 @@ from reports.show.tables import (
     intervals,
     latex_float,
     latex_table,
+    legend,
     markdown_table,
     meanings,
     megas,
@@ -150,7 +151,32 @@ def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
     shown, rows = printed_rows(frame, columns)
     best = None if evidence.best is None else list(frame.arm).index(evidence.best)
     best_in_bold(shown, rows, best, ("depth", "width", "series", "value"))
+    if evidence.best is not None:
+        _mark_means_of_few(shown, rows, frame.replicated)
     return shown, rows
+
+
+FEW = "†"
+"""Beside means that are not over the n seeds."""
+
+
+def _mark_means_of_few(
+    columns: Sequence[Column], rows: Sequence[list[Cell]], replicated: "pd.Series[Any]"
+) -> None:
+    place = [column.name for column in columns].index("value")
+    for row, compared in zip(rows, replicated, strict=True):
+        if not compared:
+            row[place] = replace(row[place], text=f"{row[place].text}{FEW}")
+
+
+def of_few(rows: Sequence[Sequence[Cell]]) -> str:
+    """What the mark beside means says, in a sentence; empty where no row has one."""
+    if not any(cell.text.endswith(FEW) for row in rows for cell in row):
+        return ""
+    return (
+        f"{FEW}: too few seeds to be compared. This mean is over the architecture's own runs, with "
+        "the exploring one that selected architectures."
+    )
 
 
 NEAREST = (
@@ -266,10 +292,12 @@ def markdown(study: Study, evidence: Evidence, names: Sequence[str] | None = Non
 def document(study: Study, evidence: Evidence, names: Sequence[str] | None = None) -> str:
     """The table in Markdown with what it says, where it comes from, and what its columns mean."""
     table, said = markdown(study, evidence, names), differences(evidence)
+    columns, rows = chosen(*arm_rows(evidence), names)
     if not len(evidence.arms):
         return f"{table}\n{in_list(about(study))}" if len(study.finished) else table
-    parts = [*([f"{said}\n"] if said else []), table, in_list(about(study, evidence))]
-    return "\n".join([*parts, folded("Columns", meanings(chosen(*arm_rows(evidence), names)[0]))])
+    parts = [*([f"{said}\n"] if said else []), table]
+    parts += [f"{few}\n"] if (few := of_few(rows)) else []
+    return "\n".join([*parts, in_list(about(study, evidence)), folded("Columns", meanings(columns))])
 
 
 def latex(study: Study, evidence: Evidence, names: Sequence[str] | None = None) -> str:
@@ -282,5 +310,6 @@ def latex(study: Study, evidence: Evidence, names: Sequence[str] | None = None) 
     known = about(study, evidence)
     lines = in_comments(known)
     caption = f"{caption} {differences(evidence)} {in_a_sentence(known)}"
-    lines += latex_float(caption, latex_table(columns, rows), label=slug(study.name))
+    notes = [*([escape(few)] if (few := of_few(rows)) else []), *legend(columns)]
+    lines += latex_float(caption, latex_table(columns, rows), label=slug(study.name), notes=notes)
     return "\n".join(lines)

@@ -242,6 +242,7 @@ def test_a_smoke_run_says_first_that_its_numbers_mean_nothing(tmp_path: Path) ->
         study.add(architecture, recipe=dataclasses.replace(RECIPE, tokens=20_480))
     text = text_of(read(study))
     assert "Trained on 20,480 tokens (0.02 per parameter), scored on" in text
+    assert re.search(r"\bMetric\s*Validation bits per byte \(val_bpb\), lower is better\b", text)
     order = [text.index(words) for words in ("Smoke run: ignore", "Trained on", "At 1.0M")]
     assert order == sorted(order)
     files = render(read(study))
@@ -603,6 +604,44 @@ def test_the_markdown_table_is_whole(tmp_path: Path) -> None:
     assert sum("baseline" in line for line in lines) == 1
 
 
+def test_means_that_are_not_over_the_compared_seeds_are_marked_in_every_form(
+    tmp_path: Path,
+) -> None:
+    done = read(default_study(tmp_path))
+    evidence = weigh(done)
+    few = int((~evidence.arms.replicated).sum())
+    assert 0 < few < len(evidence.arms)
+    columns, rows = tables.arm_rows(evidence)
+    names = [column.heading for column in columns]
+    mean, n = names.index("mean"), names.index("n")
+    for row in rows:
+        assert row[mean].text.endswith("†") == (row[n].text == "–")
+    files = render(done, columns=["layers", "mean", "verdict"])
+    for form in (files["table.md"].decode(), text_of(done)):
+        assert "†: too few seeds to be compared." in form
+        assert len(re.findall(r"\d\.\d{4}†", form)) >= few
+    assert '<p class="note">†: too few seeds' in files["report.html"].decode()
+    tex = files["table.tex"].decode()
+    assert len(re.findall(r"\d\.\d{4}\$\\dagger\$ &", tex)) == few
+    assert "$\\dagger$: too few seeds" in tex
+    assert "too few seeds" not in render(done, columns=["layers", "n"])["table.md"].decode()
+
+
+def test_means_of_single_runs_need_no_mark_where_there_are_no_others(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    for architecture in ladder():
+        study.add(architecture)
+    assert "†" not in render(read(study))["table.md"].decode()
+
+
+def test_the_latex_table_of_a_study_has_what_its_columns_mean(tmp_path: Path) -> None:
+    files = render(read(default_study(tmp_path)), columns=["layers", "mean", "verdict"])
+    tex = files["table.tex"].decode()
+    assert "\\textbf{verdict}: unresolved if the interval contains zero." in tex
+    assert "\\textbf{MDD}" not in tex
+    assert "% metric: " in tex
+
+
 def test_the_latex_table_is_balanced_and_escaped(tmp_path: Path) -> None:
     done = read(default_study(tmp_path))
     text = tables.latex(done, weigh(done))
@@ -611,7 +650,7 @@ def test_the_latex_table_is_balanced_and_escaped(tmp_path: Path) -> None:
     columns = re.search(r"\\begin{tabular}{([lr]+)}", text)
     assert columns is not None
     assert {row.count("&") for row in rows} == {len(columns[1]) - 1}
-    assert text.count("\\begin{") == text.count("\\end{") == 2
+    assert text.count("\\begin{") == text.count("\\end{") == 3
     assert "\\label{tab:depth-1m}" in text
     assert text.isascii()
 
