@@ -19,7 +19,7 @@ from search.study.exploration import Replicates
 from search.study.plan import GRACE_S
 from search.study.pruners import PrunerConfig
 from search.study.samplers import SAMPLERS, SamplerConfig
-from search.train.placement import Placement, share_gpus, usual_workers
+from search.train.placement import NotHere, Placement, share_gpus, usual_workers
 from space.arch import Architecture
 from space.axes import SpaceConfig
 from space.budget import OF_WEIGHTS, Budget
@@ -125,11 +125,16 @@ class StudyConfig(ABC):
         machine.
 
         Raises:
-            ValueError: the executor has no place for them.
+            ValueError: the executor has no place for them. With `train=false` this machine may lack
+                the GPUs.
         """
         usual = getattr(executor, "usual_workers", usual_workers)
         workers = int(self.workers if isinstance(self.workers, int) else usual(self.placement))
-        getattr(executor, "require", lambda *_: None)(self.placement, workers)
+        try:
+            getattr(executor, "require", lambda *_: None)(self.placement, workers)
+        except NotHere:
+            if self.train:
+                raise
         return workers
 
     @property

@@ -261,14 +261,18 @@ def usual_workers(placement: Placement) -> int:
     return max(1, cores() // ranks)
 
 
+class NotHere(ValueError):
+    """This machine lacks what is asked for; what is only estimated may be trained on another."""
+
+
 def require_room(placement: Placement, workers: int) -> None:
-    """Raises: ValueError where this machine has no GPUs of their own for all ranks of so many
+    """Raises: NotHere where this machine has no GPUs of their own for all ranks of so many
     workers."""
     ranks = placement.gpus_per_run
     if ranks == 1 or placement.device == "cpu":
         return
     if ranks * workers > (seen := len(gpus())):
-        raise ValueError(
+        raise NotHere(
             "placement.gpus_per_run × workers must be at most the GPUs of this machine, but got "
             f"{ranks} × {workers} and {seen}; ask for fewer, or for processes on its cores with "
             "placement.device=cpu"

@@ -19,6 +19,7 @@ from process_fixtures import is_gone, wait_for, workers_of
 from study_fixtures import (
     ROOT,
     command,
+    configured,
     environment,
     open_search,
     records,
@@ -29,12 +30,14 @@ from study_fixtures import (
     write_text,
 )
 
+from search.__main__ import open_search as open_session
 from search.executors import local as workers
 from search.executors.ray import Ray
 from search.executors.slurm import Slurm
 from search.runs import read_metrics
 from search.study.plan import MAX_DEATHS, distinct
 from search.study.pool import Listener, Pool
+from search.study.session import look_ahead
 from search.study.storage import open_storage, read_attempts
 from search.train import placement
 from search.train.placement import Placement, settle
@@ -464,6 +467,18 @@ def test_runs_of_more_gpus_than_there_can_be_end_in_one_line_before_training(
     with pytest.raises(ValueError, match=complaint) as error:
         open_search(here, "placement.gpus_per_run=2", *given)
     assert "\n" not in str(error.value)
+
+
+def test_runs_of_gpus_that_are_elsewhere_are_estimated_where_nothing_is_trained(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(placement, "gpus", list)
+    two = ("placement.gpus_per_run=2", "placement.device=auto", "train=false")
+    assert look_ahead(configured(here, *two), open_session) == 0
+    assert "each run is trained by 2 processes" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        look_ahead(configured(here, *two, "executor=inline"), open_session)
+    assert "must be 1 with executor=inline" in capsys.readouterr().err
 
 
 @pytest.mark.slow
