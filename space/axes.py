@@ -541,12 +541,14 @@ class Space:
                 raise Unfit(f"space {self.name}: {reason}")
         corner = tuple(0 for _ in self._sides)
         depths = self._axes[DEPTH].values if DEPTH in self._axes else (self.fixed[DEPTH],)
-        for depth in depths[len(depths) // 2 :]:
+        points = [self._partial(corner, depth) for depth in depths]
+        for point in points[len(points) // 2 :]:
             fit(
-                self._partial(corner, depth),
+                point,
                 self.budget,
                 ffn_tolerance=self.ffn_tolerance,
                 constraints=self._constraints,
+                instead=[point for point in points if _is_possible(point)],
             )
         raise AssertionError(f"space {self.name} is empty, though its first points fit")
 

@@ -4,7 +4,7 @@ Nothing is drawn and rejected. The width is the multiple of the head dimension w
 nearest its target, and `intermediate_size` closes the budget; heads never move to close it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
@@ -177,6 +177,7 @@ def fit(
     ffn_ratio: float | None = None,
     ffn_tolerance: float = FFN_TOLERANCE,
     constraints: Constraints = FREE,
+    instead: Sequence[Mapping[str, Any]] = (),
 ) -> Architecture:
     """The architecture with the fields of `partial` that lies on the budget, to within 0.15%; to
     within 5% of one of cache, which whole key/value heads close, with an FFN of the target ratio.
@@ -194,7 +195,8 @@ def fit(
 
     Heads are as many as head dimensions fit in the width. Where `num_attention_heads` is given, the
     head dimension is the width's share, as in Hugging Face configurations; where both are given,
-    the width is free of them. With `constraints` the sizes keep to them.
+    the width is free of them. With `constraints` the sizes keep to them. A larger budget that an
+    error suggests fits `partial` or one of `instead`.
 
     Raises:
         ValueError: fields that are unknown, contradict each other or are out of range.
@@ -207,7 +209,7 @@ def fit(
         given["ffn_ratio"] = ffn_ratio
     shape = solve(given, limit, ffn_tolerance, constraints)
     if shape is None:
-        raise Unfit(_explain(given, limit, ffn_tolerance, constraints))
+        raise Unfit(_explain(given, limit, ffn_tolerance, constraints, [given, *instead]))
     return with_shape(given, shape)
 
 
@@ -689,7 +691,11 @@ def _check(partial: Mapping[str, Any], ffn_tolerance: float) -> None:
 
 
 def _explain(
-    partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float, constraints: Constraints
+    partial: Mapping[str, Any],
+    budget: Budget,
+    ffn_tolerance: float,
+    constraints: Constraints,
+    points: Sequence[Mapping[str, Any]],
 ) -> str:
     """Why nothing fits, and the nearest that does."""
     asked = ", ".join(f"{k}={v}" for k, v in partial.items() if k != "layer_map")
@@ -712,7 +718,7 @@ def _explain(
     advice = (
         f"nearest that fit: {'; '.join(nearest)}"
         if nearest
-        else _raised(partial, budget, ffn_tolerance, constraints)
+        else _raised(points, budget, ffn_tolerance, constraints)
     )
     return (
         f"an architecture must lie within {budget.tolerance:.2%} of {budget}, but with {asked} "
@@ -721,13 +727,17 @@ def _explain(
 
 
 def _raised(
-    partial: Mapping[str, Any], budget: Budget, ffn_tolerance: float, constraints: Constraints
+    points: Sequence[Mapping[str, Any]],
+    budget: Budget,
+    ffn_tolerance: float,
+    constraints: Constraints,
 ) -> str:
-    """A larger budget of two figures on which it fits, where one is soon found."""
-    for step in range(1, 31):
-        value = budget.value * 1.3**step  # up to 2,600 times
-        raised = replace(budget, value=round(value, 1 - floor(log10(value))))
-        if solve(partial, raised, ffn_tolerance, constraints) is not None:
+    """The smallest larger budget of two figures on which one of them fits, up to a thousandfold."""
+    raised = budget
+    for _ in range(3 * 90):
+        digits = 1 - floor(log10(raised.value))
+        raised = replace(raised, value=round(raised.value + 0.51 * 10.0**-digits, digits))
+        if any(solve(point, raised, ffn_tolerance, constraints) for point in points):
             return f"raise the budget, such as to {raised.label}"
     return "raise the budget"
 

@@ -14,7 +14,7 @@ from strategies import budgets
 
 from space.arch import Architecture, RopeScaling
 from space.axes import AXES, SPACES, Candidate, Space, describe_sharing, parse_sharing
-from space.budget import MAX_DEVIATION, Budget
+from space.budget import MAX_DEVIATION, Budget, Unfit
 from space.parts import part_fields
 
 SHIPPED = sorted(path.stem for path in SPACES.glob("*.yaml"))
@@ -372,3 +372,15 @@ def test_depths_that_do_not_fit_are_said_with_what_is_taken() -> None:
     )
     assert space.said_of_depths() == "", "a range takes what fits"
     assert replace(space, axes={"num_blocks": depths}).said_of_depths() == ""
+
+
+@pytest.mark.parametrize("budget", ["300", "3k"])
+def test_a_budget_that_is_too_small_is_answered_with_the_smallest_that_fits(budget: str) -> None:
+    axes = {"num_blocks": "1..40"}
+    with pytest.raises(Unfit, match="raise the budget, such as to ") as error:
+        small(axes, budget)
+    smallest = Budget.parse(str(error.value).rpartition(" ")[2])
+    assert small(axes, str(smallest.value)).candidates()
+    for value in range(10_000, int(smallest.value), 1_000):
+        with pytest.raises(Unfit):
+            small(axes, str(value))
