@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -47,17 +47,39 @@ def best(study: str, outputs: str | Path) -> Path:
         ValueError: no such study, none of its runs has finished, or none keeps to its constraints.
     """
     content = described(study, outputs)
-    runs = [attempt_of(trial) for trial in content["trials"]]
-    ended = [run for run in runs if run.state == State.COMPLETE and run.value is not None]
-    if not ended:
+    ranked = _ranked(content)
+    if not ranked:
         raise ValueError(f"study must have a finished run, but none of {study} has ended")
-    first, *_ = best_runs(ended, maximize=content.get("direction") == "maximize")
+    first = ranked[0]
     if not first.feasible:
         raise ValueError(
             f"the best run must keep to the constraints of {study}, but none does: the best beyond "
             f"them misses {missed(first.excesses)}; give its key instead: {first.key}"
         )
     return Path(content["runs"]) / str(first.key)
+
+
+def _ranked(content: Mapping[str, Any]) -> list[Attempt]:
+    """The best finished run of each arm, the best first."""
+    runs = [attempt_of(trial) for trial in content["trials"]]
+    ended = [run for run in runs if run.state == State.COMPLETE and run.value is not None]
+    return best_runs(ended, arms=len(ended), maximize=content.get("direction") == "maximize")
+
+
+def instead(study: str, outputs: str | Path, able: Callable[[Architecture], bool]) -> str:
+    """What to export in place of the best run of a study: the best one whose architecture is
+    `able`, and where its weights were not kept what trains it again."""
+    content = described(study, outputs)
+    for run in _ranked(content):
+        folder = Path(content["runs"]) / str(run.key)
+        if not run.feasible or not (folder / "run.yaml").is_file():
+            continue
+        if able(Architecture.from_dict(read_asked(folder)["architecture"])):
+            without = (
+                "" if (folder / WEIGHTS).is_file() else f"; {without_weights(folder, outputs)}"
+            )
+            return f"the best run of {study} that can be is export={folder}{without}"
+    return f"no run of {study} can be exported so; train one that can"
 
 
 def described(study: str, outputs: str | Path) -> dict[str, Any]:

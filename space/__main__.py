@@ -18,7 +18,7 @@ from space.budget import Unfit, ffn_multiple, ffn_target
 from space.cli import one_line_errors
 from space.cost import cost, num_norms, parts
 from space.device import Use
-from space.formats import export_as
+from space.formats import NotHeld, export_as, holds
 from space.overrides import Names, Place
 from space.parts import part_fields
 from space.ranges import AtLeast1
@@ -105,8 +105,24 @@ def _export(source: str, config: Config) -> None:
         raise ValueError("to must name the folder that the export goes to; add to=FOLDER")
     format = "hf" if config.format == "table" else config.format  # what no one has set
     model = _named(source, config)
-    folder = export_as(format, model, config.to, config.tokenizer, config.precision)
+    try:
+        folder = export_as(format, model, config.to, config.tokenizer, config.precision)
+    except NotHeld as error:
+        if isinstance(model, Stored):
+            raise _trained(error, format, model, config) from None
+        raise
     print(f"exported: {folder}")
+
+
+def _trained(error: NotHeld, format: str, model: Stored, config: Config) -> ValueError:
+    """The error for a trained model, which can leave nothing out: what can be exported instead."""
+    ways = [] if format == "hf" or not holds("hf", model.architecture) else ["use format=hf"]
+    instead = getattr(import_module(str(config.models)), "instead", None)
+    if config.study is not None and instead is not None:
+        able = partial(holds, format, precision=config.precision)
+        ways.append(instead(config.study, config.outputs, able))
+    reason = str(error).partition("; ")[0]
+    return ValueError(f"{reason}; {', or '.join(ways) or 'train one without it'}")
 
 
 def _named(source: str, config: Config) -> str | Stored:

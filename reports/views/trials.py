@@ -297,7 +297,9 @@ def document(study: Study, evidence: Evidence, names: Sequence[str] | None = Non
         return f"{table}\n{in_list(about(study))}" if len(study.finished) else table
     parts = [*([f"{said}\n"] if said else []), table]
     parts += [f"{few}\n"] if (few := of_few(rows)) else []
-    return "\n".join([*parts, in_list(about(study, evidence)), folded("Columns", meanings(columns))])
+    return "\n".join(
+        [*parts, in_list(about(study, evidence)), folded("Columns", meanings(columns))]
+    )
 
 
 def latex(study: Study, evidence: Evidence, names: Sequence[str] | None = None) -> str:

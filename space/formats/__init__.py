@@ -94,12 +94,16 @@ class OneFile(Format):
 FORMATS = Door("format", __name__, Format)  # type: ignore[type-abstract]
 
 
+class NotHeld(ValueError):
+    """An architecture that a format cannot hold."""
+
+
 def require(format: str, arch: Architecture, precision: str | None = None) -> str:
     """The precision that will be written, by default the format's first.
 
     Raises:
-        ValueError: no such format or precision, a package that is not installed, or an
-            architecture that the format cannot hold.
+        ValueError: no such format or precision, or a package that is not installed.
+        NotHeld: an architecture that the format cannot hold.
     """
     found = FORMATS.load(format)
     require_installed(f"format={format}", found.package, found.extra)
@@ -109,8 +113,24 @@ def require(format: str, arch: Architecture, precision: str | None = None) -> st
             f"precision of format={format} must be one of {', '.join(found.precisions)}, but got "
             f"{precision!r}"
         )
-    found.require(arch, precision)
+    try:
+        found.require(arch, precision)
+    except ValueError as error:
+        raise NotHeld(str(error)) from None
     return precision
+
+
+def holds(format: str, arch: Architecture, precision: str | None = None) -> bool:
+    """Whether the format can hold an architecture.
+
+    Raises:
+        ValueError: as `require`, of anything else.
+    """
+    try:
+        require(format, arch, precision)
+    except NotHeld:
+        return False
+    return True
 
 
 def require_installed(what: str, package: str, extra: str) -> None:

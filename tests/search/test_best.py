@@ -1,12 +1,19 @@
 """`best` in place of a run's key: the best run of a study, from its study.json alone."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from report_fixtures import RECIPE, ladder
+from study_fixtures import environment
 
-from search.models import best, named
+from search.models import best, instead, named
+from search.record import Run
+from search.runs import WEIGHTS, write_run
+from space.arch import Architecture
 
 
 def write(folder: Path, values: dict[str, list[float]], **facts: Any) -> None:
@@ -65,3 +72,47 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
         named("best", None, "outputs")
     with pytest.raises(ValueError, match="study must come with the model best"):
         named("8041237e", "depth_1m", "outputs")
+
+
+def run_of(folder: Path, architecture: Architecture, kept: bool) -> str:
+    """A run that was asked for, and where `kept` a file for its weights; its key."""
+    run = Run(architecture=architecture, recipe=RECIPE, data_fingerprint="5f0c9", seed=0)
+    write_run(folder / run.key, run)
+    if kept:
+        (folder / run.key / WEIGHTS).write_bytes(b"weights")
+    return run.key
+
+
+def test_in_place_of_a_best_run_that_no_format_holds_the_best_that_can_be_exported_is_named(
+    tmp_path: Path,
+) -> None:
+    gated = ladder([2], attn_output_gate="headwise")[0]
+    plain, worse = ladder([2, 4])
+    runs = tmp_path / "runs"
+    keys = [run_of(runs, gated, True), run_of(runs, plain, True), run_of(runs, worse, True)]
+    arms = {"gated": [1.0], "plain": [1.1], "worse": [1.2]}
+    write(tmp_path / "outputs" / "gates", arms, command="python -m search study=gates keep=best")
+    path = tmp_path / "outputs" / "gates" / "study.json"
+    content = json.loads(path.read_text()) | {"runs": "runs"}
+    for trial, key in zip(content["trials"], keys, strict=True):
+        trial["key"] = key
+    path.write_text(json.dumps(content))
+
+    def exported() -> str:
+        made = [sys.executable, "-m", "space", "export=best", "study=gates", "to=here"]
+        ended = subprocess.run(
+            made, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 2
+        return ended.stderr
+
+    said = exported()
+    assert said.startswith("error: an architecture must be one that transformers has a model for")
+    assert said.endswith(f"; the best run of gates that can be is export=runs/{keys[1]}\n")
+    assert "leave it out" not in said
+    (runs / keys[1] / WEIGHTS).unlink()
+    (runs / keys[1] / "record.json").write_text("{}")
+    said = exported()
+    assert f"is export=runs/{keys[1]}; runs/{keys[1]} must hold {WEIGHTS}" in said
+    assert "then `python -m search study=gates keep=all`" in said
+    assert instead("gates", tmp_path / "outputs", lambda arch: False).startswith("no run of gates")
