@@ -21,8 +21,8 @@ KEPT_TOGETHER = re.compile(
 
 
 def unbroken(sentence: str) -> str:
-    """The sentence with no line break allowed within a size, a span (of a list, its end) or a number and
-    its unit: what is kept together is shorter than a line of a phone."""
+    """The sentence with no line break allowed within a size, the end of a list or a number and its
+    unit: what is kept together is shorter than a line of a phone."""
     return KEPT_TOGETHER.sub(lambda m: m[0].replace(" ", "\u00a0"), sentence)
 
 
