@@ -169,7 +169,7 @@ def open_table(config: AblationConfig) -> "Session[TableWork]":
     work = replace(work, maximize=targets.first.maximize).keeping_to(targets)
     subject = Subject(
         work=work,
-        headline=headline(work),
+        headline=headline,
         settings={
             **settings(config, work, ground),
             **replace(targets, limits=()).settings(usual),  # columns and constraints may change

@@ -8,6 +8,7 @@ What opens a storage is imported where it is used, since `--help` and wrong opti
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,10 @@ from search.config import SearchConfig
 from search.data.packed import require_tokens
 from search.law import Planned, require_law
 from search.objectives import USUAL, Targets
-from search.states import State
-from search.study.exploration import SearchWork
+from search.show.progress import named
+from search.states import Role, State
+from search.study.exploration import Exploration, Replicates, SearchWork
+from search.study.plan import Attempt
 from search.study.pruners import make_pruner
 from search.study.samplers import make_sampler
 from space.app import configuration, verb
@@ -29,9 +32,13 @@ from space.cli import one_line_errors
 from space.overrides import CONF
 from space.seals import read_json
 from space.several import Several
+from space.words import count, join
 
 if TYPE_CHECKING:
     from search.study.session import Session
+
+MOST_NAMED = 6
+"""Architectures that are named one by one."""
 
 
 def name_of(given: Sequence[str], folders: Sequence[Path] = (CONF,)) -> str:
@@ -151,7 +158,7 @@ def open_search(config: SearchConfig, given: Sequence[str] | None = None) -> "Se
     work = work.keeping_to(targets)
     subject = Subject(
         work=work,
-        headline=headline(config, work, targets),
+        headline=partial(headline, config, targets),
         settings={
             "space": space.to_dict(),
             "recipe": recipe.to_dict(),
@@ -172,7 +179,7 @@ def open_search(config: SearchConfig, given: Sequence[str] | None = None) -> "Se
     return Session.open(ground, subject)
 
 
-def headline(config: SearchConfig, work: SearchWork, targets: Targets) -> str:
+def headline(config: SearchConfig, targets: Targets, work: SearchWork) -> str:
     """What the study is, in a line."""
     plan, space = work.plan, work.space
     seeds = work.total - plan.explorations
@@ -192,7 +199,9 @@ def headline(config: SearchConfig, work: SearchWork, targets: Targets) -> str:
     if plan.ruled_out:
         limits = " or ".join(map(str, targets.known_limits))
         line += f"; {len(plan.ruled_out)} are known to be beyond {limits}, and are not trained"
-    left = len(plan.options) - plan.explorations
+    tried = {run.arm for run in plan.explored}
+    untried = sum(option.arm not in tried for option in plan.options)
+    left = untried - (plan.explorations - len(plan.explored))
     if plan.grid and left:  # `benchmarks.samplers` has what such a grid costs
         line += f"; a grid leaves {left} out, sampler=tpe pruner=asha chooses among all"
     return line
@@ -232,7 +241,7 @@ def earlier_facts(config: SearchConfig) -> dict[str, Any]:
 
 def say_what_is_left(session: "Session[SearchWork]", config: SearchConfig) -> None:
     """How to go on with runs that were stopped early; that a space is used up."""
-    runs, work = session.runs(), session.subject.work
+    runs, work = session.runs(), session.work
     done, pruned = session.count_done(), sum(run.state == State.PRUNED for run in runs)
     if pruned:
         horizons = f"recipe.horizons=[{','.join(map(str, work.recipe.horizons))}]"
@@ -243,12 +252,62 @@ def say_what_is_left(session: "Session[SearchWork]", config: SearchConfig) -> No
         )
         if len(runs) < work.total:
             print(f"they left too few for the {work.total} runs that were planned")
-    if work.total <= done < config.n_trials:
+    if done < work.total:
+        return
+    if work.plan.lacking:
+        say_what_lacks_seeds(work.plan)
+    elif done < config.n_trials:
         print(
             f"{done} of {config.n_trials} runs: {work.plan.explorations} of {work.space.size} "
-            f"architectures tried, {work.plan.replicates.seeds} seeds each of those worth it; "
-            "there is no more to do in this space"
+            f"architectures tried, {what_gives_more(work.plan)}"
         )
+
+
+def say_what_lacks_seeds(plan: Exploration) -> None:
+    """Which of the best have fewer seeds than asked, and what gives them these. Nothing where a
+    larger `n_trials` would try other architectures first."""
+    larger = replace(plan, n_trials=len(plan.runs) + plan.lacking_seeds)
+    if larger.explorations == len(plan.explored):
+        replicates = plan.replicates
+        print(
+            f"fewer than {count(replicates.seeds, 'seed')} of {in_words(plan.lacking)}, now the "
+            f"baseline or among the best {replicates.top}; `n_trials={larger.n_trials}` gives the "
+            "rest"
+        )
+
+
+def what_gives_more(plan: Exploration) -> str:
+    """In a space that is used up: which architectures have one seed, and the options that give them
+    more; where all have several, those that give each another."""
+    ended = [run for run in plan.explored if run.state == State.COMPLETE]
+    if len(ended) < 2:
+        return "there is no more to do in this space"
+    further = {run.arm for run in plan.runs if run.role == Role.REPLICATE}
+    single = [run for run in ended if run.arm not in further]
+    seeds = plan.replicates.seeds
+    usual = Replicates().seeds if seeds == 1 else seeds
+    wider = Replicates(top=len(ended) - 1, seeds=usual if single else seeds + 1)
+    larger = replace(plan, replicates=wider)
+    needed = len(plan.runs) + larger.lacking_seeds
+    options = {
+        "replicates.top": (plan.replicates.top, wider.top),
+        "replicates.seeds": (seeds, wider.seeds),
+        "n_trials": (plan.n_trials, max(plan.n_trials, needed)),
+    }
+    changed = " ".join(f"{name}={new}" for name, (old, new) in options.items() if new != old)
+    those = f"one seed of {in_words(single)}" if single else "several seeds of each"
+    return f"{those}; `{changed}` gives more"
+
+
+def in_words(runs: Sequence[Attempt]) -> str:
+    """Architectures by their layers, and by other axes where there are such: "2 and 6 layers"."""
+    if len(runs) > MOST_NAMED:
+        return count(len(runs), "architecture")
+    runs = sorted(runs, key=lambda run: run.layers)
+    if any(named(run.params) for run in runs):
+        return join([f"{count(run.layers, 'layer')} ({named(run.params)})" for run in runs])
+    unit = "layer" if runs[-1].layers == 1 else "layers"
+    return f"{join([str(run.layers) for run in runs])} {unit}"
 
 
 if __name__ == "__main__":

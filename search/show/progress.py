@@ -218,7 +218,8 @@ class Bars(View):
         if worker >= 0:
             self._update(worker, event)
         ended = self.tally.total - self.tally.left
-        self.progress.update(self.overall, completed=ended, text=str(self.tally))
+        total = self.tally.total  # which changes with what is found
+        self.progress.update(self.overall, total=total, completed=ended, text=str(self.tally))
 
     def _update(self, worker: int, event: Event) -> None:
         """Redraw a worker's bar."""

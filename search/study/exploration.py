@@ -67,6 +67,8 @@ class Exploration:
 
     `n_trials` is the total of distinct runs, whenever they were started. So many of them are kept
     for further seeds, and the rest explores; when the space is used up, further seeds get more.
+    The best are chosen among all that were tried: where a larger `n_trials` finds others, these get
+    further seeds too, and those that had some keep theirs.
     """
 
     options: tuple[Option, ...] = field(repr=False)
@@ -82,10 +84,17 @@ class Exploration:
     """Of all objectives, where there are several."""
     ruled_out: tuple[str, ...] = field(default=(), repr=False)
     """Architectures of the space that are not trained."""
+    runs: tuple[Attempt, ...] = field(default=(), repr=False)
+    """The study's runs so far: what they leave to do is counted."""
+
+    def after(self, attempts: Sequence[Attempt]) -> Self:
+        """This plan once it is known what was done."""
+        return replace(self, runs=tuple(distinct(attempts)))
 
     def next(self, attempts: Sequence[Attempt], since: int = 0) -> Cell | Step:
         """What to do: finish what was begun, explore, then replicate."""
-        runs = distinct(attempts)
+        now = self.after(attempts)
+        runs = now.runs
         for run in runs:
             if run.arm not in self.ruled_out and is_open(run, attempts, since):
                 return Cell(params=run.params, seed=run.seed, role=run.role)
@@ -93,24 +102,66 @@ class Exploration:
             return Step.ASK
         if len(runs) >= self.n_trials:
             return Step.DONE
-        explored = [run for run in runs if run.role == Role.EXPLORE]
-        if len(explored) < self.explorations:
-            return self._explore(explored, attempts)
-        return self._replicate(runs, explored)
+        if len(now.explored) < now.explorations:
+            return self._explore(now.explored, attempts, now.explorations)
+        return now._replicate()
+
+    @cached_property
+    def explored(self) -> list[Attempt]:
+        """The architectures tried so far."""
+        return [run for run in self.runs if run.role == Role.EXPLORE]
 
     @cached_property
     def explorations(self) -> int:
-        """Architectures that will be tried."""
+        """Architectures that will have been tried."""
         reserved = self.replicates.arms * (self.replicates.seeds - 1)
         share = self.n_trials - reserved
         enough = share > self.replicates.top
-        return min(share if enough else self.n_trials, len(self.options))
+        new = min(share - self.spent if enough else self.n_trials, len(self.options))
+        return max(new, len(self.explored))
+
+    @cached_property
+    def spent(self) -> int:
+        """Further seeds of architectures that are among the best no longer, or more than asked."""
+        chosen = {run.arm for run in self.chosen}
+        further = [run for run in self.runs if run.role == Role.REPLICATE]
+        return sum(run.arm not in chosen or run.seed not in self._seeds for run in further)
+
+    @property
+    def _seeds(self) -> range:
+        """The further ones."""
+        return range(self.first_seed + 1, self.first_seed + self.replicates.seeds)
 
     @cached_property
     def total(self) -> int:
-        """Distinct runs in all: fewer than `n_trials` where the space and the seeds are used up."""
+        """Distinct runs in all, at most: fewer than `n_trials` where the space and the seeds are
+        used up, and more where more were done before."""
         arms = min(self.replicates.arms, self.explorations)
-        return min(self.n_trials, self.explorations + arms * (self.replicates.seeds - 1))
+        known = len(self.explored) == self.explorations and not any(r.busy for r in self.explored)
+        # What is yet to be explored may be better than all that had further seeds.
+        spent = self.spent if known else len(self.runs) - len(self.explored)
+        new = self.explorations + spent + arms * len(self._seeds)
+        had = sum(run.done or run.arm not in self.ruled_out for run in self.runs)
+        return max(min(self.n_trials, new), had)
+
+    @cached_property
+    def chosen(self) -> list[Attempt]:
+        """The architectures that get further seeds by what is known, the baseline first."""
+        return self.worthy(self.explored) if self.replicates.arms else []
+
+    @cached_property
+    def lacking(self) -> list[Attempt]:
+        """Those of them that do not have all their further seeds."""
+        return [run for run in self.chosen if self._lacks(run)]
+
+    @property
+    def lacking_seeds(self) -> int:
+        """How many all of these lack."""
+        return sum(map(self._lacks, self.lacking))
+
+    def _lacks(self, arm: Attempt) -> int:
+        have = {run.seed for run in self.runs if run.arm == arm.arm}
+        return sum(seed not in have for seed in self._seeds)
 
     @cached_property
     def spread(self) -> list[Option]:
@@ -121,11 +172,13 @@ class Exploration:
         places = dict.fromkeys(size * i >> bits for i in reversed_)
         return [self.options[place] for place in places]
 
-    def _explore(self, explored: Sequence[Attempt], attempts: Sequence[Attempt]) -> Cell | Step:
+    def _explore(
+        self, explored: Sequence[Attempt], attempts: Sequence[Attempt], explorations: int
+    ) -> Cell | Step:
         tried = {run.arm for run in explored}
         if self.grid:
             untried = [option for option in self.spread if option.arm not in tried]
-            left = untried[: self.explorations - len(explored)]
+            left = untried[: explorations - len(explored)]
             return self._cell(max(left, key=lambda option: option.flops).params)
         if all(a.duplicate for a in attempts[-MAX_DUPLICATES:]) and len(attempts) > MAX_DUPLICATES:
             untried = [option for option in self.options if option.arm not in tried]
@@ -135,8 +188,9 @@ class Exploration:
     def _cell(self, params: Mapping[str, Any]) -> Cell:
         return Cell(params=params, seed=self.first_seed)
 
-    def _replicate(self, runs: Sequence[Attempt], explored: Sequence[Attempt]) -> Cell | Step:
+    def _replicate(self) -> Cell | Step:
         """The next seed of the baseline while the last explorers run, then of the best, in turn."""
+        explored = self.explored
         middle = self.baseline(explored)
         if middle is None or self.replicates.seeds == 1 or not self.replicates.arms:
             return Step.DONE
@@ -145,11 +199,10 @@ class Exploration:
         arms = early if exploring else self.worthy(explored)
         if all(arm.state == State.PRUNED for arm in arms):
             arms = []  # a baseline that was stopped, and nothing to compare it with
-        have = {(run.arm, run.seed) for run in runs}
-        left = self.n_trials - len(explored)
+        have = {(run.arm, run.seed) for run in self.runs}
+        left = self.n_trials - len(explored) - self.spent
         worthy = min(self.replicates.arms, self.explorations)
-        further = min(self.replicates.seeds - 1, ceil(left / worthy))
-        for seed in range(self.first_seed + 1, self.first_seed + 1 + further):
+        for seed in self._seeds[: max(0, ceil(left / worthy))]:
             for arm in arms:
                 if (arm.arm, seed) not in have:
                     return Cell(params=arm.params, seed=seed, role=Role.REPLICATE)
@@ -228,7 +281,7 @@ class SearchWork:
         return self.plan.next(attempts, since)
 
     def after(self, attempts: Sequence[Attempt], since: int) -> Self:
-        return self
+        return replace(self, plan=self.plan.after(attempts))
 
     def concerns(self, key: str) -> bool:
         return True

@@ -102,8 +102,8 @@ class Subject(Generic[W]):
 
     work: W
     """What is to be trained."""
-    headline: str
-    """What the study is, in a line."""
+    headline: Callable[[W], str]
+    """What the study is by what was found so far, in a line."""
     settings: Mapping[str, Any]
     """What must not change under the study's name."""
     facts: "Callable[[Session[W]], Mapping[str, Any]]"
@@ -181,7 +181,7 @@ class Session(Generic[W]):
             share_ended(ground.artifacts, Path(config.runs), attempts, shared)
             reopen_lost(study, Path(config.runs))
             if config.train:
-                study.set_user_attr(TOTAL, work.total)
+                study.set_user_attr(TOTAL, work.after(attempts, len(attempts)).total)
                 asked = given(ground.given, config.url)
                 here = {"verb": ground.verb, "given": asked, "folder": str(Path.cwd())}
                 study.set_user_attr(COMMAND, here)
@@ -276,7 +276,7 @@ class Session(Generic[W]):
         again = f", {there} have records from before" if there else ""
         what = f"proxy {self.config.proxy} on {self.data.name}"
         return Outlook(
-            title=f"{self.subject.headline}; {what}; {done_of(done, work.total)}{again}",
+            title=f"{self.subject.headline(work)}; {what}; {done_of(done, work.total)}{again}",
             open_runs=max(0, work.total - done),
             passes=self.data.passes(work.typical.recipe.trained_tokens),
             shares=self.data.shares,
@@ -321,6 +321,8 @@ class Session(Generic[W]):
         with view(self._tally(outlook)) as shown:
 
             def listen(worker: int, event: Event) -> None:
+                if event["event"] == Kind.END:
+                    shown.tally.total = self._recount(shown.tally.total)
                 shown.show(worker, event)
                 if event["event"] == Kind.END:
                     describe(self, finished=False)
@@ -331,6 +333,12 @@ class Session(Generic[W]):
         if ending.kind == End.INTERRUPTED and self._is_complete():  # its last run ended first
             return Ending(End.DONE)
         return ending
+
+    def _recount(self, before: int) -> int:
+        """The runs that the study will have: what was found may make them more or fewer."""
+        if (total := self.work.total) != before:
+            self.study.set_user_attr(TOTAL, total)
+        return total
 
     def _is_complete(self) -> bool:
         return self.count_done() >= self.work.total and not self.to_ask()[0]
@@ -347,7 +355,7 @@ class Session(Generic[W]):
         """The count of runs so far."""
         runs = self.runs()
         tally = Tally(
-            total=self.job.work.total,
+            total=self.work.total,
             metric=self.job.targets.first.name,
             done=sum(run.state == State.COMPLETE for run in runs),
             pruned=sum(run.state == State.PRUNED for run in runs),

@@ -29,7 +29,9 @@ def test_a_search_on_a_budget_of_latency_leaves_a_page_with_a_front(here: Path) 
     """Every run takes as long on the phone, by the device model and not by the solver."""
     given = ("objectives=[val_bpb,weight_bytes@int4]", "n_trials=10", "sampler=tpe")
     search = open_search(here, BUDGET, *given, "replicates={top: 2, seeds: 3}")
-    assert "0.015 ms of decode on iPhone 13 (fp16, 64 tokens)" in search.subject.headline
+    assert "0.015 ms of decode on iPhone 13 (fp16, 64 tokens)" in search.subject.headline(
+        search.work
+    )
     work(search)
     content = describe(search, finished=True)
     assert content["budget"] == {"kind": "decode_ms", "value": 0.015, "at": "iphone_13:64"}

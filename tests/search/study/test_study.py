@@ -31,7 +31,7 @@ from search.models import named, stored
 from search.objectives import Targets
 from search.record import architecture_id
 from search.runs import CorruptRecord, usable_record
-from search.states import Role, State
+from search.states import Role, State, Status
 from search.study import ending, session
 from search.study.describe import (
     entries,
@@ -215,6 +215,67 @@ def test_a_larger_n_trials_goes_on_where_the_study_stood(
     after = {run.key for run in distinct(simulation.attempts)}
     assert before <= after
     assert len(after) <= larger.n_trials
+
+
+@given(plans, st.integers(0, 9999), st.integers(1, 20), st.integers(1, 4))
+def test_a_larger_n_trials_gives_seeds_to_what_is_best_by_then(
+    plan: Exploration, seed: int, more: int, workers: int
+) -> None:
+    simulation = Simulation(plan, seed, workers, trouble=0.0)
+    simulation.run()
+    simulation.plan = Exploration(**{**vars_of(plan), "n_trials": plan.n_trials + more})
+    promised = simulation.plan.after(simulation.attempts).total
+    simulation.run(since=len(simulation.attempts))
+    now = simulation.plan.after(simulation.attempts)
+    assert len(now.runs) == now.total <= promised <= now.n_trials
+    explored = [run for run in now.runs if run.role == Role.EXPLORE]
+    middle = baseline(explored)
+    assert middle is not None
+    best = [run.arm for run in ranked(explored) if run.arm != middle.arm][: plan.replicates.top]
+    worthy = [middle.arm, *best] if plan.replicates.top else []
+    seeds = Counter(run.arm for run in now.runs)
+    short = [arm for arm in worthy if seeds[arm] < plan.replicates.seeds]
+    assert sorted(short) == sorted(str(run.arm) for run in now.lacking)
+    assert not short or len(now.runs) == now.n_trials, "runs were left, and the best lack seeds"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_extending_a_small_study_gives_seeds_to_the_new_best(seed: int) -> None:
+    """Three architectures and six further seeds first; then what is better gets seeds too."""
+    plan = Exploration(
+        options=options(10), n_trials=9, replicates=Replicates(top=2, seeds=3), grid=True
+    )
+    simulation = Simulation(plan, seed, workers=1, trouble=0.0)
+    simulation.run()
+    assert simulation.plan.after(simulation.attempts).lacking == []
+    simulation.plan = replace(plan, n_trials=16)
+    simulation.run(since=9)
+    now = simulation.plan.after(simulation.attempts)
+    assert len(now.explored) > 3
+    assert len(now.runs) == now.total == 16
+    seeds = Counter(run.arm for run in now.runs)
+    assert all(seeds[run.arm] >= 2 for run in now.chosen)
+    simulation.plan = replace(plan, n_trials=16 + now.lacking_seeds)
+    simulation.run(since=len(simulation.attempts))
+    then = simulation.plan.after(simulation.attempts)
+    assert len(then.explored) == len(now.explored)
+    assert then.lacking == []
+
+
+def test_what_was_done_before_counts_though_less_is_asked_now() -> None:
+    plan = Exploration(
+        options=options(10), n_trials=16, replicates=Replicates(top=2, seeds=3), grid=True
+    )
+    simulation = Simulation(plan, seed=1, workers=1, trouble=0.0)
+    simulation.run()
+    fewer = replace(plan, n_trials=9).after(simulation.attempts)
+    assert (fewer.explorations, fewer.total) == (10, 16)
+    lost = next(run for run in reversed(simulation.attempts) if run.role == Role.REPLICATE)
+    attempts = [a for a in simulation.attempts if a is not lost]
+    attempts.append(replace(lost, state="FAIL", status=Status.INTERRUPTED, value=None))
+    again = fewer.next(attempts)
+    assert again == Cell(params=lost.params, seed=lost.seed, role=Role.REPLICATE)
+    assert fewer.after(attempts).total == 16 > sum(run.done for run in distinct(attempts))
 
 
 def vars_of(plan: Exploration) -> dict[str, object]:
