@@ -152,9 +152,10 @@ def without_weights(folder: Path, outputs: str | Path = OUTPUTS) -> ValueError:
     """The error for a run without weights: why it has none, and what trains this run alone again
     and keeps them."""
     must = f"{folder} must hold {WEIGHTS}, but "
-    if not (folder / RECORD).is_file():
-        return ValueError(f"{must}the run has not ended; the same command that began it goes on")
     found = next((text for text in _commands(folder.name, outputs) if text), None)
+    if not (folder / RECORD).is_file():
+        start = f"`{keeping_all(found)}`" if found else "the same command that began it"
+        return ValueError(f"{must}it has no record, as a run that has not ended; {start} goes on")
     start = (
         f"`{keeping_all(found)}`"
         if found

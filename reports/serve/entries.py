@@ -270,7 +270,11 @@ def with_progress(entry: Entry, said: Mapping[str, Any] | None) -> Entry:
             pass  # of another version
     if "error" in said and not entry.asked:
         return replace(entry, answer=f"cannot be read: {said['error']}")
-    return replace(entry, progress=said) if is_alive(said) else entry
+    if not is_alive(said):
+        return entry
+    # Of all that it will have, as its progress says; `study.json` has those that have begun.
+    runs = f"{said['finished']} of {said['total']}" if entry.runs else ""
+    return replace(entry, progress=said, runs=runs)
 
 
 def is_alive(said: Mapping[str, Any]) -> bool:

@@ -112,6 +112,7 @@ def html(study: Study, found: Findings) -> str:
         front_rows=front_rows,
         front_arms=found.front.arms.arm.tolist() if found.front else [],
         differences=trials.differences(evidence),
+        no_differences=trials.no_differences(study, evidence),
         markdown=in_script(summary(study, found)),
         fewer_arms=trials.left_out(len(evidence.arms), "architectures"),
         fewer_trials=trials.left_out(len(study.trials), "trials"),

@@ -267,6 +267,32 @@ def differences(evidence: Evidence) -> str:
     return f"Against {baseline}. {resolved(others, signed(digits))}"
 
 
+def no_differences(study: Study, evidence: Evidence) -> str:
+    """Why there are none from the baseline, and which options give some."""
+    arm, config = study.facts.get("baseline"), study.facts.get("config", {})
+    if arm is None:
+        return "No differences from a baseline: the study has none."
+    labels = dict(evidence.arms[["arm", "label"]].to_numpy())
+    if arm not in labels:
+        return (
+            "No differences from the baseline, the architecture of middle depth: it has no "
+            "finished run that counts here."
+        )
+    said = (
+        f"No differences from the baseline, {labels[arm]}: it does not have two seeds in common "
+        "with another architecture."
+    )
+    if not study.facts.get("finished", True):
+        return f"{said} Further seeds come last, and the study is not finished."
+    if not (asked := config.get("replicates")):
+        return said
+    # At least what a comparison needs; and for seeds to be kept, more must be tried than get some.
+    top, seeds = max(1, asked["top"]), max(3, asked["seeds"])
+    trials = max(len(study.trials), top + 1) + (top + 1) * (seeds - 1)
+    options = f"replicates.top={top} replicates.seeds={seeds} n_trials={trials}"
+    return f"{said} The same command with {options} trains these."
+
+
 def trials_csv(study: Study) -> str:
     """Every trial and every column at full precision, and in the last columns where they come
     from."""

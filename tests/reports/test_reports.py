@@ -236,6 +236,25 @@ def text_of(study: Study) -> str:
     return re.sub(r"<[^>]*>", "", body).replace("\u00a0", " ")
 
 
+def test_where_nothing_is_compared_with_the_baseline_it_says_which_and_what_does(
+    tmp_path: Path,
+) -> None:
+    config = {"replicates": {"top": 2, "seeds": 3}}
+    study, ladder_ = StudyFolder(tmp_path, config=config), ladder([2, 4, 6])
+    for architecture in ladder_:
+        study.add(architecture)
+    study.facts["baseline"] = architecture_id(ladder_[1])
+    text = text_of(read(study))
+    assert "No differences from the baseline, 4 layers" in text
+    assert "The same command with replicates.top=2 replicates.seeds=3 n_trials=9 trains" in text
+    study.facts["finished"] = False
+    assert "Further seeds come last, and the study is not finished." in text_of(read(study))
+    study.facts["baseline"] = "beyond"
+    assert "the architecture of middle depth: it has no finished run" in text_of(read(study))
+    del study.facts["baseline"]
+    assert "No differences from a baseline: the study has none." in text_of(read(study))
+
+
 def test_a_smoke_run_says_first_that_its_numbers_mean_nothing(tmp_path: Path) -> None:
     study = StudyFolder(tmp_path)
     for architecture in ladder([2, 4]):

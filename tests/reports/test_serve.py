@@ -23,7 +23,7 @@ from study_fixtures import environment, open_search
 
 from reports.serve.__main__ import ServeConfig, main
 from reports.serve.outputs import Outputs
-from reports.serve.pages import Query, budgets_in_words
+from reports.serve.pages import FACTS, Query, budgets_in_words
 from reports.serve.server import Site
 from search.study.leases import WORKER
 from search.study.storage import leases_of
@@ -252,6 +252,14 @@ class Attributes(HTMLParser):
 
 
 # --- to whom, and what not -----------------------------------------------------------------------
+
+
+def test_a_study_that_runs_counts_all_its_runs(root: Path) -> None:
+    worker = {"step": None, "of": None, "host": "one", "worker": "one:1"}
+    said = {"done": 2, "finished": 1, "total": 7, "tokens_per_s": 0.0, "workers": [worker]}
+    (entry,) = (e for e in Outputs(root / "outputs").entries({"deep": said}) if e.name == "deep")
+    assert FACTS["state"](entry).startswith("running, 2 of 7 runs done")
+    assert FACTS["runs"](entry) == "1 of 7 finished"
 
 
 def test_a_folder_that_leads_out_is_not_shown_while_it_runs(root: Path) -> None:

@@ -54,6 +54,17 @@ def test_before_the_first_run_it_says_that_workers_start() -> None:
     assert said == [], "nothing is left to start"
 
 
+def test_the_number_of_runs_may_change_while_they_run() -> None:
+    view, console = bars(80)
+    view.tally.total = 1
+    end = {"event": Kind.END, "number": 0, "status": Status.FINISHED, "reason": None, "value": 3.0}
+    view.show(0, {**end, "reused": True, "seconds": 0.0, **identity(RUN, {})})
+    (overall, *_) = shown(view, console)
+    assert "1/1 done" in overall
+    assert re.search(rf"━{{{BAR}}}", overall), "the bar is full"
+    assert view.progress.tasks[0].percentage == 100
+
+
 def test_arms_of_one_shape_have_their_names() -> None:
     first, second = ({"panel": "p", "arm": arm} for arm in ("immediate ×2", "cycle ×2"))
     words = [shape(identity(RUN, params)) for params in (first, second)]

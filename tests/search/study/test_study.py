@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 from study_fixtures import configured, open_search, records, work
 
 from search.__main__ import open_search as open_session
+from search.__main__ import say_what_is_left, say_what_lacks_seeds
 from search.evaluate.scores import Scorer
 from search.executors import ExecutorConfig
 from search.executors.slurm import Slurm
@@ -758,8 +759,92 @@ def test_a_run_without_weights_says_what_trains_it_alone_again(here: Path) -> No
     with pytest.raises(ValueError, match=f"keep=all .python -m search.whose run={other} says"):
         stored(other, "runs", "cache")
     (here / "runs" / other / "record.json").unlink()
-    with pytest.raises(ValueError, match="the run has not ended"):
+    with pytest.raises(ValueError, match="has not ended; the same command that began it goes on"):
         stored(other, "runs", "cache")
+
+
+def test_a_run_that_a_study_asks_for_no_longer_is_trained_again_once_its_record_is_gone(
+    here: Path,
+) -> None:
+    seeds = ("replicates.top=1", "replicates.seeds=2", "keep=none")
+    search = open_search(here, "n_trials=4", *seeds)  # two architectures with two seeds each
+    work(search)
+    search.lock.release()
+    fewer = ["n_trials=2", "replicates.seeds=1", "keep=none", "study=tiny"]
+    search = replace(open_search(here, *fewer), given=fewer)
+    assert work(search) == [], "there is nothing to do"
+    describe(search, finished=True)
+    tidy(search, done=True)
+    search.lock.release()
+    further = next(run for run in search.runs() if run.role == Role.REPLICATE)
+    folder = here / "runs" / str(further.key)
+    with pytest.raises(ValueError, match="its weights were not kept") as told:
+        stored(folder.name, "runs", "cache")
+    remove, start = re.findall("`(.*?)`", str(told.value))
+    subprocess.run(shlex.split(remove), check=True)
+    with pytest.raises(ValueError, match="has no record") as told:
+        stored(folder.name, "runs", "cache")
+    assert f"`{start}` goes on" in str(told.value)
+    again = open_search(here, *shlex.split(start)[3:])
+    outlook = again.estimate()
+    assert outlook.open_runs == 1
+    assert "3 of 4 runs done" in str(outlook)
+    assert [event["key"] for event in work(again) if event["event"] == "end"] == [folder.name]
+    assert stored(folder.name, "runs", "cache") is not None
+    assert "4 of 4 runs done" in str(again.estimate())
+
+
+def test_a_search_that_is_extended_says_what_it_did_and_what_gives_more(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for asked in (("n_trials=4", "replicates.top=1"), ("n_trials=9", "replicates.top=1")):
+        search = open_search(here, "replicates.seeds=2", *asked)
+        work(search)
+        capsys.readouterr()
+        say_what_is_left(search, search.config)
+        said.append((str(search.estimate()), capsys.readouterr().out))
+        search.lock.release()
+    assert "2 of 4 architectures" in said[0][0]
+    assert "a grid leaves 2 out" in said[0][0]
+    assert said[0][1] == "", "all was done that was asked"
+    outlook, line = said[1]
+    runs = search.runs()
+    assert f"{len(runs)} of {len(runs)} runs done" in outlook
+    seeds = Counter(run.arm for run in runs)
+    single = sorted(run.layers for run in runs if seeds[run.arm] == 1)
+    names = " and ".join(map(str, single))
+    assert f"one seed of {names} layers; `replicates.top=3" in line
+    options = re.findall("`(.*?)`", line)[0].split()
+    n_trials = [] if any("n_trials" in option for option in options) else ["n_trials=9"]
+    search = open_search(here, "replicates.seeds=2", *options, *n_trials)
+    work(search)
+    assert set(Counter(run.arm for run in search.runs()).values()) == {2}
+    search.lock.release()
+    fewer = open_search(here, "n_trials=4", "replicates.top=1", "replicates.seeds=2")
+    outlook = str(fewer.estimate())
+    assert "4 of 4 architectures" in outlook
+    assert "a grid leaves" not in outlook
+    assert "8 of 8 runs done" in outlook
+
+
+def test_of_those_that_are_best_by_now_it_says_what_gives_them_seeds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = Exploration(
+        options=options(10), n_trials=9, replicates=Replicates(top=2, seeds=3), grid=True
+    )
+    simulation = Simulation(plan, seed=3, workers=1, trouble=0.0)
+    simulation.run()
+    simulation.plan = replace(plan, n_trials=16)
+    simulation.run(since=9)
+    now = simulation.plan.after(simulation.attempts)
+    (arm,) = now.lacking
+    say_what_lacks_seeds(now)
+    assert capsys.readouterr().out == (
+        f"fewer than 3 seeds of {arm.layers} layers, now the baseline or among the best 2; "
+        f"`n_trials={16 + now.lacking_seeds}` gives the rest\n"
+    )
 
 
 def test_a_look_ahead_says_what_a_study_takes_and_begins_none(
