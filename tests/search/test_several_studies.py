@@ -48,8 +48,14 @@ def test_the_worst_exit_code_is_the_commands_and_the_others_are_done(tmp_path: P
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("budget=[500k,4m]",), "is 5.6% in depth_width_4m and 16.4% in depth_width_500k"),
-        (("budget=[1m,1_100k]", "n_trials=3"), "study depth_width_1m must try at least 4 depths"),
+        (
+            ("budget=[500k,4m]",),
+            "is 5.6% in depth_width_4m_0.8_per_parameter and 16.4% in depth_width_500k_0",
+        ),
+        (
+            ("budget=[1m,1_100k]", "n_trials=3"),
+            "study depth_width_1m_0.8_per_parameter must try at least 4 depths",
+        ),
     ],
 )
 def test_studies_that_can_make_no_law_are_refused_before_the_first(
