@@ -199,9 +199,8 @@ def unknown(law: Law) -> list[str]:
     q, budgets = law.quality, [valley.budget for valley in law.valleys]
     factor = f"{max(budgets) / min(budgets):.3g}"
     unknowns = [
-        f"The exponent of tokens alone: tokens are {law.ratio:.2f} for each of the "
-        f"{law.counted}, so the exponent is that of size, tokens and steps, which grow in "
-        "proportion.",
+        f"The exponent of tokens alone: they are {law.ratio:.2f} per {law.counted_one}, so the "
+        "exponent is that of size, tokens and steps, which grow in proportion.",
         "Depth independent of width: at one budget a deeper shape is a thinner one.",
         "How well each budget is tuned: all use one base learning rate and one batch size. If "
         "longer runs needed a lower rate, the exponent would include that.",

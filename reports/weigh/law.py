@@ -61,6 +61,11 @@ class Law:
         return meter_of(self.kind).unit
 
     @property
+    def counted_one(self) -> str:
+        """One of them."""
+        return self.counted.removesuffix("s")
+
+    @property
     def ratio(self) -> float:
         """Tokens per parameter."""
         return float(np.mean([tokens_per_parameter(study) for study in self.studies]))

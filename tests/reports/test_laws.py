@@ -346,7 +346,7 @@ def test_the_page_finds_the_law_behind_its_records(tmp_path: Path) -> None:
     assert "The best depth grows as N^0.3" in text
     assert "which lies inside" in text
     assert "extrapolation, 26.6 ×" in text, "106M of MobileLLM-125M are no embeddings"
-    assert "tokens are 0.80 for each of the non-embedding parameters" in text
+    assert "they are 0.80 per non-embedding parameter, so" in text
     assert "E, the irreducible loss" in text
     assert re.search(r"embeddings are \d+% to \d+% at 500k", text)
     rows = pd.read_csv(pd.io.common.BytesIO(files["runs.csv"]))
