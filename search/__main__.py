@@ -215,7 +215,11 @@ def facts(config: SearchConfig, session: "Session[SearchWork]") -> dict[str, Any
     space = work.space
     return {
         "budget": space.budget.to_dict(),
-        "space": {**space.kind, "size": space.size, "note": space.said_of_depths()},
+        "space": {
+            **space.kind,
+            "size": space.size,
+            **({"note": said} if (said := space.said_of_depths()) else {}),
+        },
         **({"ruled_out": len(ruled_out)} if (ruled_out := work.plan.ruled_out) else {}),
         "sampler": config.sampler.name,
         "pruner": config.pruner.name,
