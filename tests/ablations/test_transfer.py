@@ -260,8 +260,9 @@ def test_rules_may_have_names_of_their_own_and_shapes_recipes() -> None:
     assert found["rules, batches of 2048"] == {(16, 512)}
     assert found["none, batches of 8192"] == {(64, 0)}
     frame = pd.DataFrame({"panel": list(found), "arm": "0.003"})
-    rows = transfer.described(frame, ["completep"] * 6, [3e-3] * 6)
-    assert set(rows.parametrisation) == {"rules", "none"}
+    rows = transfer.described(frame, ["completep"] * len(found), [3e-3] * len(found))
+    alone = {"learning rate", "learning rate to 2048", "beta2", "decay"}
+    assert set(rows.parametrisation) == {"rules", "none", *alone}
     assert set(rows["shape"]) == {f"batches of {n}" for n in (512, 2048, 8192)}
     lengths = TableFile.read("token_transfer").table("proxy", RECIPE, 1024)
     assert {a.recipe.tokens for p in lengths.panels for a in p.arms} == {
