@@ -6,6 +6,7 @@ Each function makes a step: the same sequences, AdamW (fused) and clipping, in a
 # B sequences, T positions, D hidden_size, N, K query and key/value heads, H head_dim,
 # F intermediate_size, V vocab_size
 
+import importlib
 import sys
 from collections.abc import Callable
 from itertools import count
@@ -24,6 +25,7 @@ from search.train.placement import Placement, autocast
 from space.arch import Architecture
 from space.cost import cost
 
+PACKAGES = {"space", "search", "ablations", "reports", "benchmarks"}
 PEERS = Path(".cache/peers")
 """Where `make peers` puts what must not share our environment."""
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -33,6 +35,19 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def ours(run: Run, data: Data, folder: Path, placement: Placement) -> Step:
     """A step of the training loop."""
     return Training(run, data, folder, placement, lambda _: None).timed_step
+
+
+def checkout(folder: Path, shape: str) -> Step:
+    """`ours` for a shape of `benchmarks.proxy`, by the code in another folder: in this process
+    nothing of ours is imported from here any more."""
+    for name in list(sys.modules):
+        if name.partition(".")[0] in PACKAGES:
+            del sys.modules[name]
+    sys.path.insert(0, str(folder))
+    there: Any = importlib.import_module("benchmarks.proxy")
+    run = there.run_of(shape)
+    step: Step = there.engine(there.OURS, run, there.settle(there.Placement(), run))
+    return step
 
 
 def transformers_llama(run: Run, data: Data, placement: Placement, precision: str) -> Step:

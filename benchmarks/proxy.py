@@ -7,11 +7,13 @@ shapes, batch and optimiser in other training loops (`benchmarks.peers`). Each h
 Our loop is compared with one at a time, so that at most two models are in memory; both and the
 matrix products take turns of about a second, round by round, in a changing order
 (`benchmarks.turns`). Figures are medians over the rounds, with the lowest and the highest; ratios
-are medians of the ratio per round.
+are medians of the ratio per round. `--before FOLDER` compares with our loop of another checkout,
+such as `git worktree add FOLDER COMMIT` makes.
 """
 
 import os
 import sys
+from argparse import ArgumentTypeError
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -45,6 +47,7 @@ from search.recipe import Recipe
 from search.record import Run
 from search.train.placement import Placement, settle, settle_precision
 from space.arch import Architecture
+from space.commit import commit
 from space.cost import cost
 
 if TYPE_CHECKING:
@@ -80,6 +83,7 @@ ENGINES = (OURS, COMPILED, LEAN, LITGPT, AUTOCAST, PLAIN)
 class Result:
     """Results of the rounds of one shape."""
 
+    shape: str
     run: Run
     placement: Placement
     peaks: list[float] = field(default_factory=list)
@@ -109,8 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--shapes", nargs="+", choices=(*SHAPES, REAL), default=[*SHAPES, REAL])
     options.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    options.add_argument("--before", type=checkout, default=[], nargs="+", metavar="FOLDER")
     chosen = options.parse_args(arguments)
     others = [name for name in chosen.engines if name != OURS]
+    before = {f"{OURS} at {commit(folder)}": folder for folder in chosen.before}
+    others += before
     if not peers.litgpt_is_there() and LITGPT in others:
         print("litgpt is left out; `make peers` installs it apart from the environment")
         others.remove(LITGPT)
@@ -118,10 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = "proxy"
     for shape, other in product(chosen.shapes, others or [OURS]):
         run = run_of(shape)
-        result = results.get(shape) or Result(run, settle(Placement(), run))
+        result = results.get(shape) or Result(shape, run, settle(Placement(), run))
         name = of_device("proxy", result.placement.device)
         try:
-            meet(other, chosen.rounds, result)
+            meet(other, chosen.rounds, result, before.get(other))
         except RuntimeError as error:  # such as for lack of memory; all others stand
             left_out.append(f"{shape}, {other}: {last_line(error)}")
             say(left_out[-1])
@@ -132,6 +139,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if results:
         leave(name, described(results) + missing(left_out), picture(results), chosen.save)
     return bool(left_out)
+
+
+def checkout(name: str) -> Path:
+    """A folder that has this benchmark as another commit left it."""
+    folder = Path(name).resolve()
+    if not (folder / "benchmarks" / "proxy.py").is_file():
+        raise ArgumentTypeError(f"FOLDER must be a checkout of isoparam, but {folder} is none")
+    return folder
 
 
 def run_of(name: str) -> Run:
@@ -164,9 +179,9 @@ def benchmark_run(arch: Architecture, recipe: Recipe) -> Run:
     return Run(architecture=arch, recipe=settled, data_fingerprint="random")
 
 
-def meet(name: str, rounds: int, result: Result) -> None:
-    """Add the rounds of our loop with one other engine, or of our loop alone, with matrix products
-    in between.
+def meet(name: str, rounds: int, result: Result, folder: Path | None) -> None:
+    """Add the rounds of our loop with one other engine, that of another checkout where there is a
+    folder, or of our loop alone, with matrix products in between.
 
     Raises:
         RuntimeError: one of them failed; nothing is added.
@@ -182,7 +197,10 @@ def meet(name: str, rounds: int, result: Result) -> None:
         say(f"{run.architecture.num_layers} × {run.architecture.hidden_size}: {name} warms up")
         squares = {size: contender(products, size, placement.device) for size in sizes}
         pair = {
-            each: contender(engine, each, run, placement) for each in dict.fromkeys((OURS, name))
+            each: contender(peers.checkout, folder, result.shape)
+            if folder and each == name
+            else contender(engine, each, run, placement)
+            for each in dict.fromkeys((OURS, name))
         }
         everyone: list[Contender] = [*squares.values(), *pair.values()]
         steps = {one: warmed_up(one) for one in everyone}

@@ -4,12 +4,13 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+HERE = Path(__file__).parent.parent
+
 
 @cache
-def commit() -> str | None:
-    """The commit that this code stands at, marked where files differ from it; None outside a
-    clone."""
-    root = Path(__file__).parent.parent
+def commit(root: Path = HERE) -> str | None:
+    """The commit that this code, or that of another checkout, stands at, marked where files differ
+    from it; None outside a clone."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],

@@ -90,8 +90,8 @@ PUBLISHED = (
 NEEDED = (
     Column("pair", "to refute", str, numeric=False),
     Column("plan", "by", str, numeric=False),
-    Column("runs", "runs", str, "times those there are", numeric=False),
-    Column("compute", "compute", str, "training FLOPs, times those there are", numeric=False),
+    Column("runs", "runs", str, numeric=False),
+    Column("compute", "compute", str, "training FLOPs", numeric=False),
 )
 FORECAST = (
     Column("depth", "layers", whole),
@@ -112,7 +112,8 @@ def parts(joined: JointLaw) -> list[Part]:
         ("The joint law: parameters", PARAMETERS, _parameters(joined)),
         ("The joint law: published growths of the best depth", PUBLISHED, _published(joined)),
         (
-            "The joint law: runs that would refute one growth if the other is true",
+            "The joint law: runs that would refute one growth if the other is true, as multiples "
+            f"of those there are, looked for up to {MOST} times",
             NEEDED,
             _needed(joined),
         ),

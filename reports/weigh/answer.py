@@ -333,10 +333,13 @@ def _to_take(study: Study, evidence: Evidence) -> str:
         f"{expected} {study.unit} (with 95% probability at most {high}); it is the best of those "
         f"tried with probability {take.p_best:.2f}"
     )
+    arm = evidence.arm(take.arm)
+    if not arm.replicated:
+        said += f". It has {count(int(arm.tried), 'seed')}, too few to be among those compared"
     if evidence.choice.best_x is None:
         return f"{said}."
     best, low, high = (f"{np.exp(x):.1f}" for x in evidence.choice.best_x)
-    layers = evidence.arm(take.arm).depth
+    layers = arm.depth
     there = "which includes" if float(low) <= layers <= float(high) else "without"
     return (
         f"{said}. The curve through all depths is lowest at {best} layers (95%: {low} to {high}, "

@@ -13,7 +13,18 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from study_fixtures import write_text
 
-from benchmarks import checkpoints, fidelity, gpu, losses, peers, proxy, scaling, show, trial
+from benchmarks import (
+    checkpoints,
+    fidelity,
+    gpu,
+    losses,
+    peers,
+    proxy,
+    scaling,
+    show,
+    trial,
+    turns,
+)
 from benchmarks.turns import Contender
 from search.config import SearchConfig
 from search.data.cache import prepare
@@ -115,7 +126,7 @@ def test_each_row_is_written_when_it_is_measured(
 def test_an_engine_that_fails_costs_its_column_alone(
     quick: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def meet(name: str, rounds: int, result: proxy.Result) -> None:
+    def meet(name: str, rounds: int, result: proxy.Result, folder: Path | None) -> None:
         if (name, result.run) == (proxy.LEAN, proxy.run_of("wide")):
             raise RuntimeError("no room")
         result.peaks.append(1e12)
@@ -132,6 +143,32 @@ def test_an_engine_that_fails_costs_its_column_alone(
     assert f"| {proxy.PLAIN} | 100; 1.50 | 100; 1.50 |" in text
     assert f"- wide, {proxy.LEAN}: no room\n" in text
     assert (quick / "proxy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_a_checkout_is_compared_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        proxy.main(["--before", str(tmp_path)])
+    assert f"must be a checkout of isoparam, but {tmp_path} is none" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_our_loop_meets_that_of_another_checkout(tmp_path: Path) -> None:
+    """Its own code makes the step: one that says so."""
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "proxy.py").write_text(
+        "OURS, Placement, settle = 'ours', dict, lambda *both: both\n"
+        "run_of = str.upper\n"
+        "def engine(name, run, placement):\n"
+        "    raise RuntimeError(f'{name}, {run}, {placement} elsewhere')\n"
+    )
+    with (
+        turns.Contender(peers.checkout, tmp_path, "middle", threads=1) as other,
+        pytest.raises(RuntimeError, match=r"ours, MIDDLE, \({}, 'MIDDLE'\) elsewhere"),
+    ):
+        other.seconds()
 
 
 def test_a_shape_without_room_leaves_the_other_checkpoints(
