@@ -53,6 +53,7 @@ from search.study.storage import (
     read_attempts,
     settled_precision,
 )
+from search.train import placement
 from search.train.placement import (
     Placement,
     leave_group,
@@ -490,8 +491,12 @@ def require_shared(config: StudyConfig, executor: Executor) -> None:
 
 def look_ahead(config: C, open_study: "Callable[[C], Session[Any]]") -> int:
     """Print what a study is and what is left to train. Nothing is trained, and a study that has not
-    begun is planned in a storage that is then removed: another start may have other settings. The
-    exit code."""
+    begun is planned in a storage that is then removed: another start may have other settings. What
+    needs a GPU is planned without one too. The exit code."""
+    where = ""
+    if config.placement.needs_gpus and not placement.gpus():
+        config = replace(config, placement=config.placement.of_any_machine)
+        where = ", on a machine with GPUs"
     with TemporaryDirectory(prefix="isoparam") as folder, one_line_errors():
         require_shared(config, config.executor.make())
         begun = has_study(config.url, config.name)
@@ -501,7 +506,7 @@ def look_ahead(config: C, open_study: "Callable[[C], Session[Any]]") -> int:
             print(session.estimate())
         finally:
             session.lock.release()
-    print("nothing was trained; the same command without train=false does")
+    print(f"nothing was trained; the same command without train=false does{where}")
     return 0
 
 

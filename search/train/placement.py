@@ -111,6 +111,18 @@ class Placement:
         size = self.micro_batch or 1
         return replace(self, micro_batch=size // 2) if size > 1 else None
 
+    @property
+    def of_any_machine(self) -> Self:
+        """What it asks of GPUs is left open, as a plan made without one leaves it."""
+        device = "auto" if self.device == "cuda" else self.device
+        mps = "auto" if self.mps == "yes" else self.mps
+        return replace(self, device=device, cuda_graph="no", mps=mps)
+
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether it trains nowhere else."""
+        return self != self.of_any_machine or (self.gpus_per_run > 1 and self.device != "cpu")
+
     def pinned_by(self, saved: Mapping[str, Any]) -> Self:
         """This placement with all that it leaves open as a checkpoint has it.
 

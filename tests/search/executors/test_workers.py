@@ -474,8 +474,15 @@ def test_runs_of_gpus_that_are_elsewhere_are_estimated_where_nothing_is_trained(
 ) -> None:
     monkeypatch.setattr(placement, "gpus", list)
     two = ("placement.gpus_per_run=2", "placement.device=auto", "train=false")
+    last = "the same command without train=false does, on a machine with GPUs\n"
     assert look_ahead(configured(here, *two), open_session) == 0
-    assert "each run is trained by 2 processes" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "each run is trained by 2 processes" in said
+    assert said.endswith(last)
+    shared = ("placement.workers_per_gpu=2", "placement.mps=yes", "placement.cuda_graph=yes")
+    given = (*shared, "placement.device=cuda", "train=false")
+    assert look_ahead(configured(here, *given), open_session) == 0
+    assert capsys.readouterr().out.endswith(last)
     with pytest.raises(SystemExit):
         look_ahead(configured(here, *two, "executor=inline"), open_session)
     assert "must be 1 with executor=inline" in capsys.readouterr().err
