@@ -42,7 +42,8 @@ def reopen_lost(study: optuna.Study, runs: Path) -> None:
         )
     known = study.user_attrs.get(LOST, [])
     study.set_user_attr(LOST, sorted({*known, *(run.number for run in lost)}))
-    print(f"{count(len(lost), 'run')} of the study lost the record and will be done again")
+    number = count(len(lost), "run")
+    print(f"{number} of the study lost the record; what the study still asks for is done again")
 
 
 def has_record(run: Attempt) -> bool:
