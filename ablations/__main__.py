@@ -93,20 +93,17 @@ def make(config: AblationConfig) -> int:
     """One table, from wherever it stands. Its exit code."""
     from ablations.looks import note_look
     from search.study.ending import conclude, finish
-    from search.study.pool import Ending
     from search.study.session import look_ahead
-    from search.study.storage import has_study
 
     with one_line_errors():
         check(config)
-        begun = config.train or has_study(config.url, config.name)
-    if not begun:
+    if not config.train:
         return look_ahead(config, open_table)
     with one_line_errors():
         session = open_table(config)
         outlook = session.estimate()
     print(outlook, flush=True)
-    ending = session.train(outlook) if config.train else Ending(End.DONE)
+    ending = session.train(outlook)
     with one_line_errors():
         if ending.kind == End.DONE:
             note_look(session)
@@ -176,6 +173,7 @@ def open_table(config: AblationConfig) -> "Session[TableWork]":
         },
         targets=targets,
         facts=facts,
+        remark=remark,
         pages=pages,
         plot="forest.png",
         kept_arms=sum(len(panel.arms) for panel in work.table.panels),
@@ -246,6 +244,16 @@ def facts(session: "Session[TableWork]") -> dict[str, Any]:
     if work.search.name != "none":
         table["lr_search"] = search_facts(work)
     return {"table": table, "places": places(session, work)}
+
+
+def remark(session: "Session[TableWork]") -> str:
+    """What a further look costs, before it is taken; empty of a first one."""
+    from ablations.looks import looks_of
+
+    looks = looks_of(session)
+    if session.work.table.auto or len(looks.seeds) == 1:
+        return ""
+    return f"looks of this table: {looks.words}"
 
 
 def places(session: "Session[TableWork]", work: TableWork) -> list[dict[str, Any]]:

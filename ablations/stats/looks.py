@@ -53,6 +53,12 @@ def levels(looks: tuple[int, ...]) -> tuple[float, ...]:
     return tuple(found)
 
 
+def in_percent(level: float) -> str:
+    """A confidence level: 95%, 99.92%; never 100%."""
+    texts = (f"{100 * level:.{digits}g}" for digits in range(4, 16))
+    return f"{next((text for text in texts if text != '100'), '100')}%"
+
+
 def _bound(at: Array, density: Array, step: float, share: float) -> float:
     """Beyond which a sum that was `at` these points, and grows by normal steps, lies with the
     chance `share`."""
@@ -111,7 +117,7 @@ class Looks:
     @property
     def words(self) -> str:
         """How many, and what they stand at."""
-        at = f"{100 * self.level:.4g}%"
+        at = in_percent(self.level)
         if not self.counted:
             known = f"at least {len(self.seeds)}, at {join([str(n) for n in self.seeds])} seeds"
             return f"{known}; earlier ones were not counted; intervals at the level of {at}"
@@ -127,7 +133,7 @@ def auto_words(looks: Looks) -> str:
     """The same of `seeds=auto`."""
     own = [n for n in LOOKS if n in looks.seeds] or [LOOKS[0]]
     others = [str(n) for n in looks.seeds if n not in LOOKS]
-    at = join([f"{100 * (1 - alpha):.4g}%" for alpha in levels(LOOKS)[: len(own)]])
+    at = join([in_percent(1 - alpha) for alpha in levels(LOOKS)[: len(own)]])
     besides = f"; read at {join(others)} seeds besides, which is not counted" if others else ""
     return (
         f"{len(own)}, at {join([str(n) for n in own])} seeds as seeds=auto asks; intervals at the "

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ablations.stats.block import LEVEL
 from ablations.stats.bracket import CARRIED, EDGE
+from ablations.stats.looks import in_percent
 from reports.show.tables import (
     decimals,
     figures,
@@ -150,9 +152,20 @@ def _besides(panel: Panel) -> Iterator[Column]:
         yield Column(FEASIBLE, "feasible", str, hint, numeric=False)
 
 
+def _at_a_look(column: Column, level: float) -> Column:
+    """The interval, or p, of one of several looks."""
+    if column.name == "interval":
+        return replace(
+            column, heading=f"{in_percent(level)} interval", hint=f"{column.hint}, at 95%"
+        )
+    return replace(column, hint=f"{column.hint}; at this look resolved below {1 - level:.2g}")
+
+
 def _adapted(column: Column, panel: Panel) -> Column:
-    """A column in the words and digits of the panel's objective."""
+    """A column in the words and digits of the panel's objective and level."""
     criteria = panel.criteria
+    if panel.level != LEVEL and column.name in ("interval", "p_adjusted"):
+        return _at_a_look(column, panel.level)
     if criteria.metric in LOSSES:
         return column
     digits, hint = Digits.of(panel), column.hint

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ablations.stats.block import LEVEL
+from ablations.stats.looks import in_percent
 from reports.show.about import (
     Facts,
     facts_of,
@@ -304,7 +306,8 @@ def described(report: Report) -> str:
     """What the forest shows, for those who do not see it."""
     said = [f"{p.name}: {_differences(p)}" if p.name else _differences(p) for p in report.panels]
     unit = report.criteria.unit
-    return f"Differences from the baseline in {unit}, with 95% intervals. {' '.join(said)}"
+    level = in_percent(LEVEL if report.table.get("auto") else report.level)
+    return f"Differences from the baseline in {unit}, with {level} intervals. {' '.join(said)}"
 
 
 def summary(report: Report) -> str:

@@ -16,11 +16,13 @@ UNITS = {USUAL: "bits per byte", WITHOUT_BYTES: "nats per token"}
 
 def gather(study: Study, evidence: Evidence) -> pd.DataFrame:
     """The losses of a study's finished runs, its architectures in the order of the evidence:
-    `arm seed key source share val_bpb val_loss`, a row for each source, the total first. Empty
-    where the data are no mixture."""
+    `arm seed key source share val_bpb val_loss compared`, a row for each source, the total first;
+    `compared` says whether the run is in the comparison of architectures. Empty where the data are
+    no mixture."""
     done = study.finished
+    compared = set(evidence.cells[["arm", "seed"]].itertuples(index=False, name=None))
     rows = [
-        {"arm": label, "seed": seed, "key": key, **losses}
+        {"arm": label, "seed": seed, "key": key, **losses, "compared": (arm, seed) in compared}
         for arm, label in zip(evidence.arms.arm, evidence.arms.label, strict=True)
         for seed, key in done.loc[done.arm == arm, ["seed", "key"]].itertuples(index=False)
         for losses in _losses(study.records.get(key))
@@ -49,6 +51,8 @@ def sections(study: Study, evidence: Evidence) -> list[Section]:
     frame = gather(study, evidence)
     if frame.empty:
         return []
+    enough = frame.groupby("arm").compared.transform("any")
+    frame = frame[frame.compared | ~enough]
     metric = USUAL if frame[USUAL].notna().all() else WITHOUT_BYTES
     shares = frame.drop_duplicates("source").set_index("source").share
     columns = [
@@ -66,7 +70,8 @@ def sections(study: Study, evidence: Evidence) -> list[Section]:
     ]
     note = (
         f"Validation loss in {UNITS[metric]}, on held-out text of each source and of all mixed by "
-        "their shares of the tokens; lower is better. Mean ± standard deviation over seeds. "
+        "their shares of the tokens; lower is better. Mean ± standard deviation over the "
+        "seeds of the comparison; of architectures with too few, over those there are. "
         "Which differences are resolved is said of the objective alone."
     )
     return [Section("By source", note, columns, rows)]

@@ -21,7 +21,7 @@ from reports.read.study import Study
 from reports.weigh.evaluation import Evaluation, Windows
 from search.comparable import comparable_cells
 from search.objectives import LOSSES, in_digits, missed, shortfall
-from search.states import Status
+from search.states import State, Status
 from space.budget import Budget
 from space.device import unpinned
 from space.words import count, join, magnitude, plain, switched
@@ -156,7 +156,9 @@ def _describe_arms(done: pd.DataFrame, metric: str) -> pd.DataFrame:
     used = ["arm", "num_hidden_layers", "hidden_size", "ffn_ratio", *HEADS, *varying]
     for first in done.drop_duplicates("arm")[used].to_dict("records") if len(done) else ():
         series = SEPARATOR.join(_level(column, first[column]) for column in varying)
-        size = f"{count(first['num_hidden_layers'], 'layer')} × {first['hidden_size']} wide"
+        size = (
+            f"{count(int(first['num_hidden_layers']), 'layer')} × {int(first['hidden_size'])} wide"
+        )
         label = ", ".join([size, *(_built(column, first) for column in varying)])
         depth, width = int(first["num_hidden_layers"]), int(first["hidden_size"])
         own = values[first["arm"]]
@@ -234,9 +236,10 @@ def answer(study: Study, evidence: Evidence) -> list[str]:
     finished = len(study.finished)
     if not finished:
         return [f"No trial has finished, so there is no answer yet{_of_how_many(study)}."]
+    gone = _gone(study)
     if evidence.arms.empty:
-        return _nothing_meets(study)
-    sentences = (
+        return [*gone, *_nothing_meets(study)]
+    sentences = gone + (
         _replicated_answer(study, evidence)
         if evidence.best is not None
         else _unreplicated_answer(study, evidence)
@@ -254,6 +257,19 @@ def answer(study: Study, evidence: Evidence) -> list[str]:
     if not study.facts.get("finished", True):
         sentences.append("The study is not finished; this is what its runs say so far.")
     return sentences
+
+
+def _gone(study: Study) -> list[str]:
+    """That finished runs have no record that can be read, so that what follows lacks them."""
+    ended = {str(t["key"]) for t in study.facts["trials"] if t.get("state") == State.COMPLETE}
+    reasons = [reason for key, reason in study.missing if key in ended - set(study.records)]
+    if not reasons:
+        return []
+    are = "is" if len(reasons) == 1 else "are"
+    return [
+        f"{len(reasons)} of {count(len(ended), 'finished run')} {are} missing here ({reasons[0]}); "
+        "the study's command does them again."
+    ]
 
 
 def nearest_runs(study: Study) -> pd.DataFrame:
@@ -288,17 +304,21 @@ def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
     assert evidence.best is not None, "asked only where two arms are replicated"
     best, n = evidence.arm(evidence.best), len(evidence.seeds)
     mean = f"{in_digits(study.metric, best['mean'], 3)} {study.unit}"
-    where = f"At {budget_words(study)}, best is {best.label} ({mean})"
-    level = [evidence.arm(name) for name in evidence.level]
+    budget, level = budget_words(study), [evidence.arm(name) for name in evidence.level]
+    out = evidence.cells.arm.nunique() - len(level)
+    where = f"At {budget}, best is {best.label} ({mean})"
+    if evidence.choice is not None and evidence.choice.take.arm != evidence.best:
+        among = "compared" if evidence.arms.replicated.all() else "with enough seeds to be compared"
+        where = f"At {budget}, {best.label} has the best mean of those {among} ({mean})"
     if len(level) == 1:
-        out = evidence.cells.arm.nunique() - 1
         sentences = [
             f"{where}; {count(out, 'other architecture')} {'is' if out == 1 else 'are'} left out "
             f"by a one-sided comparison over {n} seeds."
         ]
     else:
         comparison, order = within_noise(level, evidence.arms)
-        sentences = [f"{where}; {comparison} over {n} seeds.", order]
+        left = f", and {out} {'is' if out == 1 else 'are'} left out" if out else ""
+        sentences = [f"{where}; {comparison} over {n} seeds{left}.", order]
     if biased := _biased(evidence):
         sentences.append(biased)
     if evidence.choice is not None:
@@ -328,12 +348,16 @@ def _to_take(study: Study, evidence: Evidence) -> str:
     take = evidence.choice.take
     digits = 4 if evidence.metric in LOSSES else 3
     expected, high = (f"{take[name]:.{digits}f}" for name in ("regret", "regret_high"))
-    said = (
-        f"By all runs together, taking {evidence.arm(take.arm).label} is expected to cost "
-        f"{expected} {study.unit} (with 95% probability at most {high}); it is the best of those "
-        f"tried with probability {take.p_best:.2f}"
-    )
     arm = evidence.arm(take.arm)
+    who = (
+        f"By all runs together, taking {arm.label}"
+        if take.arm == evidence.best
+        else f"To choose one, take {arm.label}: by all runs together, exploring ones too, it"
+    )
+    said = (
+        f"{who} is expected to cost {expected} {study.unit} (with 95% probability at most {high}); "
+        f"it is the best of those tried with probability {take.p_best:.2f}"
+    )
     if not arm.replicated:
         said += f". It has {count(int(arm.tried), 'seed')}, too few to be among those compared"
     if evidence.choice.best_x is None:

@@ -94,6 +94,9 @@ class Panel:
     missing: tuple[str, ...]
     """Each cell that has no result, and why."""
     criteria: Criteria = BY_BPB
+    level: float = LEVEL
+    """The confidence level of its intervals; of `seeds=auto`, whose looks have their own, of all
+    looks together."""
     architectures: Mapping[str, Architecture] = field(default_factory=dict)
     """Of each arm, by its name."""
 
@@ -426,6 +429,7 @@ def weigh_panel(
         rows=rows,
         missing=missing,
         criteria=criteria,
+        level=LEVEL if auto else _level(table),
         architectures={
             arm["name"]: Architecture.from_dict(arm["architecture"]) for arm in content["arms"]
         },

@@ -109,6 +109,8 @@ class Subject(Generic[W]):
     """What must not change under the study's name."""
     facts: "Callable[[Session[W]], Mapping[str, Any]]"
     """What `study.json` says besides what it says of every study."""
+    remark: "Callable[[Session[W]], str]" = lambda session: ""
+    """What else a start says before it trains; empty for nothing."""
     pages: Sequence[Mapping[str, str]]
     """Options of `python -m reports`, of each page that shows it."""
     plot: str
@@ -286,6 +288,7 @@ class Session(Generic[W]):
             tasks=tuple(self.config.evaluate.tasks),
             unscored=self.job.unscored,
             lost=tuple(self.to_ask()[1]),
+            remark=self.subject.remark(self),
         )
 
     def _left(self, work: Work, done: int, kept: int) -> Estimate:
@@ -391,11 +394,14 @@ class Outlook:
     """Finished runs that are not scored yet."""
     lost: Sequence[str]
     """Those that cannot be scored, because their weights were not kept."""
+    remark: str = ""
+    """What the subject says of it besides."""
 
     def __str__(self) -> str:
         lines = [self.title]
         lines += [str(self.left)] if self.left.runs else []
         lines += self._of_text() if self.left.runs else []
+        lines += [self.remark] if self.remark else []
         lines += [self.not_exportable] if self.not_exportable else []
         if self.tasks:
             lines.append(

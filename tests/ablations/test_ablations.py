@@ -201,10 +201,20 @@ def test_a_table_is_made_once_and_regenerated_byte_for_byte(tmp_path: Path) -> N
     assert "4 of 4 runs done" in again.stdout
     assert {name: (folder / name).read_bytes() for name in names} == before
     assert json.loads((folder / "study.json").read_text())["table"]["looks"]["seeds"] == [2]
+    ahead = make(tmp_path, "seeds=4", "train=false")
+    assert (
+        "looks of this table: 2, at 2 and 4 seeds; intervals at the level of 99.9" in ahead.stdout
+    )
+    assert {name: (folder / name).read_bytes() for name in names} == before, "nothing was looked at"
     more = make(tmp_path, "seeds=3")
     assert more.returncode == 0, more.stderr
     assert json.loads((folder / "study.json").read_text())["table"]["looks"]["seeds"] == [2, 3]
-    assert "2, at 2 and 3 seeds" in (folder / "table.md").read_text()
+    said = (folder / "table.md").read_text()
+    assert "2, at 2 and 3 seeds" in said
+    level = re.search("intervals at the level of ([0-9.]+%)", said)
+    assert level
+    assert f"| {level[1]} interval |" in said
+    assert "| 95% interval |" not in said
     assert len(records(tmp_path)) == 6
     assert started.items() <= {k: r["started"] for k, r in records(tmp_path).items()}.items()
     (tmp_path / "small.yaml").write_text(TABLE + "      cycle: {sharing: cycle x2}\n")

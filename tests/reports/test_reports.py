@@ -496,6 +496,10 @@ def test_a_finished_trial_without_a_record_is_missing(tmp_path: Path) -> None:
     ((name, reason),) = read(study).missing
     assert name == study.trials[0]["key"]
     assert "is not there" in reason
+    first, second = answer(read(study), weigh(read(study)))[:2]
+    assert first.startswith("1 of 21 finished runs is missing here (")
+    assert "record.json is not there); the study's command does them again." in first
+    assert re.match(r"At 1\.0M parameters, best is \d+ layers? × \d+ wide", second)
 
 
 def test_a_torn_last_line_of_metrics_is_ignored(tmp_path: Path) -> None:
