@@ -51,7 +51,7 @@ class Estimate:
     waits: str | None = None
     """Why a GPU would be idle for much of the time, and what to do; None where it is kept busy."""
     memory: str | None = None
-    """What a typical run takes of a GPU's memory; None on a CPU, unless long work is planned."""
+    """What the largest run takes of a GPU's memory; None on a CPU, unless long work is planned."""
     h100: str | None = None
     """How long one would take; None on a GPU, and where a CPU takes less than `LONG_S`."""
     shared: str | None = None
@@ -97,10 +97,11 @@ def estimate(
     kept: int,
     pausing: int = 0,
     planning: bool = False,
+    gpus: int = 1,
 ) -> Estimate:
     """The cost of the remaining runs on this machine, if none is pruned; `kept` of them keep their
     weights, and `pausing` may keep a checkpoint. `planning`: nothing is trained now, and some
-    seconds may go into what the work would take of a GPU."""
+    seconds may go into what the work would take of a GPU, and of so many `gpus`."""
     left = max(0, work.total - done)
     to_do = work.flops * left / work.total
     rate, basis = speed(work, placement, runs)
@@ -117,10 +118,10 @@ def estimate(
         lost=what_is_lost(placement, work.architectures),
         together=together(placement, workers, seconds) if placement.gpus_per_run > 1 else None,
         shared=shared(placement) if on_gpu and placement.sharing > 1 else None,
-        h100=on_an_h100(work.typical, to_do) if long else None,
-        memory=memory(placement, work.typical)
+        h100=on_an_h100(work.typical, to_do, gpus) if long else None,
+        memory=memory(placement, largest_run(work))
         if on_gpu
-        else memory_of_an_h100(work.typical)
+        else memory_of_an_h100(largest_run(work))
         if long and planning
         else None,
         waits=waits_for_launches(work, placement) if on_gpu else None,
@@ -143,37 +144,42 @@ def shared(placement: Placement) -> str:
     return f"{placement.sharing} workers share each GPU, with {each} of its memory each"
 
 
-def memory(placement: Placement, run: Run) -> str:
-    """What the typical run of a settled placement takes, in a line."""
-    from search.train.memory import peak_memory
+def largest_run(work: Work) -> Run:
+    """The run that takes the most memory."""
+    from search.train.memory import largest
 
-    at_once = placement.micro_batch
-    assert at_once is not None, "settled"
+    return replace(work.typical, architecture=largest(work.architectures))
+
+
+def memory(placement: Placement, run: Run, of: float | None = None) -> str:
+    """What a run with a settled placement takes of so many bytes, by default those that a worker
+    has of this machine's GPU, in a line."""
+    from search.train.memory import fitting, peak_memory
+
+    assert placement.micro_batch is not None, "settled"
+    room = card().memory / placement.sharing if of is None else of
+    at_once = fitting(run.architecture, run.recipe, placement.micro_batch, room)
     peak = peak_memory(run.architecture, run.recipe, at_once).of(placement)
-    return (
-        f"memory: about {_bytes(peak)} of a GPU for a run of middle size, {at_once} "
-        "sequences at once"
-    )
+    return f"memory: about {_bytes(peak)} of a GPU for the largest run, {at_once} sequences at once"
 
 
 def memory_of_an_h100(run: Run) -> str:
     """The same where there is no GPU: with as many sequences at once as fit into an H100."""
-    from search.train.memory import fitting
-
     there = in_bf16(run)
-    fit = fitting(there.architecture, there.recipe, at_once_on_a_gpu(there), H100_BYTES)
-    return memory(Placement(device="cuda", micro_batch=fit), there)
+    usual = at_once_on_a_gpu(there)
+    return memory(Placement(device="cuda", micro_batch=usual), there, H100_BYTES)
 
 
-def on_an_h100(run: Run, to_do: float) -> str:
-    """How long so many FLOPs of runs such as this take it, in a line."""
+def on_an_h100(run: Run, to_do: float, gpus: int = 1) -> str:
+    """How long so many FLOPs of runs such as this take one, and several, in a line."""
     there, rate = in_bf16(run), UTILISATION_OF_A_GPU * H100_FLOPS_PER_S
     products, launches = micro_batch_s(there, at_once_on_a_gpu(there), rate)
     assumed = f"{UTILISATION_OF_A_GPU:.0%} of its {H100_FLOPS_PER_S / 1e12:.0f} TFLOP/s in bf16"
     if launches > products:
         rate *= products / launches
         assumed = f"it waits for kernels to start, {LAUNCH_S * 1e6:.0f} µs each"
-    return f"on one H100: about {duration(START_S + to_do / rate)} (assumed: {assumed})"
+    several = f", on {gpus} about {duration(START_S + to_do / rate / gpus)}" if gpus > 1 else ""
+    return f"on one H100: about {duration(START_S + to_do / rate)}{several} (assumed: {assumed})"
 
 
 def in_bf16(run: Run) -> Run:

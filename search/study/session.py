@@ -304,6 +304,9 @@ class Session(Generic[W]):
             kept,
             self.subject.pausing_runs,
             planning=not self.config.train,
+            gpus=workers * self.config.placement.gpus_per_run
+            if isinstance(workers := self.config.workers, int)
+            else 1,
         )
         if self.config.executor.name in HERE:
             return found

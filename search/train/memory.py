@@ -6,6 +6,7 @@ and need less. Buffers inside an operation are not seen.
 """
 
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
@@ -116,6 +117,12 @@ def _on_a_gpu(architecture: Architecture) -> Decoder:
         if isinstance(module, Attention):
             module.fused = True
     return model
+
+
+def largest(architectures: Iterable[Architecture]) -> Architecture:
+    """That which takes the most memory of those of one budget: what a token leaves for the backward
+    pass grows with layers times their widths."""
+    return max(architectures, key=lambda a: a.num_layers * (a.hidden_size + a.intermediate_size))
 
 
 def fitting(

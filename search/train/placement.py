@@ -256,11 +256,11 @@ def share_gpus(
 
 def _room_for(placement: Placement, architectures: Iterable[Architecture], recipe: Recipe) -> int:
     """How many of the largest runs fit into a GPU with the micro-batch of one that has it alone."""
-    from search.train.memory import HEADROOM, peak_memory  # which import this module
+    from search.train.memory import HEADROOM, largest, peak_memory  # which import this module
 
-    largest = max(architectures, key=lambda a: a.num_layers * (a.hidden_size + a.intermediate_size))
     usual = min(recipe.batch_size, max(1, GPU_TOKENS // recipe.seq_len))
-    peak = peak_memory(largest, recipe, placement.micro_batch or usual).of(placement)
+    at_once = placement.micro_batch or usual
+    peak = peak_memory(largest(architectures), recipe, at_once).of(placement)
     return int(HEADROOM * card().memory / peak)
 
 

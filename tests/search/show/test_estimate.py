@@ -16,6 +16,7 @@ from search.show.estimate import (
     Estimate,
     estimate,
     launches_in_words,
+    memory_of_an_h100,
     on_an_h100,
     recorded_speeds,
     speed,
@@ -93,6 +94,7 @@ def test_memory_and_waiting_are_lines_of_the_estimate() -> None:
 
 # --- Without a GPU, and with one ------------------------------------------------------------------
 
+LAYERS = ("layer_map", "num_hidden_layers")
 DEFAULT = Placement(device="cpu", threads=1, engine="autograd", micro_batch=1)
 
 
@@ -117,6 +119,23 @@ def test_hours_on_an_h100_are_flops_at_a_share_of_its_peak() -> None:
     assert on_an_h100(large, 16.2e18) == (
         "on one H100: about 11.4 h (assumed: 40% of its 989 TFLOP/s in bf16)"
     )
+    assert on_an_h100(large, 16.2e18, 8).startswith(
+        "on one H100: about 11.4 h, on 8 about 86 min ("
+    )
+
+
+def test_memory_is_of_the_largest_run(tmp_path: Path) -> None:
+    """Of equal parameters: the deeper leaves more for the backward pass."""
+    shape = ARCH.to_dict() | {"num_blocks": 4 * ARCH.num_blocks}
+    deep = Architecture.from_dict({k: v for k, v in shape.items() if k not in LAYERS})
+    facts = vars(work_of(1e22)) | {"architectures": [deep, ARCH]}
+    both = estimate(SimpleNamespace(**facts), 0, 1, DEFAULT, tmp_path, 0, planning=True)
+    alone = estimate(
+        SimpleNamespace(**facts | {"architectures": [deep], "typical": run_of(deep)}),
+        *(0, 1, DEFAULT, tmp_path, 0),
+        planning=True,
+    )
+    assert both.memory == alone.memory != memory_of_an_h100(run_of(ARCH))
 
 
 def test_hours_of_small_models_are_those_of_starting_kernels() -> None:
