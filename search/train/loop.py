@@ -613,14 +613,19 @@ def _within(rows: slice, span: slice) -> slice:
 
 
 _compiled: tuple[Any, ...] = ()
+VERSIONS = 256
+"""Of a layer that are compiled at most, as many as torch allows in all: one to learn and one to
+score for each width of FFN and size of micro-batch. Further ones are not compiled, with a line in
+the log alone; by default that begins with the ninth."""
 
 
 def _forget_other_shapes(run: Run) -> None:
-    """Keep one shape compiled in this process: beyond eight, torch silently stops compiling.
+    """Keep one shape compiled in this process, in all its versions.
 
-    On disk torch keeps them all, so that coming back to a shape takes about a second.
+    On disk torch keeps all shapes: coming back to one takes about a second (docs/decisions/108).
     """
     global _compiled
+    torch.compiler.config.recompile_limit = VERSIONS
     arch, recipe = run.architecture, run.recipe
     layers = dict(arch.identity) | {"layer_map": None}  # layers are compiled one by one
     shape = (tuple(layers.items()), recipe.seq_len, recipe.precision)
