@@ -614,15 +614,16 @@ def _within(rows: slice, span: slice) -> slice:
 
 _compiled: tuple[Any, ...] = ()
 VERSIONS = 256
-"""Of a layer that are compiled at most, as many as torch allows in all: one to learn and one to
-score for each width of FFN and size of micro-batch. Further ones are not compiled, with a line in
-the log alone; by default that begins with the ninth."""
+"""Of a layer that are compiled at most, which is all that torch allows of a function: one to learn
+and one to score for each width of FFN and size of micro-batch. By torch's default the ninth is left
+uncompiled, with a line in the log alone."""
 
 
 def _forget_other_shapes(run: Run) -> None:
     """Keep one shape compiled in this process, in all its versions.
 
-    On disk torch keeps all shapes: coming back to one takes about a second (docs/decisions/108).
+    On disk torch keeps all shapes: coming back to one takes a second or two
+    (docs/decisions/108-the-order-of-runs-ignores-compiled-code.md).
     """
     global _compiled
     torch.compiler.config.recompile_limit = VERSIONS
