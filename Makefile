@@ -39,10 +39,10 @@ gpu: .venv/installed-dev
 	$(BIN)/python -c 'import sys; from search.train.placement import gpus; gpus() or sys.exit("make gpu needs a GPU that torch sees; TORCH=… names a build of torch for it")'
 	failed=; \
 	$(BIN)/python -m pytest -m gpu || failed="pytest -m gpu"; \
-	for each in gpu proxy checkpoints; do \
+	for each in gpu proxy checkpoints compiling; do \
 	    $(BIN)/python -m benchmarks.$$each --save || failed="$$failed; benchmarks.$$each"; \
 	done; \
-	echo "please publish what this card has in benchmarks/results: gpu_CARD.md, proxy_CARD.md, proxy_CARD.png and checkpoints_CARD.md"; \
+	echo "please publish what this card has in benchmarks/results: gpu_CARD.md, proxy_CARD.md, proxy_CARD.png, checkpoints_CARD.md and compiling_CARD.md"; \
 	if [ "$$failed" ]; then echo "failed, wholly or in part: $${failed#; }"; exit 1; fi
 
 docs: .venv/installed-dev

@@ -613,14 +613,20 @@ def _within(rows: slice, span: slice) -> slice:
 
 
 _compiled: tuple[Any, ...] = ()
+VERSIONS = 256
+"""Of a layer that are compiled at most, which is all that torch allows of a function: one to learn
+and one to score for each width of FFN and size of micro-batch. By torch's default the ninth is left
+uncompiled, with a line in the log alone."""
 
 
 def _forget_other_shapes(run: Run) -> None:
-    """Keep one shape compiled in this process: beyond eight, torch silently stops compiling.
+    """Keep one shape compiled in this process, in all its versions.
 
-    On disk torch keeps them all, so that coming back to a shape takes about a second.
+    On disk torch keeps all shapes: coming back to one takes a second or two
+    (docs/decisions/108-the-order-of-runs-ignores-compiled-code.md).
     """
     global _compiled
+    torch.compiler.config.recompile_limit = VERSIONS
     arch, recipe = run.architecture, run.recipe
     layers = dict(arch.identity) | {"layer_map": None}  # layers are compiled one by one
     shape = (tuple(layers.items()), recipe.seq_len, recipe.precision)

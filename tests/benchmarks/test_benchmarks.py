@@ -1,8 +1,11 @@
 """The benchmarks run from end to end, at sizes that say nothing about speed."""
 
+import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from study_fixtures import write_text
+from torch import nn
 
 from benchmarks import (
     checkpoints,
+    compiling,
     fidelity,
     gpu,
     losses,
@@ -23,7 +28,6 @@ from benchmarks import (
     scaling,
     show,
     trial,
-    turns,
 )
 from benchmarks.turns import Contender
 from search.config import SearchConfig
@@ -165,7 +169,7 @@ def test_our_loop_meets_that_of_another_checkout(tmp_path: Path) -> None:
         "    raise RuntimeError(f'{name}, {run}, {placement} elsewhere')\n"
     )
     with (
-        turns.Contender(peers.checkout, tmp_path, "middle", threads=1) as other,
+        Contender(peers.checkout, tmp_path, "middle", threads=1) as other,
         pytest.raises(RuntimeError, match=r"ours, MIDDLE, \({}, 'MIDDLE'\) elsewhere"),
     ):
         other.seconds()
@@ -184,6 +188,26 @@ def test_a_shape_without_room_leaves_the_other_checkpoints(
     text = (quick / "checkpoints.md").read_text()
     assert "| small |" in text
     assert "- large: No space left on device\n" in text
+
+
+@pytest.mark.slow
+def test_what_a_run_waits_for_compiled_layers(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, and with graphs that are run as they are: code is generated for none."""
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    folders = []
+
+    def of_a_worker(runs: Sequence[Run], placement: Placement) -> list[compiling.Start]:
+        folders.append(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+        torch.compiler.reset()
+        return compiling.started(runs, placement)
+
+    monkeypatch.setattr(compiling, "of_a_worker", of_a_worker)
+    compiling.main(["--save", "--rounds", "2", "--device", "cpu"])
+    text = (quick / "compiling.md").read_text()
+    graphs = re.findall(r"^\| [a-z][^|]+\| (\d+) \| 0 \|", text, re.MULTILINE)
+    assert graphs == ["4", "0", "4", "4", "4"]
+    assert folders[0] == folders[1] != folders[2] == folders[3], "new code for each round"
 
 
 def test_results_of_a_card_stand_beside_those_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +248,8 @@ def test_make_gpu_runs_everything_whatever_fails(tmp_path: Path, sees: int) -> N
     if sees:
         assert said == [], "without a GPU nothing is measured"
         return
-    benchmarks = [f"-m benchmarks.{name} --save" for name in ("gpu", "proxy", "checkpoints")]
+    names = ("gpu", "proxy", "checkpoints", "compiling")
+    benchmarks = [f"-m benchmarks.{name} --save" for name in names]
     assert said == ["-m pytest -m gpu", *benchmarks]
     assert "failed, wholly or in part: pytest -m gpu; benchmarks.proxy\n" in done.stdout
     assert "please publish" in done.stdout

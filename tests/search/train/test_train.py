@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch._dynamo.utils import counters
 from train_fixtures import ARCH, HERE, ROOT, losses, run_of
 
@@ -314,10 +316,15 @@ def test_a_smaller_last_micro_batch_of_a_score_compiles_nothing(data: Data, tmp_
 
 @pytest.mark.slow
 def test_shapes_of_one_width_are_compiled_once(data: Data, tmp_path: Path) -> None:
-    """A worker of a study trains one shape after the other. Deeper ones have the layers of the
-    first; of another width all is compiled anew, and what was is no longer kept."""
-    made = []
-    for width, depth in ((32, 2), (32, 3), (32, 5), (48, 2), (48, 4), (32, 2)):
+    """A worker of a study trains one shape after the other. Deeper ones and other seeds have the
+    layers of the first; of another width all is compiled anew, and what was is no longer kept: it
+    comes back from the disk."""
+    torch.compiler.reset()
+    counters.clear()
+    made, generated = [], []
+    for seed, width, depth in (
+        (0, 32, 2), (0, 32, 3), (1, 32, 3), (0, 48, 2), (0, 48, 4), (2, 32, 2), (2, 32, 5)
+    ):  # fmt: skip
         arch = Architecture(
             vocab_size=300,
             hidden_size=width,
@@ -326,10 +333,56 @@ def test_shapes_of_one_width_are_compiled_once(data: Data, tmp_path: Path) -> No
             num_key_value_heads=1,
             intermediate_size=64,
         )
-        run = replace(run_of(data, tokens=2 * 4 * 32, eval_tokens=32 * 4), architecture=arch)
-        before = counters["stats"]["unique_graphs"]
+        run = run_of(data, tokens=2 * 4 * 32, eval_tokens=32 * 4)
+        graphs, hits, misses = (counters[group][name] for group, name in COUNTED)
         placement = replace(HERE, engine="autograd", compile="yes")
-        train(run, data, tmp_path / str(len(made)), placement=placement)
-        made.append(counters["stats"]["unique_graphs"] - before)
+        folder = tmp_path / str(len(made))
+        train(replace(run, architecture=arch, seed=seed), data, folder, placement=placement)
+        now = [counters[group][name] for group, name in COUNTED]
+        made.append(now[0] - graphs)
+        generated.append((now[1] - hits > 0, now[2] - misses))
     each = 4  # the layers' and the loss's, to learn and to score
-    assert made == [each, 0, 0, each, 0, each]
+    assert made == [each, 0, 0, each, 0, each, 0], "in another order a width is not kept"
+    assert generated[5] == (True, 0), "back to the first width: code is loaded, and none made"
+
+
+COUNTED = (
+    ("stats", "unique_graphs"),
+    ("inductor", "fxgraph_cache_hit"),
+    ("inductor", "fxgraph_cache_miss"),
+)
+
+
+@pytest.mark.slow
+def test_no_layer_of_a_shape_is_left_uncompiled(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five widths of FFN, to learn and to score. By default torch compiles eight versions of a
+    function; what comes then runs as it is, with a warning alone. And of one shape five sizes of
+    batch, as a table has them. Code is generated for none of it: graphs are counted."""
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    placement = replace(HERE, engine="autograd", compile="yes")
+    plain = Architecture(
+        vocab_size=300,
+        hidden_size=32,
+        num_blocks=5,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=128,
+    )
+    uneven = replace(plain, ffn_scaling="0.5..1.5")
+    assert len(set(uneven.ffn_widths)) == 5
+    torch.compiler.reset()
+    counters.clear()
+    run = replace(run_of(data, tokens=4 * 32, evaluations=1), architecture=uneven)
+    train(run, data, tmp_path / "uneven", placement=placement)
+    assert counters["stats"]["unique_graphs"] == 2 * 5 + 2
+    torch.compiler.reset()
+    counters.clear()
+    thin = replace(plain, num_blocks=1, num_hidden_layers=1, layer_map=None)
+    for size in (1, 2, 3, 4, 5):
+        run = replace(run_of(data, tokens=size * 32, batch_size=size), architecture=thin)
+        train(run, data, tmp_path / str(size), placement=placement)
+    assert counters["stats"]["unique_graphs"] == 5 * 4
+    assert not counters["unimplemented"], "such as a limit that was reached"
