@@ -1,7 +1,7 @@
 """The joint law on the page of a law, and a forecast beside what came."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -19,6 +19,7 @@ from reports.show.tables import (
     whole,
 )
 from reports.views.law_words import (
+    BY_JOINT,
     NOT_DETERMINED,
     bounded,
     depths,
@@ -31,7 +32,7 @@ from reports.weigh.forecast import ALPHA, EXPONENTS, MOST, JointLaw, beside, bes
 from reports.weigh.growth import determined
 from reports.weigh.joint import BOUNDS
 from space.tables import Column
-from space.words import join, magnitude
+from space.words import count, join, magnitude
 
 Part = tuple[str, Sequence[Column], Sequence[Sequence[Cell]]]
 
@@ -98,9 +99,9 @@ FORECAST = (
     Column("value", "predicted", decimals(4)),
     Column("ends", "95% interval", str, numeric=False),
     Column("came", "came", decimals(4), "mean over the seeds"),
-    Column("relative", "predicted difference", signed(4), "from the mean over these depths"),
+    Column("relative", "predicted, less the mean", signed(4)),
     Column("relative_ends", "95% interval of it", str, numeric=False),
-    Column("relative_came", "difference that came", signed(4)),
+    Column("relative_came", "came, less the mean", signed(4)),
     Column("inside", "inside", str, numeric=False),
 )
 
@@ -139,6 +140,11 @@ def words(joined: JointLaw) -> list[str]:
     sentences.append(_refuted(joined.exponents))
     if len(rows):
         sentences.append(kept_promises(rows))
+    if joined.unweighable:
+        sentences.append(
+            "How many runs would refute one growth if another is true is not computed, since "
+            f"{joined.unweighable}."
+        )
     return sentences
 
 
@@ -214,8 +220,10 @@ def _parameters(joined: JointLaw) -> pd.DataFrame:
     for name, meaning in MEANINGS.items():
         if name in joined.intervals:
             ends = _within_bounds(name, *joined.intervals[name])
-            rows.append({"name": name, "value": law.parameter(name), "ends": ends})
-            rows[-1]["meaning"] = meaning
+            label = BY_JOINT if name == "growth" else name
+            rows.append({"name": label, "value": law.parameter(name), "ends": ends})
+            held = "; the best fit is at a bound" if name in law.at_bound else ""
+            rows[-1]["meaning"] = f"{meaning}{held}"
     for name, variance in vars(law.variances).items():
         rows.append({"name": f"sd of {name}", "value": math.sqrt(variance), "ends": None})
         rows[-1]["meaning"] = "deviations from the law, restricted maximum likelihood"
@@ -236,6 +244,8 @@ def _published(joined: JointLaw) -> pd.DataFrame:
 
 def _needed(joined: JointLaw) -> pd.DataFrame:
     rows = joined.needed
+    if not len(rows):
+        return rows
     text = decimals(2)
     return pd.DataFrame(
         {
@@ -282,6 +292,8 @@ def beside_what_came(forecast: Mapping[str, Any], cells: pd.DataFrame) -> tuple[
     last = cells[cells.tokens == cells.tokens.max()]
     said = pd.DataFrame(forecast["architectures"]).astype(float).set_index("depth")
     came = last.groupby("depth").value.mean()
+    best = int(came.idxmin())
+    unpaired = _unpaired(said.index, came.index)
     both = [depth for depth in said.index if depth in came.index]
     if len(both) < 2:
         raise ValueError(
@@ -301,15 +313,26 @@ def beside_what_came(forecast: Mapping[str, Any], cells: pd.DataFrame) -> tuple[
         relative_ends=_spans(rows.relative_low, rows.relative_high, 4),
     )
     sizes = beside(rows, rows.came)
-    best = rows.depth[int(rows.came.argmin())]
     text = (
         f"Forecast at commit {forecast['commit']} from {len(forecast['records'])} runs of "
         f"{join(forecast['studies'])}. Best depth: {_best(forecast)}; the lowest "
-        f"mean came at {best:g} layers. Differences between depths lie inside their intervals in "
-        f"{sizes['inside']} of {sizes['among']} cases and are off by {sizes['off']:.4f} (root mean "
-        f"square); all came {sizes['level']:+.4f} above the prediction.\n\n"
+        f"mean came at {count(best, 'layer')}. Differences from the mean over the "
+        f"depths of the table lie inside their intervals in {sizes['inside']} of {sizes['among']} "
+        f"cases and are off by {sizes['off']:.4f} (root mean square); the mean itself came "
+        f"{abs(sizes['level']):.4f} {'above' if sizes['level'] > 0 else 'below'} the prediction."
+        f"{unpaired}\n\n"
     )
     return text + markdown_table(*printed_rows(rows, FORECAST)), rows
+
+
+def _unpaired(said: Iterable[float], came: Iterable[float]) -> str:
+    """The depths of only one side, in sentences."""
+    ran, asked = (
+        join([f"{depth:g}" for depth in sorted(set(own) - set(others))])
+        for own, others in ((came, said), (said, came))
+    )
+    text = f" Not in the forecast, so not in the table: runs of {ran} layers." if ran else ""
+    return f"{text} Without runs, so not in the table: {asked} layers." if asked else text
 
 
 def _spans(low: "pd.Series[float]", high: "pd.Series[float]", digits: int) -> "pd.Series[Any]":

@@ -39,10 +39,13 @@ def headline(law: Law) -> str:
     said = f"as N^{decimals(2)(line.exponent)} (95% interval {spanned(low, high, 2)})"
     if low > 0 or high < 0:
         grows = "grows" if low > 0 else "falls"
-        return f"The best depth {grows} {said}: from {fitted[0]} to {fitted[1]} {law.counted}."
+        return (
+            f"The best depth {grows} {said}: from {fitted[0]} to {fitted[1]} {law.counted}, by a "
+            "line through the budgets' best depths."
+        )
     return (
-        f"Whether the best depth grows is unresolved: {said}, with {fitted[0]} and {fitted[1]} "
-        f"{law.counted}."
+        f"Whether the best depth grows is unresolved: {said}, by a line through the budgets' best "
+        f"depths with {fitted[0]} and {fitted[1]} {law.counted}."
     )
 
 
@@ -53,9 +56,36 @@ def opening(law: Law) -> list[str]:
 
 
 def hedges(law: Law) -> list[str]:
-    """How certain the answer is: the prediction of the held-out largest budget, the extrapolation,
-    and the budgets left out."""
-    return [held_out_in_words(law), *_extrapolated(law), *_left_out(law)]
+    """How certain the answer is: which estimate of the growth it has, the prediction of the
+    held-out largest budget, the extrapolation, and the budgets left out."""
+    return [which_growth(law), held_out_in_words(law), *_extrapolated(law), *_left_out(law)]
+
+
+BY_LINE = "growth, line through best depths"
+BY_ONE_VALLEY = "growth, one valley for all budgets"
+BY_JOINT = "growth, joint law"
+"""Three estimates of one quantity, as tables name them."""
+
+
+def which_growth(law: Law) -> str:
+    """The growths in the tables, which of them to trust, and why."""
+    text = decimals(2)
+    others = [f"one valley for all budgets ({text(law.quality.parameters['depth_exponent'])})"]
+    if law.joined is not None:
+        known = all(map(math.isfinite, law.joined.intervals["growth"]))
+        value = text(law.joined.law.parameter("growth")) if known else NOT_DETERMINED
+        others.append(f"the joint law ({value})")
+    if law.growth is None:
+        return (
+            f"Do not rely on the growth in the tables by {join(others)}: fewer than two budgets "
+            "have a best depth by their own runs."
+        )
+    assume = "assume" if len(others) > 1 else "assumes"
+    return (
+        f"Of the growths in the tables trust the line's ({text(law.growth.exponent)}): it takes "
+        f"each best depth from that budget's runs alone, while {join(others)} {assume} what the "
+        "valleys have in common."
+    )
 
 
 def held_out_in_words(law: Law) -> str:
@@ -110,7 +140,9 @@ def _left_out(law: Law) -> list[str]:
     )
     return [
         "By the curve through all depths no optimum inside those tried, so not part of the fitted "
-        f"growth: {at}. More depths, by space.axes.num_blocks=[…], or more seeds would show it."
+        f"growth: {at}. More depths would show it, or more seeds. Depths: the same command with "
+        "space.axes.num_blocks=[…] and another study=NAME, since a study keeps its space. Seeds: "
+        "the same command with higher n_trials and replicates.seeds."
     ]
 
 

@@ -23,6 +23,8 @@ from reports.show.tables import (
 )
 from reports.views import joint_law, law_figures
 from reports.views.law_words import (
+    BY_LINE,
+    BY_ONE_VALLEY,
     best_in_words,
     command,
     depths,
@@ -49,7 +51,9 @@ from space.words import magnitude
 
 BUDGETS = (
     Column("budget", "budget", magnitude, "of the parameters that the law counts"),
-    Column("best", "best depth", str, "at the bottom of the fitted valley", numeric=False),
+    Column(
+        "best", "best depth, by its own valley", str, "at the bottom of the fitted valley", False
+    ),
     Column("interval", "95% interval", str, "of the best depth", numeric=False),
     Column("lowest", "lowest tried", whole, "the depth with the lowest mean"),
     Column("at_best", "at the bottom", decimals(4), "fitted value of the metric there"),
@@ -130,8 +134,11 @@ def parameter_rows(law: Law) -> pd.DataFrame:
         "level": ("E + A", f"{unit} of the best depth at N0 = {at}"),
         "exponent": ("α", "exponent of the rest in N, tokens growing in proportion"),
         "curvature": ("c", f"increase in {unit} one e-fold of depth away from the best"),
-        "log_depth": ("best depth at N0", "from the joint fit"),
-        "depth_exponent": ("growth of best depth, joint", "d log best depth / d log N"),
+        "log_depth": ("best depth at N0", "by this formula"),
+        "depth_exponent": (
+            BY_ONE_VALLEY,
+            "d log best depth / d log N by this formula, which has one curvature for all budgets",
+        ),
     }
     rows: list[dict[str, Any]] = []
     for name, (symbol, meaning) in meanings.items():
@@ -152,10 +159,7 @@ def parameter_rows(law: Law) -> pd.DataFrame:
         )
         meaning = f"the line through the budgets' best depths{by}"
         ends = spanned(*line.interval, 4)
-        rows.append(
-            {"name": "growth of best depth, line", "value": line.exponent, "interval": ends}
-            | {"told": meaning}
-        )
+        rows.append({"name": BY_LINE, "value": line.exponent, "interval": ends} | {"told": meaning})
     return pd.DataFrame(rows)
 
 

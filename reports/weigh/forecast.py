@@ -18,12 +18,12 @@ from scipy.special import ndtri, stdtrit
 from reports.read.study import Study
 from reports.weigh.fits import Interval
 from reports.weigh.growth import determined, growth
-from reports.weigh.joint import NAMES, Joint, Runs, joint
+from reports.weigh.joint import NAMES, OF_LEVEL, Joint, Runs, joint
 from reports.weigh.valley import INSIDE, NONE, Valley
-from space.budget import Budget
+from space.budget import COARSE_DEVIATION, Budget
 from space.commit import commit
-from space.seals import read_json, sealed_json
-from space.words import magnitude
+from space.seals import sealed_json, whole_json
+from space.words import join, magnitude
 
 EXPONENTS = {
     0.0: "the best depth does not grow",
@@ -34,6 +34,8 @@ EXPONENTS = {
 ALPHA = 0.05
 """For all of these together (Bonferroni)."""
 POWER = 0.8
+FIELDS = ("budget", "commit", "studies", "records", "best_depth", "architectures")
+"""Of a forecast's file, which hold it beside what came."""
 MOST = 64
 """Times the runs there are, and budgets beyond the largest: where a power calculation ends."""
 
@@ -110,11 +112,23 @@ class JointLaw:
         frame = pd.DataFrame(rows)
         return frame.assign(refuted=frame.p < ALPHA / len(EXPONENTS))
 
+    @property
+    def unweighable(self) -> str:
+        """Why these runs do not say how many more would be needed; empty where they do. Errors of
+        other runs are extrapolated from the slopes of the fitted curve: these say little of a
+        growth whose interval is open, or of a valley at a bound of its parameters."""
+        if not all(map(math.isfinite, self.intervals["growth"])):
+            return "the growth itself is not determined"
+        held = [name for name in self.law.at_bound if name not in OF_LEVEL]
+        return f"the best fit has {join(held)} at a bound" if held else ""
+
     @cached_property
     def needed(self) -> pd.DataFrame:
         """What it would take to refute one exponent if its neighbour is true, with 80% power: `one
         other plan runs compute`, the two last in multiples of what there is; NaN where no number
-        tried is enough."""
+        tried is enough. No rows where these runs do not say (`unweighable`)."""
+        if self.unweighable:
+            return pd.DataFrame()
         values = sorted(EXPONENTS)
         return pd.DataFrame(
             [
@@ -217,8 +231,8 @@ def forecast_files(law: Any, budget: str | None) -> dict[str, bytes]:
     """The file of a forecast by name, from a `reports.weigh.law.Law`; none where none is asked for.
 
     Raises:
-        ValueError: no budget that the law counts, too few runs for a joint law, or runs that do not
-            determine the best depth of the budget.
+        ValueError: no budget that the law counts, one that it was made from, too few runs for a
+            joint law, or runs that do not determine the best depth of the budget.
     """
     if budget is None:
         return {}
@@ -230,6 +244,13 @@ def forecast_files(law: Any, budget: str | None) -> dict[str, bytes]:
     asked = Budget.parse(budget if ":" in budget else f"{law.kind}:{budget}")
     if asked.kind != law.kind:
         raise ValueError(f"a forecast must count {law.kind}, as its law does, but got {budget}")
+    for known, study in law.joined.budget_of.items():
+        if _same(asked.value, known):
+            raise ValueError(
+                f"a forecast must be of a budget that is still to be trained, but {study}, which "
+                f"the law is made from, has {magnitude(known)}; give another budget, or leave "
+                f"{study} out of study=[…] to see it predicted"
+            )
     metric = str(law.studies[0].metric)
     said = forecast(law.joined, float(asked.value), law.kind, metric, commit())
     if not determined(*best_ends(said)):
@@ -239,6 +260,11 @@ def forecast_files(law: Any, budget: str | None) -> dict[str, bytes]:
             "tried"
         )
     return {f"forecast_{magnitude(asked.value)}.json": sealed_json(said)}
+
+
+def _same(one: float, other: float) -> bool:
+    """Whether two budgets differ by no more than their names round, or architectures miss them."""
+    return magnitude(one) == magnitude(other) or abs(one / other - 1) <= COARSE_DEVIATION
 
 
 def require_unwritten(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -301,7 +327,8 @@ def read_forecast(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"forecast must be a budget or a file, but there is no {path}")
-    content = read_json(path)
-    if not isinstance(content, dict) or "best_depth" not in content:
-        raise ValueError(f"{path} must hold a forecast, but lacks best_depth; give forecast_….json")
+    remedy = "take it as it was committed, or write it anew: page=laws study=[…] forecast=BUDGET"
+    content: dict[str, Any] = whole_json(path, "a forecast as it was written", remedy)
+    if lacking := [name for name in FIELDS if name not in content]:
+        raise ValueError(f"{path} must hold a forecast, but lacks {lacking[0]}; {remedy}")
     return content

@@ -265,8 +265,19 @@ class Joint:
         inner = np.linalg.pinv(weighed / np.outer(scale, scale), rcond=1e-10, hermitian=True)
         return np.asarray(inner / np.outer(scale, scale))
 
+    @property
+    def at_bound(self) -> list[str]:
+        """The fitted parameters that lie at a bound: slopes say nothing of them."""
+        return [NAMES[place] for place in self.free if self._held(place)]
+
+    def _held(self, place: int) -> bool:
+        low, high = BOUNDS[NAMES[place]]
+        return not low + 1e-6 < self.theta[place] < high - 1e-6
+
     def error_of(self, name: str, runs: Runs, variances: Variances | None = None) -> float:
-        """The standard error that a parameter would have with other runs."""
+        """The standard error that a parameter would have with other runs; infinite at a bound."""
+        if name in self.at_bound:
+            return math.inf
         place = self.free.index(NAMES.index(name))
         return math.sqrt(self.covariance_of(runs, variances)[place, place])
 
@@ -289,9 +300,8 @@ class Joint:
         """(n, free parameters) central differences; 0 for a parameter at its bound."""
         columns = []
         for place in self.free:
-            low, high = BOUNDS[NAMES[place]]
             step = 1e-5 * max(1.0, abs(self.theta[place]))
-            if not low + 1e-6 < self.theta[place] < high - 1e-6:
+            if self._held(place):
                 columns.append(np.zeros_like(depth))
                 continue
             ends = [self.theta + sign * step * (np.arange(len(NAMES)) == place) for sign in (1, -1)]

@@ -3,7 +3,6 @@
 Further records may differ in tokens per parameter, which separates parameters from tokens.
 """
 
-import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from reports.read.study import Study
 from search.objectives import LOSSES
 from search.record import Record, architecture_id
 from search.states import Status
+from space.seals import parse_json
 
 MAY_DIFFER = ("tokens", "warmup_fraction", "horizons", "evaluations")
 """Of the recipe: how long a run was, and where it was read."""
@@ -28,7 +28,7 @@ def cells(studies: Sequence[Study], besides: Sequence[Path] = ()) -> pd.DataFram
     or file has of one budget and number of tokens.
 
     Raises:
-        ValueError: a place without records, or records of another recipe or text.
+        ValueError: a place without records, a damaged one, or records of another recipe or text.
     """
     metric, kind = studies[0].metric, str(studies[0].facts["budget"]["kind"])
     if metric not in LOSSES:
@@ -66,21 +66,31 @@ def _rows(record: Record, metric: str, kind: str, group: str) -> Iterator[dict[s
 def _read(path: Path) -> list[Record]:
     """The finished records of a folder, or of a `records.tar.xz`."""
     if path.is_dir():
-        texts = [file.read_bytes() for file in sorted(path.rglob("record.json"))]
+        texts = {str(file): file.read_bytes() for file in sorted(path.rglob("record.json"))}
     elif path.is_file() and tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:
             members = [m for m in archive.getmembers() if Path(m.name).name == "record.json"]
-            files = [archive.extractfile(m) for m in sorted(members, key=lambda m: m.name)]
-            texts = [file.read() for file in files if file is not None]
+            files = {m.name: archive.extractfile(m) for m in sorted(members, key=lambda m: m.name)}
+            texts = {f"{path}: {n}": file.read() for n, file in files.items() if file is not None}
     else:
-        texts = []
-    records = [Record.from_dict(json.loads(text)) for text in texts]
+        texts = {}
+    records = [_record(*named) for named in texts.items()]
     found = [record for record in records if record.status == Status.FINISHED]
     if not found:
         raise ValueError(
             f"besides must name folders or archives of records, but {path} has no finished one"
         )
     return found
+
+
+def _record(name: str, text: bytes) -> Record:
+    try:
+        return Record.from_dict(parse_json(text)[0])
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{name} must hold a run's record, but {error}; take it as it was written, or leave it "
+            "out of besides"
+        ) from None
 
 
 def _require_alike(first: Record, record: Record, path: Path) -> None:

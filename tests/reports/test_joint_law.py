@@ -21,10 +21,16 @@ from reports.__main__ import ReportsConfig, make
 from reports.read.study import read_study
 from reports.views import joint_law
 from reports.views.joint_law import beside_what_came
-from reports.weigh.forecast import JointLaw, forecast_files, require_unwritten
+from reports.weigh.forecast import (
+    JointLaw,
+    forecast_files,
+    read_forecast,
+    require_unwritten,
+)
 from reports.weigh.joint import NAMES, Joint, Runs, Variances, curve, fitted, joint, valley
 from reports.weigh.joint_runs import cells
 from reports.weigh.law import read_law
+from space.seals import read_json, sealed_json, write_json
 
 
 def planted(
@@ -196,6 +202,11 @@ def test_a_forecast_is_written_once_and_scored_on_what_came(tmp_path: Path) -> N
     ("given", "said"),
     [
         ({"forecast": "parameters:4m"}, "must count non_embedding_parameters"),
+        (
+            {"forecast": "1m"},
+            "still to be trained, but law_1m, which the law is made from, has 1.0M",
+        ),
+        ({"forecast": "504k"}, "still to be trained, but law_500k"),
         ({"forecast": "no.json"}, "there is no no.json"),
         ({"besides": ["nowhere"]}, "nowhere has no finished one"),
     ],
@@ -211,6 +222,92 @@ def test_what_a_forecast_cannot_be_made_of_is_refused(
     assert said in capsys.readouterr().err
     with pytest.raises(ValueError, match="must go with page=laws"):
         ReportsConfig(study="a", **given)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: "", "cannot be read"),
+        (lambda content: content.replace("2", "3", 1), "its digest do not belong together"),
+        (lambda content: "[1]", "holds a list"),
+        (lambda content: '{"best_depth": 1}', "lacks budget"),
+    ],
+)
+def test_a_forecast_that_is_damaged_is_named_with_what_to_do(
+    tmp_path: Path, change: Any, said: str
+) -> None:
+    path = tmp_path / "forecast_8.0M.json"
+    path.write_text(change(sealed_json(PREDICTION).decode()))
+    with pytest.raises(ValueError, match=said) as refused:
+        read_forecast(path)
+    assert str(path) in str(refused.value)
+    assert "take it as it was committed, or write it anew" in str(refused.value)
+
+
+PREDICTION: dict[str, Any] = {
+    **{"budget": {"kind": "parameters", "value": 8_000_000}, "commit": "0123", "studies": ["a"]},
+    **{"records": ["made from"], "best_depth": {"value": 3.0, "low": 2.0, "high": 4.0}},
+    "architectures": [
+        {"depth": depth, "value": value, "low": value - 1, "high": value + 1}
+        | {"relative": value - 2.05, "relative_low": value - 2.15, "relative_high": value - 1.95}
+        for depth, value in ((1, 2.1), (2, 2.0), (3, 2.02), (4, 2.08))
+    ],
+}
+
+
+def came(moved: float, values: dict[int, float]) -> pd.DataFrame:
+    rows = [
+        {"depth": depth, "value": value + moved, "tokens": 8e6, "key": f"{depth}"}
+        for depth, value in values.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_what_came_is_below_or_above_the_prediction_by_its_sign() -> None:
+    as_said = {1: 2.1, 2: 2.0, 3: 2.02, 4: 2.08}
+    below, _ = beside_what_came(PREDICTION, came(-0.0398, as_said))
+    assert "the mean itself came 0.0398 below the prediction." in below
+    above, _ = beside_what_came(PREDICTION, came(0.0398, as_said))
+    assert "the mean itself came 0.0398 above the prediction." in above
+    assert "not in the table" not in above
+    assert "| predicted, less the mean |" in above
+    assert "Differences from the mean over the depths of the table" in above
+
+
+def test_depths_of_one_side_alone_are_said_and_may_have_the_lowest_mean() -> None:
+    text, rows = beside_what_came(PREDICTION, came(0.0, {2: 2.0, 3: 2.02, 5: 1.9, 7: 2.3}))
+    assert list(rows.depth) == [2, 3]
+    assert "the lowest mean came at 5 layers" in text
+    assert "Not in the forecast, so not in the table: runs of 5 and 7 layers." in text
+    assert "Without runs, so not in the table: 1 and 4 layers." in text
+
+
+def placed(**moved: float) -> JointLaw:
+    """A law at the parameters behind its runs, some of them moved."""
+    truth = TRUTH | moved
+    runs = planted(truth, apart=False).assign(key="a")
+    theta = np.array([truth[name] for name in NAMES])
+    law = Joint(Runs.of(runs), (14.5, 14.5), theta, Variances(0, 0, 0, 1e-4))
+    return JointLaw(runs, law, (), 1.0, {})
+
+
+def test_what_it_takes_to_refute_a_growth_is_not_said_where_slopes_say_nothing() -> None:
+    sound = placed()
+    assert not sound.law.at_bound
+    assert len(sound.needed) == 6
+    assert "not computed" not in " ".join(joint_law.words(sound))
+    steep = placed(asymmetry=-2.5)
+    assert not len(steep.needed)
+    assert "not computed, since the best fit has asymmetry at a bound" in joint_law.words(steep)[-1]
+    assert not any("would refute" in title for title, *_ in joint_law.parts(steep))
+    for free in (placed(growth=4.0), placed(growth=-4.0)):
+        assert free.law.at_bound == ["growth"]
+        assert free.law.error_of("growth", free.law.runs) == math.inf
+    loose = Joint(sound.law.runs, (14.5, 14.5), sound.law.theta, Variances(0, 0, 0, 1e6))
+    unknown = JointLaw(sound.cells, loose, (), 1.0, {})
+    assert not len(unknown.needed)
+    said = "not computed, since the growth itself is not determined"
+    assert said in joint_law.words(unknown)[-1]
 
 
 def test_what_runs_leave_open_is_not_determined_and_its_forecast_is_refused() -> None:
@@ -243,6 +340,11 @@ def test_records_beside_a_law_separate_size_and_tokens_and_must_be_of_its_recipe
     low, high = law.interval("growth")
     assert low < GROWTH < high
     for record in (tmp_path / "b" / "runs").rglob("record.json"):
-        record.write_text(record.read_text().replace('"schedule": "wsd"', '"schedule": "cosine"'))
+        values = read_json(record)
+        values["recipe"]["schedule"] = "cosine"
+        write_json(record, values)
     with pytest.raises(ValueError, match="schedule is cosine"):
+        cells(studies, [tmp_path / "b"])
+    record.write_text("")
+    with pytest.raises(ValueError, match=f"{record} must hold a run's record, but it cannot be"):
         cells(studies, [tmp_path / "b"])
