@@ -21,6 +21,8 @@ from hydra.errors import HydraException
 from space.overrides import CONF, spelt
 from space.words import command
 
+REFUSED = 2
+"""Exit code of a start whose options are wrong: its study is another than what was asked for."""
 INTERRUPTED = 130
 """Exit code of a start that was stopped by a signal: no further one follows."""
 
@@ -91,8 +93,8 @@ def wants_law(given: Sequence[str], how: Several) -> bool:
 def start(module: str, flags: Sequence[str], jobs: Sequence[Job], law: bool, make: bool) -> int:
     """Run the jobs one after the other, each with these flags. The worst of their exit codes.
 
-    `law`: whether studies of several budgets make one, whose command is then said; `make`: whether
-    it is given too.
+    `law`: whether studies of several budgets make one, whose command is then said, without those
+    whose options were refused; `make`: whether it is given too.
     """
     codes: list[int] = []
     for number, job in enumerate(jobs, 1):
@@ -102,7 +104,8 @@ def start(module: str, flags: Sequence[str], jobs: Sequence[Job], law: bool, mak
             left = len(jobs) - number
             print(f"stopped; {left} more were to follow, and the same command goes on")
             return INTERRUPTED
-    for words in _laws(jobs) if law else []:
+    able = [job for job, code in zip(jobs, codes, strict=True) if code != REFUSED]
+    for words in _laws(able) if law else []:
         if make and max(codes) == 0:
             codes.append(_run([sys.executable, "-m", *words]))
         else:
@@ -133,9 +136,13 @@ def _laws(jobs: Sequence[Job]) -> list[list[str]]:
     for job in jobs:
         others = tuple((name, value) for name, value in job.swept.items() if name != "budget")
         groups.setdefault(others, []).append(job)
-    outputs = [word for word in jobs[0].given if _option(word) == "outputs"]
     return [
-        ["reports", "page=laws", f"study=[{','.join(job.study for job in group)}]", *outputs]
+        [
+            "reports",
+            "page=laws",
+            f"study=[{','.join(job.study for job in group)}]",
+            *(word for word in group[0].given if _option(word) == "outputs"),
+        ]
         for group in groups.values()
         if len({job.swept.get("budget") for job in group}) > 1
     ]

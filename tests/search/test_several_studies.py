@@ -36,6 +36,14 @@ def test_a_study_for_each_combination_and_a_line_for_the_law(tmp_path: Path) -> 
     assert f"1 of 2: {studies[0]}" in ended.stdout
     law = f"python -m reports page=laws 'study=[{','.join(studies)}]'"
     assert ended.stdout.splitlines()[-1].endswith(law)
+    deeper = ("-m", "--config-dir", "my conf", *few, "space.axes.num_blocks=[1,2,3]", "train=false")
+    refused = run(tmp_path, *deeper)
+    assert refused.returncode == 2
+    assert refused.stderr.count("choose another name with study=NAME") == 2
+    assert "a law over these studies" not in refused.stdout
+    named = run(tmp_path, *deeper, "study=deeper")
+    assert named.returncode == 0, named.stderr
+    assert "study=[deeper_budget100k,deeper_budget120k]" in named.stdout.splitlines()[-1]
 
 
 def test_the_worst_exit_code_is_the_commands_and_the_others_are_done(tmp_path: Path) -> None:

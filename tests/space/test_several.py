@@ -4,6 +4,7 @@ import pytest
 
 from ablations.__main__ import name_of as table_of
 from search.__main__ import name_of
+from space import several
 from space.several import Job, Several, _laws, jobs_of, wants_law
 
 SEARCH = Several(naming="study", name=name_of, law=lambda studies, folders: None)
@@ -73,6 +74,30 @@ def test_a_law_is_over_studies_that_differ_in_budget_alone() -> None:
         ["reports", "page=laws", "study=[1m_1,2m_1]", "outputs=o"],
     ]
     assert _laws([jobs[0], jobs[1]]) == [], "one budget"
+
+
+@pytest.mark.parametrize(
+    ("codes", "law"),
+    [
+        ([2, 2, 2], ""),
+        ([2, 2, 0], ""),
+        ([0, 2, 1], "study=[1m,4m]"),
+        ([0, 1, 0], "study=[1m,2m,4m]"),
+    ],
+)
+def test_a_law_is_not_over_studies_whose_options_were_refused(
+    codes: list[int],
+    law: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    left = iter(codes)
+    monkeypatch.setattr(several, "_run", lambda words: next(left))
+    jobs = [Job((), budget, {"budget": budget}) for budget in ("1m", "2m", "4m")]
+    assert several.start("search", [], jobs, law=True, make=True) == max(codes)
+    said = capsys.readouterr().out
+    assert ("a law over these studies" in said) == bool(law)
+    assert law in said
 
 
 def test_tables_are_told_apart_too() -> None:
