@@ -9,6 +9,7 @@ import pandas as pd
 
 from reports.read.study import plain
 from reports.show.figures import SERIES, Json, print_files
+from reports.show.tables import whole
 from reports.weigh.law import Law
 from reports.weigh.valley import INSIDE, Valley
 from space.sharing import MOST_LAYERS
@@ -22,8 +23,8 @@ POINTS = 60
 """Of a curve."""
 COLUMNS = 2
 """Of the page's panels."""
-LAYERS = (1, 2, 3, 5, 10, 20, 30, 50, 100)
-"""Marked on the axis of best depths."""
+WIDE = 2.2
+"""Decades of best depths beyond which an axis has room for two marks in each, and not four."""
 SOFT = "#9a9da2"
 
 
@@ -171,14 +172,24 @@ def _valley(valley: Valley, color: str) -> Iterator[Json]:
 def _growth(law: Law) -> Json:
     data = [*_predicted(law), _best_depths(law), *_beyond(law), _published(law)]
     x = {"type": "log", "title": {"text": f"N ({law.counted})"}, "exponentformat": "SI"}
+    ends = _reach(law, data)
+    marked = marks(*ends)
     y = {
         "type": "log",
         "title": {"text": "Best depth (layers)", "standoff": 14},
-        "tickvals": LAYERS,
-        "ticktext": [str(layers) for layers in LAYERS],
-        "range": _reach(law, data),
+        "tickvals": marked,
+        "ticktext": [whole(layers) for layers in marked],
+        "range": ends,
     }
-    return {"data": data, "layout": _layout(x, y)}
+    return {"data": data, "layout": _layout(x, y) | {"annotations": list(_names(law))}}
+
+
+def marks(low: float, high: float) -> list[int]:
+    """The depths marked on an axis between two logarithms to base 10."""
+    steps = (1, 2, 3, 5) if high - low <= WIDE else (1, 3)
+    decades = range(math.floor(high) + 1)
+    depths = [step * 10**decade for decade in decades for step in steps]
+    return [depth for depth in depths if low <= math.log10(depth) <= high]
 
 
 def _reach(law: Law, data: Sequence[Json]) -> list[float]:
@@ -238,17 +249,33 @@ def _beyond(law: Law) -> Iterator[Json]:
 
 def _published(law: Law) -> Json:
     rows = law.predicted.sort_values("size")
-    places = [("bottom left", "top left")[number % 2] for number in range(len(rows))]
     return _trace(
         rows["size"],
         rows.layers,
-        "markers+text",
+        "markers",
         name="MobileLLM (published)",
         text=list(rows.name),
-        textposition=places,  # so that neighbours leave each other room
         marker={"color": "var(--series-2)", "size": 9, "symbol": "diamond"},
         hovertemplate="%{text}: %{y} layers<extra></extra>",
     )
+
+
+def _names(law: Law) -> Iterator[Json]:
+    """The names of published models, on a ground of their own: lines may pass behind them."""
+    for number, row in enumerate(law.predicted.sort_values("size").to_dict("records")):
+        above = number % 2 == 1  # so that neighbours leave each other room
+        yield {
+            "text": row["name"],
+            "x": math.log10(row["size"]),
+            "y": math.log10(row["layers"]),
+            "xanchor": "right",
+            "yanchor": "bottom" if above else "top",
+            "xshift": -4,
+            "yshift": 8 if above else -5,
+            "borderpad": 0,
+            "bgcolor": "var(--paper)",
+            "showarrow": False,
+        }
 
 
 def _residuals(law: Law) -> Json:
@@ -343,7 +370,8 @@ def _print_growth(law: Law) -> "Figure":
     axes.plot(rows["size"], rows.layers, "D", ms=5, color=SERIES[1], label="MobileLLM (published)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: magnitude(value)))
     shown = axes.get_ylim()
-    axes.set_yticks(LAYERS, [str(layers) for layers in LAYERS])
+    marked = marks(*map(math.log10, shown))
+    axes.set_yticks(marked, [whole(layers) for layers in marked])
     axes.set_ylim(shown)
     axes.yaxis.set_minor_locator(NullLocator())
     axes.legend(frameon=False, fontsize=8, loc="upper left")

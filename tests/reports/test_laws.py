@@ -23,7 +23,7 @@ from scipy.optimize import approx_fprime
 from study_fixtures import open_search, work
 
 from reports.__main__ import main
-from reports.views import law_words, laws
+from reports.views import joint_law, law_figures, law_words, laws
 from reports.weigh.fits import robust
 from reports.weigh.growth import determined, growth, held_out
 from reports.weigh.law import Law, name_of, read_law
@@ -359,7 +359,42 @@ def test_the_page_finds_the_law_behind_its_records(tmp_path: Path) -> None:
     growth = figures_of(files["report.html"].decode())["growth"]
     low, high = growth["layout"]["yaxis"]["range"]
     assert all(10**low < y < 10**high for trace in growth["data"] for y in trace["y"])
+    names = growth["layout"]["annotations"]
+    assert [name["text"] for name in names] == ["MobileLLM-125M", "MobileLLM-350M"]
+    assert all(name["bgcolor"] for name in names), "lines pass behind names"
+    assert not any("text" in trace["mode"] for trace in growth["data"])
+    assert_growths_are_told_apart(found)
     assert_smoke_is_said(found)
+
+
+def assert_growths_are_told_apart(law: Law) -> None:
+    """Each has a name of its own, and the answer says which it quotes and which to trust."""
+    assert law.growth is not None
+    assert law.joined is not None
+    rows = laws.parameter_rows(law).set_index("name").value
+    line, one = f"{rows[law_words.BY_LINE]:.2f}", f"{rows[law_words.BY_ONE_VALLEY]:.2f}"
+    joint = f"{law.joined.law.parameter('growth'):.2f}"
+    said = law_words.hedges(law)[0]
+    assert f"trust the line's ({line})" in said
+    assert f"one valley for all budgets ({one}) and the joint law ({joint})" in said
+    markdown = laws.markdown(law) + joint_law.files(law.joined)["joint.md"]
+    named = re.findall(r"^\| (growth, [^|]+) \|", markdown, re.MULTILINE)
+    expected = [law_words.BY_ONE_VALLEY, law_words.BY_LINE, law_words.BY_JOINT]
+    assert named == expected
+    assert len(set(named)) == 3
+    ends = [f"{law.growth.best(v.budget):.1f} layers at" for v in (law.valleys[0], law.valleys[-1])]
+    assert f"from {ends[0]} 500k to {ends[1]} 4.0M" in law_words.headline(law)
+    assert "by a line through the budgets' best depths" in law_words.headline(law)
+
+
+@pytest.mark.parametrize("top", [1.2, 1.7, 2.1, 2.6, 3.3, 4.1])
+def test_an_axis_of_depths_is_marked_up_to_its_end(top: float) -> None:
+    marked = law_figures.marks(-0.1, top)
+    assert marked[0] == 1
+    assert 10**top / 10**0.53 < marked[-1] <= 10**top
+    gaps = np.diff(np.log10(marked))
+    assert len(marked) <= 10
+    assert (gaps > 0.04 * (top + 0.1)).all(), "a twenty-fifth of the axis: a line of small print"
 
 
 def assert_smoke_is_said(law: Law) -> None:
@@ -424,6 +459,8 @@ def test_an_edge_is_said_and_drawn_as_one(tmp_path: Path) -> None:
     text = files["table.md"].decode()
     assert "How the best depth grows is not determined: 0 of 4" in text
     assert "≤ 2" in text
+    assert "Do not rely on the growth in the tables" in law_words.hedges(found)[0]
+    assert "space.axes.num_blocks=[…] and another study=NAME" in text
     assert "triangle-down" in json.dumps(figures_of(files["report.html"].decode()))
 
 
