@@ -348,6 +348,9 @@ def _to_take(study: Study, evidence: Evidence) -> str:
     take = evidence.choice.take
     digits = 4 if evidence.metric in LOSSES else 3
     expected, high = (f"{take[name]:.{digits}f}" for name in ("regret", "regret_high"))
+    # of an arm that is the best with more than 95% probability that quantile is 0: less than the
+    # expectation, and what `p_best` says already
+    bound = f" (with 95% probability at most {high})" if take.regret_high >= take.regret else ""
     arm = evidence.arm(take.arm)
     who = (
         f"By all runs together, taking {arm.label}"
@@ -355,8 +358,8 @@ def _to_take(study: Study, evidence: Evidence) -> str:
         else f"To choose one, take {arm.label}: by all runs together, exploring ones too, it"
     )
     said = (
-        f"{who} is expected to cost {expected} {study.unit} (with 95% probability at most {high}); "
-        f"it is the best of those tried with probability {take.p_best:.2f}"
+        f"{who} is expected to cost {expected} {study.unit}{bound}; it is the best of those tried "
+        f"with probability {take.p_best:.2f}"
     )
     if not arm.replicated:
         said += f". It has {count(int(arm.tried), 'seed')}, too few to be among those compared"

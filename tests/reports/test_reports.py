@@ -191,6 +191,25 @@ def test_what_to_take_is_said_where_the_order_is_unresolved(tmp_path: Path) -> N
     assert len(rows) == 6
 
 
+def test_a_bound_of_the_regret_is_not_said_below_its_expectation(tmp_path: Path) -> None:
+    """Of an arm that is nearly surely the best, the 95% quantile of the regret is 0."""
+    bounds = []
+    for name, gap in (("clear", 0.012), ("near", 0.002)):
+        study = StudyFolder(tmp_path, name)
+        for depth in (2, 3):
+            for seed in range(4):
+                noise = 0.003 * ((3 * depth + 2 * seed) % 4)
+                bpb = 1.7 + gap * (depth == 3) + noise
+                study.add(ladder([depth])[0], seed=seed, bpb=bpb)
+        done = read(study)
+        take = weigh(done).choice.take  # type: ignore[union-attr]
+        assert 0 < take.regret
+        bounds.append(take.regret_high)
+        assert ("with 95% probability at most" in said(done)) == (take.regret_high >= take.regret)
+        assert f"is expected to cost {take.regret:.4f} bits per byte" in said(done)
+    assert bounds[0] == 0 < bounds[1]
+
+
 def test_one_seed_each_is_called_an_anecdote(tmp_path: Path) -> None:
     study = StudyFolder(tmp_path)
     for architecture in ladder():
