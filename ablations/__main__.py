@@ -141,6 +141,10 @@ def check(config: AblationConfig) -> None:
     if config.data.tokenizer is None and not standalone(str(config.table)):
         require_vocabulary(table, config.data.vocab_size)
     targets_of(config, table, usual=USUAL).require_sources(config.data.sources)
+    if config.looks:
+        from ablations.stats.looks import Looks
+
+        Looks.given(config.looks, table.seeds)
 
 
 def open_table(config: AblationConfig) -> "Session[TableWork]":
@@ -149,7 +153,7 @@ def open_table(config: AblationConfig) -> "Session[TableWork]":
     Raises:
         ValueError: something in the configuration, or a change under the same name.
     """
-    from ablations.looks import looks_of, note_unknown
+    from ablations.looks import note_unknown
     from search.study.session import (
         Session,
         Subject,
@@ -181,7 +185,6 @@ def open_table(config: AblationConfig) -> "Session[TableWork]":
         kept_arms=sum(len(panel.arms) for panel in work.table.panels),
     )
     session = Session.open(ground, subject)
-    looks_of(session)  # what is stated of them is refused before any training
     note_unknown(session)
     return session
 

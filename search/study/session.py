@@ -51,6 +51,7 @@ from search.study.storage import (
     open_storage,
     open_study,
     read_attempts,
+    require_openable,
     settled_precision,
 )
 from search.train.placement import (
@@ -85,9 +86,6 @@ class Groundwork:
     naming: str
     """The option that chooses the study's name."""
     executor: Executor
-    lock: Start
-    """As others see it."""
-    storage: PatientStorage
     data: Data
     recipe: Recipe
     """With nothing left open."""
@@ -151,7 +149,7 @@ class Session(Generic[W]):
 
     @classmethod
     def open(cls, ground: Groundwork, subject: Subject[W]) -> Self:
-        """The study: created, or resumed.
+        """The study: created, or resumed. What is refused before it is there leaves no folder.
 
         Raises:
             ValueError: what must not change under its name has changed.
@@ -166,17 +164,22 @@ class Session(Generic[W]):
             require_rows(recipe, config.placement.gpus_per_run)
         config.measure.require(*work.architectures)
         require_measured(config.measure, subject.targets)
-        with ground.lock.leases.holding(ground.lock.planning):
+        pruner = make_pruner(subject.pruner, ground.recipe)
+        tracker = open_tracker(
+            config.tracker, config.name, config.folder, scored=bool(config.evaluate.tasks)
+        )
+        storage, lock = _enter(config)
+        with lock.leases.holding(lock.planning):
             study = open_study(
-                ground.storage.as_optunas,
+                storage.as_optunas,
                 config.name,
                 {**subject.settings, **measure_settings(config.measure, subject.targets)},
                 naming=ground.naming,
-                pruner=make_pruner(subject.pruner, ground.recipe),
+                pruner=pruner,
                 directions=subject.targets.directions,
             )
             name_damaged(study)
-            lose_abandoned(study, Path(config.runs), ground.lock.leases)
+            lose_abandoned(study, Path(config.runs), lock.leases)
             attempts, shared = read_attempts(study), set[str]()
             share_ended(ground.artifacts, Path(config.runs), attempts, shared)
             reopen_lost(study, Path(config.runs))
@@ -201,8 +204,8 @@ class Session(Generic[W]):
             since=len(study.get_trials(deepcopy=False)),
             evaluate=config.evaluate,
             measure=config.measure,
-            start=ground.lock.name,
-            place=ground.lock.place,
+            start=lock.name,
+            place=lock.place,
             grace_s=config.grace_s,
             artifacts=ground.artifacts.url if ground.artifacts else None,
             keep_weights=config.keep != "none" or bool(config.evaluate.tasks),
@@ -214,10 +217,8 @@ class Session(Generic[W]):
             job=job,
             study=study,
             executor=ground.executor,
-            tracker=open_tracker(
-                config.tracker, config.name, config.folder, scored=bool(config.evaluate.tasks)
-            ),
-            lock=ground.lock,
+            tracker=tracker,
+            lock=lock,
             data=data,
             started=time.monotonic(),
             before_s=_wall_s(config.folder),
@@ -440,8 +441,8 @@ def _not_exportable(architectures: Sequence[Architecture]) -> str | None:
 def lay_groundwork(
     config: StudyConfig, verb: str, naming: str, given: Sequence[str] | None = None
 ) -> Groundwork:
-    """Open the study's storage, read the data, settle the recipe. `given` are the options, by
-    default those of the command line.
+    """Read the data and settle the recipe; nothing is written to the study's place. `given` are the
+    options, by default those of the command line.
 
     Raises:
         ValueError: something in the configuration.
@@ -451,15 +452,13 @@ def lay_groundwork(
     if config.placement.gpus_per_run > 1:
         config.workers_of(executor)  # refused before data is prepared
     require_answers(config.evaluate)
-    require_there(config.data)  # before the study has a folder
+    require_there(config.data)
     if config.train:
         require_shared(config, executor)
         require_writable(config.folder, "outputs")
         require_writable(Path(config.runs), "runs")
     artifacts = open_artifacts(config.artifacts)
-    storage = open_storage(config.url)
-    owner = f"{HOST}:{os.getpid()}"
-    lock = enter(storage.engine, storage.patience, config.name, owner, config.grace_s)
+    require_openable(config.url, made=config.storage is None)
     data = prepare(config.data, artifacts=artifacts)
     require_answers(config.evaluate, data)
     return Groundwork(
@@ -467,13 +466,24 @@ def lay_groundwork(
         verb=verb,
         naming=naming,
         executor=executor,
-        lock=lock,
-        storage=storage,
         data=data,
-        recipe=_settle(config, settled_precision(storage.as_optunas, config.name)),
+        recipe=_settle(config, settled_precision(config.url, config.name)),
         given=sys.argv[1:] if given is None else given,
         artifacts=artifacts,
     )
+
+
+def _enter(config: StudyConfig) -> tuple[PatientStorage, Start]:
+    """The study's storage, made where there is none, and this start of the study.
+
+    Raises:
+        ValueError: it cannot be opened, or is a file that another host works with.
+    """
+    if config.storage is None:
+        config.folder.mkdir(parents=True, exist_ok=True)
+    storage = open_storage(config.url)
+    owner = f"{HOST}:{os.getpid()}"
+    return storage, enter(storage.engine, storage.patience, config.name, owner, config.grace_s)
 
 
 def require_shared(config: StudyConfig, executor: Executor) -> None:

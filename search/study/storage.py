@@ -211,6 +211,18 @@ def has_study(url: str, name: str) -> bool:
     return name in optuna.get_all_study_names(open_storage(url).as_optunas)
 
 
+def require_openable(url: str, made: bool = False) -> None:
+    """Look whether a storage can be opened; a file that is not there is not made. `made`: whether
+    its folder is, where there is none.
+
+    Raises:
+        ValueError: it cannot be.
+    """
+    path = Path(str(make_url(url).database)) if is_sqlite(url) else None
+    if path is None or is_in_memory(url) or path.is_file() or not (made or path.parent.is_dir()):
+        open_storage(url)
+
+
 def without_password(url: str) -> str:
     """The URL as it may be shown and kept; nothing of what is none, for it may hold a password."""
     try:
@@ -275,11 +287,12 @@ def load_study(
     )
 
 
-def settled_precision(storage: BaseStorage, name: str) -> str | None:
-    """The precision that `auto` became when the study was made."""
-    if name not in optuna.get_all_study_names(storage):
+def settled_precision(url: str, name: str) -> str | None:
+    """The precision that `auto` became when the study was made; None where there is none yet."""
+    if not has_study(url, name):
         return None
-    settings = optuna.load_study(study_name=name, storage=storage).user_attrs.get("settings", {})
+    study = optuna.load_study(study_name=name, storage=open_storage(url).as_optunas)
+    settings = study.user_attrs.get("settings", {})
     return settings.get("recipe", {}).get("precision")  # type: ignore[no-any-return]
 
 

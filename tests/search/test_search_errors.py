@@ -16,11 +16,13 @@ def complain(
     """The one line that the command line answers with."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["search", *command(folder, *more)[3:]])
+    before = set(folder.glob("outputs/**/*"))
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert not list((folder / "runs").glob("*/metrics.jsonl")), "something was trained"
+    assert set(folder.glob("outputs/**/*")) == before, "what is refused leaves nothing"
     return line.removeprefix("error: ")
 
 
@@ -47,6 +49,7 @@ def complain(
         (["proxy=day"], ["proxy", "day", "smoke"]),
         (["executor=kubernetes"], ["executor", "kubernetes", "local"]),
         (["tracker=mlflow"], ["tracker", "mlflow", "wandb"]),
+        (["tracker=none", "+tracker.options.pace=3"], ["tracker.options", "pace"]),
         (["tracker.mode=dry"], ["tracker.mode", "offline, online", "dry"]),
         (["sampler.name=best"], ["sampler.name", "grid", "best"]),
         (["sampler=tpe", "+sampler.options.pace=3"], ["sampler.options", "TPESampler", "pace"]),
