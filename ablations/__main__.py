@@ -24,7 +24,7 @@ from ablations.timing import FILE, Timing
 from search.data.packed import require_tokens
 from search.objectives import USUAL
 from search.states import End, State
-from space.app import configuration, option_of, verb
+from space.app import configuration, files_of, option_of, verb
 from space.cli import one_line_errors
 from space.overrides import CONF, value_of
 from space.several import Several
@@ -182,6 +182,11 @@ def open_table(config: AblationConfig) -> "Session[TableWork]":
         facts=facts,
         pages=pages,
         plot="forest.png",
+        files={
+            "recipe": files_of(ground.given, "proxy", config.proxy),
+            "budget": files_of(ground.given, "ablation", str(config.table)),
+            "objectives": [name for name in config.objectives if name.endswith(".py")],
+        },
         kept_arms=sum(len(panel.arms) for panel in work.table.panels),
     )
     session = Session.open(ground, subject)

@@ -30,6 +30,7 @@ from search.show.estimate import Estimate, estimate
 from search.show.progress import Tally, identity, shape, view
 from search.show.trackers import Mirror, TrackerConfig, open_tracker
 from search.states import End, Kind, State, Status
+from search.study.changed import Origin
 from search.study.copies import has_weights, share_ended
 from search.study.ending import describe, given, tidy
 from search.study.job import Job
@@ -110,6 +111,8 @@ class Subject(Generic[W]):
     """Options of `python -m reports`, of each page that shows it."""
     plot: str
     """The picture of it in its folder."""
+    files: Mapping[str, Sequence[str]]
+    """The files that settings are read from, by their first name."""
     targets: Targets
     """What is optimised, shown and kept to."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -177,6 +180,7 @@ class Session(Generic[W]):
                 naming=ground.naming,
                 pruner=pruner,
                 directions=subject.targets.directions,
+                origin=Origin(given(ground.given, config.url), subject.files, config.data.in_words),
             )
             name_damaged(study)
             lose_abandoned(study, Path(config.runs), lock.leases)

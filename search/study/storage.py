@@ -29,6 +29,7 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search.states import Role, State, Status
+from search.study.changed import Origin, differences, refusal
 from search.study.job import Job
 from search.study.leases import TABLE, WORKER, Leases
 from search.study.locks import HOST, run_lock
@@ -36,8 +37,6 @@ from search.study.patience import Patience, PatientStorage
 from search.study.plan import Attempt
 from search.study.sealed import SEALS, is_damaged, seal_of
 from space.compat import note, reopened, storage_of
-from space.doors import alike
-from space.words import command
 
 NETWORK = {"connect_timeout": 5, "keepalives_idle": 10, "tcp_user_timeout": 30_000}
 """Of PostgreSQL's drivers: a lost connection is noticed in less than a minute."""
@@ -240,8 +239,10 @@ def open_study(
     naming: str = "study",
     pruner: BasePruner | None = None,
     directions: Sequence[str] = ("minimize",),
+    origin: Origin | None = None,
 ) -> optuna.Study:
-    """The study of this name, new or with the trials it has.
+    """The study of this name, new or with the trials it has. `origin` is where its settings come
+    from.
 
     Raises:
         ValueError: it was made with other settings; the message shows the difference.
@@ -261,18 +262,8 @@ def open_study(
         return study
     require_settings(name, kept)
     if changed := list(differences(kept["settings"], json.loads(json.dumps(settings)))):
-        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
-        raise ValueError(
-            f"study {name} must keep its space, data and recipe, but {'; '.join(changed[:3])}{more}"
-            f"; choose another name with {naming}=NAME, or take the change back{_made_by(kept)}"
-        )
+        raise refusal(name, changed, kept.get(COMMAND), origin or Origin(), naming)
     return study
-
-
-def _made_by(kept: Mapping[str, Any]) -> str:
-    """The command that a study was last started by, where that is kept."""
-    made = kept.get(COMMAND)
-    return f": {command(made['verb'], *made['given'])}" if made else ""
 
 
 def load_study(
@@ -294,16 +285,6 @@ def settled_precision(url: str, name: str) -> str | None:
     study = optuna.load_study(study_name=name, storage=open_storage(url).as_optunas)
     settings = study.user_attrs.get("settings", {})
     return settings.get("recipe", {}).get("precision")  # type: ignore[no-any-return]
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -> Iterator[str]:
-    """What changed between two nested mappings: `recipe.lr was 0.003, is 0.004`."""
-    for name in sorted({*before, *now}):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from differences(old, new, f"{at}{name}.")
-        elif not alike(old, new):
-            yield f"{at}{name} was {_short(old)}, is {_short(new)}"
 
 
 def read_attempts(study: optuna.Study) -> list[Attempt]:
@@ -482,8 +463,3 @@ def first_line(error: BaseException) -> str:
     inner = getattr(error, "orig", None) or error.__cause__ or error
     lines = str(inner).strip().splitlines()
     return lines[0] if lines else type(inner).__name__
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value) if isinstance(value, list | dict) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

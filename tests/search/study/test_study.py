@@ -950,7 +950,7 @@ def test_two_starts_can_look_at_once_whether_a_folder_can_be_written(tmp_path: P
 def test_differences_name_nested_values() -> None:
     before = {"a": {"b": 1, "c": [1]}, "d": 2}
     now = {"a": {"b": 1, "c": [2]}, "e": 3}
-    assert list(differences(before, now)) == [
+    assert [*map(str, differences(before, now))] == [
         "a.c was [1], is [2]",
         "d was 2, is None",
         "e was None, is 3",
