@@ -254,17 +254,18 @@ class Attributes(HTMLParser):
 # --- to whom, and what not -----------------------------------------------------------------------
 
 
-def test_a_study_that_runs_counts_all_its_runs(root: Path) -> None:
+def test_a_study_counts_all_the_runs_that_its_storage_plans(root: Path) -> None:
     worker = {"step": None, "of": None, "host": "one", "worker": "one:1"}
-    said = {"done": 2, "finished": 1, "total": 7, "tokens_per_s": 0.0, "workers": [worker]}
-    (entry,) = (e for e in Outputs(root / "outputs").entries({"deep": said}) if e.name == "deep")
-    assert FACTS["state"](entry).startswith("running, 2 of 7 runs done")
-    assert FACTS["runs"](entry) == "1 of 7 finished"
+    for workers, state in (([worker], "running, 2 of 7 runs done"), ([], "finished")):
+        said = {"done": 2, "finished": 1, "total": 7, "tokens_per_s": 0.0, "workers": workers}
+        found = {entry.name: entry for entry in Outputs(root / "outputs").entries({"deep": said})}
+        assert FACTS["state"](found["deep"]).startswith(state)
+        assert FACTS["runs"](found["deep"]) == "1 of 7 finished"
 
 
 def test_a_folder_that_leads_out_is_not_shown_while_it_runs(root: Path) -> None:
     worker = {"step": None, "of": None}
-    said = {"done": 0, "total": 2, "tokens_per_s": 0.0, "workers": [worker], "starts": []}
+    said = {"done": 0, "finished": 0, "total": 2, "tokens_per_s": 0.0, "workers": [worker], "starts": []}
     (root / "outputs" / HOSTILE / "study.db").symlink_to(root / "outside" / "secret.md")
     names_said = ("leads_out", "elsewhere", HOSTILE, "../outside")
     found = Outputs(root / "outputs").entries(dict.fromkeys(names_said, said))
