@@ -68,7 +68,8 @@ def _ranked(content: Mapping[str, Any]) -> list[Attempt]:
 
 def instead(study: str, outputs: str | Path, able: Callable[[Architecture], bool]) -> str:
     """What to export in place of the best run of a study: the best one whose architecture is
-    `able`, and where its weights were not kept what trains it again."""
+    `able`, and where its weights were not kept what trains it again; nothing where there is
+    none."""
     content = described(study, outputs)
     for run in _ranked(content):
         folder = Path(content["runs"]) / str(run.key)
@@ -79,7 +80,7 @@ def instead(study: str, outputs: str | Path, able: Callable[[Architecture], bool
                 "" if (folder / WEIGHTS).is_file() else f"; {without_weights(folder, outputs)}"
             )
             return f"the best run of {study} that can be is export={folder}{without}"
-    return f"no run of {study} can be exported so; train one that can"
+    return ""
 
 
 def described(study: str, outputs: str | Path) -> dict[str, Any]:

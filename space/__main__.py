@@ -18,7 +18,7 @@ from space.budget import Unfit, ffn_multiple, ffn_target
 from space.cli import one_line_errors
 from space.cost import cost, num_norms, parts
 from space.device import Use
-from space.formats import NotHeld, export_as, holds
+from space.formats import NotHeld, export_as, held_in, holds
 from space.overrides import Names, Place
 from space.parts import part_fields
 from space.ranges import AtLeast1
@@ -116,13 +116,20 @@ def _export(source: str, config: Config) -> None:
 
 def _trained(error: NotHeld, format: str, model: Stored, config: Config) -> ValueError:
     """The error for a trained model, which can leave nothing out: what can be exported instead."""
-    ways = [] if format == "hf" or not holds("hf", model.architecture) else ["use format=hf"]
-    instead = getattr(import_module(str(config.models)), "instead", None)
-    if config.study is not None and instead is not None:
+    arch = model.architecture
+    kinds = [f"precision={name}" for name in held_in(format, arch)[:1]]
+    kinds += [] if format == "hf" or not holds("hf", arch) else ["format=hf"]
+    ways = [f"use {' or '.join(kinds)}"] if kinds else []
+    find = getattr(import_module(str(config.models)), "instead", None)
+    other, none = "", ""
+    if config.study is not None and find is not None:
         able = partial(holds, format, precision=config.precision)
-        ways.append(instead(config.study, config.outputs, able))
+        other = find(config.study, config.outputs, able)
+        none = "" if other else f" (no run of {config.study} can be exported so)"
+    anew = f"train one with {error.options}" if error.options else "train one without it"
+    ways.append(other or f"{anew}{none}")
     reason = str(error).partition("; ")[0]
-    return ValueError(f"{reason}; {', or '.join(ways) or 'train one without it'}")
+    return ValueError(f"{reason}; {', or '.join(ways)}")
 
 
 def _named(source: str, config: Config) -> str | Stored:

@@ -265,7 +265,14 @@ def test_a_study_counts_all_the_runs_that_its_storage_plans(root: Path) -> None:
 
 def test_a_folder_that_leads_out_is_not_shown_while_it_runs(root: Path) -> None:
     worker = {"step": None, "of": None}
-    said = {"done": 0, "finished": 0, "total": 2, "tokens_per_s": 0.0, "workers": [worker], "starts": []}
+    said = {
+        "done": 0,
+        "finished": 0,
+        "total": 2,
+        "tokens_per_s": 0.0,
+        "workers": [worker],
+        "starts": [],
+    }
     (root / "outputs" / HOSTILE / "study.db").symlink_to(root / "outside" / "secret.md")
     names_said = ("leads_out", "elsewhere", HOSTILE, "../outside")
     found = Outputs(root / "outputs").entries(dict.fromkeys(names_said, said))
