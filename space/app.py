@@ -329,7 +329,9 @@ def files_of(given: Sequence[str], group: str, name: str) -> list[str]:
     paths = [Path(name)] if name.endswith((".yaml", ".yml")) else []
     paths += [each / group / f"{name}.yaml" for each in folders]
     paths += [each / "experiment" / f"{last}.yaml" for each in folders for last in asked[-1:]]
-    return [os.path.relpath(path) for path in paths if path.is_file()]
+    found = [path.resolve() for path in paths if path.is_file()]
+    here = Path.cwd().resolve()
+    return [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in found]
 
 
 def _without_dashes(flag: str) -> str:

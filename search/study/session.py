@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +46,7 @@ from search.study.samplers import SamplerConfig
 from search.study.starts import Start, enter
 from search.study.storage import (
     COMMAND,
+    SUBMITTED,
     TOTAL,
     has_study,
     is_sqlite,
@@ -172,7 +174,8 @@ class Session(Generic[W]):
             config.tracker, config.name, config.folder, scored=bool(config.evaluate.tasks)
         )
         storage, lock = _enter(config)
-        with lock.leases.holding(lock.planning):
+        with ExitStack() as refused, lock.leases.holding(lock.planning):
+            refused.callback(lock.release)
             study = open_study(
                 storage.as_optunas,
                 config.name,
@@ -181,6 +184,7 @@ class Session(Generic[W]):
                 pruner=pruner,
                 directions=subject.targets.directions,
                 origin=Origin(given(ground.given, config.url), subject.files, config.data.in_words),
+                alone=lock.alone,
             )
             name_damaged(study)
             lose_abandoned(study, Path(config.runs), lock.leases)
@@ -192,6 +196,7 @@ class Session(Generic[W]):
                 asked = given(ground.given, config.url)
                 here = {"verb": ground.verb, "given": asked, "folder": str(Path.cwd())}
                 study.set_user_attr(COMMAND, here)
+            refused.pop_all()
         job = Job(
             study=config.name,
             storage=config.url,
@@ -321,6 +326,16 @@ class Session(Generic[W]):
     def train(self, outlook: "Outlook") -> Ending:
         """Let workers do what is left: each runs `search.study.worker`."""
         to_do = outlook.open_runs + len(outlook.unscored)
+        queued = to_do > 0 and self.config.executor.name not in HERE
+        if queued:
+            self.study.set_user_attr(SUBMITTED, True)
+        ending = self._wait(outlook, to_do)
+        if queued and ending.kind == End.FATAL:
+            self.study.set_user_attr(SUBMITTED, False)
+        return ending
+
+    def _wait(self, outlook: "Outlook", to_do: int) -> Ending:
+        """Until the workers have ended, or only until they are in a queue."""
         if to_do and (left := self._leave()) is not None:
             return left
         with view(self._tally(outlook)) as shown:

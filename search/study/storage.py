@@ -52,6 +52,8 @@ COMMAND = "command"
 """Of a study: how its last start was asked for, which `search.join` repeats."""
 TOTAL = "total"
 """Of a study: how many runs it will have, by what its last start was asked."""
+SUBMITTED = "submitted"
+"""Of a study: whether its workers were given to a queue, where they may wait for hours."""
 REMEDY = (
     "move it away, and the same command takes finished runs from their records and goes on with "
     "the others from their checkpoints"
@@ -200,14 +202,23 @@ def is_sqlite(url: str) -> bool:
 
 
 def has_study(url: str, name: str) -> bool:
-    """Whether a storage has a study of this name; a file that is not there is not made.
+    """Whether a storage has a study of this name that has begun; a file that is not there is not
+    made.
 
     Raises:
         ValueError: it cannot be opened.
     """
     if is_sqlite(url) and not Path(str(make_url(url).database)).is_file():
         return False
-    return name in optuna.get_all_study_names(open_storage(url).as_optunas)
+    storage = open_storage(url).as_optunas
+    known = name in optuna.get_all_study_names(storage)
+    return known and has_begun(optuna.load_study(study_name=name, storage=storage))
+
+
+def has_begun(study: optuna.Study) -> bool:
+    """Whether a study has a trial, or may have workers in a queue. One that came to nothing, since
+    no worker could be started, gives way to other settings."""
+    return bool(study.user_attrs.get(SUBMITTED)) or bool(study.get_trials(deepcopy=False))
 
 
 def require_openable(url: str, made: bool = False) -> None:
@@ -240,9 +251,10 @@ def open_study(
     pruner: BasePruner | None = None,
     directions: Sequence[str] = ("minimize",),
     origin: Origin | None = None,
+    alone: bool = False,
 ) -> optuna.Study:
     """The study of this name, new or with the trials it has. `origin` is where its settings come
-    from.
+    from; `alone`: nobody else works on it, and one that has not begun may be replaced.
 
     Raises:
         ValueError: it was made with other settings; the message shows the difference.
@@ -262,7 +274,10 @@ def open_study(
         return study
     require_settings(name, kept)
     if changed := list(differences(kept["settings"], json.loads(json.dumps(settings)))):
-        raise refusal(name, changed, kept.get(COMMAND), origin or Origin(), naming)
+        if not (alone and not has_begun(study)):
+            raise refusal(name, changed, kept.get(COMMAND), origin or Origin(), naming)
+        optuna.delete_study(study_name=name, storage=storage)
+        return open_study(storage, name, settings, naming, pruner, directions)
     return study
 
 

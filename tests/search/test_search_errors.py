@@ -132,7 +132,9 @@ def test_a_change_under_the_same_name_is_shown(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    open_search(tmp_path).lock.release()
+    search = open_search(tmp_path)
+    search.study.ask()
+    search.lock.release()
     line = complain(capsys, monkeypatch, tmp_path, "recipe.lr=0.004")
     assert "recipe.lr was 0.003, is 0.004; choose another name with study=NAME" in line
 

@@ -3,12 +3,14 @@
 import re
 from pathlib import Path
 
+import optuna
 import pytest
 from study_fixtures import overrides, write_text
 
 from search.__main__ import open_search
 from search.config import SearchConfig
 from search.study.session import Session
+from search.study.storage import SUBMITTED, has_study
 from space.app import CONF, configuration
 
 SPACE = "name: mine\naxes:\n  num_blocks: [2, 3]\nfixed:\n  qk_norm: {}\n"
@@ -34,11 +36,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start(*more: str) -> None:
-    """A start as the command line has it, up to its training."""
+def start(*more: str, begun: bool = True) -> None:
+    """A start as the command line has it, up to its first run's beginning; or only up to there."""
     given = [*overrides("data.path=text.jsonl", *more), "n_trials=1"]
     config = configuration("search", SearchConfig, given, [Path(CONF), Path("my")])
     session: Session = open_search(config, ["--config-dir", "my", *given])
+    if begun:
+        session.study.ask()
     session.lock.release()
 
 
@@ -97,3 +101,30 @@ def test_an_option_is_taken_back_by_the_command(here: Path) -> None:
 def test_data_that_are_made_otherwise_are_an_option(here: Path) -> None:
     start()
     assert "or take the change back: python -m search" in refused("data.vocab_size=310")
+
+
+def test_a_study_without_a_run_gives_way_to_other_settings(here: Path) -> None:
+    """As after a start that could give no worker to Slurm."""
+    start("recipe.lr=0.004", begun=False)
+    url = f"sqlite:///{here / 'outputs' / 'tiny' / 'study.db'}"
+    assert not has_study(url, "tiny"), "train=false plans it as one that is not there"
+    start("recipe.lr=0.005", "seed=3")
+    kept = optuna.load_study(study_name="tiny", storage=url).user_attrs
+    assert (kept["settings"]["recipe"]["lr"], kept["settings"]["seed"]) == (0.005, 3)
+    assert has_study(url, "tiny")
+    assert "recipe.lr was 0.005, is 0.004" in refused("recipe.lr=0.004", "seed=3")
+
+
+def test_a_study_whose_workers_wait_in_a_queue_stays(here: Path) -> None:
+    start("recipe.lr=0.004", begun=False)
+    url = f"sqlite:///{here / 'outputs' / 'tiny' / 'study.db'}"
+    optuna.load_study(study_name="tiny", storage=url).set_user_attr(SUBMITTED, True)
+    assert "recipe.lr was 0.004, is 0.005" in refused("recipe.lr=0.005")
+
+
+def test_a_study_that_another_start_has_just_opened_stays(here: Path) -> None:
+    given = overrides("data.path=text.jsonl", "n_trials=1")
+    first = open_search(configuration("search", SearchConfig, given), given)
+    assert "recipe.lr was 0.003, is 0.005" in refused("recipe.lr=0.005")
+    first.lock.release()
+    start("recipe.lr=0.005")

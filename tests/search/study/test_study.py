@@ -546,7 +546,9 @@ def test_the_largest_model_of_a_budget_without_embeddings_has_them(here: Path) -
 
 
 def test_a_changed_space_under_the_same_name_is_refused_with_the_difference(here: Path) -> None:
-    open_search(here).lock.release()
+    search = open_search(here)
+    search.study.ask()
+    search.lock.release()
     with pytest.raises(ValueError, match=r"space\.budget\.value was 100000, is 110000"):
         open_search(here, "budget=110k")
 
@@ -561,7 +563,9 @@ def test_what_does_not_change_a_run_may_change_under_the_same_name(here: Path) -
 
 
 def test_the_precision_that_auto_became_stays_the_studys(here: Path) -> None:
-    open_search(here, "recipe.precision=fp32").lock.release()
+    search = open_search(here, "recipe.precision=fp32")
+    search.study.ask()
+    search.lock.release()
     assert open_search(here, "recipe.precision=auto").work.recipe.precision == "fp32"
 
 
