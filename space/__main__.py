@@ -11,6 +11,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any, ClassVar
 
+from space import formats
 from space.app import verb
 from space.arch import Architecture, Size
 from space.axes import Candidate, Space, SpaceConfig, describe_sharing
@@ -77,8 +78,10 @@ def main(config: Config) -> None:
         if config.export is not None:
             return _export(config.export, config)
         if config.format not in FORMATS:
+            known = config.format in formats.FORMATS.names()
+            export = ", which goes with export=RUN to=FOLDER" if known else ""
             raise ValueError(
-                f"format must be one of {', '.join(FORMATS)}, but got {config.format!r}"
+                f"format must be one of {', '.join(FORMATS)}, but got {config.format!r}{export}"
             )
         arch = _architecture(config)
         if arch is not None:

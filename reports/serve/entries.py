@@ -1,6 +1,7 @@
 """A study, a table or a law as lists show it: what it was asked, and what its page answers."""
 
 import csv
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -166,7 +167,13 @@ def _flat(values: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{at}{name}.")
         else:
-            yield f"{at}{name}", "" if value in (None, [], {}) else str(value)
+            yield f"{at}{name}", "" if value in (None, [], {}) else _as_yaml(value)
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as it is given: `[true, false]`."""
+    plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return str(value) if plain else json.dumps(value, ensure_ascii=False)
 
 
 def _minute(time: str) -> str:

@@ -184,13 +184,11 @@ def _level(column: str, value: Any) -> str:
     axis = column.removeprefix("axis.")
     if axis == "sharing":
         return "unshared" if value == "none" else str(value).replace(" x", " × ")
-    if axis == "tie_word_embeddings":
-        return "tied" if value else "untied"
     if axis in TARGETS:
         return TARGETS[axis].format(float(value))
     words = AXES.get(axis, axis.replace("_", " "))
     if isinstance(value, bool | np.bool_):
-        return switched(words, bool(value))
+        return switched(AXES.get(axis, axis), bool(value))
     return f"{plain(value)} {words.replace('heads', 'head', 1) if value == 1 else words}"
 
 

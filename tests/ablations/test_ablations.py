@@ -357,6 +357,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, wrong: str) -> None:
         ("immediate x2,", "immediate x2, like: none, spend: width,", "spend must be depth"),
         ("immediate x2,", "immediate x2, spend: depth,", "but got 'depth' without like"),
         ("sharing: immediate x2,", "like: none, qk_nrom: true,", "must be among .* got 'qk_nrom'"),
+        ("immediate x2,", "immediate x2, heads_per_kvv: 2,", r"did you mean heads_per_kv\?"),
         ("immediate x2,", "immediate x2, ffn_tolerance: big,", "ffn_tolerance must be a number"),
         ("published: 45.0", "published: much", "published must be a number, but got 'much'"),
         ("seeds: 2", "overrides: [proxy: default]", "an override in .* form OPTION=VALUE, but got"),
