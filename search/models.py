@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from search.data.cache import find_data
-from search.objectives import missed
+from search.objectives import USUAL, Measure, in_digits, missed
 from search.runs import WEIGHTS, read_asked
+from search.show import progress
 from search.states import Role, State
 from search.study.plan import Attempt, best_runs
 from space.app import option_of
@@ -57,6 +58,28 @@ def best(study: str, outputs: str | Path) -> Path:
             f"them misses {missed(first.excesses)}; give its key instead: {first.key}"
         )
     return Path(content["runs"]) / str(first.key)
+
+
+def best_in_words(study: str, outputs: str | Path) -> str:
+    """Which run is the best of a study or table, and its value.
+
+    Raises:
+        ValueError: as `best` does.
+    """
+    folder, content = best(study, outputs), described(study, outputs)
+    first, metric = _ranked(content)[0], str(content.get("metric", USUAL))
+    arch = Architecture.from_dict(read_asked(folder)["architecture"])
+    what = progress.shape(
+        {
+            "layers": arch.num_layers,
+            "width": arch.hidden_size,
+            "named": progress.named(first.params),
+            "seed": first.seed,
+        }
+    )
+    assert first.value is not None, "it has finished"
+    value = f"{in_digits(metric, first.value)} {Measure(metric).unit}"
+    return f"it is the best run of {study}, {first.key}: {what}, {value}"
 
 
 def _ranked(content: Mapping[str, Any]) -> list[Attempt]:

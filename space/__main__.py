@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar
 
 from space import formats
@@ -57,6 +58,7 @@ class Config:
     outputs: Place = "outputs"
     to: Place | None = None
     models: str | None = None
+    pages: str | None = None
     runs: Place = "runs"
     cache: Place = ".cache/data"
     tokenizer: Place | None = None
@@ -115,6 +117,21 @@ def _export(source: str, config: Config) -> None:
             raise _trained(error, format, model, config) from None
         raise
     print(f"exported: {folder}")
+    if config.study is not None:
+        _say_which(source, config.study, config)
+
+
+def _say_which(source: str, study: str, config: Config) -> None:
+    """Print which run the best one is, and what else the study's page advises."""
+    models = import_module(str(config.models))
+    if not hasattr(models, "best_in_words"):
+        return
+    print(models.best_in_words(study, config.outputs))
+    if config.pages is not None:
+        key = Path(models.named(source, study, config.outputs)).name
+        pages = import_module(config.pages)
+        if other := pages.besides_the_best(study, config.outputs, key):
+            print(other)
 
 
 def _trained(error: NotHeld, format: str, model: Stored, config: Config) -> ValueError:

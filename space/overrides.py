@@ -100,8 +100,9 @@ def _require_readable(option: str, value: str, names_place: bool) -> None:
     if several and not names_place and re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value):
         verb = "ablations" if option == "table" else "search"
         raise ValueError(
-            f"{option} must be one value, but got {value:.80}; -m makes a start of a search or a "
-            f"table for each: python -m {verb} -m {option}={value:.80}"
+            f"{option} must be one value (a list is key=[value1,value2]), but got {value:.80}; -m "
+            f"makes a start of a search or a table for each: python -m {verb} -m "
+            f"{option}={value:.80}"
         )
     as_given = f"{option}={quoted(value)}"
     value_of(as_given)  # raises where it is the option that is wrong

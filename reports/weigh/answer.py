@@ -300,7 +300,7 @@ def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
     if biased := _biased(evidence):
         sentences.append(biased)
     if evidence.choice is not None:
-        sentences.append(_to_take(study, evidence))
+        sentences.append(to_take(study, evidence))
     once = int((~evidence.arms.replicated).sum())
     if once:
         were = "was" if once == 1 else "were"
@@ -320,7 +320,7 @@ def _biased(evidence: Evidence) -> str:
     )
 
 
-def _to_take(study: Study, evidence: Evidence) -> str:
+def to_take(study: Study, evidence: Evidence) -> str:
     """The architecture of least expected regret, and what taking it costs."""
     assert evidence.choice is not None, "asked only where there is one"
     take = evidence.choice.take

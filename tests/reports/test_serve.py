@@ -48,6 +48,7 @@ def root(tmp_path: Path) -> Path:
     study(tmp_path, "deep", config=config)
     space = {"name": "gqa", "axes": {}}
     other = {"data": {"source": "embedded"}, "recipe": {"tokens": 7000, "lr": 0.5}}
+    other |= {"space": {"axes": {"tie_word_embeddings": [True, False]}}, "report_all": True}
     budget, began = {"kind": "parameters", "value": 4_000_000}, "2026-10-02T00:00:00+00:00"
     study(tmp_path, HOSTILE, config=other, budget=budget, space=space, started=began)
     outputs = tmp_path / "outputs"
@@ -175,6 +176,9 @@ def test_two_are_compared_with_the_settings_in_which_they_differ(site: Site) -> 
     assert re.search(r"1\.0M parameters\s+4\.0M parameters", found["budget"])
     assert re.search(r"5,000\s+7,000", found["tokens per run"])
     assert re.search(r"–\s+0\.5", found["setting recipe.lr"])
+    assert re.search(r"–\s+true", found["setting report_all"])
+    assert re.search(r"–\s+\[true, false\]", found["setting space.axes.tie_word_embeddings"])
+    assert "<code>space.<wbr>axes.<wbr>tie_word_embeddings</code>" in page, "it breaks at dots"
     differing = re.findall(r'data-row="([^"]*)" class="differs"', page)
     assert "budget" in differing
     assert "seeds" not in differing

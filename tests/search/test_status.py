@@ -85,7 +85,10 @@ def test_looking_changes_nothing(here: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["study=nowhere"], "outputs/nowhere/study.db is not there; there is none yet; set outputs=…"),
+        (
+            ["study=nowhere"],
+            "outputs/nowhere/study.db is not there; there is none yet; set outputs=…",
+        ),
         (["study=tiny", "format=xml"], "format must be text or json, but got 'xml'"),
         (["study=tiny", "storage=sqlite:///other.db"], "got 'tiny'; there is no study yet"),
     ],

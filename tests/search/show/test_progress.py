@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 from train_fixtures import ARCH
 
+from reports.weigh.answer import _level as in_page
 from search.recipe import Recipe
 from search.record import Run
 from search.show.progress import BAR, Bars, Tally, View, ended, identity, named, shape
@@ -40,6 +41,14 @@ def test_bars_and_the_time_left_fit_a_terminal(width: int) -> None:
         assert " left" in line
     assert "50 s left" in worker
     assert "0/12 done" in overall
+
+
+@pytest.mark.parametrize(("tied", "said"), [(True, "tied"), (False, "untied")])
+def test_tying_is_said_as_the_page_says_it(tied: bool, said: str) -> None:
+    assert named({"num_blocks": 3, "tie_word_embeddings": tied, "qk_norm": False}) == (
+        f"{said}, no qk norm"
+    )
+    assert in_page("axis.tie_word_embeddings", tied) == said
 
 
 def test_before_the_first_run_it_says_that_workers_start() -> None:
