@@ -151,6 +151,8 @@ class Session(Generic[W]):
     artifacts: Artifacts | None = None
     shared: set[str] = field(default_factory=set)
     """Keys of runs whose records are here and in the store."""
+    settled: Placement | None = None
+    """Of a typical run; None where the study had begun, and may have nothing left to train."""
 
     @classmethod
     def open(cls, ground: Groundwork, subject: Subject[W]) -> Self:
@@ -170,6 +172,9 @@ class Session(Generic[W]):
         config.measure.require(*work.architectures)
         require_measured(config.measure, subject.targets)
         pruner = make_pruner(subject.pruner, ground.recipe)
+        workers = ground.executor.slots(config.workers_of(ground.executor))
+        begun = has_study(config.url, config.name)
+        settled = None if begun else _settle_placement(config.placement, workers, work)
         tracker = open_tracker(
             config.tracker, config.name, config.folder, scored=bool(config.evaluate.tasks)
         )
@@ -209,7 +214,7 @@ class Session(Generic[W]):
             seed=config.seed,
             targets=subject.targets,
             placement=config.placement,
-            workers=ground.executor.slots(config.workers_of(ground.executor)),
+            workers=workers,
             since=len(study.get_trials(deepcopy=False)),
             evaluate=config.evaluate,
             measure=config.measure,
@@ -234,14 +239,15 @@ class Session(Generic[W]):
             given=ground.given,
             artifacts=ground.artifacts,
             shared=shared,
+            settled=settled,
         )
         return replace(session, job=replace(job, unscored=tuple(session.to_ask()[0])))
 
     @cached_property
     def placement(self) -> Placement:
         """Of a typical run. It needs torch, which a study with nothing left to train does not."""
-        return settle_apart(
-            share_cores(self.config.placement, self.job.workers), self.subject.work.typical
+        return self.settled or _settle_placement(
+            self.config.placement, self.job.workers, self.subject.work
         )
 
     @property
@@ -490,6 +496,10 @@ def lay_groundwork(
         given=sys.argv[1:] if given is None else given,
         artifacts=artifacts,
     )
+
+
+def _settle_placement(placement: Placement, workers: int, work: Work) -> Placement:
+    return settle_apart(share_cores(placement, workers), work.typical)
 
 
 def _enter(config: StudyConfig) -> tuple[PatientStorage, Start]:

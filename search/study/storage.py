@@ -217,8 +217,13 @@ def has_study(url: str, name: str) -> bool:
 
 def has_begun(study: optuna.Study) -> bool:
     """Whether a study has a trial, or may have workers in a queue. One that came to nothing, since
-    no worker could be started, gives way to other settings."""
-    return bool(study.user_attrs.get(SUBMITTED)) or bool(study.get_trials(deepcopy=False))
+    no worker could be started, gives way to other settings.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    with _whole(study):
+        return bool(study.user_attrs.get(SUBMITTED)) or bool(study.get_trials(deepcopy=False))
 
 
 def require_openable(url: str, made: bool = False) -> None:

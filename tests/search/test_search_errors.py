@@ -82,6 +82,10 @@ def complain(
         (["budget=1k"], ["1,000 parameters"]),
         (["space.axes.num_blocks=[]"], ["num_blocks", "at least one value"]),
         (["study=a/b"], ["study must be a name", "a/b"]),
+        (
+            ["placement.cuda_graph=yes", "tracker=wandb"],
+            ["placement.cuda_graph=yes needs a GPU"],
+        ),
         (["study=laws"], ["study must not be one of tables, laws", "but got 'laws'"]),
         (["study=tables"], ["study must not be one of tables, laws", "but got 'tables'"]),
         (["study=coordinate_check"], ["study must not be", "but got 'coordinate_check'"]),

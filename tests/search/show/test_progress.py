@@ -79,7 +79,7 @@ def test_arms_of_one_shape_have_their_names() -> None:
     words = [shape(identity(RUN, params)) for params in (first, second)]
     assert words[0] != words[1]
     assert "immediate ×2" in words[0]
-    assert named(LONG) == "middle_sequence x2, tie word embeddings"
+    assert named(LONG) == "middle_sequence x2, tied"
     assert named({"num_blocks": 4}) == ""
     assert named({"panel": "p", "arm": "a", "lr": 0.003}) == "a at 0.003"
 

@@ -509,6 +509,7 @@ def test_workers_of_a_random_sampler_do_not_propose_the_same(here: Path) -> None
 
 def test_a_changed_recipe_under_the_same_name_is_refused_with_the_difference(here: Path) -> None:
     search = open_search(here, "n_trials=1")
+    search.study.ask()
     search.lock.release()
     with pytest.raises(ValueError, match=r"recipe\.lr was 0\.003, is 0\.004"):
         open_search(here, "n_trials=1", "recipe.lr=0.004")
