@@ -24,7 +24,7 @@ from ablations.timing import FILE, Timing
 from search.data.packed import require_tokens
 from search.objectives import USUAL
 from search.states import End, State
-from space.app import configuration, option_of, verb
+from space.app import configuration, files_of, option_of, verb
 from space.cli import one_line_errors
 from space.overrides import CONF, value_of
 from space.several import Several
@@ -138,6 +138,10 @@ def check(config: AblationConfig) -> None:
     if config.data.tokenizer is None and not standalone(str(config.table)):
         require_vocabulary(table, config.data.vocab_size)
     targets_of(config, table, usual=USUAL).require_sources(config.data.sources)
+    if config.looks:
+        from ablations.stats.looks import Looks
+
+        Looks.given(config.looks, table.seeds)
 
 
 def open_table(config: AblationConfig) -> "Session[TableWork]":
@@ -146,7 +150,7 @@ def open_table(config: AblationConfig) -> "Session[TableWork]":
     Raises:
         ValueError: something in the configuration, or a change under the same name.
     """
-    from ablations.looks import looks_of, note_unknown
+    from ablations.looks import note_unknown
     from search.study.session import (
         Session,
         Subject,
@@ -176,10 +180,14 @@ def open_table(config: AblationConfig) -> "Session[TableWork]":
         remark=remark,
         pages=pages,
         plot="forest.png",
+        files={
+            "recipe": files_of(ground.given, "proxy", config.proxy),
+            "budget": files_of(ground.given, "ablation", str(config.table)),
+            "objectives": [name for name in config.objectives if name.endswith(".py")],
+        },
         kept_arms=sum(len(panel.arms) for panel in work.table.panels),
     )
     session = Session.open(ground, subject)
-    looks_of(session)  # what is stated of them is refused before any training
     note_unknown(session)
     return session
 

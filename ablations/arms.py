@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from ablations.table import Arm, Panel
+from ablations.table import Arm, Panel, of_panel
 from ablations.timing import Timing
 from search.recipe import Recipe
 from search.record import training_flops
@@ -39,19 +39,20 @@ def make_panel(
     timing: Timing,
 ) -> Panel:
     name, baseline = str(content.get("name") or ""), str(content.get("baseline"))
+    panel = f"panel {name!r}" if name else "a panel"
     if unknown := sorted(set(map(str, content)) - set(PANEL)):
         raise ValueError(
-            f"panel {name!r} may have {', '.join(PANEL)}, but has {unknown[0]!r}; take it out, or "
+            f"{panel} may have {', '.join(PANEL)}, but has {unknown[0]!r}; take it out, or "
             "mend its name"
         )
     arms = {str(label): given for label, given in (content.get("arms") or {}).items()}
     if baseline not in arms:
         raise ValueError(
-            f"the baseline of panel {name!r} must be one of its arms, but got {baseline!r}; "
+            f"the baseline{of_panel(name)} must be one of its arms, but got {baseline!r}; "
             f"choose among {', '.join(arms)}"
         )
     if len(arms) < 2:
-        raise ValueError(f"panel {name!r} must have at least two arms, but has {len(arms)}")
+        raise ValueError(f"{panel} must have at least two arms, but has {len(arms)}")
     base = {"vocab_size": vocab_size, **(content.get("base") or {})}
     equal = None if content.get("equal") is None else str(content["equal"])
     made: dict[str, Arm] = {}
@@ -69,11 +70,11 @@ def make_panel(
         except (ValueError, KeyError) as error:
             shaped = equal not in (None, *TRAINING) and made
             if not (isinstance(error, Unfit) and shaped):
-                raise ValueError(f"arm {label} of panel {name!r}: {error}") from None
+                raise ValueError(f"arm {label}{of_panel(name)}: {error}") from None
             unfit[label] = error
     if len(made) < 2:
         label, reason = next(iter(unfit.items()))
-        raise ValueError(f"arm {label} of panel {name!r}, and all others: {reason}")
+        raise ValueError(f"arm {label}{of_panel(name)}, and all others: {reason}")
     return Panel(
         name=name,
         budget=budget,

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from ablations.questions import QUESTIONS, Wanted
 from ablations.stats.bracket import FIRST_SEED, Choice, LrSearch, choose
-from ablations.table import Arm, Panel, Table
+from ablations.table import Arm, Panel, Table, of_panel
 from search.objectives import Targets
 from search.recipe import Recipe
 from search.record import Run
@@ -16,6 +16,7 @@ from search.states import State, Status
 from search.study.plan import Attempt, Cell, Step, distinct, is_open
 from space.arch import Architecture
 from space.cost import cost
+from space.words import count
 
 UNDECIDED = "undecided"
 """Instead of a key, where the run waits for its learning rate."""
@@ -51,8 +52,10 @@ class TableWork:
                 if key in seen:
                     but = "" if self.search.name == "none" else " but for the rate that is searched"
                     raise ValueError(
-                        f"arms of a panel must differ, but {seen[key]} and {arm.name} of "
-                        f"{panel.name!r} are the same run{but}; take one out"
+                        f"arms of a panel must differ, but {seen[key]} and {arm.name}"
+                        f"{of_panel(panel.name)} are the same run{but}: both are "
+                        f"{_sizes(arm.architecture)}, to which the budget may have rounded what "
+                        "they ask for; change one, or take it out"
                     )
                 seen[key] = arm.name
 
@@ -70,7 +73,7 @@ class TableWork:
             if panel.baseline in mine or len(mine) == len(panel.arms) - 1:
                 first = panel.baseline if panel.baseline in mine else mine[0]
                 raise ValueError(
-                    f"the baseline and another arm of panel {panel.name!r} must keep to the "
+                    f"the baseline and another arm{of_panel(panel.name)} must keep to the "
                     f"constraints, but of {first} {'; '.join(beyond[first])}; change the "
                     "constraints, or show what they are about with columns"
                 )
@@ -311,3 +314,12 @@ class TableWork:
         """The first panel's baseline."""
         panel = self.table.panels[0]
         return self._run(panel.arm(panel.baseline), self.first_seed)
+
+
+def _sizes(arch: Architecture) -> str:
+    """ "4 layers × 96, 6 heads on 2, FFN 295 (ratio 3.07)": what the budget settles."""
+    ratio = arch.intermediate_size / arch.hidden_size
+    return (
+        f"{count(arch.num_layers, 'layer')} × {arch.hidden_size}, {arch.num_attention_heads} heads "
+        f"on {arch.num_key_value_heads}, FFN {arch.intermediate_size} (ratio {ratio:.2f})"
+    )

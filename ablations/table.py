@@ -52,7 +52,7 @@ class Panel:
         for arm in self.arms:
             if arm.name == name:
                 return arm
-        raise _unknown(f"arm of panel {self.name!r}", self.arms, name)
+        raise _unknown(f"arm{of_panel(self.name)}", self.arms, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,11 @@ class Table:
             if panel.name == name:
                 return panel
         raise _unknown(f"panel of table {self.name}", self.panels, name)
+
+
+def of_panel(name: str) -> str:
+    """ " of panel 'equal tokens'"; nothing where the panel has no name."""
+    return f" of panel {name!r}" if name else ""
 
 
 def _unknown(what: str, known: Iterable[Arm] | Iterable[Panel], name: str) -> ValueError:

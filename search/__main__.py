@@ -25,7 +25,7 @@ from search.study.exploration import Exploration, Replicates, SearchWork
 from search.study.plan import Attempt
 from search.study.pruners import make_pruner
 from search.study.samplers import make_sampler
-from space.app import configuration, verb
+from space.app import configuration, files_of, verb
 from space.axes import Space
 from space.budget import Budget
 from space.cli import one_line_errors
@@ -170,6 +170,11 @@ def open_search(config: SearchConfig, given: Sequence[str] | None = None) -> "Se
         facts=partial(facts, config),
         pages=[{"study": config.name}],
         plot="depth_vs_width.png",
+        files={
+            "space": files_of(ground.given, "space", config.space.name),
+            "recipe": files_of(ground.given, "proxy", config.proxy),
+            "objectives": [name for name in config.objectives if name.endswith(".py")],
+        },
         sampler=config.sampler,
         pruner=config.pruner,
         kept_arms=config.replicates.top + 1,

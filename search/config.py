@@ -24,7 +24,7 @@ from space.arch import Architecture
 from space.axes import SpaceConfig
 from space.budget import OF_WEIGHTS, Budget
 from space.doors import label
-from space.files import require_name
+from space.files import APART, require_name
 from space.overrides import Place
 from space.ranges import AtLeast1, Positive, Range, Seed, settle_numbers
 
@@ -185,6 +185,11 @@ class SearchConfig(StudyConfig):
                 )
             self.recipe = replace(self.recipe, tokens=max(1, round(ratio * budget.value)))
         require_name("study", self.name)
+        if self.name in APART:
+            raise ValueError(
+                f"study must not be one of {', '.join(APART)}, which are folders of {self.outputs} "
+                f"of their own, but got {self.name!r}; choose another name"
+            )
         self._check_objectives(self.targets(USUAL))
 
     def targets(self, usual: str) -> Targets:

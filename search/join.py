@@ -18,9 +18,21 @@ from search.study.storage import COMMAND
 from space.app import option_of
 from space.cli import fail, one_line_errors
 
+HELP = """python -m search.join STUDY outputs=… workers=…: more workers for a study that runs.
+
+The command that started the study is given again, with what is given here besides:
+  outputs=FOLDER   where the study is, by default outputs
+  storage=URL      instead: the database that it was started with
+  runs=FOLDER      and every other option of that command, such as workers=4 or executor=ray
+
+python -m search.status lists the studies that there are."""
+
 
 def main() -> None:
     """Become the command that joins."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(HELP)
+        return
     with one_line_errors():
         verb, given, folder = joining(sys.argv[1:])
     if folder.is_dir():

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from search.data.cache import find_data
-from search.objectives import missed
+from search.objectives import USUAL, Measure, in_digits, missed
 from search.runs import WEIGHTS, read_asked
+from search.show import progress
 from search.states import Role, State
 from search.study.plan import Attempt, best_runs
 from space.app import option_of
@@ -59,6 +60,28 @@ def best(study: str, outputs: str | Path) -> Path:
     return Path(content["runs"]) / str(first.key)
 
 
+def best_in_words(study: str, outputs: str | Path) -> str:
+    """Which run is the best of a study or table, and its value.
+
+    Raises:
+        ValueError: as `best` does.
+    """
+    folder, content = best(study, outputs), described(study, outputs)
+    first, metric = _ranked(content)[0], str(content.get("metric", USUAL))
+    arch = Architecture.from_dict(read_asked(folder)["architecture"])
+    what = progress.shape(
+        {
+            "layers": arch.num_layers,
+            "width": arch.hidden_size,
+            "named": progress.named(first.params),
+            "seed": first.seed,
+        }
+    )
+    assert first.value is not None, "it has finished"
+    value = f"{in_digits(metric, first.value)} {Measure(metric).unit}"
+    return f"it is the best run of {study}, {first.key}: {what}, {value}"
+
+
 def _ranked(content: Mapping[str, Any]) -> list[Attempt]:
     """The best finished run of each arm, the best first."""
     runs = [attempt_of(trial) for trial in content["trials"]]
@@ -68,7 +91,8 @@ def _ranked(content: Mapping[str, Any]) -> list[Attempt]:
 
 def instead(study: str, outputs: str | Path, able: Callable[[Architecture], bool]) -> str:
     """What to export in place of the best run of a study: the best one whose architecture is
-    `able`, and where its weights were not kept what trains it again."""
+    `able`, and where its weights were not kept what trains it again; nothing where there is
+    none."""
     content = described(study, outputs)
     for run in _ranked(content):
         folder = Path(content["runs"]) / str(run.key)
@@ -79,7 +103,7 @@ def instead(study: str, outputs: str | Path, able: Callable[[Architecture], bool
                 "" if (folder / WEIGHTS).is_file() else f"; {without_weights(folder, outputs)}"
             )
             return f"the best run of {study} that can be is export={folder}{without}"
-    return f"no run of {study} can be exported so; train one that can"
+    return ""
 
 
 def described(study: str, outputs: str | Path) -> dict[str, Any]:

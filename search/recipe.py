@@ -118,7 +118,8 @@ class Recipe:
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(
-                    f"{name} must be one of {', '.join(choices)}, but got {getattr(self, name)!r}"
+                    f"recipe.{name} must be one of {', '.join(choices)}, but got "
+                    f"{getattr(self, name)!r}"
                 )
         if self.warmup_fraction + self.decay_fraction > 1:
             raise ValueError(
@@ -150,20 +151,23 @@ class Recipe:
     def _settle_rules(self) -> None:
         if not isinstance(self.rules, list | tuple) or set(self.rules) - set(RULES):
             raise ValueError(
-                f"rules must be a list of names among {', '.join(RULES)}, but got {self.rules!r}"
+                f"recipe.rules must be a list of names among {', '.join(RULES)}, but got "
+                f"{self.rules!r}"
             )
         referred = self.reference_tokens or self.reference_batch_tokens
         kept = tuple(rule for rule in RULES if rule in self.rules) if referred else RULES
         object.__setattr__(self, "rules", kept)
         if self.critical_batch_tokens and not self.reference_batch_tokens:
             raise ValueError(
-                "critical_batch_tokens must come with the batch that the rate was measured at, but "
-                "got none; set recipe.reference_batch_tokens"
+                "recipe.critical_batch_tokens must come with the batch that the rate was measured "
+                "at, but got none; set recipe.reference_batch_tokens"
             )
 
     def _settle_horizons(self) -> None:
         if not isinstance(self.horizons, list | tuple):
-            raise ValueError(f"horizons must be a list of numbers, but got {self.horizons!r}")
+            raise ValueError(
+                f"recipe.horizons must be a list of numbers, but got {self.horizons!r}"
+            )
         horizons = tuple(number("a horizon", share, float) for share in self.horizons)
         object.__setattr__(self, "horizons", horizons)
 
@@ -173,23 +177,23 @@ class Recipe:
             return
         if self.schedule != "wsd":
             raise ValueError(
-                "horizons must branch off a stable learning rate, but got schedule="
-                f"{self.schedule}; set schedule=wsd, or take horizons out"
+                "recipe.horizons must branch off a stable learning rate, but got schedule="
+                f"{self.schedule}; set recipe.schedule=wsd, or take horizons out"
             )
         if given != sorted(set(given)) or not (0 < given[0] and given[-1] < 1):
             raise ValueError(
-                f"horizons must be ascending shares of the tokens in (0, 1), but got {given}"
+                f"recipe.horizons must be ascending shares of the tokens in (0, 1), but got {given}"
             )
         ends = [branch.end for branch in self.branches]
         if len({*ends, self.steps}) <= len(ends) or self.decay_fraction * ends[0] < 1:
             raise ValueError(
-                f"horizons must lie a step apart and decay for one at least, but got {given} of "
-                f"{self.steps} steps, with a decay_fraction of {self.decay_fraction:g}"
+                "recipe.horizons must lie a step apart and decay for one at least, but got "
+                f"{given} of {self.steps} steps, with a decay_fraction of {self.decay_fraction:g}"
             )
         warmup = self.warmup_fraction * self.steps
         if self.branches[0].start < warmup:
             raise ValueError(
-                f"horizons must begin to decay after the warmup of {warmup:g} steps, but "
+                f"recipe.horizons must begin to decay after the warmup of {warmup:g} steps, but "
                 f"{given[0]} would after {self.branches[0].start}; leave it out, or lower "
                 "warmup_fraction"
             )

@@ -242,10 +242,13 @@ def load_records(runs: str | Path) -> "pd.DataFrame":
     Damaged records are left out; `frame.attrs["corrupt"]` lists what is wrong with each.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        ValueError: there is no such folder.
     """
     if not Path(runs).is_dir():
-        raise FileNotFoundError(f"runs must be a folder of runs, but there is no {runs}")
+        raise ValueError(
+            f"runs must be a folder of runs, but there is no {runs}; check the spelling (it is "
+            "relative to the current folder)"
+        )
     import pandas as pd  # the commands that train do without it
 
     rows: list[dict[str, Any]] = []

@@ -32,6 +32,7 @@ from search.study.storage import (
 )
 from space.app import verb
 from space.cli import one_line_errors
+from space.near import hint
 from space.overrides import Place
 from space.ranges import Positive, settle_numbers
 from space.tables import in_columns
@@ -77,6 +78,11 @@ def show(config: StatusConfig) -> None:
     """Print where the study stands; with `watch` until it is done."""
     with one_line_errors():
         if config.study is None:
+            if config.storage is None and not Path(config.outputs).is_dir():
+                raise ValueError(
+                    f"outputs must be a folder that is there, but {config.outputs} is not; "
+                    "`python -m search` makes it, or set outputs=FOLDER"
+                )
             _show_all(config)
             return
         storage = storage_of(config)
@@ -200,9 +206,12 @@ def _file_of(config: StatusConfig) -> Path:
     for folder in folders:
         if (found := folder / DB).is_file():
             return found
+    known = [path.parent.name for path in databases(outputs)]
+    there = f"there is {', '.join(known) or 'none yet'}"
     raise ValueError(
-        f"study must be one that was started, but {folders[0] / DB} is not there; set "
-        "outputs=… to where it is, or storage=… to the database that it was started with"
+        f"study must be one that was started, but {folders[0] / DB} is not there; {there}"
+        f"{hint(study, known)}; set outputs=… to where it is, or storage=… to the database that it "
+        "was started with"
     )
 
 

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar
 
+from space import formats
 from space.app import verb
 from space.arch import Architecture, Size
 from space.axes import Candidate, Space, SpaceConfig, describe_sharing
@@ -18,7 +20,7 @@ from space.budget import Unfit, ffn_multiple, ffn_target
 from space.cli import one_line_errors
 from space.cost import cost, num_norms, parts
 from space.device import Use
-from space.formats import NotHeld, export_as, holds
+from space.formats import NotHeld, export_as, held_in, holds
 from space.overrides import Names, Place
 from space.parts import part_fields
 from space.ranges import AtLeast1
@@ -56,6 +58,7 @@ class Config:
     outputs: Place = "outputs"
     to: Place | None = None
     models: str | None = None
+    pages: str | None = None
     runs: Place = "runs"
     cache: Place = ".cache/data"
     tokenizer: Place | None = None
@@ -77,8 +80,10 @@ def main(config: Config) -> None:
         if config.export is not None:
             return _export(config.export, config)
         if config.format not in FORMATS:
+            known = config.format in formats.FORMATS.names()
+            export = ", which goes with export=RUN to=FOLDER" if known else ""
             raise ValueError(
-                f"format must be one of {', '.join(FORMATS)}, but got {config.format!r}"
+                f"format must be one of {', '.join(FORMATS)}, but got {config.format!r}{export}"
             )
         arch = _architecture(config)
         if arch is not None:
@@ -112,17 +117,39 @@ def _export(source: str, config: Config) -> None:
             raise _trained(error, format, model, config) from None
         raise
     print(f"exported: {folder}")
+    if config.study is not None:
+        _say_which(source, config.study, config)
+
+
+def _say_which(source: str, study: str, config: Config) -> None:
+    """Print which run the best one is, and what else the study's page advises."""
+    models = import_module(str(config.models))
+    if not hasattr(models, "best_in_words"):
+        return
+    print(models.best_in_words(study, config.outputs))
+    if config.pages is not None:
+        key = Path(models.named(source, study, config.outputs)).name
+        pages = import_module(config.pages)
+        if other := pages.besides_the_best(study, config.outputs, key):
+            print(other)
 
 
 def _trained(error: NotHeld, format: str, model: Stored, config: Config) -> ValueError:
     """The error for a trained model, which can leave nothing out: what can be exported instead."""
-    ways = [] if format == "hf" or not holds("hf", model.architecture) else ["use format=hf"]
-    instead = getattr(import_module(str(config.models)), "instead", None)
-    if config.study is not None and instead is not None:
+    arch = model.architecture
+    kinds = [f"precision={name}" for name in held_in(format, arch)[:1]]
+    kinds += [] if format == "hf" or not holds("hf", arch) else ["format=hf"]
+    ways = [f"use {' or '.join(kinds)}"] if kinds else []
+    find = getattr(import_module(str(config.models)), "instead", None)
+    other, none = "", ""
+    if config.study is not None and find is not None:
         able = partial(holds, format, precision=config.precision)
-        ways.append(instead(config.study, config.outputs, able))
+        other = find(config.study, config.outputs, able)
+        none = "" if other else f" (no run of {config.study} can be exported so)"
+    anew = f"train one with {error.options}" if error.options else "train one without it"
+    ways.append(other or f"{anew}{none}")
     reason = str(error).partition("; ")[0]
-    return ValueError(f"{reason}; {', or '.join(ways) or 'train one without it'}")
+    return ValueError(f"{reason}; {', or '.join(ways)}")
 
 
 def _named(source: str, config: Config) -> str | Stored:

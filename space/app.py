@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import wraps
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
@@ -317,6 +318,20 @@ def folder_flags(given: Sequence[str]) -> list[str]:
     known, _ = parser.parse_known_args(apart(parser, given)[0])
     named = {"--config-dir": known.config_dir, "--config-path": known.config_path}
     return [word for flag, folder in named.items() if folder for word in (flag, folder)]
+
+
+def files_of(given: Sequence[str], group: str, name: str) -> list[str]:
+    """The files of configuration that a group's values come from: of this name, or a path, and
+    that of the experiment. `given` are the flags and options of the command."""
+    folder = dict(pairwise(folder_flags(given))).get("--config-dir")
+    folders = [Path(CONF), *([Path(folder)] if folder else [])]
+    asked = [text.partition("=")[2] for text in given if option_of(text) == "experiment"]
+    paths = [Path(name)] if name.endswith((".yaml", ".yml")) else []
+    paths += [each / group / f"{name}.yaml" for each in folders]
+    paths += [each / "experiment" / f"{last}.yaml" for each in folders for last in asked[-1:]]
+    found = [path.resolve() for path in paths if path.is_file()]
+    here = Path.cwd().resolve()
+    return [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in found]
 
 
 def _without_dashes(flag: str) -> str:

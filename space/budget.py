@@ -17,6 +17,7 @@ from space.constraints import FREE, Constraints, keeps
 from space.cost import ClosedForm, Cost
 from space.device import QUANTITIES, pinned, unpinned
 from space.meters import KINDS, Counted, Heads, Line, Meter, Weights, meter_of
+from space.near import hint
 from space.parts import part_fields
 from space.ranges import ANY, SUFFIXES
 
@@ -673,6 +674,7 @@ def _check(partial: Mapping[str, Any], ffn_tolerance: float) -> None:
         if name not in _KNOWN and name not in part_fields(partial.get("parts") or ()):
             raise ValueError(
                 f"fit takes fields of an architecture and {', '.join(RATIOS)}, but got {name!r}"
+                f"{hint(name, [*_KNOWN, *part_fields(partial.get('parts') or ())])}"
             )
         if name in _INTEGERS and value is not None:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:

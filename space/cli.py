@@ -100,13 +100,23 @@ def fail(error: BaseException | str) -> NoReturn:
     raise SystemExit(2)
 
 
+def _not_there(option: str) -> str:
+    """Of a key of a mapping: the axis that was probably meant, or how another one is added."""
+    from space.axes import AXES
+
+    group, _, name = option.rpartition(".")
+    near = hint(name, AXES) if group == "space.axes" and name not in AXES else ""
+    how = f"{'Another axis is added' if near else '; add it'} with +{option}=…"
+    return f"{option} must be there to be changed, but is not{near}{' ' if near else ''}{how}"
+
+
 def describe(error: BaseException) -> str:
     """One line for an error: its own message, and its cause's where Hydra hides what is wrong
     there."""
     if isinstance(error, RecursionError):
         return "values must not be nested so deeply that they cannot be read"
     if added := NOT_THERE.search(str(error)):
-        return f"{added[1]} must be there to be changed, but is not; add it with +{added[1]}=…"
+        return _not_there(added[1])
     if wrong := wrong_kind(error) or unknown_key(error):
         return wrong
     texts = [_first_lines(error)]

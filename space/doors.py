@@ -95,7 +95,8 @@ class Door(Generic[T]):
         if module is None:
             raise ValueError(
                 f"{option} must be one of {', '.join(self.names())}, a module or a file, but "
-                f"got {name!r}{self._choices(name)}"
+                f"got {name!r}{', and there is no such file' if name.endswith('.py') else ''}"
+                f"{self._choices(name)}"
             )
         where = getattr(module, "__file__", None) or name
         if digest not in (None, _digest(module)):

@@ -14,6 +14,8 @@ PART = ".part"
 """What names of files end in that are being written."""
 NOT_IN_NAMES = set("/\\\0#?%:\n\r\t")
 """Of folders and of W&B runs."""
+APART = ("tables", "laws", "coordinate_check")
+"""Folders under `outputs` that are no study: what they hold is of another kind."""
 LONGEST_NAME = 100
 """Bytes. A file name takes 255 and the id of a W&B run 128, a run's key among them."""
 

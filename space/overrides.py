@@ -61,7 +61,7 @@ def as_text(override: str, schema: type[Any]) -> str:
         words = [word.strip() for word in elements[1].split(",")]
         return f"{option}=[{','.join(word and _word(word) for word in words)}]"
     if wants_text:
-        _require_readable(option, value)
+        _require_readable(option, value, Place in kinds_at(schema, path.split(".")))
         return f"{option}={_word(value)}"
     if counted := _in_digits(schema, path.split("."), value):
         return f"{option}={counted}"
@@ -89,7 +89,7 @@ def _word(text: str) -> str:
     return quoted(text.strip()) if isinstance(read, int | float) else text
 
 
-def _require_readable(option: str, value: str) -> None:
+def _require_readable(option: str, value: str, names_place: bool) -> None:
     """Raises: ValueError where Hydra cannot read text, or would try several values."""
     try:
         several = OverridesParser.create().parse_override(f"{option}={value}").is_sweep_override()
@@ -97,6 +97,13 @@ def _require_readable(option: str, value: str) -> None:
             return
     except HydraException:
         several = False
+    if several and not names_place and re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value):
+        verb = "ablations" if option == "table" else "search"
+        raise ValueError(
+            f"{option} must be one value (a list is key=[value1,value2]), but got {value:.80}; -m "
+            f"makes a start of a search or a table for each: python -m {verb} -m "
+            f"{option}={value:.80}"
+        )
     as_given = f"{option}={quoted(value)}"
     value_of(as_given)  # raises where it is the option that is wrong
     what = (

@@ -42,7 +42,9 @@ def plain(value: Any) -> str:
 
 
 def switched(name: str, on: bool) -> str:
-    """ "layer scale", "no layer scale": what is on or off."""
+    """ "layer scale", "no layer scale": what is on or off; "tied", "untied"."""
+    if name == "tie_word_embeddings":
+        return "tied" if on else "untied"
     words = name.replace("_", " ")
     return words if on else f"no {words}"
 

@@ -15,6 +15,7 @@ from search.runs import WEIGHTS, usable_record
 from search.states import State
 from space.cli import one_line_errors
 from space.seals import whole_json, write_json
+from space.words import count
 
 if TYPE_CHECKING:
     from ablations.config import AblationConfig
@@ -41,7 +42,8 @@ def cells_of(config: "AblationConfig") -> list[dict[str, Any]]:
     """`arm seed key` of each run of the study that finished and kept its weights.
 
     Raises:
-        ValueError: no study is named, there is none, or none of its runs kept its weights.
+        ValueError: no study is named, there is none, or fewer than two of its arms have a run that
+            kept its weights: their order is what is asked.
     """
     if config.study is None:
         raise ValueError(
@@ -55,10 +57,12 @@ def cells_of(config: "AblationConfig") -> list[dict[str, Any]]:
         done = [trial | {"arm": names[trial["key"]]} for trial in done if trial["key"] in names]
     cells = [{"arm": str(t["arm"]), "seed": t["seed"], "key": t["key"]} for t in done]
     kept = [c for c in cells if (Path(config.runs) / c["key"] / WEIGHTS).is_file()]
-    if not kept:
+    if (arms := len({cell["arm"] for cell in kept})) < 2:
+        verb = "have" if len(kept) > 1 else "has"
+        have = f"{len(kept) or 'none'} of its {count(len(cells), 'finished run')} {verb}"
         raise ValueError(
-            f"the runs of study={config.study} must have kept their weights, but none of its "
-            f"{len(cells)} finished runs has; train it with keep=all "
+            f"runs of at least two arms of study={config.study} must have kept their weights, but "
+            f"{have}{', all of one arm' if arms and len(kept) > 1 else ''}; train it with keep=all "
             "under another name and in another runs folder"
         )
     if lost := len(cells) - len(kept):

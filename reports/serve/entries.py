@@ -1,6 +1,7 @@
 """A study, a table or a law as lists show it: what it was asked, and what its page answers."""
 
 import csv
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -166,7 +167,13 @@ def _flat(values: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{at}{name}.")
         else:
-            yield f"{at}{name}", "" if value in (None, [], {}) else str(value)
+            yield f"{at}{name}", "" if value in (None, [], {}) else _as_yaml(value)
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as it is given: `[true, false]`."""
+    plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return str(value) if plain else json.dumps(value, ensure_ascii=False)
 
 
 def _minute(time: str) -> str:
@@ -259,8 +266,8 @@ def _law(law: Entry, found: Mapping[str, Entry]) -> Entry:
 
 
 def with_progress(entry: Entry, said: Mapping[str, Any] | None) -> Entry:
-    """The entry with what its storage says; before its first run has ended, also what it was
-    asked."""
+    """The entry with what its storage says, which has how many runs there will be: `study.json` has
+    those that have begun. Before the first has ended, also what it was asked."""
     if said is None or entry.kind == LAW:
         return entry
     if not entry.keys and (settings := said.get("settings")):
@@ -268,13 +275,10 @@ def with_progress(entry: Entry, said: Mapping[str, Any] | None) -> Entry:
             entry = replace(entry, **_begun(settings), started=_minute(said["started"] or ""))
         except UNREADABLE:
             pass  # of another version
-    if "error" in said and not entry.asked:
-        return replace(entry, answer=f"cannot be read: {said['error']}")
-    if not is_alive(said):
-        return entry
-    # Of all that it will have, as its progress says; `study.json` has those that have begun.
-    runs = f"{said['finished']} of {said['total']}" if entry.runs else ""
-    return replace(entry, progress=said, runs=runs)
+    if "error" in said:
+        return entry if entry.asked else replace(entry, answer=f"cannot be read: {said['error']}")
+    entry = replace(entry, runs=f"{said['finished']} of {said['total']}")
+    return replace(entry, progress=said) if is_alive(said) else entry
 
 
 def is_alive(said: Mapping[str, Any]) -> bool:

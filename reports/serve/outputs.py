@@ -18,11 +18,10 @@ from reports.serve.entries import (
     with_progress,
     with_studies,
 )
+from space.files import APART
 
 PLACES = {STUDY: "*", TABLE: "tables/*", LAW: "laws/*"}
 """Where their folders are."""
-APART = ("tables", "laws")
-"""Folders that are no study."""
 DB = "study.db"
 """SQLite's file in the folder of a study."""
 

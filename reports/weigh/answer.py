@@ -186,13 +186,11 @@ def _level(column: str, value: Any) -> str:
     axis = column.removeprefix("axis.")
     if axis == "sharing":
         return "unshared" if value == "none" else str(value).replace(" x", " × ")
-    if axis == "tie_word_embeddings":
-        return "tied" if value else "untied"
     if axis in TARGETS:
         return TARGETS[axis].format(float(value))
     words = AXES.get(axis, axis.replace("_", " "))
     if isinstance(value, bool | np.bool_):
-        return switched(words, bool(value))
+        return switched(AXES.get(axis, axis), bool(value))
     return f"{plain(value)} {words.replace('heads', 'head', 1) if value == 1 else words}"
 
 
@@ -322,7 +320,7 @@ def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
     if biased := _biased(evidence):
         sentences.append(biased)
     if evidence.choice is not None:
-        sentences.append(_to_take(study, evidence))
+        sentences.append(to_take(study, evidence))
     once = int((~evidence.arms.replicated).sum())
     if once:
         were = "was" if once == 1 else "were"
@@ -342,7 +340,7 @@ def _biased(evidence: Evidence) -> str:
     )
 
 
-def _to_take(study: Study, evidence: Evidence) -> str:
+def to_take(study: Study, evidence: Evidence) -> str:
     """The architecture of least expected regret, and what taking it costs."""
     assert evidence.choice is not None, "asked only where there is one"
     take = evidence.choice.take

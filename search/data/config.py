@@ -16,6 +16,7 @@ from search.data.tokenizer import BYTES
 from space.doors import Door, label
 from space.overrides import Place
 from space.ranges import AtLeast1, Range, settle_numbers
+from space.words import join
 
 READING = ("path", "subset", "split", "revision", "text_key")
 """Options of a corpus that reads them; of another they are refused."""
@@ -119,6 +120,15 @@ class DataConfig:
                 f"data.in_place must be left out with data.source={self.source}, whose documents "
                 "must be made into tokens first, but is true; data=tokens has it"
             )
+
+    @property
+    def in_words(self) -> str:
+        """What is read: `the text at books/*.txt`."""
+        if self.sources:
+            parts = (made.in_words.removeprefix("the ") for made in sources_of(self).values())
+            return f"the {join(list(parts))}"
+        what = "text" if self.corpus().kind == "text" else "token ids"
+        return f"the {what} at {self.path}" if self.path else f"the {what} of {self.name}"
 
     @property
     def label(self) -> str:

@@ -48,9 +48,9 @@ def main(config: EvaluateConfig) -> None:
         config = replace(
             config, model=named(config.model, config.study, config.outputs), study=None
         )
+        folder = find_model(config.model, config.runs)
         specs = chosen(config.tasks, config.only)
         tasks = build(specs, config.source, Path(config.package), lambda: held_out(config))
-        folder = find_model(config.model, config.runs)
         lm = open_model(folder, config.cache, config.tokenizer, config.device)
     scores = []
     for spec, task in zip(specs, tasks, strict=True):

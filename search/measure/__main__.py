@@ -107,9 +107,10 @@ def architecture_of(name: str, runs: str) -> Architecture:
     try:
         return of_hub(name)
     except ValueError as error:
+        why = str(error).partition(", but ")[2] or str(error)
         raise ValueError(
             "model must be a run, a file of conf/architecture/, a YAML file, a folder or a hub id, "
-            f"but {error}"
+            f"but {why}"
         ) from None
 
 

@@ -46,10 +46,11 @@ def is_of_another_host(process: int) -> bool:
 
 
 def require_writable(folder: Path, option: str) -> None:
-    """Raises: ValueError where nothing can be written there."""
+    """Raises: ValueError where nothing can be written there, or what is not there cannot be made;
+    it is not made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise ValueError(

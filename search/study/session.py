@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ from search.show.estimate import Estimate, estimate
 from search.show.progress import Tally, identity, shape, view
 from search.show.trackers import Mirror, TrackerConfig, open_tracker
 from search.states import End, Kind, State, Status
+from search.study.changed import Origin
 from search.study.copies import has_weights, share_ended
 from search.study.ending import describe, given, tidy
 from search.study.job import Job
@@ -44,6 +46,7 @@ from search.study.samplers import SamplerConfig
 from search.study.starts import Start, enter
 from search.study.storage import (
     COMMAND,
+    SUBMITTED,
     TOTAL,
     has_study,
     is_sqlite,
@@ -51,6 +54,7 @@ from search.study.storage import (
     open_storage,
     open_study,
     read_attempts,
+    require_openable,
     settled_precision,
 )
 from search.train import placement
@@ -86,9 +90,6 @@ class Groundwork:
     naming: str
     """The option that chooses the study's name."""
     executor: Executor
-    lock: Start
-    """As others see it."""
-    storage: PatientStorage
     data: Data
     recipe: Recipe
     """With nothing left open."""
@@ -115,6 +116,8 @@ class Subject(Generic[W]):
     """Options of `python -m reports`, of each page that shows it."""
     plot: str
     """The picture of it in its folder."""
+    files: Mapping[str, Sequence[str]]
+    """The files that settings are read from, by their first name."""
     targets: Targets
     """What is optimised, shown and kept to."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -151,10 +154,12 @@ class Session(Generic[W]):
     artifacts: Artifacts | None = None
     shared: set[str] = field(default_factory=set)
     """Keys of runs whose records are here and in the store."""
+    settled: Placement | None = None
+    """Of a typical run; None where the study had begun, and may have nothing left to train."""
 
     @classmethod
     def open(cls, ground: Groundwork, subject: Subject[W]) -> Self:
-        """The study: created, or resumed.
+        """The study: created, or resumed. What is refused before it is there leaves no folder.
 
         Raises:
             ValueError: what must not change under its name has changed.
@@ -169,17 +174,28 @@ class Session(Generic[W]):
             require_rows(recipe, config.placement.gpus_per_run)
         config.measure.require(*work.architectures)
         require_measured(config.measure, subject.targets)
-        with ground.lock.leases.holding(ground.lock.planning):
+        pruner = make_pruner(subject.pruner, ground.recipe)
+        workers = ground.executor.slots(config.workers_of(ground.executor))
+        begun = has_study(config.url, config.name)
+        settled = None if begun else _settle_placement(config.placement, workers, work)
+        tracker = open_tracker(
+            config.tracker, config.name, config.folder, scored=bool(config.evaluate.tasks)
+        )
+        storage, lock = _enter(config)
+        with ExitStack() as refused, lock.leases.holding(lock.planning):
+            refused.callback(lock.release)
             study = open_study(
-                ground.storage.as_optunas,
+                storage.as_optunas,
                 config.name,
                 {**subject.settings, **measure_settings(config.measure, subject.targets)},
                 naming=ground.naming,
-                pruner=make_pruner(subject.pruner, ground.recipe),
+                pruner=pruner,
                 directions=subject.targets.directions,
+                origin=Origin(given(ground.given, config.url), subject.files, config.data.in_words),
+                alone=lock.alone,
             )
             name_damaged(study)
-            lose_abandoned(study, Path(config.runs), ground.lock.leases)
+            lose_abandoned(study, Path(config.runs), lock.leases)
             attempts, shared = read_attempts(study), set[str]()
             share_ended(ground.artifacts, Path(config.runs), attempts, shared)
             reopen_lost(study, Path(config.runs))
@@ -188,6 +204,7 @@ class Session(Generic[W]):
                 asked = given(ground.given, config.url)
                 here = {"verb": ground.verb, "given": asked, "folder": str(Path.cwd())}
                 study.set_user_attr(COMMAND, here)
+            refused.pop_all()
         job = Job(
             study=config.name,
             storage=config.url,
@@ -200,12 +217,12 @@ class Session(Generic[W]):
             seed=config.seed,
             targets=subject.targets,
             placement=config.placement,
-            workers=ground.executor.slots(config.workers_of(ground.executor)),
+            workers=workers,
             since=len(study.get_trials(deepcopy=False)),
             evaluate=config.evaluate,
             measure=config.measure,
-            start=ground.lock.name,
-            place=ground.lock.place,
+            start=lock.name,
+            place=lock.place,
             grace_s=config.grace_s,
             artifacts=ground.artifacts.url if ground.artifacts else None,
             keep_weights=config.keep != "none" or bool(config.evaluate.tasks),
@@ -217,24 +234,23 @@ class Session(Generic[W]):
             job=job,
             study=study,
             executor=ground.executor,
-            tracker=open_tracker(
-                config.tracker, config.name, config.folder, scored=bool(config.evaluate.tasks)
-            ),
-            lock=ground.lock,
+            tracker=tracker,
+            lock=lock,
             data=data,
             started=time.monotonic(),
             before_s=_wall_s(config.folder),
             given=ground.given,
             artifacts=ground.artifacts,
             shared=shared,
+            settled=settled,
         )
         return replace(session, job=replace(job, unscored=tuple(session.to_ask()[0])))
 
     @cached_property
     def placement(self) -> Placement:
         """Of a typical run. It needs torch, which a study with nothing left to train does not."""
-        return settle_apart(
-            share_cores(self.config.placement, self.job.workers), self.subject.work.typical
+        return self.settled or _settle_placement(
+            self.config.placement, self.job.workers, self.subject.work
         )
 
     @property
@@ -323,6 +339,16 @@ class Session(Generic[W]):
     def train(self, outlook: "Outlook") -> Ending:
         """Let workers do what is left: each runs `search.study.worker`."""
         to_do = outlook.open_runs + len(outlook.unscored)
+        queued = to_do > 0 and self.config.executor.name not in HERE
+        if queued:
+            self.study.set_user_attr(SUBMITTED, True)
+        ending = self._wait(outlook, to_do)
+        if queued and ending.kind == End.FATAL:
+            self.study.set_user_attr(SUBMITTED, False)
+        return ending
+
+    def _wait(self, outlook: "Outlook", to_do: int) -> Ending:
+        """Until the workers have ended, or only until they are in a queue."""
         if to_do and (left := self._leave()) is not None:
             return left
         with view(self._tally(outlook)) as shown:
@@ -450,8 +476,8 @@ def _not_exportable(architectures: Sequence[Architecture]) -> str | None:
 def lay_groundwork(
     config: StudyConfig, verb: str, naming: str, given: Sequence[str] | None = None
 ) -> Groundwork:
-    """Open the study's storage, read the data, settle the recipe. `given` are the options, by
-    default those of the command line.
+    """Read the data and settle the recipe; nothing is written to the study's place. `given` are the
+    options, by default those of the command line.
 
     Raises:
         ValueError: something in the configuration.
@@ -461,15 +487,13 @@ def lay_groundwork(
     if config.placement.gpus_per_run > 1:
         config.workers_of(executor)  # refused before data is prepared
     require_answers(config.evaluate)
-    require_there(config.data)  # before the study has a folder
+    require_there(config.data)
     if config.train:
         require_shared(config, executor)
         require_writable(config.folder, "outputs")
         require_writable(Path(config.runs), "runs")
     artifacts = open_artifacts(config.artifacts)
-    storage = open_storage(config.url)
-    owner = f"{HOST}:{os.getpid()}"
-    lock = enter(storage.engine, storage.patience, config.name, owner, config.grace_s)
+    require_openable(config.url, made=config.storage is None)
     data = prepare(config.data, artifacts=artifacts)
     require_answers(config.evaluate, data)
     return Groundwork(
@@ -477,13 +501,28 @@ def lay_groundwork(
         verb=verb,
         naming=naming,
         executor=executor,
-        lock=lock,
-        storage=storage,
         data=data,
-        recipe=_settle(config, settled_precision(storage.as_optunas, config.name)),
+        recipe=_settle(config, settled_precision(config.url, config.name)),
         given=sys.argv[1:] if given is None else given,
         artifacts=artifacts,
     )
+
+
+def _settle_placement(placement: Placement, workers: int, work: Work) -> Placement:
+    return settle_apart(share_cores(placement, workers), work.typical)
+
+
+def _enter(config: StudyConfig) -> tuple[PatientStorage, Start]:
+    """The study's storage, made where there is none, and this start of the study.
+
+    Raises:
+        ValueError: it cannot be opened, or is a file that another host works with.
+    """
+    if config.storage is None:
+        config.folder.mkdir(parents=True, exist_ok=True)
+    storage = open_storage(config.url)
+    owner = f"{HOST}:{os.getpid()}"
+    return storage, enter(storage.engine, storage.patience, config.name, owner, config.grace_s)
 
 
 def require_shared(config: StudyConfig, executor: Executor) -> None:

@@ -8,7 +8,7 @@ from itertools import count
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.study.leases import PLANNING, START, Leases
+from search.study.leases import PLANNING, START, WORKER, Leases
 from search.study.locks import HOST
 from search.study.patience import Patience
 
@@ -33,6 +33,12 @@ class Start:
     def planning(self) -> str:
         """The lease of who plans the study."""
         return f"{PLANNING}/{self.leases.study}"
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other start and no worker is there that lives."""
+        leases = [*self.leases.read(START), *self.leases.read(WORKER)]
+        return not any(lease.left_s > 0 and lease.start != self.name for lease in leases)
 
     def release(self) -> None:
         """It has ended."""

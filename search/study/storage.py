@@ -29,6 +29,7 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search.states import Role, State, Status
+from search.study.changed import Origin, differences, refusal
 from search.study.job import Job
 from search.study.leases import TABLE, WORKER, Leases
 from search.study.locks import HOST, run_lock
@@ -36,8 +37,6 @@ from search.study.patience import Patience, PatientStorage
 from search.study.plan import Attempt
 from search.study.sealed import SEALS, is_damaged, seal_of
 from space.compat import note, reopened, storage_of
-from space.doors import alike
-from space.words import command
 
 NETWORK = {"connect_timeout": 5, "keepalives_idle": 10, "tcp_user_timeout": 30_000}
 """Of PostgreSQL's drivers: a lost connection is noticed in less than a minute."""
@@ -53,6 +52,8 @@ COMMAND = "command"
 """Of a study: how its last start was asked for, which `search.join` repeats."""
 TOTAL = "total"
 """Of a study: how many runs it will have, by what its last start was asked."""
+SUBMITTED = "submitted"
+"""Of a study: whether its workers were given to a queue, where they may wait for hours."""
 REMEDY = (
     "move it away, and the same command takes finished runs from their records and goes on with "
     "the others from their checkpoints"
@@ -201,14 +202,40 @@ def is_sqlite(url: str) -> bool:
 
 
 def has_study(url: str, name: str) -> bool:
-    """Whether a storage has a study of this name; a file that is not there is not made.
+    """Whether a storage has a study of this name that has begun; a file that is not there is not
+    made.
 
     Raises:
         ValueError: it cannot be opened.
     """
     if is_sqlite(url) and not Path(str(make_url(url).database)).is_file():
         return False
-    return name in optuna.get_all_study_names(open_storage(url).as_optunas)
+    storage = open_storage(url).as_optunas
+    known = name in optuna.get_all_study_names(storage)
+    return known and has_begun(optuna.load_study(study_name=name, storage=storage))
+
+
+def has_begun(study: optuna.Study) -> bool:
+    """Whether a study has a trial, or may have workers in a queue. One that came to nothing, since
+    no worker could be started, gives way to other settings.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    with _whole(study):
+        return bool(study.user_attrs.get(SUBMITTED)) or bool(study.get_trials(deepcopy=False))
+
+
+def require_openable(url: str, made: bool = False) -> None:
+    """Look whether a storage can be opened; a file that is not there is not made. `made`: whether
+    its folder is, where there is none.
+
+    Raises:
+        ValueError: it cannot be.
+    """
+    path = Path(str(make_url(url).database)) if is_sqlite(url) else None
+    if path is None or is_in_memory(url) or path.is_file() or not (made or path.parent.is_dir()):
+        open_storage(url)
 
 
 def without_password(url: str) -> str:
@@ -228,8 +255,11 @@ def open_study(
     naming: str = "study",
     pruner: BasePruner | None = None,
     directions: Sequence[str] = ("minimize",),
+    origin: Origin | None = None,
+    alone: bool = False,
 ) -> optuna.Study:
-    """The study of this name, new or with the trials it has.
+    """The study of this name, new or with the trials it has. `origin` is where its settings come
+    from; `alone`: nobody else works on it, and one that has not begun may be replaced.
 
     Raises:
         ValueError: it was made with other settings; the message shows the difference.
@@ -249,18 +279,11 @@ def open_study(
         return study
     require_settings(name, kept)
     if changed := list(differences(kept["settings"], json.loads(json.dumps(settings)))):
-        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
-        raise ValueError(
-            f"study {name} must keep its space, data and recipe, but {'; '.join(changed[:3])}{more}"
-            f"; choose another name with {naming}=NAME, or take the change back{_made_by(kept)}"
-        )
+        if not (alone and not has_begun(study)):
+            raise refusal(name, changed, kept.get(COMMAND), origin or Origin(), naming)
+        optuna.delete_study(study_name=name, storage=storage)
+        return open_study(storage, name, settings, naming, pruner, directions)
     return study
-
-
-def _made_by(kept: Mapping[str, Any]) -> str:
-    """The command that a study was last started by, where that is kept."""
-    made = kept.get(COMMAND)
-    return f": {command(made['verb'], *made['given'])}" if made else ""
 
 
 def load_study(
@@ -275,22 +298,13 @@ def load_study(
     )
 
 
-def settled_precision(storage: BaseStorage, name: str) -> str | None:
-    """The precision that `auto` became when the study was made."""
-    if name not in optuna.get_all_study_names(storage):
+def settled_precision(url: str, name: str) -> str | None:
+    """The precision that `auto` became when the study was made; None where there is none yet."""
+    if not has_study(url, name):
         return None
-    settings = optuna.load_study(study_name=name, storage=storage).user_attrs.get("settings", {})
+    study = optuna.load_study(study_name=name, storage=open_storage(url).as_optunas)
+    settings = study.user_attrs.get("settings", {})
     return settings.get("recipe", {}).get("precision")  # type: ignore[no-any-return]
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -> Iterator[str]:
-    """What changed between two nested mappings: `recipe.lr was 0.003, is 0.004`."""
-    for name in sorted({*before, *now}):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from differences(old, new, f"{at}{name}.")
-        elif not alike(old, new):
-            yield f"{at}{name} was {_short(old)}, is {_short(new)}"
 
 
 def read_attempts(study: optuna.Study) -> list[Attempt]:
@@ -469,8 +483,3 @@ def first_line(error: BaseException) -> str:
     inner = getattr(error, "orig", None) or error.__cause__ or error
     lines = str(inner).strip().splitlines()
     return lines[0] if lines else type(inner).__name__
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value) if isinstance(value, list | dict) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

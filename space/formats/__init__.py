@@ -97,6 +97,11 @@ FORMATS = Door("format", __name__, Format)  # type: ignore[type-abstract]
 class NotHeld(ValueError):
     """An architecture that a format cannot hold."""
 
+    def __init__(self, message: str, options: str = "") -> None:
+        super().__init__(message)
+        self.options = options
+        """Of a search whose architectures it can hold, where such are known."""
+
 
 def require(format: str, arch: Architecture, precision: str | None = None) -> str:
     """The precision that will be written, by default the format's first.
@@ -115,6 +120,8 @@ def require(format: str, arch: Architecture, precision: str | None = None) -> st
         )
     try:
         found.require(arch, precision)
+    except NotHeld:
+        raise
     except ValueError as error:
         raise NotHeld(str(error)) from None
     return precision
@@ -131,6 +138,11 @@ def holds(format: str, arch: Architecture, precision: str | None = None) -> bool
     except NotHeld:
         return False
     return True
+
+
+def held_in(format: str, arch: Architecture) -> list[str]:
+    """The precisions in which the format can hold an architecture."""
+    return [name for name in FORMATS.load(format).precisions if holds(format, arch, name)]
 
 
 def require_installed(what: str, package: str, extra: str) -> None:

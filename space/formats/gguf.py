@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from space.arch import KEYED, Architecture
-from space.formats import OneFile, require_known
+from space.formats import NotHeld, OneFile, require_known
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -92,7 +92,7 @@ def _not_held(wanted: str, advice: str) -> ValueError:
 
 
 def require_groups(arch: Architecture, precision: str, instead: str) -> None:
-    """Raises: ValueError where rows are not made of whole groups of weights that share a scale."""
+    """Raises: NotHeld where rows are not made of whole groups of weights that share a scale."""
     rows = {
         "hidden_size": arch.hidden_size,
         "intermediate_size": arch.intermediate_size,
@@ -100,10 +100,11 @@ def require_groups(arch: Architecture, precision: str, instead: str) -> None:
     }
     for name, length in rows.items():
         if length % GROUP:
-            raise ValueError(
+            raise NotHeld(
                 f"{name} must be a multiple of {GROUP} for precision={precision}, whose weights "
                 f"share a scale by {GROUP}, but is {length}; use precision={instead}, or search a "
-                f"space of such shapes: {IN_GROUPS}"
+                f"space of such shapes: {IN_GROUPS}",
+                options=IN_GROUPS,
             )
 
 

@@ -367,6 +367,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, wrong: str) -> None:
         ("immediate x2,", "immediate x2, like: none, spend: width,", "spend must be depth"),
         ("immediate x2,", "immediate x2, spend: depth,", "but got 'depth' without like"),
         ("sharing: immediate x2,", "like: none, qk_nrom: true,", "must be among .* got 'qk_nrom'"),
+        ("immediate x2,", "immediate x2, heads_per_kvv: 2,", r"did you mean heads_per_kv\?"),
         ("immediate x2,", "immediate x2, ffn_tolerance: big,", "ffn_tolerance must be a number"),
         ("published: 45.0", "published: much", "published must be a number, but got 'much'"),
         ("seeds: 2", "overrides: [proxy: default]", "an override in .* form OPTION=VALUE, but got"),
@@ -389,6 +390,45 @@ def test_a_wrong_table_is_refused(tmp_path: Path, old: str, new: str, words: str
     path.write_text(TABLE.replace(old, new))
     with pytest.raises(ValueError, match=words):
         TableFile.read(str(path)).table("proxy", RECIPE, 300)
+
+
+ROUNDED = """
+caption: Is a wider FFN better?
+budget: 500k
+proxy:
+  - {name: NAME, baseline: base, base: {num_blocks: 4, tie_word_embeddings: true, heads_per_kv: 2},
+     arms: {base: {}, wide: {ffn_ratio: 5}}}
+"""
+
+
+@pytest.mark.parametrize(("name", "words"), [("''", ""), ("FFN", " of panel 'FFN'")])
+def test_arms_that_the_budget_makes_the_same_are_named_with_what_they_became(
+    tmp_path: Path, name: str, words: str
+) -> None:
+    path = tmp_path / "rounded.yaml"
+    path.write_text(ROUNDED.replace("NAME", name))
+    table = TableFile.read(str(path)).table("proxy", RECIPE, 512)
+    became = table.panels[0].arms[0].architecture
+    with pytest.raises(ValueError, match="must differ") as raised:
+        TableWork(table=table, data_fingerprint="")
+    ratio = became.intermediate_size / became.hidden_size
+    assert (
+        f"but base and wide{words} are the same run: both are 4 layers × {became.hidden_size}, "
+        f"{became.num_attention_heads} heads on {became.num_key_value_heads}, FFN "
+        f"{became.intermediate_size} (ratio {ratio:.2f}), to which the budget"
+    ) in str(raised.value)
+
+
+def test_a_panel_without_a_name_is_not_named(tmp_path: Path) -> None:
+    path = tmp_path / "nameless.yaml"
+    for old, new in (
+        ("baseline: none", "baseline: nothing"),
+        ("immediate x2,", "immediate x2, equal: a,"),
+    ):
+        path.write_text(TABLE.replace("name: two blocks", "name: ''").replace(old, new))
+        with pytest.raises(ValueError, match=r"baseline|arm immediate:") as raised:
+            TableFile.read(str(path)).table("proxy", RECIPE, 300)
+        assert "''" not in str(raised.value)
 
 
 def test_a_table_is_read_as_hydra_reads_its_files(tmp_path: Path) -> None:

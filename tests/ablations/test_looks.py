@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from table_fixtures import RECIPE, TABLE, made
+from table_fixtures import RECIPE, TABLE, made, make
 
 from ablations.cells import TableWork
 from ablations.config import AblationConfig
@@ -95,6 +95,13 @@ def test_seeds_that_nobody_looked_at_are_a_first_look(work: TableWork) -> None:
     note_look(session(work, study))
     fresh = replace(work, first_seed=4, table=replace(work.table, seeds=6))
     assert looks_of(session(fresh, study)) == Looks((6,), 6)
+
+
+def test_looks_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    ended = make(tmp_path, "looks=[4,2]")
+    assert (ended.returncode, ended.stdout) == (2, ""), "data are read only for what can be made"
+    assert ended.stderr.startswith("error: looks must list the seeds of each arm at each look")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.yaml", "text.jsonl"]
 
 
 def test_looks_of_a_study_from_before_are_not_known_but_where_stated(work: TableWork) -> None:

@@ -122,11 +122,17 @@ def test_what_is_wrong_ends_it_in_one_line(tmp_path: Path, options: list[str], s
 def test_weights_that_were_not_kept_are_missed_by_name(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "tiny"
     folder.mkdir(parents=True)
-    trial = {"arm": "a", "seed": 0, "key": "0123456789abcdef", "state": "COMPLETE", "value": 2.0}
-    (folder / "study.json").write_text(json.dumps({"trials": [trial]}))
-    done = command(tmp_path, "study=tiny")
-    assert done.returncode == 2
-    assert "none of its 1 finished runs has; train it with keep=all" in done.stderr
+    ended = {"seed": 0, "state": "COMPLETE", "value": 2.0}
+    trials = [{**ended, "arm": arm, "key": arm} for arm in ("a", "b")]
+    (folder / "study.json").write_text(json.dumps({"trials": trials}))
+    for kept in ("none", "1"):
+        done = command(tmp_path, "study=tiny")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"{kept} of its 2 finished runs has; train it with keep=all" in done.stderr
+        weights = tmp_path / "runs" / "a" / WEIGHTS
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        weights.touch()
+    assert not (tmp_path / "outputs" / "tables").exists(), "nothing is measured"
 
 
 def runs_of_table(
@@ -155,8 +161,9 @@ def runs_of_table(
 def test_runs_that_only_chose_a_learning_rate_are_no_runs_of_a_tables_arms(tmp_path: Path) -> None:
     """They are trials of the study, and have no place in the table."""
     trials = [{"arm": "a", "seed": 1000, "key": "tried"}, {"arm": "a", "seed": 0, "key": "placed"}]
-    found = runs_of_table(tmp_path, trials, [{"panel": "", **trials[1]}])
-    assert [(cell["arm"], cell["key"]) for cell in found] == [("a", "placed")]
+    trials.append({"arm": "b", "seed": 0, "key": "too"})
+    found = runs_of_table(tmp_path, trials, [{"panel": "", **trial} for trial in trials[1:]])
+    assert [(cell["arm"], cell["key"]) for cell in found] == [("a", "placed"), ("b", "too")]
 
 
 def test_arms_of_the_same_name_in_two_panels_are_two_arms(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def root(tmp_path: Path) -> Path:
     study(tmp_path, "deep", config=config)
     space = {"name": "gqa", "axes": {}}
     other = {"data": {"source": "embedded"}, "recipe": {"tokens": 7000, "lr": 0.5}}
+    other |= {"space": {"axes": {"tie_word_embeddings": [True, False]}}, "report_all": True}
     budget, began = {"kind": "parameters", "value": 4_000_000}, "2026-10-02T00:00:00+00:00"
     study(tmp_path, HOSTILE, config=other, budget=budget, space=space, started=began)
     outputs = tmp_path / "outputs"
@@ -175,6 +176,9 @@ def test_two_are_compared_with_the_settings_in_which_they_differ(site: Site) -> 
     assert re.search(r"1\.0M parameters\s+4\.0M parameters", found["budget"])
     assert re.search(r"5,000\s+7,000", found["tokens per run"])
     assert re.search(r"–\s+0\.5", found["setting recipe.lr"])
+    assert re.search(r"–\s+true", found["setting report_all"])
+    assert re.search(r"–\s+\[true, false\]", found["setting space.axes.tie_word_embeddings"])
+    assert "<code>space.<wbr>axes.<wbr>tie_word_embeddings</code>" in page, "it breaks at dots"
     differing = re.findall(r'data-row="([^"]*)" class="differs"', page)
     assert "budget" in differing
     assert "seeds" not in differing
@@ -254,17 +258,25 @@ class Attributes(HTMLParser):
 # --- to whom, and what not -----------------------------------------------------------------------
 
 
-def test_a_study_that_runs_counts_all_its_runs(root: Path) -> None:
+def test_a_study_counts_all_the_runs_that_its_storage_plans(root: Path) -> None:
     worker = {"step": None, "of": None, "host": "one", "worker": "one:1"}
-    said = {"done": 2, "finished": 1, "total": 7, "tokens_per_s": 0.0, "workers": [worker]}
-    (entry,) = (e for e in Outputs(root / "outputs").entries({"deep": said}) if e.name == "deep")
-    assert FACTS["state"](entry).startswith("running, 2 of 7 runs done")
-    assert FACTS["runs"](entry) == "1 of 7 finished"
+    for workers, state in (([worker], "running, 2 of 7 runs done"), ([], "finished")):
+        said = {"done": 2, "finished": 1, "total": 7, "tokens_per_s": 0.0, "workers": workers}
+        found = {entry.name: entry for entry in Outputs(root / "outputs").entries({"deep": said})}
+        assert FACTS["state"](found["deep"]).startswith(state)
+        assert FACTS["runs"](found["deep"]) == "1 of 7 finished"
 
 
 def test_a_folder_that_leads_out_is_not_shown_while_it_runs(root: Path) -> None:
     worker = {"step": None, "of": None}
-    said = {"done": 0, "total": 2, "tokens_per_s": 0.0, "workers": [worker], "starts": []}
+    said = {
+        "done": 0,
+        "finished": 0,
+        "total": 2,
+        "tokens_per_s": 0.0,
+        "workers": [worker],
+        "starts": [],
+    }
     (root / "outputs" / HOSTILE / "study.db").symlink_to(root / "outside" / "secret.md")
     names_said = ("leads_out", "elsewhere", HOSTILE, "../outside")
     found = Outputs(root / "outputs").entries(dict.fromkeys(names_said, said))

@@ -14,6 +14,7 @@ from search.models import best, instead, named
 from search.record import Run
 from search.runs import WEIGHTS, write_run
 from space.arch import Architecture
+from space.budget import fit
 
 
 def write(folder: Path, values: dict[str, list[float]], **facts: Any) -> None:
@@ -115,4 +116,30 @@ def test_in_place_of_a_best_run_that_no_format_holds_the_best_that_can_be_export
     said = exported()
     assert f"is export=runs/{keys[1]}; runs/{keys[1]} must hold {WEIGHTS}" in said
     assert "then `python -m search study=gates keep=all`" in said
-    assert instead("gates", tmp_path / "outputs", lambda arch: False).startswith("no run of gates")
+    assert instead("gates", tmp_path / "outputs", lambda arch: False) == ""
+
+
+def test_widths_that_a_precision_cannot_hold_are_said_with_what_can(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    narrow = fit({"num_blocks": 3, "vocab_size": 512}, "100k")
+    assert narrow.hidden_size % 32
+    key = run_of(tmp_path / "runs", narrow, True)
+    write(tmp_path / "outputs" / "tiny", {"a": [1.0]})
+    path = tmp_path / "outputs" / "tiny" / "study.json"
+    path.write_text(path.read_text().replace('"a0"', f'"{key}"').replace('"r"', '"runs"'))
+    given = ["export=best", "study=tiny", "to=here", "format=gguf", "precision=q8_0"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "space", *given],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: hidden_size must be a multiple of 32 for precision=q8_0")
+    assert ended.stderr.endswith(
+        f"but is {narrow.hidden_size}; use precision=fp16 or format=hf, or train one with "
+        """'space.constraints={hidden_size: "%32", intermediate_size: "%32"}' """
+        "(no run of tiny can be exported so)\n"
+    )

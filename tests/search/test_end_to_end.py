@@ -35,6 +35,8 @@ def test_three_trials_leave_records_a_report_and_wandb_runs(tmp_path: Path) -> N
     content = study_json(tmp_path, name)
     assert content["finished"]
     assert [trial["state"] for trial in content["trials"]] == ["COMPLETE"] * 3
+    with pytest.raises(ValueError, match="runs must be a folder of runs, but there is no"):
+        load_records(tmp_path / "nowhere")
     frame = load_records(tmp_path / "runs")
     assert set(frame.key) == {trial["key"] for trial in content["trials"]}
     assert (frame.status == "finished").all()

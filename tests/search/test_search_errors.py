@@ -16,11 +16,13 @@ def complain(
     """The one line that the command line answers with."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["search", *command(folder, *more)[3:]])
+    before = set(folder.glob("outputs/**/*"))
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert not list((folder / "runs").glob("*/metrics.jsonl")), "something was trained"
+    assert set(folder.glob("outputs/**/*")) == before, "what is refused leaves nothing"
     return line.removeprefix("error: ")
 
 
@@ -47,7 +49,16 @@ def complain(
         (["proxy=day"], ["proxy", "day", "smoke"]),
         (["executor=kubernetes"], ["executor", "kubernetes", "local"]),
         (["tracker=mlflow"], ["tracker", "mlflow", "wandb"]),
+        (["tracker=none", "+tracker.options.pace=3"], ["tracker.options", "pace"]),
         (["tracker.mode=dry"], ["tracker.mode", "offline, online", "dry"]),
+        (["sampler=nofile.py"], ["sampler", "'nofile.py', and there is no such file"]),
+        (["recipe.schedule=linear"], ["recipe.schedule must be one of wsd, cosine"]),
+        (["recipe.precision=fp8"], ["recipe.precision must be one of auto, bf16, fp32"]),
+        (
+            ["space.axes.num_blokcs=[1,2]"],
+            ["is not; did you mean num_blocks? Another axis is added with +space.axes.num_blokcs"],
+        ),
+        (["space.axes.qk_norm=[true]"], ["but is not; add it with +space.axes.qk_norm=…"]),
         (["sampler.name=best"], ["sampler.name", "grid", "best"]),
         (["sampler=tpe", "+sampler.options.pace=3"], ["sampler.options", "TPESampler", "pace"]),
         (["pruner=best"], ["pruner", "best", "asha", "wilcoxon"]),
@@ -71,6 +82,13 @@ def complain(
         (["budget=1k"], ["1,000 parameters"]),
         (["space.axes.num_blocks=[]"], ["num_blocks", "at least one value"]),
         (["study=a/b"], ["study must be a name", "a/b"]),
+        (
+            ["placement.cuda_graph=yes", "tracker=wandb"],
+            ["placement.cuda_graph=yes needs a GPU"],
+        ),
+        (["study=laws"], ["study must not be one of tables, laws", "but got 'laws'"]),
+        (["study=tables"], ["study must not be one of tables, laws", "but got 'tables'"]),
+        (["study=coordinate_check"], ["study must not be", "but got 'coordinate_check'"]),
         (["storage=nonsense"], ["storage", "SQLAlchemy URL"]),
         (["storage=sqlite:////nowhere/at/all.db"], ["storage", "unable to open database file"]),
         (["storage=nodriver://host/name"], ["storage", "nodriver"]),
@@ -126,7 +144,9 @@ def test_a_change_under_the_same_name_is_shown(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    open_search(tmp_path).lock.release()
+    search = open_search(tmp_path)
+    search.study.ask()
+    search.lock.release()
     line = complain(capsys, monkeypatch, tmp_path, "recipe.lr=0.004")
     assert "recipe.lr was 0.003, is 0.004; choose another name with study=NAME" in line
 

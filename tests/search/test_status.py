@@ -16,6 +16,7 @@ from process_fixtures import wait_for
 from study_fixtures import environment, open_search, records, start, study_json, work
 
 from search.join import joining
+from search.join import main as join
 from search.states import State
 from search.status import All, StatusConfig, in_words, is_alive, look, storage_of
 from search.study.leases import WORKER
@@ -84,7 +85,10 @@ def test_looking_changes_nothing(here: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["study=nowhere"], "outputs/nowhere/study.db is not there; set outputs=… to where it is"),
+        (
+            ["study=nowhere"],
+            "outputs/nowhere/study.db is not there; there is none yet; set outputs=…",
+        ),
         (["study=tiny", "format=xml"], "format must be text or json, but got 'xml'"),
         (["study=tiny", "storage=sqlite:///other.db"], "got 'tiny'; there is no study yet"),
     ],
@@ -188,6 +192,29 @@ def test_a_password_is_given_again_by_who_joins(
     open_search(here, "n_trials=1", f"storage={url}").lock.release()
     _, given, _ = joining(["study=tiny", f"storage={url}"])
     assert given == [f"storage={url}"]
+
+
+def test_joining_has_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["search.join", "--help"])
+    join()
+    assert "python -m search.join STUDY outputs=" in capsys.readouterr().out
+
+
+def test_a_study_that_is_not_there_is_answered_by_those_that_are(here: Path) -> None:
+    open_search(here, "n_trials=1").lock.release()
+    with pytest.raises(ValueError, match=r"there is tiny; did you mean tiny\?") as raised:
+        joining(["tinny"])
+    assert "outputs/tinny/study.db is not there" in str(raised.value)
+
+
+def test_outputs_that_are_not_there_are_no_outputs_without_studies(here: Path) -> None:
+    ended = ask(here, "search.status", "outputs=nowhere")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "outputs must be a folder that is there, but nowhere is not" in ended.stderr
+    (here / "empty").mkdir()
+    assert ask(here, "search.status", "outputs=empty").stdout.startswith("no study has been")
 
 
 @pytest.mark.parametrize("words", [[], ["one", "two"], ["nowhere"]])

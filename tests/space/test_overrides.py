@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ablations.config import AblationConfig
 from reports.__main__ import ReportsConfig
 from search.__main__ import SearchConfig
 from search.evaluate.__main__ import EvaluateConfig
@@ -57,6 +58,13 @@ def test_text_that_must_be_quoted_is_shown_quoted_and_works_so(text: str) -> Non
         search(f"outputs={text}")
     (spelt,) = shlex.split(str(raised.value).partition("quote it twice: ")[2])
     assert search(spelt).outputs == str(Path(text).expanduser())
+
+
+def test_names_of_several_are_started_by_m() -> None:
+    for option, verb in (("table", "ablations"), ("study", "search")):
+        with pytest.raises(ValueError, match="must be one value") as raised:
+            as_text(f"{option}=heads,layer_sharing", AblationConfig)
+        assert str(raised.value).endswith(f"python -m {verb} -m {option}=heads,layer_sharing")
 
 
 def test_a_tilde_is_the_home_folder_in_every_place(monkeypatch: pytest.MonkeyPatch) -> None:

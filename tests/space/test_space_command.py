@@ -159,6 +159,7 @@ def test_one_architecture_has_a_devices_predictions() -> None:
         (["architecture_from=x", "models=nonesuch"], "models must be a module that defines stored"),
         (["architecture_from=nowhere"], "a model must be a run, a folder or a hub id such as"),
         (["format=xml"], "format must be one of table, markdown, csv, json"),
+        (["format=gguf"], "but got 'gguf', which goes with export=RUN to=FOLDER"),
         (["seq_len=0"], "seq_len"),
         (["seq_len=long"], "seq_len"),
     ],

@@ -137,6 +137,10 @@ def test_the_command_shows_models_in_turn_with_predictions_and_keeps_them(here: 
         (["model=small.yaml", "repeats=0"], "repeats must be at least 1"),
         (["model=relu.yaml"], "must have a gated FFN .* but hidden_act is relu"),
         (["model=nothing"], "model must be a run, a file of conf/architecture/, .* got 'nothing'"),
+        (
+            ["model=nothing"],
+            "a folder or a hub id, but got 'nothing', and there is no such folder$",
+        ),
         (["model=small.yaml", "device=iphone_99"], "device must be one of"),
         (["model=small.yaml", "device=this"], "run `python -m benchmarks.device` once"),
         (["engine=llama_cpp"], "model must be given"),

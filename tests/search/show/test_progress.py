@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 from train_fixtures import ARCH
 
+from reports.weigh.answer import _level as in_page
 from search.recipe import Recipe
 from search.record import Run
 from search.show.progress import BAR, Bars, Tally, View, ended, identity, named, shape
@@ -42,6 +43,14 @@ def test_bars_and_the_time_left_fit_a_terminal(width: int) -> None:
     assert "0/12 done" in overall
 
 
+@pytest.mark.parametrize(("tied", "said"), [(True, "tied"), (False, "untied")])
+def test_tying_is_said_as_the_page_says_it(tied: bool, said: str) -> None:
+    assert named({"num_blocks": 3, "tie_word_embeddings": tied, "qk_norm": False}) == (
+        f"{said}, no qk norm"
+    )
+    assert in_page("axis.tie_word_embeddings", tied) == said
+
+
 def test_before_the_first_run_it_says_that_workers_start() -> None:
     assert "starting workers" in shown(*bars(80))[0]
     said: list[str] = []
@@ -70,7 +79,7 @@ def test_arms_of_one_shape_have_their_names() -> None:
     words = [shape(identity(RUN, params)) for params in (first, second)]
     assert words[0] != words[1]
     assert "immediate ×2" in words[0]
-    assert named(LONG) == "middle_sequence x2, tie word embeddings"
+    assert named(LONG) == "middle_sequence x2, tied"
     assert named({"num_blocks": 4}) == ""
     assert named({"panel": "p", "arm": "a", "lr": 0.003}) == "a at 0.003"
 

@@ -509,6 +509,7 @@ def test_workers_of_a_random_sampler_do_not_propose_the_same(here: Path) -> None
 
 def test_a_changed_recipe_under_the_same_name_is_refused_with_the_difference(here: Path) -> None:
     search = open_search(here, "n_trials=1")
+    search.study.ask()
     search.lock.release()
     with pytest.raises(ValueError, match=r"recipe\.lr was 0\.003, is 0\.004"):
         open_search(here, "n_trials=1", "recipe.lr=0.004")
@@ -546,7 +547,9 @@ def test_the_largest_model_of_a_budget_without_embeddings_has_them(here: Path) -
 
 
 def test_a_changed_space_under_the_same_name_is_refused_with_the_difference(here: Path) -> None:
-    open_search(here).lock.release()
+    search = open_search(here)
+    search.study.ask()
+    search.lock.release()
     with pytest.raises(ValueError, match=r"space\.budget\.value was 100000, is 110000"):
         open_search(here, "budget=110k")
 
@@ -561,7 +564,9 @@ def test_what_does_not_change_a_run_may_change_under_the_same_name(here: Path) -
 
 
 def test_the_precision_that_auto_became_stays_the_studys(here: Path) -> None:
-    open_search(here, "recipe.precision=fp32").lock.release()
+    search = open_search(here, "recipe.precision=fp32")
+    search.study.ask()
+    search.lock.release()
     assert open_search(here, "recipe.precision=auto").work.recipe.precision == "fp32"
 
 
@@ -950,7 +955,7 @@ def test_two_starts_can_look_at_once_whether_a_folder_can_be_written(tmp_path: P
 def test_differences_name_nested_values() -> None:
     before = {"a": {"b": 1, "c": [1]}, "d": 2}
     now = {"a": {"b": 1, "c": [2]}, "e": 3}
-    assert list(differences(before, now)) == [
+    assert [*map(str, differences(before, now))] == [
         "a.c was [1], is [2]",
         "d was 2, is None",
         "e was None, is 3",
