@@ -311,11 +311,12 @@ def test_a_worker_that_lost_its_run_writes_nothing_more(here: Path) -> None:
         events.append(event)
         states = list((here / "runs").glob("*/checkpoint/state.pt"))
         if event["event"] == "step" and states and not taken:
-            taken.append(states[0].stat().st_mtime)
             stopping.set()  # it would try again, and wait
             (lease,) = successor.read(RUN)
             expire(worker.leases, lease.name)
             assert successor.claim(lease.name)
+            time.sleep(0.2)  # what a thread was about to put in its place is there now
+            taken.append(states[0].stat().st_mtime)
 
     stopping = threading.Event()
     worker = Worker(search.job, 0, emit, stopping)
