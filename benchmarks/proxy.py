@@ -122,11 +122,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("litgpt is left out; `make peers` installs it apart from the environment")
         others.remove(LITGPT)
     results, left_out = dict[str, Result](), list[str]()
-    name = "proxy"
+    stem = name = "proxy_before" if before else "proxy"
     for shape, other in product(chosen.shapes, others or [OURS]):
         run = run_of(shape)
         result = results.get(shape) or Result(shape, run, settle(Placement(), run))
-        name = of_device("proxy", result.placement.device)
+        name = of_device(stem, result.placement.device)
         try:
             meet(other, chosen.rounds, result, before.get(other))
         except RuntimeError as error:  # such as for lack of memory; all others stand
