@@ -261,7 +261,11 @@ def remark(session: "Session[TableWork]") -> str:
     looks = looks_of(session)
     if session.work.table.auto or len(looks.seeds) == 1:
         return ""
-    return f"looks of this table: {looks.words}"
+    most = max(looks.seeds)
+    more = (
+        f"; seeds={most} shows it with all that it was looked at with" if looks.now < most else ""
+    )
+    return f"looks of this table: {looks.words}{more}"
 
 
 def places(session: "Session[TableWork]", work: TableWork) -> list[dict[str, Any]]:

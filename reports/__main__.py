@@ -23,6 +23,7 @@ from space.cli import one_line_errors
 from space.files import require_name, write_atomically
 from space.near import hint
 from space.overrides import Names, Place
+from space.words import join
 
 if TYPE_CHECKING:
     from reports.read.study import Study
@@ -159,7 +160,7 @@ def _make_study(config: ReportsConfig) -> None:
 
 
 def _make_law(config: ReportsConfig) -> None:
-    from reports.views import laws
+    from reports.views import joint_law, laws
     from reports.views.law_words import forecast_in_words, headline, hedges, opening
     from reports.weigh.forecast import forecast_files, read_forecast, require_unwritten
     from reports.weigh.law import read_law
@@ -175,9 +176,26 @@ def _make_law(config: ReportsConfig) -> None:
         _write(folder, laws.render(law) | written)
     print("\n".join([*opening(law), headline(law), *hedges(law)]))
     for name in written:
-        path = folder / name
-        print(f"forecast: {forecast_in_words(read_forecast(path))}: {path}")
+        path, out = folder / name, joint_law.missed(law.joined.left_out) if law.joined else []
+        caution = (
+            f"; it missed {join(out)}, predicted from the others: trust it less" if out else ""
+        )
+        said = forecast_in_words(read_forecast(path))
+        print(f"forecast by the joint law: {said}{caution}: {path}")
     print(f"report: {folder / 'report.html'}")
+
+
+def found_forecast(path: Path, laws: Path) -> Path:
+    """The file of a forecast, which may be given by its name alone where one law has it."""
+    if path.is_file() or path.name != str(path):
+        return path
+    found = sorted(laws.glob(f"*/{path}"))
+    if len(found) > 1:
+        raise ValueError(
+            f"forecast must be one file, but {join([str(each) for each in found])} have this name; "
+            "give one with its folder"
+        )
+    return found[0] if found else path
 
 
 def _score(config: ReportsConfig) -> None:
@@ -190,7 +208,7 @@ def _score(config: ReportsConfig) -> None:
 
     names = config.study if isinstance(config.study, list) else [config.study]
     with one_line_errors():
-        path = Path(str(config.forecast))
+        path = found_forecast(Path(str(config.forecast)), Path(config.outputs) / LAWS)
         said = read_forecast(path)
         given = [str(name) for name in names if name is not None]
         studies = [read_study(name, config.outputs, config.runs) for name in given]

@@ -180,8 +180,12 @@ def _remembered(
 
 
 def _critical(tail: Tail, alpha: float, contrasts: int, df: float, two_sided: bool = True) -> float:
-    """The value that is exceeded with probability `alpha`; Bonferroni's bounds it from above."""
-    bonferroni = t_isf(alpha / (2 if two_sided else 1) / contrasts, df)
+    """The value that is exceeded with probability `alpha`. Bonferroni's bounds it from above, and
+    stands for it where the quadrature does not reach so far out: at few degrees of freedom and
+    levels such as 1e-6, of a look at two seeds after one at four."""
+    bonferroni = float(t_isf(alpha / (2 if two_sided else 1) / contrasts, df))
+    if tail(1.01 * bonferroni) >= alpha:
+        return bonferroni
     return float(brentq(lambda value: tail(value) - alpha, 0.0, 1.01 * bonferroni, xtol=1e-10))
 
 

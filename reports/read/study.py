@@ -14,7 +14,7 @@ import pandas as pd
 
 from search.objectives import measures_of
 from search.record import Record, Run, architecture_id
-from search.runs import CURVE, CorruptRecord, asked_run, read_metrics, read_record
+from search.runs import CURVE, CorruptRecord, UnknownParts, asked_run, read_metrics, read_record
 from search.states import Role, State, Status
 from space.arch import Architecture
 from space.budget import OF_WEIGHTS, Budget
@@ -48,6 +48,7 @@ WITHOUT_RECORD: dict[str, StrEnum] = {
 MOST_SHOWN = 500
 """Rows of a table, and curves, that a page has at most: those of the best runs. Browsers take no
 more, and `trials.csv` has all."""
+AGAIN = "the study's command does the run again"
 HORIZON_TOLERANCE = 0.01
 """Runs whose last readings are this close in tokens were trained equally long."""
 
@@ -256,11 +257,14 @@ def _record_of(
         return records.get(key) if key else None
     try:
         record = read_record(runs / key, trial.get("result_id"), shared)
+    except UnknownParts as error:
+        _note(missing, key, f"{error}; restore its file")
+        return None
     except (CorruptRecord, OSError) as error:
-        _note(missing, key, str(error))
+        _note(missing, key, f"{error}; {AGAIN}")
         return None
     if record is None and trial.get("state") == State.COMPLETE:
-        _note(missing, key, f"{runs / key / 'record.json'} is not there")
+        _note(missing, key, f"{runs / key / 'record.json'} is not there; {AGAIN}")
     if record is not None:
         records[key] = record
     return record

@@ -173,17 +173,27 @@ def kept_promises(rows: pd.DataFrame) -> str:
     if not len(known):
         return left or "No budget has its optimum inside the depths tried."
     held = (known.joint_low <= known.found) & (known.found <= known.joint_high)
-    missed = [magnitude(budget) for budget in known.budget[~held]]
+    out = missed(rows)
     factor = (known.joint_high / known.joint_low).median()
     wide = f", which is a factor of {factor:.1f} wide (median)" if math.isfinite(factor) else ""
     text = (
         f"Predicted from the others, the best depth found lies inside its interval for "
         f"{int(held.sum())} of {len(known)} budgets{wide}"
     )
-    said = f"{text}; it missed {join(missed)}" if missed else text
-    if missed:
+    said = f"{text}; it missed {join(out)}" if out else text
+    if out:
         said += ", so the form fails there, and what it refutes is refuted within the form only"
     return f"{said}. {left}".rstrip()
+
+
+def missed(rows: pd.DataFrame) -> list[str]:
+    """The budgets whose best depth lies outside what the joint law predicts from the others."""
+    known = rows[rows.found.notna() & _determined(rows, "joint")] if len(rows) else rows
+    return [
+        magnitude(row["budget"])
+        for row in known.to_dict("records")
+        if not row["joint_low"] <= row["found"] <= row["joint_high"]
+    ]
 
 
 def _determined(rows: pd.DataFrame, name: str) -> "pd.Series[bool]":

@@ -134,15 +134,26 @@ def _left_out(law: Law) -> list[str]:
     at = join(
         [
             f"{magnitude(v.budget)} ({best_in_words(v)}; of those tried, the mean of "
-            f"{lowest_tried(v)} layers is lowest)"
+            f"{count(lowest_tried(v), 'layer')} is lowest)"
             for v in out
         ]
     )
-    return [
+    said = (
         "By the curve through all depths no optimum inside those tried, so not part of the fitted "
-        f"growth: {at}. More depths would show it, or more seeds. Depths: the same command with "
-        "space.axes.num_blocks=[…] and another study=NAME, since a study keeps its space. Seeds: "
-        "the same command with higher n_trials and replicates.seeds."
+        f"growth: {at}."
+    )
+    least = [v for v in out if v.status == EDGE and v.best < v.lowest <= 1]
+    if least:
+        said += (
+            f" At {join([magnitude(v.budget) for v in least])} one layer was tried, and fewer "
+            "cannot be: larger budgets or more tokens may have their best inside."
+        )
+    if len(least) == len(out):
+        return [said]
+    return [
+        f"{said} More depths would show {'the others' if least else 'it'}, or more seeds. Depths: "
+        "the same command with space.axes.num_blocks=[…] and another study=NAME, since a study "
+        "keeps its space. Seeds: the same command with higher n_trials and replicates.seeds."
     ]
 
 

@@ -49,6 +49,9 @@ from space.sharing import MOST_LAYERS
 from space.tables import Column
 from space.words import magnitude
 
+VAGUE = 3.0
+"""Ratio of an interval's ends beyond which a loss is not determined by runs that measure it to a
+thousandth."""
 BUDGETS = (
     Column("budget", "budget", magnitude, "of the parameters that the law counts"),
     Column(
@@ -147,6 +150,8 @@ def parameter_rows(law: Law) -> pd.DataFrame:
             value, low, high = math.exp(value), raised(low), raised(high)
             if not (determined(low, high) and 1 <= value <= MOST_LAYERS):
                 value = math.nan  # no model can have it
+        if name == "level" and high > VAGUE * low:
+            value, low, high = math.nan, -math.inf, math.inf
         fixed = name == "floor" and not q.floor_fitted
         text = depths if name == "log_depth" else spanned
         ends = None if fixed else text(low, high, 4)

@@ -265,8 +265,7 @@ def _gone(study: Study) -> list[str]:
         return []
     are = "is" if len(reasons) == 1 else "are"
     return [
-        f"{len(reasons)} of {count(len(ended), 'finished run')} {are} missing here ({reasons[0]}); "
-        "the study's command does them again."
+        f"{len(reasons)} of {count(len(ended), 'finished run')} {are} missing here: {reasons[0]}."
     ]
 
 

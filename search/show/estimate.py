@@ -228,7 +228,8 @@ def speed(work: Work, placement: Placement, runs: Path) -> tuple[float, str]:
     """Training FLOPs per second of one worker, and the source of the figure."""
     measured = recorded_speeds(work, placement, runs)
     if measured:
-        return median(measured), f"by {len(measured)} runs recorded on such a machine"
+        recorded = count(len(measured), "run")
+        return median(measured), f"by {recorded} recorded on such a machine"
     on_gpu, ranks = placement.device == "cuda", placement.gpus_per_run
     reached, sharing = (UTILISATION_OF_A_GPU, placement.sharing) if on_gpu else (UTILISATION, 1)
     rate = reached * matrix_product_speed(placement, work.typical.recipe.precision)

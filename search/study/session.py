@@ -525,12 +525,16 @@ def _enter(config: StudyConfig) -> tuple[PatientStorage, Start]:
     return storage, enter(storage.engine, storage.patience, config.name, owner, config.grace_s)
 
 
+class NotShared(ValueError):
+    """The storage of several machines is a file."""
+
+
 def require_shared(config: StudyConfig, executor: Executor) -> None:
-    """Raises: ValueError where workers are asked for on several machines, and the storage is a
+    """Raises: NotShared where workers are asked for on several machines, and the storage is a
     file."""
     hosts = getattr(executor, "hosts", lambda: 1)()
     if hosts > 1 and is_sqlite(config.url):
-        raise ValueError(
+        raise NotShared(
             "storage must be PostgreSQL where several machines share a study, because SQLite's "
             f"file has no locks that hold between them, but executor={config.executor.name} has "
             f"{hosts} nodes; set storage=postgresql+psycopg://user@host/name"
@@ -540,13 +544,16 @@ def require_shared(config: StudyConfig, executor: Executor) -> None:
 def look_ahead(config: C, open_study: "Callable[[C], Session[Any]]") -> int:
     """Print what a study is and what is left to train. Nothing is trained, and a study that has not
     begun is planned in a storage that is then removed: another start may have other settings. What
-    needs a GPU is planned without one too. The exit code."""
-    where = ""
+    needs a GPU is planned without one too, and storage that is missing is said. The exit code."""
+    where = lacking = ""
     if config.placement.needs_gpus and not placement.gpus():
         config = replace(config, placement=config.placement.of_any_machine)
         where = ", on a machine with GPUs"
     with TemporaryDirectory(prefix="isoparam") as folder, one_line_errors():
-        require_shared(config, config.executor.make())
+        try:
+            require_shared(config, config.executor.make())
+        except NotShared as error:
+            lacking = f"\nbefore it trains: {error}"
         begun = has_study(config.url, config.name)
         storage = config.storage if begun else f"sqlite:///{folder}/study.db"
         session = open_study(replace(config, storage=storage, tracker=TrackerConfig(name="none")))
@@ -554,7 +561,7 @@ def look_ahead(config: C, open_study: "Callable[[C], Session[Any]]") -> int:
             print(session.estimate())
         finally:
             session.lock.release()
-    print(f"nothing was trained; the same command without train=false does{where}")
+    print(f"nothing was trained; the same command without train=false does{where}{lacking}")
     return 0
 
 

@@ -121,6 +121,21 @@ def test_looks_of_a_study_from_before_are_not_known_but_where_stated(work: Table
     assert looks_of(session(more, study)) == stated
 
 
+def test_fewer_seeds_after_more_have_wide_intervals() -> None:
+    """At a level where quadrature no longer reaches: Bonferroni's bound stands for it."""
+    source, level = np.random.default_rng(0), Looks((2, 4), 2).level
+    assert level > 0.99999
+    frame = pd.DataFrame(
+        {"arm": arm, "seed": seed, "val_bpb": source.normal()}
+        for arm in "abcd"
+        for seed in range(2)
+    )
+    at_once = compare(frame, "a", "val_bpb")
+    again = compare(frame, "a", "val_bpb", level=level)
+    assert (again.ci_high - again.ci_low > 10 * (at_once.ci_high - at_once.ci_low))[1:].all()
+    assert set(again.verdict[1:]) == {"unresolved"}
+
+
 @pytest.mark.parametrize("looks", [[6, 4], [4, 5], [0, 6], [6, 6]])
 def test_looks_that_do_not_fit_are_refused(work: TableWork, looks: list[int]) -> None:
     more = replace(work, table=replace(work.table, seeds=6))

@@ -17,7 +17,7 @@ from law_fixtures import BEST, BUDGETS, DEPTHS, GROWTH, law_studies, law_study
 
 from benchmarks.joint_law import BUDGETS as SIZES
 from benchmarks.joint_law import KINDS, RATIO, Truth
-from reports.__main__ import ReportsConfig, make
+from reports.__main__ import ReportsConfig, found_forecast, make
 from reports.read.study import read_study
 from reports.views import joint_law
 from reports.views.joint_law import beside_what_came
@@ -193,6 +193,14 @@ def test_a_forecast_is_written_once_and_scored_on_what_came(tmp_path: Path) -> N
         config(tmp_path, study="law_4m", forecast=str(folder / name))
     )
     rows = pd.read_csv(tmp_path / "outputs" / "laws" / "law_4m" / "forecast_4.0M.csv")
+    laws = tmp_path / "outputs" / "laws"
+    for law_of in ("three", "others"):
+        (laws / law_of).mkdir()
+        (laws / law_of / name).write_bytes(content)
+        if law_of == "three":
+            assert found_forecast(Path(name), laws) == laws / "three" / name
+    with pytest.raises(ValueError, match=r"others/.* and .*three/.* have this name"):
+        found_forecast(Path(name), laws)
     assert (rows.inside == "yes").sum() >= 5
     with pytest.raises(ValueError, match="runs that it was not made from"):
         beside_what_came(said, law.joined.cells)  # type: ignore[union-attr]

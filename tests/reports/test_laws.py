@@ -461,6 +461,15 @@ def test_an_edge_is_said_and_drawn_as_one(tmp_path: Path) -> None:
     assert "≤ 2" in text
     assert "Do not rely on the growth in the tables" in law_words.hedges(found)[0]
     assert "space.axes.num_blocks=[…] and another study=NAME" in text
+    at_half = [
+        replace(v, lowest=1, slope=2 * v.curvature * (v.centre + math.log(2)))
+        for v in found.valleys
+    ]
+    one = replace(found, valleys=at_half)
+    assert [round(valley.best, 6) for valley in one.valleys] == [0.5] * 4
+    said = law_words.hedges(one)[-1]
+    assert "one layer was tried, and fewer cannot be" in said
+    assert "num_blocks" not in said
     assert "triangle-down" in json.dumps(figures_of(files["report.html"].decode()))
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,8 +38,8 @@ from reports.views.layers import pictures
 from reports.weigh.answer import answer, span, weigh
 from reports.weigh.worth import Worth
 from search.comparable import comparable_cells
-from search.record import architecture_id
-from search.runs import read_record
+from search.record import Record, architecture_id
+from search.runs import UnknownParts, read_record
 from space.files import write_atomically
 from space.words import magnitude
 
@@ -516,9 +517,25 @@ def test_a_finished_trial_without_a_record_is_missing(tmp_path: Path) -> None:
     assert name == study.trials[0]["key"]
     assert "is not there" in reason
     first, second = answer(read(study), weigh(read(study)))[:2]
-    assert first.startswith("1 of 21 finished runs is missing here (")
-    assert "record.json is not there); the study's command does them again." in first
+    assert first.startswith("1 of 21 finished runs is missing here: ")
+    assert first.endswith("record.json is not there; the study's command does the run again.")
     assert re.match(r"At 1\.0M parameters, best is \d+ layers? × \d+ wide", second)
+
+
+def test_a_run_whose_part_has_changed_is_not_said_to_be_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = default_study(tmp_path)
+    key, whole = study.trials[0]["key"], read_record
+
+    def changed(folder: Path, *given: Any) -> Record | None:
+        if folder.name == key:
+            raise UnknownParts("it needs the part gate as it was: its source has changed")
+        return whole(folder, *given)
+
+    monkeypatch.setattr("reports.read.study.read_record", changed)
+    first = answer(read(study), weigh(read(study)))[0]
+    assert first.endswith("gate as it was: its source has changed; restore its file.")
 
 
 def test_a_torn_last_line_of_metrics_is_ignored(tmp_path: Path) -> None:

@@ -871,11 +871,15 @@ def test_a_look_ahead_says_what_a_study_takes_and_begins_none(
     assert (dict(search.study.user_attrs), len(search.study.trials)) == (told, trials)
 
 
-def test_several_machines_need_a_database_that_all_reach(here: Path) -> None:
+def test_several_machines_need_a_database_that_all_reach(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = ("executor=slurm", "++executor.options.nodes=4")
     with pytest.raises(ValueError, match=r"PostgreSQL .* but executor=slurm has 4 nodes; set stor"):
         open_search(here, *given)
     assert not (here / "outputs").exists()
+    assert look_ahead(configured(here, *given, "train=false"), open_session) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("before it trains: storage must be")
     url = "storage=postgresql+psycopg://nobody@localhost:1/x"
     require_shared(configured(here, *given, url), Slurm(nodes=4))
     require_shared(configured(here), Slurm())
