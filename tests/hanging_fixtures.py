@@ -1,6 +1,7 @@
 """A pool whose worker hangs, in a process of its own: others leave in theirs what takes signals."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -54,6 +55,7 @@ class Hanging:
 
 def main(number: int) -> None:
     """Send this process a signal while its pool runs; print how that ends."""
+    signal.signal(number, signal.SIG_DFL)  # children inherit what a test's process ignores
     search = open_search(Path.cwd())
     executor = Hanging()
     pool = Pool(search.job, search.study, 1, lambda *_: None, executor, patience_s=0.1)  # type: ignore[arg-type]

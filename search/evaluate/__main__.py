@@ -48,8 +48,8 @@ def main(config: EvaluateConfig) -> None:
         config = replace(
             config, model=named(config.model, config.study, config.outputs), study=None
         )
-        folder = find_model(config.model, config.runs)
         specs = chosen(config.tasks, config.only)
+        folder = find_model(config.model, config.runs)
         tasks = build(specs, config.source, Path(config.package), lambda: held_out(config))
         lm = open_model(folder, config.cache, config.tokenizer, config.device)
     scores = []

@@ -332,7 +332,7 @@ def test_a_large_space_is_thinned_evenly() -> None:
         (CONTENT, {"seeds": "auto"}, "must be a number, but got auto; set seeds=5"),
         ({**CONTENT, "space": "none"}, {}, "space must be one of"),
         (CONTENT, {"budgets": ["1m", "1000k"]}, "each once"),
-        (CONTENT, {"recipe": replace(RECIPE, schedule="cosine")}, "set schedule=wsd"),
+        (CONTENT, {"recipe": replace(RECIPE, schedule="cosine")}, "set recipe.schedule=wsd"),
     ],
 )
 def test_a_wrong_grid_is_refused(

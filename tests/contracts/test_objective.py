@@ -408,9 +408,12 @@ def test_keys_of_runs_know_nothing_of_objectives(here: Path) -> None:
 
 
 def test_other_objectives_under_the_same_name_are_refused(here: Path) -> None:
-    open_search(here, "n_trials=1").lock.release()
+    one = ("n_trials=1", "replicates.seeds=1")
+    search = open_search(here, *one)
+    work(search)
+    search.lock.release()
     with pytest.raises(ValueError, match=r"objectives was None, is \[.val_bpb., .decode_bytes.\]"):
-        open_search(here, "n_trials=1", "objectives=[val_bpb,decode_bytes]")
+        open_search(here, *one, "objectives=[val_bpb,decode_bytes]")
 
 
 def limited(here: Path, limit: str) -> list[str]:

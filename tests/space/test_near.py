@@ -150,7 +150,8 @@ def test_a_file_of_a_group_is_called_absent_and_told_where_it_goes() -> None:
 
 def test_a_key_that_a_mapping_lacks_is_told_how_it_is_added() -> None:
     error = HydraException("Could not override 'space.axes.num_block'.\nTo append …")
-    assert "add it with +space.axes.num_block=" in describe(error)
+    said = "did you mean num_blocks? Another axis is added with +space.axes.num_block=…"
+    assert said in describe(error)
 
 
 def test_broken_yaml_of_a_space_is_one_line(tmp_path: Path) -> None:

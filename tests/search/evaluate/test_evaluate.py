@@ -267,12 +267,14 @@ def test_an_answer_longer_than_the_model_is_named(models: tuple[Any, Any]) -> No
     [
         (["model=x", "tasks=uncommon"], "commonsense"),
         (["model=x", "only=arc_hard"], "got 'arc_hard'"),
+        (["model=y", "only=piqa"], "got 'y', and there is no such folder"),
         (["model=x", "only=piqa", "package=nowhere"], "make eval-data"),
         (["model=x", "tasks=minimal_pairs"], "set held_out=RUN_KEY"),
         (["only=piqa"], "model"),
     ],
 )
 def test_bad_input_ends_with_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
     command = [sys.executable, "-m", "search.evaluate", *arguments]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
