@@ -49,12 +49,13 @@ from search.study.storage import (
     SUBMITTED,
     TOTAL,
     has_study,
+    is_begun,
     is_sqlite,
     lose_abandoned,
+    open_existing,
     open_storage,
     open_study,
     read_attempts,
-    require_openable,
     settled_precision,
 )
 from search.train import placement
@@ -95,6 +96,8 @@ class Groundwork:
     """With nothing left open."""
     given: Sequence[str]
     """The options."""
+    storage: PatientStorage | None
+    """None where it is yet to be made."""
     artifacts: Artifacts | None = None
 
 
@@ -176,12 +179,12 @@ class Session(Generic[W]):
         require_measured(config.measure, subject.targets)
         pruner = make_pruner(subject.pruner, ground.recipe)
         workers = ground.executor.slots(config.workers_of(ground.executor))
-        begun = has_study(config.url, config.name)
+        begun = is_begun(ground.storage, config.name)
         settled = None if begun else _settle_placement(config.placement, workers, work)
         tracker = open_tracker(
             config.tracker, config.name, config.folder, scored=bool(config.evaluate.tasks)
         )
-        storage, lock = _enter(config)
+        storage, lock = _enter(config, ground.storage)
         with ExitStack() as refused, lock.leases.holding(lock.planning):
             refused.callback(lock.release)
             study = open_study(
@@ -493,7 +496,7 @@ def lay_groundwork(
         require_writable(config.folder, "outputs")
         require_writable(Path(config.runs), "runs")
     artifacts = open_artifacts(config.artifacts)
-    require_openable(config.url, made=config.storage is None)
+    storage = open_existing(config.url, made=config.storage is None)
     data = prepare(config.data, artifacts=artifacts)
     require_answers(config.evaluate, data)
     return Groundwork(
@@ -502,8 +505,9 @@ def lay_groundwork(
         naming=naming,
         executor=executor,
         data=data,
-        recipe=_settle(config, settled_precision(config.url, config.name)),
+        recipe=_settle(config, settled_precision(storage, config.name)),
         given=sys.argv[1:] if given is None else given,
+        storage=storage,
         artifacts=artifacts,
     )
 
@@ -512,15 +516,15 @@ def _settle_placement(placement: Placement, workers: int, work: Work) -> Placeme
     return settle_apart(share_cores(placement, workers), work.typical)
 
 
-def _enter(config: StudyConfig) -> tuple[PatientStorage, Start]:
-    """The study's storage, made where there is none, and this start of the study.
+def _enter(config: StudyConfig, storage: PatientStorage | None) -> tuple[PatientStorage, Start]:
+    """The study's storage, made where it was not there, and this start of the study.
 
     Raises:
         ValueError: it cannot be opened, or is a file that another host works with.
     """
     if config.storage is None:
         config.folder.mkdir(parents=True, exist_ok=True)
-    storage = open_storage(config.url)
+    storage = storage or open_storage(config.url)
     owner = f"{HOST}:{os.getpid()}"
     return storage, enter(storage.engine, storage.patience, config.name, owner, config.grace_s)
 

@@ -210,9 +210,14 @@ def has_study(url: str, name: str) -> bool:
     """
     if is_sqlite(url) and not Path(str(make_url(url).database)).is_file():
         return False
-    storage = open_storage(url).as_optunas
-    known = name in optuna.get_all_study_names(storage)
-    return known and has_begun(optuna.load_study(study_name=name, storage=storage))
+    return is_begun(open_storage(url), name)
+
+
+def is_begun(storage: PatientStorage | None, name: str) -> bool:
+    """Whether there is a storage, and in it a study of this name that has begun."""
+    if storage is None or name not in optuna.get_all_study_names(storage.as_optunas):
+        return False
+    return has_begun(optuna.load_study(study_name=name, storage=storage.as_optunas))
 
 
 def has_begun(study: optuna.Study) -> bool:
@@ -226,16 +231,17 @@ def has_begun(study: optuna.Study) -> bool:
         return bool(study.user_attrs.get(SUBMITTED)) or bool(study.get_trials(deepcopy=False))
 
 
-def require_openable(url: str, made: bool = False) -> None:
-    """Look whether a storage can be opened; a file that is not there is not made. `made`: whether
-    its folder is, where there is none.
+def open_existing(url: str, made: bool = False) -> PatientStorage | None:
+    """The storage; None where it is a file that is not there, which is not made. `made`: whether
+    its folder may be made later, where there is none.
 
     Raises:
         ValueError: it cannot be.
     """
     path = Path(str(make_url(url).database)) if is_sqlite(url) else None
     if path is None or is_in_memory(url) or path.is_file() or not (made or path.parent.is_dir()):
-        open_storage(url)
+        return open_storage(url)
+    return None
 
 
 def without_password(url: str) -> str:
@@ -298,11 +304,11 @@ def load_study(
     )
 
 
-def settled_precision(url: str, name: str) -> str | None:
+def settled_precision(storage: PatientStorage | None, name: str) -> str | None:
     """The precision that `auto` became when the study was made; None where there is none yet."""
-    if not has_study(url, name):
+    if storage is None or not is_begun(storage, name):
         return None
-    study = optuna.load_study(study_name=name, storage=open_storage(url).as_optunas)
+    study = optuna.load_study(study_name=name, storage=storage.as_optunas)
     settings = study.user_attrs.get("settings", {})
     return settings.get("recipe", {}).get("precision")  # type: ignore[no-any-return]
 
