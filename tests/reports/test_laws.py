@@ -446,6 +446,18 @@ def test_the_published_models_are_counted_as_the_law_counts(tmp_path: Path) -> N
     assert found["size"][0] == 124_635_456 - 32_000 * 576
 
 
+def test_a_loss_within_a_factor_of_thousands_is_not_determined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    law = read_law(law_studies(tmp_path), tmp_path / "outputs")
+    (row,) = laws.parameter_rows(law).query("name == 'E + A'").to_dict("records")
+    assert row["value"] > 1
+    monkeypatch.setattr(type(law.quality), "interval", lambda self, name: (0.0005, 3.0188))
+    (row,) = laws.parameter_rows(law).query("name == 'E + A'").to_dict("records")
+    assert math.isnan(row["value"])
+    assert row["interval"] == "not determined"
+
+
 def test_an_edge_is_said_and_drawn_as_one(tmp_path: Path) -> None:
     def deep_is_worse(budget: int, depth: int, seed: int) -> float:
         return (

@@ -227,19 +227,6 @@ def test_shots_are_other_questions(tmp_path: Path) -> None:
             assert text.endswith(f"Question: What is {number}?\nAnswer:")
 
 
-def test_a_model_that_is_not_there_is_named_before_data_that_are_not(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "search.evaluate", "model=nowhere", f"package={tmp_path}"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 2
-    assert "a model must be a run, a folder or a hub id" in ended.stderr
-
-
 class Silent(LM):  # type: ignore[misc]
     """Answers nothing and remembers what it was asked."""
 
