@@ -305,8 +305,7 @@ def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
     out = evidence.cells.arm.nunique() - len(level)
     where = f"At {budget}, best is {best.label} ({mean})"
     if evidence.choice is not None and evidence.choice.take.arm != evidence.best:
-        among = "compared" if evidence.arms.replicated.all() else "with enough seeds to be compared"
-        where = f"At {budget}, {best.label} has the best mean of those {among} ({mean})"
+        where = f"At {budget}, {best.label} has the best mean ({mean})"
     if len(level) == 1:
         sentences = [
             f"{where}; {count(out, 'other architecture')} {'is' if out == 1 else 'are'} left out "
@@ -314,8 +313,10 @@ def _replicated_answer(study: Study, evidence: Evidence) -> list[str]:
         ]
     else:
         comparison, order = within_noise(level, evidence.arms)
-        left = f", and {out} {'is' if out == 1 else 'are'} left out" if out else ""
-        sentences = [f"{where}; {comparison} over {n} seeds{left}.", order]
+        sentences = [f"{where}; {comparison} over {n} seeds.", order]
+        if out:
+            are = "is" if out == 1 else "are"
+            sentences.append(f"{count(out, 'other architecture')} {are} left out.")
     if biased := _biased(evidence):
         sentences.append(biased)
     if evidence.choice is not None:
