@@ -121,17 +121,23 @@ class StudyConfig(ABC):
         return self if placement == self.placement else replace(self, placement=placement)
 
     def workers_of(self, executor: Executor | None = None) -> int:
-        """How many workers are asked for: with `auto` what an executor says, or what suits this
-        machine.
+        """How many workers an executor runs at once of those asked for: with `auto` what it says,
+        or what suits this machine.
 
         Raises:
             ValueError: the executor has no place for them. With `train=false` this machine may lack
-                the GPUs.
+                the GPUs or the cluster.
         """
         usual = getattr(executor, "usual_workers", usual_workers)
-        workers = int(self.workers if isinstance(self.workers, int) else usual(self.placement))
+        try:
+            workers = int(self.workers if isinstance(self.workers, int) else usual(self.placement))
+        except NotHere as error:
+            if self.train:
+                raise
+            raise ValueError(f"{error}; a plan for N workers needs none: workers=N") from None
         try:
             getattr(executor, "require", lambda *_: None)(self.placement, workers)
+            return workers if executor is None else executor.slots(workers)
         except NotHere:
             if self.train:
                 raise

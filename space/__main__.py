@@ -85,6 +85,7 @@ def main(config: Config) -> None:
             raise ValueError(
                 f"format must be one of {', '.join(FORMATS)}, but got {config.format!r}{export}"
             )
+        _devices(config)  # a wrong name is refused before the ladder is solved
         arch = _architecture(config)
         if arch is not None:
             text = show_architecture(arch, config)

@@ -196,7 +196,7 @@ def _quoted(text: str) -> str:
 
 def by_name(given: Sequence[str], doors: Mapping[str, Door[Any]]) -> list[str]:
     """The overrides with `sampler.name=mine.py` in place of `sampler=mine.py`, and
-    `executor.options.nodes=4` in place of `executor.nodes=4`.
+    `++executor.options.nodes=4` in place of `executor.nodes=4` and `executor.options.nodes=4`.
 
     Hydra looks for `sampler=NAME` among the files of `conf/sampler/`, which users' own have none
     in: their options stand on the command line, `'+sampler.options={pace: 3}'`.
@@ -210,8 +210,8 @@ def by_name(given: Sequence[str], doors: Mapping[str, Door[Any]]) -> list[str]:
 def _by_name(text: str, doors: Mapping[str, Door[Any]]) -> str:
     option, _, value = text.partition("=")
     group, _, own = option.lstrip("+").partition(".")
-    if own and group in doors and doors[group].short and own.split(".")[0] not in OWN:
-        return f"++{group}.options.{own}={value}"
+    if own and group in doors and doors[group].short and own not in OWN:
+        return f"++{group}.options.{own.removeprefix('options.')}={value}"
     name = value.strip("'\"")
     if option not in doors or not name or (Path(CONF) / option / f"{name}.yaml").is_file():
         return text

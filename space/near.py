@@ -34,9 +34,14 @@ SYNONYMS = {
 meant."""
 
 
+NEAR_A_PART = 0.8
+"""How much of a name must be that of a part of a known one: `widdth` of `depth_width`."""
+
+
 def hint(name: str, known: Iterable[str], within: Iterable[str] = ()) -> str:
     """`; did you mean tpe?` where one of the known names, or one of those `within` them, is what
-    other projects call so, or where one of the known names is near; else nothing."""
+    other projects call so, or where one of the known names, or a word of one, is near; else
+    nothing."""
     names = list(known)
     head, _, last = name.rpartition(".")
     usual = [f"{head}.{word}".lstrip(".") for word in SYNONYMS.get(last, ())]
@@ -44,6 +49,8 @@ def hint(name: str, known: Iterable[str], within: Iterable[str] = ()) -> str:
     for word in (*usual, last):
         meant += [deeper for deeper in within if deeper.endswith(f".{word}")]
     meant += get_close_matches(name, names, n=1)
+    parts = {part: other for other in reversed(names) for part in other.split("_")}
+    meant += [parts[part] for part in get_close_matches(name, parts, n=1, cutoff=NEAR_A_PART)]
     return f"; did you mean {meant[0]}?" if meant else ""
 
 

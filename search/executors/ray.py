@@ -19,7 +19,7 @@ from search.executors import Deliver, Event
 from search.executors.local import Child, Local
 from search.states import Kind
 from search.study.job import Job
-from search.train.placement import Placement
+from search.train.placement import NotHere, Placement
 
 BEGUN, ENDED = "begun", "ended"
 """Events of a node about its worker, which go no further."""
@@ -52,7 +52,7 @@ class Ray:
         """As many as the cluster has room for now: nodes may come, `workers=N` says for how many.
 
         Raises:
-            ValueError: there is no cluster.
+            NotHere: there is no cluster.
         """
         there = self._connect().cluster_resources()
         rooms = [there.get("CPU", 0) / self.num_cpus] if self.num_cpus else []
@@ -81,7 +81,7 @@ class Ray:
         """The machines that are in the cluster now.
 
         Raises:
-            ValueError: there is no cluster.
+            NotHere: there is no cluster.
         """
         alive = (node for node in self._connect().nodes() if node["Alive"])
         return len({node["NodeManagerHostname"] for node in alive})
@@ -90,7 +90,7 @@ class Ray:
         """As many as are asked for, since nodes may come.
 
         Raises:
-            ValueError: there is no cluster.
+            NotHere: there is no cluster.
         """
         self._connect()
         return workers
@@ -127,23 +127,23 @@ class Ray:
         """Ray's module, once this process is a driver of the cluster.
 
         Raises:
-            ValueError: it cannot be.
+            NotHere: it cannot be.
         """
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", str(int(self.usage_stats)))
         try:
             ray: Any = importlib.import_module("ray")
         except ImportError:
-            raise ValueError("executor=ray needs Ray; pip install 'isoparam[ray]'") from None
+            raise NotHere("executor=ray needs Ray; pip install 'isoparam[ray]'") from None
         if ray.is_initialized():
             return ray
         own = {"include_dashboard": self.dashboard} if self.address == "local" else {}
         try:
             ray.init(self.address, log_to_driver=False, logging_level="ERROR", **own)
         except Exception as error:  # of many kinds
-            raise ValueError(
+            raise NotHere(
                 f"executor.address must be a Ray cluster that answers, but {self.address} does "
-                f"not: {_words(error)}; start one with `ray start --head`"
+                f"not: {_words(error).rstrip('.')}; start one with `ray start --head`"
             ) from None
         return ray
 

@@ -178,7 +178,7 @@ class Session(Generic[W]):
         config.measure.require(*work.architectures)
         require_measured(config.measure, subject.targets)
         pruner = make_pruner(subject.pruner, ground.recipe)
-        workers = ground.executor.slots(config.workers_of(ground.executor))
+        workers = config.workers_of(ground.executor)
         begun = is_begun(ground.storage, config.name)
         settled = None if begun else _settle_placement(config.placement, workers, work)
         tracker = open_tracker(
@@ -548,7 +548,8 @@ def require_shared(config: StudyConfig, executor: Executor) -> None:
 def look_ahead(config: C, open_study: "Callable[[C], Session[Any]]") -> int:
     """Print what a study is and what is left to train. Nothing is trained, and a study that has not
     begun is planned in a storage that is then removed: another start may have other settings. What
-    needs a GPU is planned without one too, and storage that is missing is said. The exit code."""
+    needs a GPU is planned without one too; storage or a cluster that is missing is said. The exit
+    code."""
     where = lacking = ""
     if config.placement.needs_gpus and not placement.gpus():
         config = replace(config, placement=config.placement.of_any_machine)
@@ -556,7 +557,7 @@ def look_ahead(config: C, open_study: "Callable[[C], Session[Any]]") -> int:
     with TemporaryDirectory(prefix="isoparam") as folder, one_line_errors():
         try:
             require_shared(config, config.executor.make())
-        except NotShared as error:
+        except (NotShared, placement.NotHere) as error:
             lacking = f"\nbefore it trains: {error}"
         begun = has_study(config.url, config.name)
         storage = config.storage if begun else f"sqlite:///{folder}/study.db"

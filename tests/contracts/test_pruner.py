@@ -92,8 +92,9 @@ def test_without_horizons_it_is_refused_or_needs_none(implementation: str) -> No
 
 def test_an_option_that_it_does_not_take_is_refused_in_one_line(implementation: str) -> None:
     config = PrunerConfig(name=implementation, options={"no_such_option": 1})
-    with pytest.raises(ValueError, match=r"pruner\.options must be what") as error:
+    with pytest.raises(ValueError, match=r"pruner\..* must be ") as error:
         make_pruner(config, RECIPE)
+    assert "no_such_option" in str(error.value)
     assert "\n" not in str(error.value)
 
 

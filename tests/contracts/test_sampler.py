@@ -116,8 +116,9 @@ def test_it_proposes_after_trials_that_were_enqueued(implementation: str) -> Non
 
 def test_an_option_that_it_does_not_take_is_refused_in_one_line(implementation: str) -> None:
     config = SamplerConfig(name=implementation, options={"no_such_option": 1})
-    with pytest.raises(ValueError, match=r"sampler\.options must be .*no_such_option") as error:
+    with pytest.raises(ValueError, match=r"sampler\..* must be ") as error:
         make_sampler(config, seed=0)
+    assert "no_such_option" in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -89,6 +89,12 @@ def test_an_option_of_an_executor_is_answered_with_what_was_meant() -> None:
         ExecutorConfig(name="local", options={"nodes": 4}).make()
 
 
+def test_a_word_of_a_name_is_near_enough() -> None:
+    assert hint("widdth", ["depth_width", "sharing"]) == "; did you mean depth_width?"
+    assert hint("num", ["num_blocks_of_a_kind"]) == "; did you mean num_blocks_of_a_kind?"
+    assert hint("nope", ["depth_width", "sharing"]) == ""
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from search.recipe import Recipe
 from space.compat import without_experimental_warnings
-from space.doors import Chosen, Door, require_plain_arguments, taking_options
+from space.doors import Chosen, Door, require_arguments, require_plain_arguments, taking_options
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -29,7 +29,7 @@ class Pruner(Protocol):
         ...
 
 
-PRUNERS = Door("pruner", __name__, Pruner)  # type: ignore[type-abstract]
+PRUNERS = Door("pruner", __name__, Pruner, short=True)  # type: ignore[type-abstract]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +54,14 @@ class OptunaPruner(Pruner):
     def make(self, recipe: Recipe, **options: Any) -> "BasePruner":
         from optuna import pruners
 
-        own = f"Optuna's {self.kind}"
+        own, kind = f"Optuna's {self.kind}", getattr(pruners, self.kind)
+        require_arguments("pruner", own, kind, options)
         with (
             taking_options("pruner.options", own, (TypeError, ValueError)),
             without_experimental_warnings(),
         ):
-            require_plain_arguments("pruner.options", getattr(pruners, self.kind), options)
-            return getattr(pruners, self.kind)(**self.usual(recipe) | options)  # type: ignore[no-any-return]
+            require_plain_arguments("pruner.options", kind, options)
+            return kind(**self.usual(recipe) | options)  # type: ignore[no-any-return]
 
 
 def make_pruner(config: PrunerConfig, recipe: Recipe) -> "BasePruner":

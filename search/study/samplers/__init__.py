@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from space.compat import without_experimental_warnings
-from space.doors import Chosen, Door, require_plain_arguments, taking_options
+from space.doors import Chosen, Door, require_arguments, require_plain_arguments, taking_options
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -31,7 +31,7 @@ class Sampler(Protocol):
         ...
 
 
-SAMPLERS = Door("sampler", __name__, Sampler)  # type: ignore[type-abstract]
+SAMPLERS = Door("sampler", __name__, Sampler, short=True)  # type: ignore[type-abstract]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +57,14 @@ class OptunaSampler(Sampler):
     def make(self, seed: int, **options: Any) -> "BaseSampler":
         from optuna import samplers
 
-        own = f"Optuna's {self.kind}"
+        own, kind = f"Optuna's {self.kind}", getattr(samplers, self.kind)
+        require_arguments("sampler", own, kind, options)
         with (
             taking_options("sampler.options", own, (TypeError, ValueError)),
             without_experimental_warnings(),
         ):
-            require_plain_arguments("sampler.options", getattr(samplers, self.kind), options)
-            return getattr(samplers, self.kind)(seed=seed, **options)  # type: ignore[no-any-return]
+            require_plain_arguments("sampler.options", kind, options)
+            return kind(seed=seed, **options)  # type: ignore[no-any-return]
 
 
 def make_sampler(config: SamplerConfig, seed: int) -> "BaseSampler":

@@ -1,6 +1,12 @@
 """Every architecture of the space in turn, evenly spread where `n_trials` has room for fewer."""
 
+from typing import TYPE_CHECKING, Any
+
 from search.study.samplers import OptunaSampler
+from space.doors import require_arguments
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
 
 
 class Grid(OptunaSampler):
@@ -9,6 +15,10 @@ class Grid(OptunaSampler):
 
     kind = "RandomSampler"
     exhaustive = True
+
+    def make(self, seed: int, **options: Any) -> "BaseSampler":
+        require_arguments("sampler", "sampler=grid", Grid, options)
+        return super().make(seed)
 
 
 SAMPLER = Grid()

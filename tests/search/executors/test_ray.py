@@ -166,3 +166,15 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1, done.stderr
     assert "executor.address must be a Ray cluster that answers" in done.stderr
+
+
+def test_a_plan_for_so_many_workers_needs_no_cluster(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    nowhere = ("executor=ray", "executor.address=127.0.0.1:1", "train=false", *LONG)
+    done = run(tmp_path, *nowhere, "workers=8")
+    assert done.returncode == 0, done.stderr
+    assert "to do:" in done.stdout
+    assert "before it trains: executor.address must be a Ray cluster" in done.stdout
+    done = run(tmp_path, *nowhere, "workers=auto")
+    assert done.returncode == 2
+    assert "a plan for N workers needs none: workers=N" in done.stderr
