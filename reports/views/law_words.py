@@ -100,12 +100,13 @@ def held_out_in_words(law: Law) -> str:
     if held.inside and held.found[0] < held.found[1]:
         place = "may lie inside"
     wide = f", a factor of {held.width:.1f} wide" if math.isfinite(held.width) else ""
-    known = determined(*held.interval)
+    measured = interval_in_words(law.valleys[-1])
+    known = determined(*held.interval) and measured != NOT_DETERMINED
     return (
         f"Predicted from the smaller budgets, the best depth at {magnitude(held.budget)} is "
         f"{predicted(held.predicted, held.interval, 1, wide)}; "
         f"measured is {best_in_words(law.valleys[-1])} "
-        f"({interval_in_words(law.valleys[-1])}){f', which {place}' if known else ''}."
+        f"({measured}){f', which {place}' if known else ''}."
     )
 
 
@@ -153,8 +154,18 @@ def _left_out(law: Law) -> list[str]:
     return [
         f"{said} More depths would show {'the others' if least else 'it'}, or more seeds. Depths: "
         "the same command with space.axes.num_blocks=[…] and another study=NAME, since a study "
-        "keeps its space. Seeds: the same command with higher n_trials and replicates.seeds."
+        f"keeps its space. Seeds, of all depths: the same command with {_more_seeds(law)}."
     ]
+
+
+FURTHER_SEEDS = 2
+
+
+def _more_seeds(law: Law) -> str:
+    """The options that give every architecture of these studies more seeds."""
+    arms = max(study.finished.arm.nunique() for study in law.studies)
+    seeds = max(study.finished.seed.nunique() for study in law.studies) + FURTHER_SEEDS
+    return f"replicates.top={arms - 1} replicates.seeds={seeds} n_trials={arms * seeds}"
 
 
 def lowest_tried(valley: Valley) -> int:

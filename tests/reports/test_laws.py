@@ -439,6 +439,16 @@ def test_the_law_of_the_readme_is_what_its_records_say(tmp_path: Path) -> None:
     assert list(found.interval) == list(budgets.interval)
 
 
+def test_a_best_depth_that_is_not_determined_lies_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    law = read_law(law_studies(tmp_path), tmp_path / "outputs")
+    assert "which lies inside" in law_words.held_out_in_words(law)
+    monkeypatch.setattr(type(law.valleys[-1]), "interval", (0.1, 4000.0))
+    said = law_words.held_out_in_words(law)
+    assert said.endswith("(not determined).")
+
+
 def test_the_published_models_are_counted_as_the_law_counts(tmp_path: Path) -> None:
     found = read_law(law_studies(tmp_path), tmp_path / "outputs").predicted
     assert list(found.layers) == [30, 32]
@@ -473,6 +483,7 @@ def test_an_edge_is_said_and_drawn_as_one(tmp_path: Path) -> None:
     assert "≤ 2" in text
     assert "Do not rely on the growth in the tables" in law_words.hedges(found)[0]
     assert "space.axes.num_blocks=[…] and another study=NAME" in text
+    assert "the same command with replicates.top=5 replicates.seeds=3 n_trials=18" in text
     at_half = [
         replace(v, lowest=1, slope=2 * v.curvature * (v.centre + math.log(2)))
         for v in found.valleys
