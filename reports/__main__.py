@@ -77,6 +77,10 @@ class ReportsConfig:
             raise ValueError(
                 f"study must be one name, but got {self.study}; several need page=laws"
             )
+        if self.table is not None and self.study is not None:
+            raise ValueError(
+                f"table or study must be given, not both, but got {self.table} and {self.study}"
+            )
         if self.table is not None and self.page is not None:
             raise ValueError(
                 f"table or page must be given, not both, but got {self.table} and {self.page}"
@@ -108,6 +112,9 @@ class ReportsConfig:
 def main() -> None:
     """As other commands; `serve` shows what is there instead of making it."""
     if sys.argv[1:2] != [SERVE]:
+        with one_line_errors():
+            if (meant := hint("".join(sys.argv[1:2]), (SERVE,))) and "=" not in sys.argv[1]:
+                raise ValueError(f"options must be NAME=VALUE, but got {sys.argv[1]!r}{meant}")
         make()
         return
     from reports.serve.__main__ import main as serve  # pages need no server

@@ -194,6 +194,8 @@ def headline(config: SearchConfig, targets: Targets, work: SearchWork) -> str:
     )
     if not seeds and config.replicates.top and config.replicates.seeds > 1:
         line += f" (n_trials={config.n_trials} leaves none, so no difference can be resolved)"
+    if config.n_trials < (begun := len(plan.runs)):
+        line += f"; n_trials={config.n_trials} takes away none of the {begun} runs that were begun"
     if said := space.said_of_depths():
         line += f"; {said}"
     if said := space.said_of_constraints():
@@ -229,6 +231,7 @@ def facts(config: SearchConfig, session: "Session[SearchWork]") -> dict[str, Any
         "sampler": config.sampler.name,
         "pruner": config.pruner.name,
         "n_trials": config.n_trials,
+        "planned": work.total,
         **exploration_facts(
             session.study,
             attempts,

@@ -176,8 +176,8 @@ class SearchConfig(StudyConfig):
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     pruner: PrunerConfig = field(default_factory=PrunerConfig)
     study: str | None = None
-    """Default: named after space, budget, and tokens per parameter, data, proxy and pruner where
-    these are not the default."""
+    """Default: named after space, budget, and tokens per parameter, proxy, data, pruner and
+    objectives where these are not the default."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

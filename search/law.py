@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from space.arch import Architecture
 from space.budget import Budget
 from space.cost import cost
+from space.words import join
 
 FEWEST_DEPTHS = 4
 """That a study must have tried, for a valley through them: a quadratic takes three."""
@@ -39,6 +40,11 @@ class Planned:
 
 def require_law(studies: Mapping[str, Planned]) -> None:
     """Raises: ValueError where studies, by name, cannot make one."""
+    if len(studies) < 2:
+        raise ValueError(
+            "a list of budgets must have two or more, for a law, but has one, of "
+            f"{join([*studies])}; give budget=… without brackets for one study"
+        )
     shares = {}
     for name, planned in studies.items():
         depths = min(planned.tried, len({arch.num_layers for arch in planned.architectures}))

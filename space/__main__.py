@@ -131,7 +131,7 @@ def _say_which(source: str, study: str, config: Config) -> None:
     if config.pages is not None:
         key = Path(models.named(source, study, config.outputs)).name
         pages = import_module(config.pages)
-        if other := pages.besides_the_best(study, config.outputs, key):
+        if other := pages.besides_the_best(study, config.outputs, Path(config.runs), key):
             print(other)
 
 

@@ -207,6 +207,14 @@ def by_name(given: Sequence[str], doors: Mapping[str, Door[Any]]) -> list[str]:
     return [_by_name(text, doors) for text in given]
 
 
+def in_short(given: Sequence[str], schema: type[Any]) -> list[str]:
+    """The overrides with `executor.nodes=4` in place of `++executor.options.nodes=4`, as people
+    give them."""
+    short = [name for name, door in doors_of(schema).items() if door.short]
+    long = re.compile(rf"\+\+({'|'.join(short)})\.options\.(?=[\w.]+=)")
+    return [long.sub(r"\1.", text) if short and long.match(text) else text for text in given]
+
+
 def _by_name(text: str, doors: Mapping[str, Door[Any]]) -> str:
     option, _, value = text.partition("=")
     group, _, own = option.lstrip("+").partition(".")

@@ -58,8 +58,8 @@ def _groups(text: str) -> list[dict[str, Any]]:
 def help_text(
     name: str, schema: type[Any], opening: str, given: Sequence[str], folders: Sequence[Path]
 ) -> str:
-    """The help of the verb of `conf/<name>.yaml`, whose module begins with `opening`; `given` may
-    choose files of groups, whose values are then shown."""
+    """The help of the verb of `conf/<name>.yaml`, whose module begins with `opening`, which names
+    the command; `given` may choose files of groups, whose values are then shown."""
     text = (folders[0] / f"{name}.yaml").read_text(encoding="utf-8")
     chosen = dict(text.split("=", 1) for text in given if "=" in text)
     groups = _groups(text)
@@ -72,7 +72,9 @@ def help_text(
     meanings = {key: note for part in of_groups for key, note in part.notes.items()}
     meanings |= {key: doc for key, (_, doc) in docs.items() if doc} | dict(own.notes)
     examples = [line.lstrip("# ") for line in text.partition("defaults:")[0].splitlines()]
-    lines = [opening.replace("`", ""), "", *(f"  {line}" for line in examples if line)]
+    verb = re.match(r"`?(python -m [\w.]+)", opening)
+    usage = f"usage: {verb[1]} OPTION=VALUE …" if verb else opening
+    lines = [usage, "", *(f"  {line}" for line in examples if line)]
     if groups:
         lines += ["", "Groups, each a file of conf/GROUP/ (your own: --config-dir FOLDER):", ""]
         lines += [line for group in groups for line in _group(group, folders)]

@@ -28,6 +28,7 @@ from space.device import (
     precision_of,
     unit_of,
 )
+from space.near import hint
 from space.words import count
 
 Heads = tuple[float, float, float]
@@ -361,7 +362,9 @@ def meter_of(kind: str, at: str | None = None) -> Meter:
         assert not head, "all of it stands behind a colon"
         return CacheBytes(length, precision or STORED)
     if kind not in KINDS:
-        raise ValueError(f"budget must be of a kind {', '.join(KINDS)}, not {kind!r}")
+        raise ValueError(
+            f"budget must be of a kind {', '.join(KINDS)}, but got {kind!r}{hint(kind, KINDS)}"
+        )
     if at is not None:
         raise ValueError(f"a budget of {kind} must have nothing behind @, but got {at!r}")
     return Weights(embeddings=kind == "parameters")

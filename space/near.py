@@ -69,7 +69,7 @@ def require_known(
         if not plain or option.partition(".")[0] == "hydra":
             continue
         if option in groups and (files := files_of(option, folders)):
-            _require_file(option, value.strip("'\""), files)
+            _require_file(option, value.strip("'\""), files, folders)
         elif option != EXPERIMENT:
             _require_field(option, schema, folders[0])
 
@@ -111,7 +111,7 @@ def files_of(group: str, folders: Iterable[Path]) -> list[str]:
     return sorted({path.stem for path in paths}) if group else []
 
 
-def _require_file(group: str, value: str, files: Sequence[str]) -> None:
+def _require_file(group: str, value: str, files: Sequence[str], folders: Sequence[Path]) -> None:
     if value in (*files, "null", "") or value.isdigit() or not set(value).isdisjoint("[{$"):
         return  # `space.overrides` says what is wrong with a number
     if value.endswith((".yaml", ".yml")):
@@ -123,6 +123,9 @@ def _require_file(group: str, value: str, files: Sequence[str]) -> None:
     mine = (folder / f"{value}.yaml" for folder in sorted(Path().glob(f"*/{group}")))
     own = next(filter(Path.is_file, mine), None)
     where = f"; for {own} add --config-dir {own.parent.parent}" if own else ""
+    beside = [folder / f"{value}.yaml" for folder in folders[1:]]
+    if not own and (misplaced := next(filter(Path.is_file, beside), None)):
+        where = f"; {misplaced} must be in a folder {group}/ there"
     raise ValueError(
         f"{group} must be one of {', '.join(files)}, but got {value!r}{where or hint(value, files)}"
     )
@@ -144,10 +147,12 @@ def _require_field(option: str, schema: type[Any], folder: Path) -> None:
         if name not in known:
             if at:
                 raise no_option(name, at, known)
-            here = any(deeper.endswith(f".{name}") for deeper in deeper_options(schema))
-            if not here and (verbs := _verbs_with(name, folder)):
+            here = [deeper for deeper in deeper_options(schema) if deeper.endswith(f".{name}")]
+            if verbs := _verbs_with(name, folder):
+                meant = f"; did you mean {here[0]}?" if here else ""
                 raise ValueError(
-                    f"{option} must be an option of this command, but is one of {join(verbs)}"
+                    f"{option} must be an option of this command, but is one of "
+                    f"{join(verbs)}{meant}"
                 )
             raise no_option(name, at, [*known, EXPERIMENT], deeper_options(schema))
         inner = dataclass_of(known[name])

@@ -81,11 +81,11 @@ def _in_digits(schema: Any, path: Sequence[str], value: str) -> str | None:
 
 
 def _word(text: str) -> str:
-    """Quoted where Hydra would read a number."""
+    """Quoted where Hydra would read a number, or nothing: who wants the text says what is wrong."""
     try:
         read = value_of(f"x={text}")
     except HydraException:
-        return text
+        return quoted(text.strip())
     return quoted(text.strip()) if isinstance(read, int | float) else text
 
 

@@ -59,6 +59,9 @@ def jobs_of(given: Sequence[str], how: Several, folders: Sequence[Path] = (CONF,
         ValueError: one is wrong, or two would be the same study.
     """
     choices = [_values(word, how) for word in given]
+    for each in choices:
+        if twice := next((word for n, word in enumerate(each) if word in each[:n]), None):
+            raise ValueError(f"a list must have each value once, but got {twice} twice")
     swept = [i for i, words in enumerate(choices) if len(words) > 1]
     made = [
         (words, {_option(words[i]): _value(words[i]) for i in swept}) for words in product(*choices)

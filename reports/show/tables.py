@@ -166,6 +166,10 @@ def best_in_bold(
             rows[best or 0][place] = replace(rows[best or 0][place], strong=True)
 
 
+LEVEL_OF_INTERVAL = re.compile(r"^[\d.]+% (?=interval$)")
+"""Of a heading, which names the column at any level: further seeds change it."""
+
+
 def chosen(
     columns: Sequence[Column], rows: Sequence[Sequence[Cell]], names: Sequence[str] | None
 ) -> tuple[list[Column], list[list[Cell]]]:
@@ -177,6 +181,7 @@ def chosen(
     if names is None:
         return list(columns), [list(row) for row in rows]
     places = {key: n for n, c in enumerate(columns) for key in (c.name, c.heading)}
+    names = [name if name in places else LEVEL_OF_INTERVAL.sub("", name) for name in names]
     for name in names:
         if name not in places:
             known = ", ".join(column.heading for column in columns)

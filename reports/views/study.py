@@ -380,8 +380,13 @@ def _compact(value: Any) -> str:
 
 def _trials(study: Study) -> str:
     facts = study.facts
-    asked = facts.get("n_trials")
-    text = f"{outcomes(study)}, of {asked} requested" if asked else outcomes(study)
+    asked, planned = facts.get("n_trials"), facts.get("planned")
+    text = outcomes(study)
+    if planned:
+        text += f", of {planned} planned"
+        text += f" (its last start asked for {asked})" if asked and asked < planned else ""
+    elif asked:
+        text += f", of {asked} requested"
     text += f"; sampler {facts['sampler']}" if facts.get("sampler") else ""
     text += f", {count(facts['workers'], 'worker')}" if facts.get("workers") else ""
     if (pruner := facts.get("pruner", "none")) != "none":

@@ -154,6 +154,12 @@ def _cells(study: Study) -> pd.DataFrame:
     return cells.astype({"depth": int})  # float where another trial has none
 
 
+def _planned(study: Study) -> int:
+    """Runs that it was to have."""
+    facts = study.facts
+    return int(facts.get("planned") or facts.get("n_trials") or len(study.trials))
+
+
 def _check(study: Study) -> None:
     """That a study can be one of a law's."""
     if (kind := study.facts["budget"]["kind"]) not in OF_WEIGHTS:
@@ -165,7 +171,7 @@ def _check(study: Study) -> None:
     if not study.facts.get("finished", True) or busy:
         raise ValueError(
             f"study {study.name} must be finished, but {len(study.finished)} of "
-            f"{study.facts.get('n_trials', len(study.trials))} runs are; start its search again"
+            f"{_planned(study)} runs are; start its search again"
         )
     done = study.finished
     depths = done.num_hidden_layers.nunique() if len(done) else 0

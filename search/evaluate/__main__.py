@@ -62,6 +62,7 @@ def main(config: EvaluateConfig) -> None:
         with one_line_errors((OSError,)):
             text = json.dumps([asdict(s) for s in scores], indent=1)
             write_atomically(Path(config.to), text + "\n")
+        print(f"scores of every document: {config.to}")
 
 
 def held_out(config: EvaluateConfig) -> list[str]:

@@ -26,13 +26,15 @@ from search.executors import Deliver, Event
 from search.executors._slurm_node import BEGUN, serve
 from search.states import Kind
 from search.study.job import Job
-from search.train.placement import Placement
+from search.train.placement import NotHere, Placement
 from space.files import write_atomically
 
 LOOK_S = 0.3
 """Between two looks at what workers report."""
 ASK_S = 5.0
 """Between two questions to Slurm's controller, which serves all users."""
+LIMIT = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|UNLIMITED|infinite", re.IGNORECASE)
+"""How `sbatch --time` is written."""
 ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "REVOKED", "TIMEOUT", ""),
@@ -61,6 +63,11 @@ class Slurm:
         parameters: Mapping[str, Any] | None = None,
         wait: bool = True,
     ) -> None:
+        if not LIMIT.fullmatch(str(time)):
+            raise ValueError(
+                "executor.time must be minutes, hours:minutes:seconds or days-hours, as Slurm has "
+                f"them, but got {time}; such as executor.time=4:00:00"
+            )
         self.nodes, self.setup, self.cpus, self.wait = nodes, list(setup), cpus, wait
         flags = {"partition": partition, "account": account, "time": time, "gres": gres}
         flags |= {"constraint": constraint, "cpus-per-task": cpus, **(parameters or {})}
@@ -102,7 +109,7 @@ class Slurm:
         """As many as are asked for, shared out among the nodes.
 
         Raises:
-            ValueError: this machine submits no jobs.
+            NotHere: this machine submits no jobs.
         """
         require_slurm()
         return workers
@@ -440,18 +447,26 @@ class Array:
 
 
 def require_slurm() -> None:
-    """Raises: ValueError where submitit or Slurm is not installed."""
+    """Raises: NotHere where submitit or Slurm is not installed, or its controller away."""
     try:
         import submitit
 
         submitit.SlurmExecutor(folder=os.devnull)
     except ImportError:
-        raise ValueError("executor=slurm needs submitit; pip install 'isoparam[slurm]'") from None
+        raise NotHere("executor=slurm needs submitit; pip install 'isoparam[slurm]'") from None
     except RuntimeError:
-        raise ValueError(
+        raise NotHere(
             "executor=slurm must be started where jobs are submitted, but srun is not found; "
             "log in to the cluster, or load its module"
         ) from None
+    asked = _say("squeue", "--noheader", "--me")
+    if asked.returncode:
+        said = asked.stderr.strip().splitlines() or ["it does not answer"]
+        raise NotHere(
+            "executor=slurm must be started where Slurm's controller answers, but squeue says: "
+            f"{said[-1].removeprefix('squeue: ').removeprefix('error: ')}; start the command on "
+            "the cluster's login node"
+        )
 
 
 def _say(*command: str) -> "subprocess.CompletedProcess[str]":

@@ -12,7 +12,7 @@ from search.states import Status
 from search.study.plan import Work
 from search.train.card import card, name_apart, product_speed
 from search.train.optimizers import OPTIMIZERS
-from search.train.placement import GPU_TOKENS, Placement, what_is_lost
+from search.train.placement import GPU_TOKENS, Placement, cores, what_is_lost
 from space.words import amount, count, duration, flops
 
 RECENT = 40
@@ -55,7 +55,7 @@ class Estimate:
     h100: str | None = None
     """How long one would take; None on a GPU, and where a CPU takes less than `LONG_S`."""
     shared: str | None = None
-    """How many workers share a GPU; None where one has it alone."""
+    """How many workers share a GPU or the cores; None where each has its own."""
     together: str | None = None
     """How many GPUs train a run; None where it is one."""
 
@@ -98,14 +98,17 @@ def estimate(
     pausing: int = 0,
     planning: bool = False,
     gpus: int = 1,
+    elsewhere: bool = False,
 ) -> Estimate:
     """The cost of the remaining runs on this machine, if none is pruned; `kept` of them keep their
     weights, and `pausing` may keep a checkpoint. `planning`: nothing is trained now, and some
-    seconds may go into what the work would take of a GPU, and of so many `gpus`."""
+    seconds may go into what the work would take of a GPU, and of so many `gpus`. `elsewhere`:
+    workers have machines of their own, and not this one's cores alone."""
     left = max(0, work.total - done)
     to_do = work.flops * left / work.total
     rate, basis = speed(work, placement, runs)
-    seconds = START_S + to_do / (rate * workers)
+    at_once = workers if elsewhere else fitting_workers(workers, placement)
+    seconds = START_S + to_do / (rate * at_once)
     weights = work.parameters * WEIGHT_BYTES
     kept_per_weight = OPTIMIZERS.load(work.typical.recipe.optimizer).state_per_weight
     on_gpu, long = placement.device == "cuda", placement.device == "cpu" and seconds > LONG_S
@@ -117,7 +120,11 @@ def estimate(
         basis=basis,
         lost=what_is_lost(placement, work.architectures),
         together=together(placement, workers, seconds) if placement.gpus_per_run > 1 else None,
-        shared=shared(placement) if on_gpu and placement.sharing > 1 else None,
+        shared=crowded(workers, at_once)
+        if at_once < workers
+        else shared(placement)
+        if on_gpu and placement.sharing > 1
+        else None,
         h100=on_an_h100(work.typical, to_do, gpus) if long else None,
         memory=memory(placement, largest_run(work))
         if on_gpu
@@ -136,6 +143,18 @@ def together(placement: Placement, workers: int, seconds: float) -> str:
     what = "GPUs" if gpus else "processes"
     hours = f", about {each * workers * seconds / 3600:,.1f} GPU hours" if gpus else ""
     return f"each run is trained by {each} {what}: {each * workers} for {workers} at once{hours}"
+
+
+def fitting_workers(workers: int, placement: Placement) -> int:
+    """How many of these a settled placement leaves cores of their own, on a CPU; at least one."""
+    if placement.device != "cpu":
+        return workers
+    return max(1, min(workers, cores() // (placement.gpus_per_run * (placement.threads or 1))))
+
+
+def crowded(workers: int, at_once: int) -> str:
+    """That cores are shared, in a line."""
+    return f"{workers} workers share {count(cores(), 'core')}: no faster than {at_once}"
 
 
 def shared(placement: Placement) -> str:

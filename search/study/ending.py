@@ -16,7 +16,7 @@ from search.study.measuring import measure_runs
 from search.study.plan import Attempt, best_runs, distinct
 from search.study.pool import Ending
 from search.study.storage import without_password
-from space.app import option_of
+from space.app import in_short, option_of
 from space.cli import fail
 from space.overrides import quoted
 from space.words import command
@@ -152,13 +152,14 @@ def _common_facts(session: "Session[Any]", finished: bool) -> dict[str, Any]:
         "workers": session.job.workers,
         "runs": config.runs,
         "config": configuration,
-        "command": command(session.verb, *given(session.given, job.storage)),
+        "command": command(session.verb, *given(session.given, job.storage, type(config))),
         "wall_s": session.before_s + time.monotonic() - session.started,
         "finished": finished,
     }
 
 
-def given(options: Sequence[str], url: str) -> list[str]:
-    """The options that were given, without the storage's password however that is spelt."""
+def given(options: Sequence[str], url: str, schema: type[Any]) -> list[str]:
+    """The options that were given for a schema, in short, without the storage's password however
+    that is spelt."""
     shown = f"storage={without_password(url)}"
-    return [shown if option_of(text) == "storage" else text for text in options]
+    return in_short([shown if option_of(text) == "storage" else text for text in options], schema)

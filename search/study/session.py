@@ -180,6 +180,7 @@ class Session(Generic[W]):
         pruner = make_pruner(subject.pruner, ground.recipe)
         workers = config.workers_of(ground.executor)
         begun = is_begun(ground.storage, config.name)
+        asked = given(ground.given, config.url, type(config))
         settled = None if begun else _settle_placement(config.placement, workers, work)
         tracker = open_tracker(
             config.tracker, config.name, config.folder, scored=bool(config.evaluate.tasks)
@@ -194,7 +195,7 @@ class Session(Generic[W]):
                 naming=ground.naming,
                 pruner=pruner,
                 directions=subject.targets.directions,
-                origin=Origin(given(ground.given, config.url), subject.files, config.data.in_words),
+                origin=Origin(asked, subject.files, config.data.in_words),
                 alone=lock.alone,
             )
             name_damaged(study)
@@ -204,7 +205,6 @@ class Session(Generic[W]):
             reopen_lost(study, Path(config.runs))
             if config.train:
                 study.set_user_attr(TOTAL, work.after(attempts, len(attempts)).total)
-                asked = given(ground.given, config.url)
                 here = {"verb": ground.verb, "given": asked, "folder": str(Path.cwd())}
                 study.set_user_attr(COMMAND, here)
             refused.pop_all()
@@ -326,6 +326,7 @@ class Session(Generic[W]):
             gpus=workers * self.config.placement.gpus_per_run
             if isinstance(workers := self.config.workers, int)
             else 1,
+            elsewhere=self.config.executor.name not in HERE,
         )
         if self.config.executor.name in HERE:
             return found
@@ -556,7 +557,8 @@ def look_ahead(config: C, open_study: "Callable[[C], Session[Any]]") -> int:
         where = ", on a machine with GPUs"
     with TemporaryDirectory(prefix="isoparam") as folder, one_line_errors():
         try:
-            require_shared(config, config.executor.make())
+            require_shared(config, executor := config.executor.make())
+            executor.slots(1)
         except (NotShared, placement.NotHere) as error:
             lacking = f"\nbefore it trains: {error}"
         begun = has_study(config.url, config.name)

@@ -6,6 +6,7 @@ from report_fixtures import StudyFolder, ladder
 
 from reports.weigh.advice import besides_the_best
 from search.models import best, best_in_words
+from search.runs import WEIGHTS
 
 EXPLORED = {3: 1.75, 4: 1.70, 5: 2.20}
 """By depth; further seeds have 1.75, 1.701 and 1.70: the best of these is the worst of all."""
@@ -36,10 +37,14 @@ def test_the_best_run_is_said_with_its_value(tmp_path: Path) -> None:
 def test_what_the_page_advises_is_said_where_it_is_another(tmp_path: Path) -> None:
     study = study_of(tmp_path / "apart", EXPLORED)
     outputs = tmp_path / "apart" / "outputs"
-    said = besides_the_best(study.name, outputs, best(study.name, outputs).name)
+    runs = tmp_path / "apart" / "runs"
+    said = besides_the_best(study.name, outputs, runs, best(study.name, outputs).name)
     (key,) = (t["key"] for t in study.trials if (t["params"]["num_blocks"], t["seed"]) == (4, 0))
     assert said.startswith("Its page advises another. By all runs together, taking 4 layers")
+    assert said.endswith(f" Its best run kept no weights; export={key} says how to train it again.")
+    (runs / key / WEIGHTS).touch()
+    said = besides_the_best(study.name, outputs, runs, best(study.name, outputs).name)
     assert said.endswith(f" Its best run is export={key}.")
     alike = study_of(tmp_path / "alike", {3: 1.75, 4: 1.705, 5: 1.70})
     outputs = tmp_path / "alike" / "outputs"
-    assert besides_the_best(alike.name, outputs, best(alike.name, outputs).name) == ""
+    assert besides_the_best(alike.name, outputs, runs, best(alike.name, outputs).name) == ""

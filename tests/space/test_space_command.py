@@ -173,7 +173,11 @@ def test_bad_input_ends_with_one_line_and_exit_code_2(arguments: list[str], mess
 
 
 def test_help_says_what_the_verb_is_for() -> None:
-    assert printed("--help").startswith("python -m space: the ladder of architectures on a budget")
+    first, _, example, *_ = printed("--help").splitlines()
+    assert first == "usage: python -m space OPTION=VALUE …"
+    assert (
+        example.strip() == "python -m space budget=125m: the ladder of architectures on a budget."
+    )
 
 
 FAILING = """
