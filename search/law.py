@@ -40,10 +40,12 @@ class Planned:
 
 def require_law(studies: Mapping[str, Planned]) -> None:
     """Raises: ValueError where studies, by name, cannot make one."""
-    if len(studies) < 2:
+    apart = len({planned.budget.value for planned in studies.values()})
+    if apart < max(2, len(studies)):
         raise ValueError(
-            "a list of budgets must have two or more, for a law, but has one, of "
-            f"{join([*studies])}; give budget=… without brackets for one study"
+            "a list of budgets must have two or more that differ, for a law, but got "
+            f"{join([planned.budget.label for planned in studies.values()])}; "
+            "give budget=… without brackets for one study"
         )
     shares = {}
     for name, planned in studies.items():
