@@ -12,8 +12,12 @@ from browser_fixtures import CHROMIUM, faults
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from ablations.__main__ import AblationConfig
+from reports.__main__ import ReportsConfig
+from search.__main__ import SearchConfig
 from search.data.config import DataConfig
-from space.app import CONF
+from space.__main__ import Config
+from space.app import CONF, configuration
 
 ROOT = Path(__file__).parent.parent
 FETCHED = re.compile(r"<(?:script|img|link)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]+\"")
@@ -75,3 +79,48 @@ def test_commands_for_gpus_open_the_data_that_their_page_prepares() -> None:
     for command in commands:
         assert command.endswith('"${DATA[@]}"'), command
         assert "data." not in command, command
+
+
+def test_answers_to_questions_are_commands_that_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every option of every command on the page, with the files that the page writes."""
+    page = (ROOT / "docs" / "questions.md").read_text()
+    for name, content in re.findall(r"```yaml\n# (\S+)\n(.*?)```", page, re.DOTALL):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    doors = ROOT / "docs" / "doors"
+    (gate,) = re.findall(r'```python\n(""".*?)```', (doors / "part.md").read_text(), re.DOTALL)
+    (tmp_path / "gate.py").write_text(gate)
+    (space,) = re.findall(
+        r"```yaml\n# my/space/gates.yaml\n(.*?)```", (doors / "part.md").read_text(), re.DOTALL
+    )
+    (tmp_path / "my/space/gates.yaml").write_text(space)
+    (sampler,) = re.findall(r"```python\n(.*?)```", (doors / "sampler.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.py").write_text(sampler)
+    monkeypatch.chdir(tmp_path)
+    schemas = {
+        "space": Config,
+        "search": SearchConfig,
+        "ablations": AblationConfig,
+        "reports": ReportsConfig,
+    }
+    given = dict(re.findall(r"^([A-Z]+)=(.*)$", page, re.MULTILINE))
+    taken = 0
+    for verb, line in re.findall(r"^python -m (\w+) ([^#\n]+)", page, re.MULTILINE):
+        for name, value in given.items():
+            line = line.replace(f'"${{{name}[@]}}"', value.strip("()")).replace(
+                f"${{{name}}}", value
+            )
+        words = shlex.split(line)
+        if verb not in schemas or words == ["serve"]:
+            continue
+        folders = [Path(CONF)]
+        if words[0] == "--config-dir":
+            folders.append(Path(words[1]))
+            words = words[2:]
+        if words[0].startswith("budget=["):  # one start for each
+            words[0] = words[0].split(",")[0].replace("[", "")
+        configuration(verb, schemas[verb], words, folders)
+        taken += 1
+    assert taken >= 18
