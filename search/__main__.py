@@ -231,7 +231,7 @@ def facts(config: SearchConfig, session: "Session[SearchWork]") -> dict[str, Any
         "sampler": config.sampler.name,
         "pruner": config.pruner.name,
         "n_trials": config.n_trials,
-        "planned": work.total,
+        "planned": session.work.total,
         **exploration_facts(
             session.study,
             attempts,

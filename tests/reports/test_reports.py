@@ -31,6 +31,7 @@ from reports.read.study import Study, read_study
 from reports.show import figures
 from reports.show import html as show_html
 from reports.show.html import packed_plotly, unbroken
+from reports.show.tables import chosen
 from reports.views import curves, depth_figure
 from reports.views import study as page
 from reports.views import trials as tables
@@ -41,6 +42,7 @@ from search.comparable import comparable_cells
 from search.record import Record, architecture_id
 from search.runs import UnknownParts, read_record
 from space.files import write_atomically
+from space.tables import Column
 from space.words import magnitude
 
 WHOLE = {
@@ -254,6 +256,26 @@ def text_of(study: Study) -> str:
     """The page without its script and figures, spaces that do not break as others."""
     body = page.html(study, page.Findings.of(study)).split("<main>")[1].split("</main>")[0]
     return re.sub(r"<[^>]*>", "", body).replace("\u00a0", " ")
+
+
+def test_runs_are_counted_among_those_that_were_planned(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path, n_trials=22, planned=3)
+    for architecture in ladder([2, 4, 6]):
+        study.add(architecture)
+    assert "3 finished, of 3 planned;" in text_of(read(study))
+    study.facts["n_trials"] = 2
+    assert "3 finished, of 3 planned (its last start asked for 2);" in text_of(read(study))
+    del study.facts["planned"]  # of studies from before it was kept
+    assert "3 finished, of 2 requested;" in text_of(read(study))
+
+
+def test_the_column_of_intervals_keeps_its_names_when_their_level_changes(tmp_path: Path) -> None:
+    columns = [Column("arm", "arm"), Column("interval", "99.92% interval")]
+    rows = [["a", "b"]]
+    for name in ("interval", "95% interval", "99.92% interval"):
+        assert chosen(columns, rows, [name]) == ([columns[1]], [["b"]])
+    with pytest.raises(ValueError, match="columns must be among"):
+        chosen(columns, rows, ["95% intervals"])
 
 
 def test_where_nothing_is_compared_with_the_baseline_it_says_which_and_what_does(
@@ -755,6 +777,9 @@ def test_columns_are_chosen_by_heading_or_name_and_an_unknown_one_is_named(tmp_p
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: columns must be among layers, width, verdict, ")
     assert ended.stderr.endswith("but got 'maen'; did you mean mean?\n")
+    ended = run_reports(tmp_path, "-m", "reports", "serv")
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "got 'serv'; did you mean serve?" in ended.stderr
     without = run_reports(tmp_path, "-m", "reports", "table=power", "columns=[arm]")
     words = "columns must go with a table of arms, but power has none"
     assert (without.returncode, without.stderr) == (2, f"error: {words}\n")

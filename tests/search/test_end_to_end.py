@@ -91,6 +91,19 @@ def test_what_it_will_take_is_said_before_anything_is_trained(tmp_path: Path) ->
     assert "by 2 runs recorded on such a machine" in other.stdout
 
 
+def test_fewer_trials_than_there_are_take_none_away(tmp_path: Path) -> None:
+    options = ("replicates.seeds=1", "executor=inline", "executor.colour=red")
+    wrong = run(tmp_path, "n_trials=2", *options)
+    assert wrong.returncode == 2
+    options = options[:-1]
+    assert run(tmp_path, "n_trials=2", *options).returncode == 0
+    fewer = run(tmp_path, "n_trials=1", *options)
+    assert fewer.returncode == 0, fewer.stderr
+    assert "n_trials=1 takes away none of the 2 runs that were begun" in fewer.stdout
+    content = study_json(tmp_path)
+    assert (content["n_trials"], content["planned"], len(content["trials"])) == (1, 2, 2)
+
+
 @pytest.mark.slow
 def test_a_terminal_shows_a_bar_for_each_worker(tmp_path: Path) -> None:
     master, slave = pty.openpty()

@@ -13,7 +13,7 @@ from ablations.config import AblationConfig
 from reports.__main__ import ReportsConfig
 from search.__main__ import SearchConfig
 from search.evaluate.__main__ import EvaluateConfig
-from space.app import configuration
+from space.app import by_name, configuration, doors_of, in_short
 from space.overrides import as_text, quoted, spelt
 
 NUMBERS = ["2025_11_25", "8041237e46551902", "1e5", "007", "1_000", "nan", "inf", "true", "12"]
@@ -147,3 +147,12 @@ def test_whole_numbers_may_be_written_in_thousands_millions_and_billions(
     given: str, meant: str
 ) -> None:
     assert as_text(given, SearchConfig) == meant
+
+
+def test_options_of_doors_are_shown_as_they_are_given() -> None:
+    given = ["executor=slurm", "executor.nodes=4", "sampler.options.n=2", "recipe.lr=1e-3"]
+    full = by_name(given, doors_of(SearchConfig))
+    assert full[1:3] == ["++executor.options.nodes=4", "++sampler.options.n=2"]
+    shown = ["executor=slurm", "executor.nodes=4", "sampler.n=2", "recipe.lr=1e-3"]
+    assert in_short(full, SearchConfig) == shown
+    assert in_short(["++tracker.options.x=1"], SearchConfig) == ["++tracker.options.x=1"]

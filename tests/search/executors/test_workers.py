@@ -574,3 +574,27 @@ def test_a_study_under_torchrun_is_refused(tmp_path: Path, monkeypatch: pytest.M
     assert done.returncode == 2
     assert "torchrun starts it 2 times" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+SRUN = "#!/bin/sh\nexit 0\n"
+SQUEUE = "#!/bin/sh\necho 'squeue: error: Unable to contact slurm controller' >&2\nexit 1\n"
+
+
+def test_slurm_that_does_not_answer_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, text in (("srun", SRUN), ("squeue", SQUEUE)):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    done = run(tmp_path, "executor=slurm")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "squeue says: Unable to contact slurm controller; start" in done.stderr
+    assert not (tmp_path / "outputs" / "tiny").exists()
+    plan = run(tmp_path, "executor=slurm", "train=false")
+    assert plan.returncode == 0, plan.stderr
+    assert "before it trains: executor=slurm must be started where" in plan.stdout

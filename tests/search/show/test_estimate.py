@@ -113,6 +113,21 @@ def test_long_work_of_a_cpu_is_also_estimated_for_an_h100(tmp_path: Path, planni
     assert (short.h100, short.memory) == (None, None)
 
 
+def test_more_workers_than_cores_are_no_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of this machine: elsewhere each has cores of its own."""
+    monkeypatch.setattr("search.show.estimate.cores", lambda: 2)
+    monkeypatch.setattr("search.show.estimate.speed", lambda *_: (1.0, "by 1 run"))
+    work = work_of(1000)
+    two, eight = (estimate(work, 0, n, DEFAULT, tmp_path, 0) for n in (2, 8))
+    assert two.seconds == eight.seconds == START_S + 500
+    assert two.shared is None
+    assert eight.shared == "8 workers share 2 cores: no faster than 2"
+    apart = estimate(work, 0, 8, DEFAULT, tmp_path, 0, elsewhere=True)
+    assert (apart.seconds, apart.shared) == (START_S + 125, None)
+
+
 def test_hours_on_an_h100_are_flops_at_a_share_of_its_peak() -> None:
     """By hand: 16.2e18 / (0.4 × 989e12) = 40,950 s."""
     large = replace(run_of(Architecture.from_yaml("mobilellm_125m")), recipe=FP32)
