@@ -46,7 +46,7 @@ class Confirm(Arms):
         arms = [_arm(asked.runs, key) for key in _keys(content, asked.top)]
         _require_several(arms, study)
         if asked.timing is not None:
-            _require_recipe(arms, asked.recipe, study)
+            _require_recipe(arms, asked.recipe, content)
         panel = Panel(
             name=f"the best of {study}",
             budget=Budget(**content["budget"]),
@@ -91,12 +91,13 @@ def _require_several(arms: Sequence[Arm], study: str) -> None:
         )
 
 
-def _require_recipe(arms: Sequence[Arm], recipe: Recipe, study: str) -> None:
+def _require_recipe(arms: Sequence[Arm], recipe: Recipe, content: Mapping[str, Any]) -> None:
     for arm in arms:
         if arm.recipe != recipe:
             raise ValueError(
-                f"the records of study {study} must have the recipe given here, but {arm.name} was "
-                "trained with another; give the study's own proxy and recipe"
+                f"the records of study {content['study']} must have the recipe given here, but "
+                f"{arm.name} was trained with another; give those of the study, "
+                f"as in {content.get('command', 'its command')}"
             )
 
 
