@@ -73,7 +73,7 @@ class Entry:
     progress: Mapping[str, Any] = field(default_factory=dict)
     """Where it runs: what `search.status` says."""
     looked: bool = False
-    """Whether it is known if it runs."""
+    """Whether it is known if it runs, and how many runs there will be."""
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from study_fixtures import environment, open_search
 
 from reports.serve.__main__ import ServeConfig, main
 from reports.serve.outputs import Outputs
-from reports.serve.pages import FACTS, Query, budgets_in_words
+from reports.serve.pages import FACTS, Query, budgets_in_words, comparison, listing
 from reports.serve.server import Site
 from search.study.leases import WORKER
 from search.study.storage import leases_of
@@ -112,8 +112,14 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
 # --- what is shown -------------------------------------------------------------------------------
 
 
+def looked_at(site: Site) -> str:
+    """The list once the storages have been looked at."""
+    wait_for(lambda: "not known yet" not in ask(site)[2])
+    return ask(site)[2]
+
+
 def test_studies_tables_and_laws_are_listed_with_what_was_asked_and_answered(site: Site) -> None:
-    _, _, page = ask(site)
+    page = looked_at(site)
     found = rows(page)
     assert list(found) == ["deep", "laws/grown", HOSTILE, "tables/heads"]  # the newest first
     for text in ("Best of deep is 3", "finished", "1.0M parameters", "books/*.txt", "5,000"):
@@ -212,6 +218,27 @@ def test_what_is_damaged_is_named_and_the_others_are_shown(site: Site, root: Pat
     assert "How many heads?" in found["tables/heads"]
 
 
+def test_states_and_counts_are_shown_once_the_storages_have_been_looked_at(root: Path) -> None:
+    """`study.json` has the runs that have begun, and may be of an earlier start."""
+    facts = root / "outputs" / "tables" / "heads" / "study.json"
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "finished": False}))
+    outputs = Outputs(root / "outputs")
+    before, after = (listing(outputs.entries(looked), Query()) for looked in (None, {}))
+    for name in ("deep", HOSTILE, "tables/heads"):
+        assert "not known yet" in rows(before)[name]
+        assert "…" in rows(before)[name]
+        assert "1 of 1" not in rows(before)[name]
+    assert "finished" in rows(before)["laws/grown"]  # which has no storage
+    assert "finished" in rows(after)["deep"]
+    assert "stopped" in rows(after)["tables/heads"]
+    assert all("1 of 1 finished" in rows(after)[name] for name in ("deep", "tables/heads"))
+    assert 'data-live="3"' in before, "the page looks again soon"
+    assert 'data-live="0"' in after
+    differing = re.findall('data-row="(.*?)" class="differs"', comparison(outputs.entries()))
+    assert "answer" in differing
+    assert not {"state", "runs"} & set(differing)
+
+
 def test_a_study_that_runs_shows_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,8 +255,7 @@ def test_a_study_that_runs_shows_how_far_it_is(
             return rows(ask(site)[2])["tiny"]
 
         begun = row()  # nobody has looked yet, and the page does not wait
-        assert "not finished" in begun or "running" in begun
-        assert "stopped" not in begun
+        assert "not known yet" in begun or "running" in begun
         wait_for(lambda: "running" in row())
         assert "running, 0 of 2 runs done, 1 worker, 1.5k tokens/s" in row()
         assert "100k parameters" in row()  # before its first run has ended
