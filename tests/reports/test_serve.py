@@ -25,6 +25,7 @@ from reports.serve.__main__ import ServeConfig, main
 from reports.serve.outputs import Outputs
 from reports.serve.pages import FACTS, Query, budgets_in_words, comparison, listing
 from reports.serve.server import Site
+from search.recipe import Recipe
 from search.study.leases import WORKER
 from search.study.storage import leases_of
 
@@ -110,6 +111,15 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 # --- what is shown -------------------------------------------------------------------------------
+
+
+def test_tokens_are_those_of_whole_steps_as_on_pages(tmp_path: Path) -> None:
+    """60,000 tokens in steps of 512 are 118 steps."""
+    recipe = {"tokens": 60_000, "batch_size": 4, "seq_len": 128}
+    study(tmp_path, "deep", config={"recipe": recipe})
+    (entry,) = Outputs(tmp_path / "outputs").entries()
+    assert FACTS["tokens per run"](entry) == "60,416"
+    assert FACTS["tokens per run"](entry) == f"{Recipe(**recipe).trained_tokens:,}"
 
 
 def looked_at(site: Site) -> str:
