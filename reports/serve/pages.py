@@ -139,6 +139,8 @@ FACTS: dict[str, Callable[[Entry], str]] = {
     "started": lambda entry: entry.started,
 }
 """Of an entry, by headings."""
+IN_ROWS = ("budget", "budgets")
+"""Settings that are rows of their own, where they also hold what a table's file says."""
 WIDE = ("answer", "asked")
 """Sentences."""
 
@@ -175,14 +177,31 @@ def differ(texts: Sequence[str]) -> bool:
     return len(set(texts).difference(UNKNOWN)) > 1
 
 
+def differing(entries: Sequence[Entry]) -> list[tuple[str, list[str]]]:
+    """The settings in which entries differ, by name. What one kind is never asked, such as the
+    trials of a table, differs from nothing."""
+    groups: dict[str, set[str]] = {}
+    for entry in entries:
+        groups.setdefault(entry.kind, set()).update(map(_group, entry.settings))
+    found = []
+    for name in sorted({name for entry in entries for name in entry.settings}.difference(IN_ROWS)):
+        asked = [entry for entry in entries if _group(name) in groups[entry.kind]]
+        if len({entry.settings.get(name, "") for entry in asked}) > 1:
+            found.append((name, [entry.settings.get(name, "") for entry in entries]))
+    return found
+
+
+def _group(name: str) -> str:
+    """`recipe.` of `recipe.lr`, of which a file has what is not at its default; else the name."""
+    first, dot, _ = name.partition(".")
+    return first + dot
+
+
 def comparison(entries: Sequence[Entry]) -> str:
     """Entries side by side, with the settings in which they differ."""
     facts = [(heading, [text(entry) for entry in entries]) for heading, text in FACTS.items()]
     rows = [(heading, texts, differ(texts)) for heading, texts in facts]
-    asked = [entry.settings for entry in entries if entry.settings]
-    names = sorted({name for settings in asked for name in settings})
-    differing = [n for n in names if len({settings.get(n, "") for settings in asked}) > 1]
-    return _page("compare.html.j2", entries, rows=rows, differing=differing, fewest=FEWEST)
+    return _page("compare.html.j2", entries, rows=rows, settings=differing(entries), fewest=FEWEST)
 
 
 def _page(template: str, entries: Sequence[Entry], **values: Any) -> str:

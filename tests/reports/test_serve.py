@@ -200,6 +200,28 @@ def test_two_are_compared_with_the_settings_in_which_they_differ(site: Site) -> 
     assert "seeds" not in differing
 
 
+def test_what_one_kind_is_not_asked_is_no_difference(site: Site, root: Path) -> None:
+    """A table has its budget from its file, and no trials; two studies may differ in these."""
+    config = {"budget": "1m", "n_trials": 8, "recipe": {"lr": 0.5}, "space": {"name": "gqa"}}
+    study(root, "deep", config=config)
+    study(root, "wide", config={**config, "n_trials": 9})
+    facts = root / "outputs" / "tables" / "heads" / "study.json"
+    asked = {"budget": None, "budgets": [], "scale": "proxy", "space": None}
+    asked |= {"recipe": {"lr": 0.5, "optimizer": "muon"}}
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "config": asked}))
+    for other, settings in (("tables/heads", {"recipe.optimizer"}), ("wide", {"n_trials"})):
+        page = ask(site, f"/compare?{urlencode([('of', 'deep'), ('of', other)])}")[2]
+        found = re.findall('data-row="setting (.*?)" class="differs"', page)
+        assert set(found) == settings
+        assert {name for name in rows(page) if name.startswith("setting ")} == {
+            f"setting {name}" for name in settings
+        }
+    page = ask(site, "/compare?of=deep&of=tables/heads&of=laws/grown")[2]
+    assert re.search(r"1\.0M parameters\s+4\.0M parameters", rows(page)["budget"])
+    headings = re.findall(r'<th scope="row">(?:<code>)?(.*?)</', page)
+    assert len(headings) == len(set(headings)), "no two rows of one name"
+
+
 def test_what_an_answer_is_worth_stands_before_it(site: Site, root: Path) -> None:
     page = '<div id="answer">\n<h1>Smoke run.</h1>\n<p class="lead">Of 20,480 tokens.</p>\n'
     page += "<p>Best <b>is</b> 3.</p></div><h1>x</h1>"
