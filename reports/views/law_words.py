@@ -51,8 +51,11 @@ def headline(law: Law) -> str:
 
 def opening(law: Law) -> list[str]:
     """What comes before the answer: that it means nothing, where runs are too short for one."""
-    runs = [study.finished.assign(study=study.name) for study in law.studies]
-    return smoke_line(pd.concat(runs))
+    runs = [
+        study.finished.assign(budget=magnitude(valley.budget))
+        for study, valley in zip(law.studies, law.valleys, strict=True)
+    ]
+    return smoke_line(pd.concat(runs), "budget", "at")
 
 
 def hedges(law: Law) -> list[str]:

@@ -402,7 +402,7 @@ def assert_smoke_is_said(law: Law) -> None:
     short = [replace(s, trials=s.trials.assign(tokens=20_480)) for s in law.studies]
     one, every = replace(law, studies=[short[0], *law.studies[1:]]), replace(law, studies=short)
     assert law_words.opening(law) == []
-    assert law_words.opening(one) == ["Smoke runs in law_500k: ignore the numbers."]
+    assert law_words.opening(one) == ["Smoke runs at 500k: ignore the numbers."]
     assert "<h1>Smoke runs: ignore the numbers.</h1>\n<p>The best depth" in laws.html(every)
     assert laws.markdown(every).startswith("Smoke runs: ignore the numbers. The best depth")
 
