@@ -356,6 +356,8 @@ def test_the_page_finds_the_law_behind_its_records(tmp_path: Path) -> None:
         assert files[f"{name}.png"].startswith(b"\x89PNG")
         assert f'id="{name}"' in files["report.html"].decode()
     assert '<h1 id="answer">The best depth grows' in files["report.html"].decode()
+    captions = re.findall("<figcaption>(.*?)</figcaption>", files["report.html"].decode())
+    assert ["clipped to the depths tried" in text for text in captions] == [True, True, False]
     growth = figures_of(files["report.html"].decode())["growth"]
     low, high = growth["layout"]["yaxis"]["range"]
     assert all(10**low < y < 10**high for trace in growth["data"] for y in trace["y"])
