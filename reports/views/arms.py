@@ -327,10 +327,10 @@ def summary(report: Report) -> str:
 def forest(report: Report, form: str) -> bytes:
     """Effects with their simultaneous intervals."""
     style = {"axes.spines.left": False}
-    return drawn(lambda: _forest(report), form, style=style, warning=report.warning)
+    return drawn(lambda: _forest(report, form), form, style=style, warning=report.warning)
 
 
-def _forest(report: Report) -> "Figure":
+def _forest(report: Report, form: str) -> "Figure":
     from matplotlib.figure import Figure
 
     heights = [len(panel.rows) + 1 for panel in report.panels]
@@ -341,7 +341,7 @@ def _forest(report: Report) -> "Figure":
         _draw(axes, panel)
     unit, side = report.criteria.unit, "left" if report.criteria.lower_is_better else "right"
     grid[-1, 0].set_xlabel(f"Difference from the baseline in {unit}; {side} is better")
-    if report.looks and len(report.looks.seeds) > 1:
+    if report.looks and len(report.looks.seeds) > 1 and form != "svg":  # a page has it as text
         figure.supxlabel(f"Looks: {report.looks_in_words}", fontsize=7)
     return figure
 
