@@ -192,9 +192,11 @@ def about(report: Report) -> Facts:
     )
 
 
-def _title(panel: Panel) -> str:
+def _title(panel: Panel, brief: bool = False) -> str:
+    """What stands above a panel; brief where it is said already that nothing is resolved."""
     source = f" Published: {panel.source}." if panel.source else ""
-    return f"{_resolved(panel)}{source}{_one_seed_only(panel)}"
+    said = _against(panel) if brief else _resolved(panel)
+    return f"{said}{source}{_one_seed_only(panel)}"
 
 
 def _resolved(panel: Panel) -> str:
@@ -278,12 +280,13 @@ def _plain(frame: pd.DataFrame) -> pd.DataFrame:
 def html(report: Report) -> str:
     """One self-contained page."""
     picture = base64.b64encode(forest(report, "svg")).decode()
+    none = not _how_many_resolved(report)
     return fill(
         "table.html.j2",
         report=report,
         summary=summary(report),
         panels=[
-            (panel, _title(panel).replace("**", ""), *table_rows(panel), architectures(panel))
+            (panel, _title(panel, none).replace("**", ""), *table_rows(panel), architectures(panel))
             for panel in report.panels
         ],
         beside=side_by_side(report),
@@ -312,16 +315,18 @@ def described(report: Report) -> str:
 
 def summary(report: Report) -> str:
     """What was resolved, in a sentence."""
-    verdicts = pd.concat([panel.rows.verdict for panel in report.panels])
-    resolved = (verdicts.isin(["better", "worse"])).sum()
-    compared = (verdicts != "baseline").sum()
+    compared = sum((panel.rows.verdict != "baseline").sum() for panel in report.panels)
     lost = sum(len(panel.missing) for panel in report.panels)
-    text = f"{resolved} of {compared} differences from the baseline are resolved"
+    text = f"{_how_many_resolved(report)} of {compared} differences from the baseline are resolved"
     if any(map(_one_seed_only, report.panels)):
         text += ", because one seed per arm is too few"
     diverged = int((report.cells.status == Status.DIVERGED).sum())
     gaps = f"; {lost} cells have no result, {diverged} of them diverged" if lost else ""
     return f"{report.name}: {text}{gaps}."
+
+
+def _how_many_resolved(report: Report) -> int:
+    return sum(int(p.rows.verdict.isin(["better", "worse"]).sum()) for p in report.panels)
 
 
 def forest(report: Report, form: str) -> bytes:
