@@ -195,7 +195,7 @@ def about(report: Report) -> Facts:
 def _title(panel: Panel, brief: bool = False) -> str:
     """What stands above a panel; brief where it is said already that nothing is resolved."""
     source = f" Published: {panel.source}." if panel.source else ""
-    said = _against(panel) if brief else _resolved(panel)
+    said = _against(panel, "Compared with") if brief else _resolved(panel)
     return f"{said}{source}{_one_seed_only(panel)}"
 
 
@@ -211,12 +211,12 @@ def _differences(panel: Panel) -> str:
     return resolved(rows, Digits.of(panel).difference)
 
 
-def _against(panel: Panel) -> str:
+def _against(panel: Panel, how: str = "Against") -> str:
     criteria = panel.criteria
     if criteria.metric in LOSSES:
-        return f"Against {panel.baseline}."
+        return f"{how} {panel.baseline}."
     better = "lower" if criteria.lower_is_better else "higher"
-    return f"Against {panel.baseline}, by {criteria.title} ({better} is better)."
+    return f"{how} {panel.baseline}, by {criteria.title} ({better} is better)."
 
 
 def _one_seed_only(panel: Panel) -> str:
