@@ -167,9 +167,9 @@ def _make_study(config: ReportsConfig) -> None:
 
 
 def _make_law(config: ReportsConfig) -> None:
-    from reports.views import joint_law, laws
-    from reports.views.law_words import forecast_in_words, headline, hedges, opening
-    from reports.weigh.forecast import forecast_files, read_forecast, require_unwritten
+    from reports.views import laws
+    from reports.views.law_words import headline, hedges, opening
+    from reports.weigh.forecast import forecast_files, require_unwritten
     from reports.weigh.law import read_law
 
     names = config.study if isinstance(config.study, list) else [config.study]
@@ -180,15 +180,11 @@ def _make_law(config: ReportsConfig) -> None:
         folder = Path(config.outputs) / LAWS / (config.called or law.name)
         require_unwritten(folder, written)
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, laws.render(law) | written)
+        said = laws.forecasts_in_words(law, written)
+        _write(folder, laws.render(law, said) | written)
     print("\n".join([*opening(law), headline(law), *hedges(law)]))
-    for name in written:
-        path, out = folder / name, joint_law.missed(law.joined.left_out) if law.joined else []
-        caution = (
-            f"; it missed {join(out)}, predicted from the others: trust it less" if out else ""
-        )
-        said = forecast_in_words(read_forecast(path))
-        print(f"forecast by the joint law: {said}{caution}: {path}")
+    for name, text in zip(written, said, strict=True):
+        print(f"{text}: {folder / name}")
     print(f"report: {folder / 'report.html'}")
 
 

@@ -58,6 +58,7 @@ class Entry:
     budgets: tuple[str, ...] = ()
     corpora: tuple[str, ...] = ()
     tokens: tuple[int, ...] = ()
+    """That a run is trained on, in whole steps."""
     seeds: tuple[int, ...] = ()
     runs: str = ""
     started: str = ""
@@ -73,7 +74,7 @@ class Entry:
     progress: Mapping[str, Any] = field(default_factory=dict)
     """Where it runs: what `search.status` says."""
     looked: bool = False
-    """Whether it is known if it runs."""
+    """Whether it is known if it runs, and how many runs there will be."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -151,7 +152,13 @@ def _how_to_make(entry: Entry) -> str:
 
 
 def _tokens(recipes: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
-    return tuple(sorted({int(recipe["tokens"]) for recipe in recipes if recipe.get("tokens")}))
+    return tuple(sorted({_in_whole_steps(recipe) for recipe in recipes if recipe.get("tokens")}))
+
+
+def _in_whole_steps(recipe: Mapping[str, Any]) -> int:
+    """As pages have them. Of any version, so not by `search.recipe`."""
+    step = int(recipe.get("batch_size", 1)) * int(recipe.get("seq_len", 1))
+    return -(-int(recipe["tokens"]) // step) * step
 
 
 def _corpora(data: Mapping[str, Any]) -> Iterator[str]:

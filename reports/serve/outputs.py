@@ -47,7 +47,7 @@ class Outputs:
         }
         found |= {n: _elsewhere(n) for n in running if n not in found and is_alive(running[n])}
         shown = [with_progress(e, running.get(n)) for n, e in with_studies(found).items()]
-        shown = [replace(entry, looked=looked) for entry in shown]
+        shown = [replace(entry, looked=looked or entry.kind == LAW) for entry in shown]
         shown.sort(key=lambda entry: entry.name)
         shown.sort(key=lambda entry: entry.started, reverse=True)
         return sorted(shown, key=lambda entry: not entry.progress)

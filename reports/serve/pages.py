@@ -17,6 +17,10 @@ MOST_SEEDS = 6
 KEY = re.compile("[0-9a-f]{4,16}")
 """How a run's key, or its beginning, is given."""
 NOTHING = "–"
+NOT_YET, UNCOUNTED = "not known yet", "…"
+"""The state and the runs of what may run, before the first look at its storage."""
+UNKNOWN = ("", NOT_YET, UNCOUNTED)
+"""What differs from nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +102,7 @@ def state(entry: Entry) -> str:
     """Whether it runs, and who works on it."""
     said = entry.progress
     if not said:
-        return "finished" if entry.finished else "stopped" if entry.looked else "not finished"
+        return NOT_YET if not entry.looked else "finished" if entry.finished else "stopped"
     done = f"{said['done']} of {count(said['total'], 'run')} done"
     if not said["workers"]:
         return f"starting, {done}"
@@ -106,6 +110,11 @@ def state(entry: Entry) -> str:
         f"running, {done}, {count(len(said['workers']), 'worker')}, "
         f"{amount(said['tokens_per_s'])} tokens/s"
     )
+
+
+def runs(entry: Entry) -> str:
+    """How many have finished, of all there will be."""
+    return UNCOUNTED if not entry.looked else entry.runs and f"{entry.runs} finished"
 
 
 def share(entry: Entry) -> float | None:
@@ -126,10 +135,12 @@ FACTS: dict[str, Callable[[Entry], str]] = {
     "corpus": lambda entry: "; ".join(entry.corpora),
     "tokens per run": lambda entry: "; ".join(f"{number:,}" for number in entry.tokens),
     "seeds": lambda entry: seeds_in_words(entry.seeds),
-    "runs": lambda entry: entry.runs and f"{entry.runs} finished",
+    "runs": runs,
     "started": lambda entry: entry.started,
 }
 """Of an entry, by headings."""
+IN_ROWS = ("budget", "budgets")
+"""Settings that are rows of their own, where they also hold what a table's file says."""
 WIDE = ("answer", "asked")
 """Sentences."""
 
@@ -161,16 +172,40 @@ def listing(
     )
 
 
+def differ(texts: Sequence[str]) -> bool:
+    """Whether two of these that are known differ."""
+    return len(set(texts).difference(UNKNOWN)) > 1
+
+
+def differing(entries: Sequence[Entry]) -> list[tuple[str, list[str]]]:
+    """The settings in which entries differ, by name. What one kind is never asked, such as the
+    trials of a table, differs from nothing."""
+    groups: dict[str, set[str]] = {}
+    for entry in entries:
+        groups.setdefault(entry.kind, set()).update(map(_group, entry.settings))
+    found = []
+    for name in sorted({name for entry in entries for name in entry.settings}.difference(IN_ROWS)):
+        asked = [entry for entry in entries if _group(name) in groups[entry.kind]]
+        if len({entry.settings.get(name, "") for entry in asked}) > 1:
+            found.append((name, [entry.settings.get(name, "") for entry in entries]))
+    return found
+
+
+def _group(name: str) -> str:
+    """`recipe.` of `recipe.lr`, of which a file has what is not at its default; else the name."""
+    first, dot, _ = name.partition(".")
+    return first + dot
+
+
 def comparison(entries: Sequence[Entry]) -> str:
     """Entries side by side, with the settings in which they differ."""
-    rows = [(heading, [text(entry) for entry in entries]) for heading, text in FACTS.items()]
-    asked = [entry.settings for entry in entries if entry.settings]
-    names = sorted({name for settings in asked for name in settings})
-    differing = [n for n in names if len({settings.get(n, "") for settings in asked}) > 1]
-    return _page("compare.html.j2", entries, rows=rows, differing=differing, fewest=FEWEST)
+    facts = [(heading, [text(entry) for entry in entries]) for heading, text in FACTS.items()]
+    rows = [(heading, texts, differ(texts)) for heading, texts in facts]
+    return _page("compare.html.j2", entries, rows=rows, settings=differing(entries), fewest=FEWEST)
 
 
 def _page(template: str, entries: Sequence[Entry], **values: Any) -> str:
     running = sum(bool(entry.progress) for entry in entries)
+    live = running + sum(not entry.looked for entry in entries)
     shown = {"facts": FACTS, "wide": WIDE, "share": share, "nothing": NOTHING}
-    return fill(template, entries=entries, running=running, **shown, **values)
+    return fill(template, entries=entries, running=running, live=live, **shown, **values)

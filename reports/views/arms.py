@@ -192,9 +192,11 @@ def about(report: Report) -> Facts:
     )
 
 
-def _title(panel: Panel) -> str:
+def _title(panel: Panel, brief: bool = False) -> str:
+    """What stands above a panel; brief where it is said already that nothing is resolved."""
     source = f" Published: {panel.source}." if panel.source else ""
-    return f"{_resolved(panel)}{source}{_one_seed_only(panel)}"
+    said = _against(panel, "Compared with") if brief else _resolved(panel)
+    return f"{said}{source}{_one_seed_only(panel)}"
 
 
 def _resolved(panel: Panel) -> str:
@@ -209,12 +211,12 @@ def _differences(panel: Panel) -> str:
     return resolved(rows, Digits.of(panel).difference)
 
 
-def _against(panel: Panel) -> str:
+def _against(panel: Panel, how: str = "Against") -> str:
     criteria = panel.criteria
     if criteria.metric in LOSSES:
-        return f"Against {panel.baseline}."
+        return f"{how} {panel.baseline}."
     better = "lower" if criteria.lower_is_better else "higher"
-    return f"Against {panel.baseline}, by {criteria.title} ({better} is better)."
+    return f"{how} {panel.baseline}, by {criteria.title} ({better} is better)."
 
 
 def _one_seed_only(panel: Panel) -> str:
@@ -278,12 +280,13 @@ def _plain(frame: pd.DataFrame) -> pd.DataFrame:
 def html(report: Report) -> str:
     """One self-contained page."""
     picture = base64.b64encode(forest(report, "svg")).decode()
+    none = not _how_many_resolved(report)
     return fill(
         "table.html.j2",
         report=report,
         summary=summary(report),
         panels=[
-            (panel, _title(panel).replace("**", ""), *table_rows(panel), architectures(panel))
+            (panel, _title(panel, none).replace("**", ""), *table_rows(panel), architectures(panel))
             for panel in report.panels
         ],
         beside=side_by_side(report),
@@ -312,11 +315,9 @@ def described(report: Report) -> str:
 
 def summary(report: Report) -> str:
     """What was resolved, in a sentence."""
-    verdicts = pd.concat([panel.rows.verdict for panel in report.panels])
-    resolved = (verdicts.isin(["better", "worse"])).sum()
-    compared = (verdicts != "baseline").sum()
+    compared = sum((panel.rows.verdict != "baseline").sum() for panel in report.panels)
     lost = sum(len(panel.missing) for panel in report.panels)
-    text = f"{resolved} of {compared} differences from the baseline are resolved"
+    text = f"{_how_many_resolved(report)} of {compared} differences from the baseline are resolved"
     if any(map(_one_seed_only, report.panels)):
         text += ", because one seed per arm is too few"
     diverged = int((report.cells.status == Status.DIVERGED).sum())
@@ -324,13 +325,17 @@ def summary(report: Report) -> str:
     return f"{report.name}: {text}{gaps}."
 
 
+def _how_many_resolved(report: Report) -> int:
+    return sum(int(p.rows.verdict.isin(["better", "worse"]).sum()) for p in report.panels)
+
+
 def forest(report: Report, form: str) -> bytes:
     """Effects with their simultaneous intervals."""
     style = {"axes.spines.left": False}
-    return drawn(lambda: _forest(report), form, style=style, warning=report.warning)
+    return drawn(lambda: _forest(report, form), form, style=style, warning=report.warning)
 
 
-def _forest(report: Report) -> "Figure":
+def _forest(report: Report, form: str) -> "Figure":
     from matplotlib.figure import Figure
 
     heights = [len(panel.rows) + 1 for panel in report.panels]
@@ -341,7 +346,7 @@ def _forest(report: Report) -> "Figure":
         _draw(axes, panel)
     unit, side = report.criteria.unit, "left" if report.criteria.lower_is_better else "right"
     grid[-1, 0].set_xlabel(f"Difference from the baseline in {unit}; {side} is better")
-    if report.looks and len(report.looks.seeds) > 1:
+    if report.looks and len(report.looks.seeds) > 1 and form != "svg":  # a page has it as text
         figure.supxlabel(f"Looks: {report.looks_in_words}", fontsize=7)
     return figure
 

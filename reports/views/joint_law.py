@@ -1,5 +1,6 @@
 """The joint law on the page of a law, and a forecast beside what came."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ from reports.views.law_words import (
 from reports.weigh.forecast import ALPHA, EXPONENTS, MOST, JointLaw, beside, best_ends
 from reports.weigh.growth import determined
 from reports.weigh.joint import BOUNDS
+from space.sharing import MOST_LAYERS
 from space.tables import Column
 from space.words import count, join, magnitude
 
@@ -194,6 +196,21 @@ def missed(rows: pd.DataFrame) -> list[str]:
         for row in known.to_dict("records")
         if not row["joint_low"] <= row["found"] <= row["joint_high"]
     ]
+
+
+def forecast_in_words(joined: JointLaw, content: bytes) -> str:
+    """The best depth that a forecast's file says, and whether to trust it, as part of a
+    sentence."""
+    said = json.loads(content)
+    interval = bounded(*best_ends(said), 1, MOST_LAYERS, decimals(1))
+    text = (
+        f"forecast by the joint law at {magnitude(said['budget']['value'])}: best depth "
+        f"{said['best_depth']['value']:.1f} layers (95% interval {interval})"
+    )
+    out = missed(joined.left_out)
+    return (
+        f"{text}; it missed {join(out)}, predicted from the others: trust it less" if out else text
+    )
 
 
 def _determined(rows: pd.DataFrame, name: str) -> "pd.Series[bool]":

@@ -11,7 +11,6 @@ from reports.read.study import Study
 from reports.show.recipes import recipe_in_words
 from reports.show.tables import MINUS, decimals, percent, span, whole
 from reports.weigh.fits import Interval
-from reports.weigh.forecast import best_ends
 from reports.weigh.growth import determined
 from reports.weigh.law import Law, embedding_shares
 from reports.weigh.quality import FEWEST_FOR_FLOOR
@@ -51,8 +50,11 @@ def headline(law: Law) -> str:
 
 def opening(law: Law) -> list[str]:
     """What comes before the answer: that it means nothing, where runs are too short for one."""
-    runs = [study.finished.assign(study=study.name) for study in law.studies]
-    return smoke_line(pd.concat(runs))
+    runs = [
+        study.finished.assign(budget=magnitude(valley.budget))
+        for study, valley in zip(law.studies, law.valleys, strict=True)
+    ]
+    return smoke_line(pd.concat(runs), "budget", "at")
 
 
 def hedges(law: Law) -> list[str]:
@@ -221,12 +223,6 @@ def predicted(depth: float, ends: Interval, digits: int, more: str = "", unit: s
     if not determined(*ends):
         return NOT_DETERMINED
     return f"{in_layers(depth, digits)}{unit} ({depths(*ends, digits)}{more})"
-
-
-def forecast_in_words(said: Mapping[str, Any]) -> str:
-    """The best depth that a forecast's file says."""
-    interval = bounded(*best_ends(said), 1, MOST_LAYERS, decimals(1))
-    return f"best depth {said['best_depth']['value']:.1f} layers (95% interval {interval})"
 
 
 def spanned(low: float, high: float, digits: int) -> str:

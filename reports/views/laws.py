@@ -4,7 +4,7 @@ import io
 import json
 import math
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -195,13 +195,27 @@ def parts(law: Law) -> list[Part]:
     return [(title, *printed_rows(rows, columns)) for title, columns, rows in described]
 
 
-def markdown(law: Law) -> str:
+def forecasts_in_words(law: Law, written: Mapping[str, bytes]) -> list[str]:
+    """What the files of forecasts say, each as part of a sentence."""
+    if law.joined is None:
+        return []
+    return [joint_law.forecast_in_words(law.joined, content) for content in written.values()]
+
+
+def joined_words(law: Law, forecasts: Sequence[str]) -> list[str]:
+    """What the joint law says, with the forecasts that it is asked for."""
+    said = [f"{text[0].upper()}{text[1:]}." for text in forecasts]
+    return [*joint_law.words(law.joined), *said] if law.joined else []
+
+
+def markdown(law: Law, forecasts: Sequence[str] = ()) -> str:
     """All sentences and tables in GitHub's Markdown."""
     tables = "".join(
         f"**{title}**\n\n{markdown_table(columns, rows)}\n" for title, columns, rows in parts(law)
     )
     said = " ".join([*opening(law), headline(law), *hedges(law)])
-    tables += f"{' '.join(joint_law.words(law.joined))} [More](joint.md).\n\n" if law.joined else ""
+    joined = joined_words(law, forecasts)
+    tables += f"{' '.join(joined)} [More](joint.md).\n\n" if joined else ""
     items = "".join(f"- {text}\n" for text in unknown(law))
     return f"{said}\n\n{on_embeddings(law)}\n\n{tables}What these runs cannot answer:\n\n{items}"
 
@@ -260,7 +274,7 @@ def described(law: Law) -> dict[str, str]:
     }
 
 
-def html(law: Law) -> str:
+def html(law: Law, forecasts: Sequence[str] = ()) -> str:
     """The page, complete with style, script, data and plotly.js, packed."""
     return fill(
         "laws.html.j2",
@@ -270,7 +284,7 @@ def html(law: Law) -> str:
         hedges=hedges(law),
         embeddings=on_embeddings(law),
         parts=[*parts(law), *(joint_law.parts(law.joined) if law.joined else [])],
-        joined=joint_law.words(law.joined) if law.joined else [],
+        joined=joined_words(law, forecasts),
         unknown=unknown(law),
         facts=how_it_was_made(law),
         figures=packed(law_figures.interactive(law)),
@@ -279,11 +293,11 @@ def html(law: Law) -> str:
     )
 
 
-def render(law: Law) -> dict[str, bytes]:
-    """The files of a law by name."""
+def render(law: Law, forecasts: Sequence[str] = ()) -> dict[str, bytes]:
+    """The files of a law by name, with forecasts in words."""
     texts = {
-        "report.html": html(law),
-        "table.md": markdown(law),
+        "report.html": html(law, forecasts),
+        "table.md": markdown(law, forecasts),
         "table.tex": latex(law),
         "budgets.csv": csv_text(budget_rows(law)),
         "parameters.csv": csv_text(parameter_rows(law)),

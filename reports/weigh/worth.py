@@ -132,15 +132,16 @@ def warning(study: Study) -> str:
     return worth.warning if worth else ""
 
 
-def smoke_line(runs: pd.DataFrame) -> list[str]:
-    """The line that comes before what runs of several studies say, `study tokens parameters`;
-    nothing where none is so short that its numbers mean nothing."""
+def smoke_line(runs: pd.DataFrame, by: str = "study", at: str = "in") -> list[str]:
+    """The line that comes before what runs of several studies say: `tokens parameters`, and the
+    column that names what they are of; nothing where none is so short that its numbers mean
+    nothing."""
     ratios = runs.tokens / runs.parameters
     short = [is_smoke(*run) for run in zip(runs.tokens, ratios, strict=True)]
-    names = runs.study[short].unique().tolist()
+    names = runs[by][short].unique().tolist()
     if not names:
         return []
-    where = "" if len(names) == runs.study.nunique() else f" in {join(names)}"
+    where = "" if len(names) == runs[by].nunique() else f" {at} {join(names)}"
     return [f"Smoke runs{where}: ignore the numbers."]
 
 

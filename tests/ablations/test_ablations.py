@@ -593,6 +593,27 @@ def test_one_seed_is_said_to_give_no_verdict(tmp_path: Path) -> None:
     assert not any("ne seed per arm" in text for text in forms(2))
 
 
+@pytest.mark.parametrize("better", [0.0, 0.5])
+def test_that_nothing_is_resolved_is_said_once_on_the_page(tmp_path: Path, better: float) -> None:
+    facts = table_facts((work := small_work(tmp_path)).table)
+    cells = pd.DataFrame(work.places()).assign(status="finished", reason=None)
+    values = 1.5 + 0.001 * cells.seed - better * (cells.arm != "none")
+    noise = np.random.default_rng(0).normal(0, 0.01, len(cells))
+    cells = cells.assign(val_bpb=values + noise)
+    panel = weigh_panel(facts["panels"][0], cells, "val_bpb", auto=False)
+    report = Report(Path(), "small", "", "val_bpb", (panel,), cells)
+    page = re.findall("<p.*?>(.*?)</p>", html(report))
+    found = [text for text in page if re.search("resolved|Against|Compared", text)]
+    if better:
+        assert found[0] == "small: 1 of 1 differences from the baseline are resolved."
+        assert re.search(r"Against none\. Better: immediate", found[1])
+    else:
+        assert found[0] == "small: 0 of 1 differences from the baseline are resolved."
+        assert found[1].endswith("Compared with none. Published: nowhere.")
+        assert "No difference is resolved." in markdown(report), "which has no summary"
+    assert len(found) == 2
+
+
 @pytest.mark.slow
 def test_all_tables_are_made_and_a_timing_is_made_once(tmp_path: Path) -> None:
     """The command as it is, but for the folder of tables."""

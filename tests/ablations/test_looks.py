@@ -24,7 +24,7 @@ from ablations.stats.effects import compare
 from ablations.stats.looks import Looks, levels
 from ablations.stats.sequential import ALPHAS, LOOKS
 from reports.__main__ import ReportsConfig
-from reports.views.arms import render
+from reports.views.arms import forest, render
 from reports.views.cells import judged
 from reports.weigh.table import read_table
 from search.config import DataConfig
@@ -168,6 +168,7 @@ def test_every_format_says_how_many_looks_there_were(work: TableWork, tmp_path: 
         assert "2, at 4 and 6 seeds" in text, form
         assert "99.26" in text, form
     assert files["forest.png"] != render(before)["forest.png"]
+    assert b"Looks:" not in forest(report, "svg"), "small print on a phone, and the page has it"
     reference = compare(report.cells, "none", level=1 - levels((4, 6))[1])
     rows = report.panels[0].rows
     assert rows.ci_high.to_list() == pytest.approx(reference.ci_high.to_list(), nan_ok=True)

@@ -172,6 +172,23 @@ def config(folder: Path, **given: Any) -> ReportsConfig:
     return ReportsConfig(page="laws", outputs=str(folder / "outputs"), **given)
 
 
+def test_a_forecast_is_on_the_page_that_is_made_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    law_studies(tmp_path)
+    asked = config(tmp_path, study=list(BUDGETS)[:3], forecast="4m", called="three")
+    make.__wrapped__(asked)  # type: ignore[attr-defined]
+    folder = tmp_path / "outputs" / "laws" / "three"
+    best = json.loads((folder / "forecast_4.0M.json").read_text())["best_depth"]
+    said = (
+        f"orecast by the joint law at 4.0M: best depth {best['value']:.1f} layers "
+        f"(95% interval {best['low']:.1f} to {best['high']:.1f})"
+    )
+    assert f"f{said}" in capsys.readouterr().out
+    for page in ("report.html", "table.md"):
+        assert (folder / page).read_text().count(f"F{said}") == 1
+
+
 def test_a_forecast_is_written_once_and_scored_on_what_came(tmp_path: Path) -> None:
     law_studies(tmp_path)
     law = read_law(list(BUDGETS)[:3], tmp_path / "outputs")

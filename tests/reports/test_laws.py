@@ -356,6 +356,8 @@ def test_the_page_finds_the_law_behind_its_records(tmp_path: Path) -> None:
         assert files[f"{name}.png"].startswith(b"\x89PNG")
         assert f'id="{name}"' in files["report.html"].decode()
     assert '<h1 id="answer">The best depth grows' in files["report.html"].decode()
+    captions = re.findall("<figcaption>(.*?)</figcaption>", files["report.html"].decode())
+    assert ["clipped to the depths tried" in text for text in captions] == [True, True, False]
     growth = figures_of(files["report.html"].decode())["growth"]
     low, high = growth["layout"]["yaxis"]["range"]
     assert all(10**low < y < 10**high for trace in growth["data"] for y in trace["y"])
@@ -402,7 +404,7 @@ def assert_smoke_is_said(law: Law) -> None:
     short = [replace(s, trials=s.trials.assign(tokens=20_480)) for s in law.studies]
     one, every = replace(law, studies=[short[0], *law.studies[1:]]), replace(law, studies=short)
     assert law_words.opening(law) == []
-    assert law_words.opening(one) == ["Smoke runs in law_500k: ignore the numbers."]
+    assert law_words.opening(one) == ["Smoke runs at 500k: ignore the numbers."]
     assert "<h1>Smoke runs: ignore the numbers.</h1>\n<p>The best depth" in laws.html(every)
     assert laws.markdown(every).startswith("Smoke runs: ignore the numbers. The best depth")
 

@@ -1,13 +1,17 @@
 """The page in a real headless Chromium: it draws, sorts, fits a phone and asks for nothing."""
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 from browser_fixtures import CHROMIUM, FLAGS, needs_chromium
 from law_fixtures import law_study
+from PIL import Image
+from process_fixtures import wait_for
 from report_fixtures import default_study, ladder
 from table_fixtures import RECIPE, TABLE, ended, made
 
@@ -113,6 +117,29 @@ def test_the_page_fits_a_phone_without_scrolling_sideways(report: Path) -> None:
         box = tab.locator("#depth .main-svg").first.bounding_box()
         assert box is not None
         assert 300 < box["width"] <= 340
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_table_that_is_cut_has_a_shadow_there_until_it_is_scrolled_to_its_end(
+    report: Path, scheme: Any
+) -> None:
+    with opened(report, viewport={"width": 500, "height": 900}, color_scheme=scheme) as tab:
+        place = tab.locator("#trials .scroll")
+        assert place.evaluate("box => box.scrollWidth > box.clientWidth")
+
+        def at_the_edge() -> float:
+            """How far the last pixels are from the paper's, by the middle one of their column:
+            letters are on fewer than half of them."""
+            shot = Image.open(io.BytesIO(place.screenshot())).convert("L")
+            column = [shot.getpixel((shot.width - 2, y)) for y in range(shot.height)]
+            return abs(median(column) - {"light": 253, "dark": 23}[scheme])
+
+        assert at_the_edge() > 30
+        place.focus()
+        tab.keyboard.press("ArrowRight")
+        wait_for(lambda: place.evaluate("box => box.scrollLeft") > 0)
+        place.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+        wait_for(lambda: at_the_edge() < 3)
 
 
 COVERED = """() => [...document.querySelectorAll(".plot")].flatMap((plot) => {
