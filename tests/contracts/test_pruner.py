@@ -126,6 +126,13 @@ PRUNER = Mine()
 '''
 
 
+def test_what_is_no_pruner_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE.replace("return Margin(margin)", "return margin"))
+    with pytest.raises(ValueError, match=r"must make one of Optuna's pruners, but made 0\.0;"):
+        make_pruner(PrunerConfig(name=str(path)), RECIPE)
+
+
 @pytest.mark.slow
 def test_a_pruner_of_ones_own_stops_runs_of_a_search(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)

@@ -178,6 +178,15 @@ def test_a_sampler_of_ones_own_leads_a_search(tmp_path: Path) -> None:
     assert tried == [2, 7], "the first two times the first, then the last"
 
 
+def test_what_is_no_sampler_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE.replace("return FirstOrLast(pace)", "return pace"))
+    done = run(tmp_path, "sampler=mine.py")
+    assert done.returncode == 2
+    assert "sampler=mine.py must make one of Optuna's samplers, but made 2;" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_a_bad_option_of_ones_own_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     done = run(tmp_path, "sampler=mine.py", "+sampler.options.speed=3")

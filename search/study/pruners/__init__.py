@@ -68,7 +68,8 @@ def make_pruner(config: PrunerConfig, recipe: Recipe) -> "BasePruner":
     """Optuna's pruner of a configuration, for readings at the recipe's horizons.
 
     Raises:
-        ValueError: an option that the pruner does not take, or no horizons to act at.
+        ValueError: an option that the pruner does not take, no horizons to act at, or what it
+            makes is none of Optuna's.
     """
     pruner = PRUNERS.load(config.name)
     if pruner.needs_horizons and not recipe.horizons:
@@ -76,5 +77,13 @@ def make_pruner(config: PrunerConfig, recipe: Recipe) -> "BasePruner":
             f"pruner={config.name} must have readings to act on, but recipe.horizons is empty; "
             "set recipe.horizons=[0.25,0.5], or pruner=none"
         )
+    from optuna.pruners import BasePruner
+
     with taking_options("pruner.options", f"pruner={config.name}"):
-        return pruner.make(recipe, **config.options)
+        made = pruner.make(recipe, **config.options)
+    if not isinstance(made, BasePruner):
+        raise ValueError(
+            f"pruner={config.name} must make one of Optuna's pruners, but made {made!r:.80}; "
+            "return a BasePruner"
+        )
+    return made

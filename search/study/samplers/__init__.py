@@ -71,10 +71,18 @@ def make_sampler(config: SamplerConfig, seed: int) -> "BaseSampler":
     """Optuna's sampler of a configuration.
 
     Raises:
-        ValueError: an option that the sampler does not take.
+        ValueError: an option that the sampler does not take, or what it makes is none of Optuna's.
     """
+    from optuna.samplers import BaseSampler
+
     with taking_options("sampler.options", f"sampler={config.name}"):
-        return SAMPLERS.load(config.name).make(seed, **config.options)
+        made = SAMPLERS.load(config.name).make(seed, **config.options)
+    if not isinstance(made, BaseSampler):
+        raise ValueError(
+            f"sampler={config.name} must make one of Optuna's samplers, but made {made!r:.80}; "
+            "return a BaseSampler"
+        )
+    return made
 
 
 def worker_seed(config: SamplerConfig, seed: int, worker: int, trials: int) -> int:
