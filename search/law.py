@@ -49,11 +49,17 @@ def require_law(studies: Mapping[str, Planned]) -> None:
         )
     shares = {}
     for name, planned in studies.items():
-        depths = min(planned.tried, len({arch.num_layers for arch in planned.architectures}))
-        if depths < FEWEST_DEPTHS:
+        there = len({arch.num_layers for arch in planned.architectures})
+        if min(planned.tried, there) < FEWEST_DEPTHS:
+            few = there < FEWEST_DEPTHS
             raise ValueError(
                 f"study {name} must try at least {FEWEST_DEPTHS} depths for a law over budgets, "
-                f"but will try {depths}; raise n_trials, or give space.axes.num_blocks more"
+                + (
+                    f"but its space has {there} on this budget; take larger budgets, or give "
+                    "space.axes.num_blocks depths that fit"
+                    if few
+                    else f"but will try {planned.tried}; raise n_trials"
+                )
             )
         of_one = Counter(arch.num_layers for arch in dict.fromkeys(planned.architectures))
         layers, most = of_one.most_common(1)[0]

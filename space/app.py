@@ -130,11 +130,14 @@ def configuration(
     name: str, schema: type[T], given: Sequence[str], folders: Sequence[Path] = (Path(CONF),)
 ) -> T:
     """What `main` of the verb `name` would get for these overrides, with configuration in these
-    folders, `conf/` first: for notebooks and scripts.
+    folders, `conf/` first: for notebooks and scripts. `--config-dir` may stand among the overrides
+    and adds its folder.
 
     Raises:
         ValueError: what the command would refuse, in its words.
     """
+    given, own = _apart_from_folder(given)
+    folders = [*folders, *own]
     elsewhere = ",".join(quoted(f"file://{folder.resolve()}") for folder in folders[1:])
     searched = [f"hydra.searchpath=[{elsewhere}]"] if elsewhere else []
     try:
@@ -143,6 +146,18 @@ def configuration(
         return _objects(config, name, schema)
     except (HydraException, OmegaConfBaseException, RecursionError, YAMLError) as error:
         raise ValueError(describe(error)) from None
+
+
+def _apart_from_folder(given: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """The overrides without `--config-dir FOLDER`, in one word or two, and its folder."""
+    flag, words = "--config-dir", list(given)
+    for place, word in enumerate(words):
+        name, equals, folder = word.partition("=")
+        if name == flag and (equals or words[place + 1 :]):
+            folder = folder or words[place + 1]
+            _require_folder(folder)
+            return words[:place] + words[place + (1 if equals else 2) :], [Path(folder)]
+    return words, []
 
 
 def _objects(config: DictConfig, name: str, schema: type[T]) -> T:

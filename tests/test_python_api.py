@@ -9,6 +9,8 @@ import pytest
 from study_fixtures import TINY, write_text
 
 from search import StudyResult, run_study, train_run
+from search.__main__ import SearchConfig
+from space.app import configuration
 from space.arch import Architecture
 from space.axes import Space
 
@@ -80,6 +82,16 @@ def test_one_run_is_trained_once(options: list[str]) -> None:
     assert record.status == "finished"
     assert record.run.architecture == arch
     assert train_run(arch, *own).started == record.started
+
+
+def test_a_folder_of_configurations_may_stand_among_the_options(tmp_path: Path) -> None:
+    (tmp_path / "space").mkdir()
+    (tmp_path / "space" / "small.yaml").write_text("name: small\naxes: {num_blocks: [2, 3]}\n")
+    for flag in ([f"--config-dir={tmp_path}"], ["--config-dir", str(tmp_path)]):
+        config = configuration("search", SearchConfig, ["budget=1m", *flag, "space=small"])
+        assert (config.space.name, config.budget) == ("small", "1m")
+    with pytest.raises(ValueError, match="--config-dir must be a folder"):
+        configuration("search", SearchConfig, [f"--config-dir={tmp_path}/absent"])
 
 
 @pytest.mark.parametrize(

@@ -152,8 +152,10 @@ def _besides(panel: Panel) -> Iterator[Column]:
         yield Column(FEASIBLE, "feasible", str, hint, numeric=False)
 
 
-def _at_a_look(column: Column, level: float) -> Column:
-    """The interval, or p, of one of several looks."""
+def at_a_look(column: Column, level: float) -> Column:
+    """The interval, or p, of one of several looks; any other column, and of one look, as it is."""
+    if level == LEVEL or column.name not in ("interval", "p_adjusted"):
+        return column
     if column.name == "interval":
         return replace(
             column, heading=f"{in_percent(level)} interval", hint=f"{column.hint}, at 95%"
@@ -164,8 +166,8 @@ def _at_a_look(column: Column, level: float) -> Column:
 def _adapted(column: Column, panel: Panel) -> Column:
     """A column in the words and digits of the panel's objective and level."""
     criteria = panel.criteria
-    if panel.level != LEVEL and column.name in ("interval", "p_adjusted"):
-        return _at_a_look(column, panel.level)
+    if (at_look := at_a_look(column, panel.level)) is not column:
+        return at_look
     if criteria.metric in LOSSES:
         return column
     digits, hint = Digits.of(panel), column.hint

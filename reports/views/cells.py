@@ -1,5 +1,5 @@
 """Published cells judged again: the verdicts of a `cells.csv` or `trials.csv`, at the level of the
-looks that it had."""
+looks that it had. Intervals lack the choice of held-out windows, of which cells say nothing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from ablations.stats.effects import compare
 from ablations.stats.looks import Looks
 from ablations.stats.trust import FEWEST_SEEDS, Target
 from reports.show.tables import intervals, markdown_table, printed_rows, signed
-from reports.views.arm_columns import COLUMNS
+from reports.views.arm_columns import COLUMNS, at_a_look
 from search.objectives import USUAL
 from search.states import Status
 
@@ -27,7 +27,8 @@ def judged(path: Path, looks: Sequence[int] = (), baseline: str | None = None) -
     frame = read(path)
     now = int(frame.groupby("arm").seed.nunique().max())
     had = Looks.given(list(looks), now) if looks else Looks.of([], now)
-    parts = [f"Looks: {had.words}.\n"]
+    unsaid = "" if looks else ", if that was the only one; cells do not say, looks=[…] does"
+    parts = [f"Looks: {had.words}{unsaid}.\n"]
     for name, panel in frame.groupby("panel", sort=False):
         parts += [f"**{name!s}**\n"] if name else []
         parts.append(_table(panel, path, had, baseline))
@@ -60,7 +61,8 @@ def _table(panel: pd.DataFrame, path: Path, had: Looks, baseline: str | None) ->
         diff=rows["diff"].where(rows.verdict != "baseline"),
         of=rows.n.astype(str),
     )
-    columns = [column for name in SHOWN for column in COLUMNS if column.name == name]
+    known = [at_a_look(column, had.level) for column in COLUMNS]
+    columns = [column for name in SHOWN for column in known if column.name == name]
     return markdown_table(*printed_rows(rows, columns))
 
 

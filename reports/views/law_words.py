@@ -34,7 +34,11 @@ def headline(law: Law) -> str:
         )
     first, last = min(line.budgets), max(line.budgets)
     low, high = line.interval
-    fitted = [f"{line.best(n):.1f} layers at {magnitude(n)}" for n in (first, last)]
+    best = [in_layers(line.best(n), 1) for n in (first, last)]
+    fitted = [
+        f"{depth} {'layer' if depth == 'under 1' else 'layers'} at {magnitude(n)}"
+        for depth, n in zip(best, (first, last), strict=True)
+    ]
     said = f"as N^{decimals(2)(line.exponent)} (95% interval {spanned(low, high, 2)})"
     if low > 0 or high < 0:
         grows = "grows" if low > 0 else "falls"

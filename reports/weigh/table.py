@@ -193,24 +193,27 @@ def read_table(
         raise ValueError(f"table must name a folder of {tables}, but got {name!r}; {advice}")
     try:
         content = read_json(path)
-        _state(content["table"], looks)
+        table, seeds = content["table"], int(content["table"]["seeds"])
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _no_table(path, error) from None
+    if looks:  # that a reader states
+        table["looks"] = Looks.given(list(looks), seeds).to_dict()
+    try:
         report = _read(content, path.parent, runs)
     except CorruptRecord:  # which names a file of its own
         raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} must describe a table, but lacks it ({error}); start the same table again"
-        ) from None
+        raise _no_table(path, error) from None
     wanted = {place["key"] for place in content["places"]}
     read = report.cells.key[~report.cells.status.isin([NOT_RUN, "missing"])]
     require_records([t for t in content["trials"] if t["key"] in wanted], set(read), report.runs)
     return report
 
 
-def _state(table: dict[str, Any], looks: Sequence[int]) -> None:
-    """Let a table have the looks that a reader states."""
-    if looks:
-        table["looks"] = Looks.given(list(looks), int(table["seeds"])).to_dict()
+def _no_table(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} must describe a table, but lacks it ({error}); start the same table again"
+    )
 
 
 def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:

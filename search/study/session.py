@@ -314,6 +314,7 @@ class Session(Generic[W]):
         """The cost of what is not done; by this machine's speed, wherever it will run."""
         if done >= work.total:
             return Estimate.nothing()
+        elsewhere = self.config.executor.name not in HERE
         found = estimate(
             work,
             done,
@@ -323,12 +324,12 @@ class Session(Generic[W]):
             kept,
             self.subject.pausing_runs,
             planning=not self.config.train,
-            gpus=workers * self.config.placement.gpus_per_run
-            if isinstance(workers := self.config.workers, int)
+            gpus=self.job.workers * self.config.placement.gpus_per_run
+            if elsewhere or isinstance(self.config.workers, int)
             else 1,
-            elsewhere=self.config.executor.name not in HERE,
+            elsewhere=elsewhere,
         )
-        if self.config.executor.name in HERE:
+        if not elsewhere:
             return found
         kind = "GPU" if self.placement.device == "cuda" else "CPU"
         return replace(found, basis=f"{found.basis}, as on this machine's {kind}")

@@ -98,7 +98,7 @@ def open_storage(
             f"{shown} must be a SQLAlchemy URL that can be opened, such as sqlite:///study.db or "
             f"postgresql+psycopg://user@host/name, but {first_line(error)}"
             + (f"; {REMEDY}" if _says_damage(error) else "")
-            + ("; pip install 'psycopg[binary]'" if isinstance(error, ImportError) else "")
+            + ("; pip install 'psycopg[binary]'" if "psycopg" in str(error) else "")
         ) from None
     return PatientStorage(storage, Patience(storage.engine, stopping))
 

@@ -1,6 +1,7 @@
 """`ablations.looks`: how often a table was looked at, and the level that it stands at."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -173,6 +174,8 @@ def test_every_format_says_how_many_looks_there_were(work: TableWork, tmp_path: 
     rows = report.panels[0].rows
     assert rows.ci_high.to_list() == pytest.approx(reference.ci_high.to_list(), nan_ok=True)
     assert rows.ci_high.iloc[1] > before.panels[0].rows.ci_high.iloc[1]
+    with pytest.raises(ValueError, match=r"^looks must list"):
+        read_table("made", tmp_path / "outputs", None, [2])
     stated = read_table("made", tmp_path / "outputs", None, [6])
     assert stated.panels[0].rows.ci_high.equals(before.panels[0].rows.ci_high)
 
@@ -183,6 +186,12 @@ def test_published_cells_are_judged_again_at_the_level_of_their_looks() -> None:
     published = pd.read_csv(path.parent / "table.csv")
     for row in published[published.verdict != "baseline"].to_dict("records"):
         assert f"| {row['arm']} | {row['verdict']} | {row['mean']:.4f} |" in once
+    assert "cells do not say, looks=[…] does" in once
+    assert "cells do not say" not in twice
+    assert "| 95% interval |" in once
+    level = re.search(r"at the level of ([\d.]+%)", twice)
+    assert level
+    assert f"| {level[1]} interval |" in twice
     assert "| 4 layers | better |" not in twice
     assert "| 13 layers | worse | 1.6104 |" in once
     assert "| 13 layers | unresolved | 1.6104 |" in twice

@@ -62,7 +62,11 @@ def test_the_worst_exit_code_is_the_commands_and_the_others_are_done(tmp_path: P
         ),
         (
             ("budget=[1m,1_100k]", "n_trials=3"),
-            "study depth_width_1m_0.8_per_parameter must try at least 4 depths",
+            "study depth_width_1m_0.8_per_parameter must try at least 4 depths.* raise n_trials",
+        ),
+        (
+            ("budget=[1m,1_100k]", "space.axes.num_blocks=[2,3,4]"),
+            "its space has 3 on this budget; take larger budgets",
         ),
     ],
 )

@@ -57,7 +57,6 @@ class WandbTracker(Tracker):
     def __init__(self, config: TrackerConfig, study: str, folder: Path) -> None:
         self.study, self.folder = study, folder.resolve()
         self.project, self.mode = config.project, config.mode
-        (self.folder / "wandb").mkdir(parents=True, exist_ok=True)
         # W&B's own places for these are in the home folder.
         os.environ.setdefault("WANDB_CACHE_DIR", str(self.folder / "wandb" / "cache"))
         os.environ.setdefault("WANDB_DATA_DIR", str(self.folder / "wandb" / "staging"))
@@ -118,6 +117,7 @@ class WandbTracker(Tracker):
         import wandb
 
         identity = f"{self.study}-{part}"
+        (self.folder / "wandb").mkdir(parents=True, exist_ok=True)  # a refused start leaves none
         for old in (self.folder / "wandb").glob(f"offline-run-*-{escape(identity)}"):
             shutil.rmtree(old)
         common = {"project": self.project, "group": self.study, "id": identity, **facts}
