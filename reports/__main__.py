@@ -260,6 +260,8 @@ def _remake_table(config: ReportsConfig, name: str) -> None:
         report.folder.mkdir(parents=True, exist_ok=True)
         _write(report.folder, shown.files)
     print("\n".join(shown.lines))
+    if config.columns is not None:
+        print(f"with these columns: {report.folder / 'table.md'} and {report.folder / 'table.tex'}")
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:

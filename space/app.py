@@ -23,7 +23,7 @@ from yaml import YAMLError
 from space.cli import describe, fail, one_line_errors, reader_may_leave, speak_utf8
 from space.compat import apart, child_nodes, flags_of, hide_group, hydra_flags, names_of
 from space.constraints import as_override
-from space.doors import Door
+from space.doors import OWN_FILE, Door
 from space.experiments import require_own_experiment
 from space.help import groups_of, help_text
 from space.near import deeper_options, hint, no_option, require_assignments, require_known
@@ -379,7 +379,20 @@ def _secrets(given: Sequence[str]) -> list[str]:
 
 
 def crash(error: Exception, secrets: Sequence[str]) -> NoReturn:
-    """End the program with what went wrong, as Python does, but for secrets."""
+    """End the program with what went wrong, as Python does, but for secrets; where a file of the
+    user's own went wrong, with one line that says where in it, and exit code 2."""
+    frames = [*traceback.walk_tb(error.__traceback__)]
+    own = [
+        (f.f_code, n) for f, n in frames if str(f.f_globals.get("__name__")).startswith(OWN_FILE)
+    ]
+    if own:
+        code, line = own[-1]
+        text = (
+            f"{code.co_filename}, line {line}, in {code.co_name}: {type(error).__name__}: {error}"
+        )
+        for secret in secrets:
+            text = text.replace(secret, "***")
+        fail(" ".join(text.split()))
     text = "".join(traceback.format_exception(error))
     if not any(secret in text for secret in secrets):
         raise error

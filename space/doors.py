@@ -265,11 +265,15 @@ def members(protocol: type[Any]) -> list[str]:
     return list(names)
 
 
+OWN_FILE = "isoparam_door_"
+"""What names of modules from users' files begin with."""
+
+
 @cache
 def _from_file(path: Path, source: bytes) -> ModuleType:
     """A module from its file, once for each process and content."""
     digest = hashlib.sha256(str(path).encode() + source).hexdigest()[:8]
-    name = f"isoparam_door_{path.stem}_{digest}"
+    name = f"{OWN_FILE}{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
@@ -277,7 +281,7 @@ def _from_file(path: Path, source: bytes) -> ModuleType:
     try:
         # Not by the loader: it takes cached bytecode of a source of equal size and second.
         exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ValueError(f"{path} could not be loaded: {type(error).__name__}: {error}") from error
     return module

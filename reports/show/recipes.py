@@ -29,7 +29,8 @@ def recipe_in_words(recipe: Recipe) -> str:
         else ""
     )
     return (
-        f"{r.tokens:,} tokens in {r.steps:,} steps of {r.batch_size} × {r.seq_len}; "
+        f"{r.steps * r.tokens_per_step:,} tokens in {r.steps:,} steps of "
+        f"{r.batch_size} × {r.seq_len}; "
         f"{_described(OPTIMIZERS, r)}, "
         f"peak learning rate {r.lr:g} {_described(PARAMETRISATIONS, r)}{_carried(r)}; "
         f"warm-up over {percent(r.warmup_fraction)}, {decay} to {percent(r.final_lr_fraction)} "

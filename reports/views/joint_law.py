@@ -207,6 +207,8 @@ def forecast_in_words(joined: JointLaw, content: bytes) -> str:
         f"forecast by the joint law at {magnitude(said['budget']['value'])}: best depth "
         f"{said['best_depth']['value']:.1f} layers (95% interval {interval})"
     )
+    if not all(map(math.isfinite, joined.intervals["growth"])):
+        text += "; the growth itself is not determined, so trust it less"
     out = missed(joined.left_out)
     return (
         f"{text}; it missed {join(out)}, predicted from the others: trust it less" if out else text

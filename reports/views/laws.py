@@ -187,9 +187,10 @@ Part = tuple[str, Sequence[Column], Sequence[Sequence[Cell]]]
 
 def parts(law: Law) -> list[Part]:
     """The tables: title, columns, cells."""
+    larger = ("Compared with larger published models", PREDICTED, predicted_rows(law))
     described = (
         ("Best depth at each budget", BUDGETS, budget_rows(law)),
-        ("Compared with larger published models", PREDICTED, predicted_rows(law)),
+        *([] if law.growth is None else [larger]),
         (f"{law.studies[0].metric_title} = {FORMULA}", PARAMETERS, parameter_rows(law)),
     )
     return [(title, *printed_rows(rows, columns)) for title, columns, rows in described]

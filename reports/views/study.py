@@ -183,9 +183,7 @@ def axes_differ(study: Study) -> str:
     unit = Measure(curve_of(study)).unit
     if unit == Measure(WITHOUT_BYTES).unit:
         return "The vertical axes have different ranges."
-    return (
-        f"The vertical axes differ: {Measure(WITHOUT_BYTES).unit} on the left, {unit} on the right."
-    )
+    return f"The vertical axes differ: {Measure(WITHOUT_BYTES).unit} first, then {unit}."
 
 
 def fewer_curves(study: Study) -> str:

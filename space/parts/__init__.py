@@ -57,7 +57,16 @@ class Extra(NamedTuple):
         return self.matrices + self.vectors
 
     def plus(self, other: "Extra") -> "Extra":
-        """Both together."""
+        """Both together.
+
+        Raises:
+            ValueError: the other is something else, as a part of one's own may have returned.
+        """
+        if not isinstance(other, Extra):
+            raise ValueError(
+                "attention, ffn and stack of a part must return Extra(matrices=…, vectors=…), but "
+                f"got {other!r:.80}"
+            )
         return Extra(self.matrices + other.matrices, self.vectors + other.vectors)
 
 

@@ -61,6 +61,22 @@ BASES: dict[str, dict[str, Any]] = {
 LENGTH = 11
 
 
+COUNTS = """
+from space.parts import Field, Part
+
+
+class Counts(Part):
+    fields = (Field("counted", False, bool, "nothing"),)
+    examples = ({"counted": True},)
+
+    def attention(self, arch, shape):
+        return 5
+
+
+PART = Counts()
+"""
+
+
 def with_part(name: str, base: dict[str, Any], values: Any) -> Architecture:
     """A small architecture with fields of the part."""
     return Architecture.from_dict({**TINY, **base, "parts": [name], **values})
@@ -415,6 +431,15 @@ def test_a_file_that_is_no_part_is_refused_by_name(
     Path("gate.py").write_text(text)
     with pytest.raises(ValueError, match=said):
         with_part("gate.py", {}, {})
+
+
+def test_weights_that_are_no_extra_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("gate.py").write_text(COUNTS)
+    with pytest.raises(ValueError, match=r"must return Extra\(.* but got 5"):
+        cost(with_part("gate.py", {}, {"counted": True}))
 
 
 def test_an_architecture_names_the_part_of_a_file_and_no_other(

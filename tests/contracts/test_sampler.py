@@ -187,6 +187,20 @@ def test_what_is_no_sampler_is_refused_before_anything_is_written(tmp_path: Path
     assert not (tmp_path / "outputs").exists()
 
 
+def test_what_goes_wrong_in_a_file_of_ones_own_is_one_line_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE.replace("return FirstOrLast(pace)", "1 / 0"))
+    line = (tmp_path / "mine.py").read_text().splitlines().index("        1 / 0") + 1
+    done = run(tmp_path, "sampler=mine.py")
+    assert done.returncode == 2
+    place = f"{tmp_path / 'mine.py'}, line {line}, in make"
+    assert done.stderr == f"error: {place}: ZeroDivisionError: division by zero\n"
+    assert not (tmp_path / "outputs").exists()
+    (tmp_path / "mine.py").write_text("raise SystemExit(3)\n")
+    done = run(tmp_path, "sampler=mine.py")
+    assert done.returncode == 2
+    assert done.stderr.endswith("mine.py could not be loaded: SystemExit: 3\n")
+
+
 def test_a_bad_option_of_ones_own_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     done = run(tmp_path, "sampler=mine.py", "+sampler.options.speed=3")

@@ -861,7 +861,7 @@ def test_a_single_evaluation_is_no_panel_of_curves(tmp_path: Path) -> None:
     assert set(page.page_figures(done, page.Findings.of(done))) == {"depth", "train"}
     assert "The vertical axes differ" not in text_of(done)
     both = read(default_study(tmp_path / "several"))
-    axes = "The vertical axes differ: nats per token on the left, bits per byte on the right."
+    axes = "The vertical axes differ: nats per token first, then bits per byte."
     assert axes in text_of(both)
 
 
