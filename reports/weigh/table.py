@@ -193,7 +193,8 @@ def read_table(
         raise ValueError(f"table must name a folder of {tables}, but got {name!r}; {advice}")
     try:
         content = read_json(path)
-        table, seeds = content["table"], int(content["table"]["seeds"])
+        table = content["table"]
+        seeds = int(table["seeds"]) if looks else 0
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _no_table(path, error) from None
     if looks:  # that a reader states

@@ -8,6 +8,8 @@ a parent: where the actor ends, it ends too, at a checkpoint if Ray leaves it th
 import importlib
 import os
 import queue
+import re
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -138,6 +140,7 @@ class Ray:
         if ray.is_initialized():
             return ray
         own = {"include_dashboard": self.dashboard} if self.address == "local" else {}
+        self._require_answer()
         try:
             ray.init(self.address, log_to_driver=False, logging_level="ERROR", **own)
         except Exception as error:  # of many kinds
@@ -146,6 +149,19 @@ class Ray:
                 f"not: {_words(error).rstrip('.')}; start one with `ray start --head`"
             ) from None
         return ray
+
+    def _require_answer(self) -> None:
+        """Raises: NotHere where nothing listens at `host:port`, which Ray tries for minutes."""
+        address = os.environ.get("RAY_ADDRESS", "") if self.address == "auto" else self.address
+        if (found := re.fullmatch(r"([\w.-]+):(\d+)", address)) is None:
+            return
+        try:
+            socket.create_connection((found[1], int(found[2])), timeout=ANSWER_S).close()
+        except OSError as error:
+            raise NotHere(
+                f"executor.address must be a Ray cluster that answers, but {address} does not: "
+                f"{error}; start one with `ray start --head`"
+            ) from None
 
     def _gpus(self, placement: Placement) -> float:
         """Of a worker."""

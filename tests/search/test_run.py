@@ -63,4 +63,4 @@ def test_an_architecture_must_be_given_but_for_help() -> None:
     assert done.stderr.startswith(
         "error: architecture must be given, but is not; add architecture="
     )
-    assert started("--help").stdout.startswith("python -m search.run architecture=")
+    assert started("--help").stdout.startswith("usage: python -m search.run OPTION=VALUE")

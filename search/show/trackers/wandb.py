@@ -57,6 +57,8 @@ class WandbTracker(Tracker):
     def __init__(self, config: TrackerConfig, study: str, folder: Path) -> None:
         self.study, self.folder = study, folder.resolve()
         self.project, self.mode = config.project, config.mode
+        if (place := self.folder / "wandb").exists() and not place.is_dir():
+            raise NotADirectoryError(f"{place} must be a folder, but is a file")
         # W&B's own places for these are in the home folder.
         os.environ.setdefault("WANDB_CACHE_DIR", str(self.folder / "wandb" / "cache"))
         os.environ.setdefault("WANDB_DATA_DIR", str(self.folder / "wandb" / "staging"))
