@@ -224,10 +224,10 @@ def by_name(given: Sequence[str], doors: Mapping[str, Door[Any]]) -> list[str]:
 
 def in_short(given: Sequence[str], schema: type[Any]) -> list[str]:
     """The overrides with `executor.nodes=4` in place of `++executor.options.nodes=4`, as people
-    give them."""
-    short = [name for name, door in doors_of(schema).items() if door.short]
-    long = re.compile(rf"\+\+({'|'.join(short)})\.options\.(?=[\w.]+=)")
-    return [long.sub(r"\1.", text) if short and long.match(text) else text for text in given]
+    give them to a schema with such a door."""
+    short = "|".join(name for name, door in doors_of(schema).items() if door.short)
+    long = re.compile(rf"^\+\+({short})\.options\.(?=[\w.]+=)")
+    return [long.sub(r"\1.", text) for text in given]
 
 
 def _by_name(text: str, doors: Mapping[str, Door[Any]]) -> str:

@@ -25,7 +25,7 @@ def besides_the_best(study: str, outputs: str | Path, runs: Path, best: str) -> 
     ranked = of_arm.sort_values(read.metric, ascending=read.lower_is_better)
     kept = [key for key in ranked.key if (runs / key / WEIGHTS).is_file()]
     if kept:
-        run = f"Its best run is export={kept[0]}."
+        run = f"Its best run with weights is export={kept[0]}."
     else:
         lost = ranked.key.iloc[0]
         run = f"Its best run kept no weights; export={lost} says how to train it again."

@@ -140,8 +140,8 @@ class Ray:
         if ray.is_initialized():
             return ray
         own = {"include_dashboard": self.dashboard} if self.address == "local" else {}
-        self._require_answer()
         try:
+            self._knock()
             ray.init(self.address, log_to_driver=False, logging_level="ERROR", **own)
         except Exception as error:  # of many kinds
             raise NotHere(
@@ -150,18 +150,11 @@ class Ray:
             ) from None
         return ray
 
-    def _require_answer(self) -> None:
-        """Raises: NotHere where nothing listens at `host:port`, which Ray tries for minutes."""
+    def _knock(self) -> None:
+        """Raises: OSError where nothing listens at `host:port`, which Ray tries for minutes."""
         address = os.environ.get("RAY_ADDRESS", "") if self.address == "auto" else self.address
-        if (found := re.fullmatch(r"([\w.-]+):(\d+)", address)) is None:
-            return
-        try:
+        if found := re.fullmatch(r"([\w.-]+):(\d+)", address):
             socket.create_connection((found[1], int(found[2])), timeout=ANSWER_S).close()
-        except OSError as error:
-            raise NotHere(
-                f"executor.address must be a Ray cluster that answers, but {address} does not: "
-                f"{error}; start one with `ray start --head`"
-            ) from None
 
     def _gpus(self, placement: Placement) -> float:
         """Of a worker."""

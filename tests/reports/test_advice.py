@@ -44,7 +44,7 @@ def test_what_the_page_advises_is_said_where_it_is_another(tmp_path: Path) -> No
     assert said.endswith(f" Its best run kept no weights; export={key} says how to train it again.")
     (runs / key / WEIGHTS).touch()
     said = besides_the_best(study.name, outputs, runs, best(study.name, outputs).name)
-    assert said.endswith(f" Its best run is export={key}.")
+    assert said.endswith(f" Its best run with weights is export={key}.")
     alike = study_of(tmp_path / "alike", {3: 1.75, 4: 1.705, 5: 1.70})
     outputs = tmp_path / "alike" / "outputs"
     assert besides_the_best(alike.name, outputs, runs, best(alike.name, outputs).name) == ""
