@@ -14,8 +14,10 @@ FILES = (
     *(f"forest.{form}" for form in ("png", "pdf")),
     *(f"scores.{form}" for form in ("md", "tex", "csv")),
     *(f"measured.{form}" for form in ("md", "tex", "csv")),
+    *(f"horizons.{form}" for form in ("md", "tex", "csv", "png", "pdf")),
 )
-"""The last six where zero-shot tasks were asked, and where an engine measured."""
+"""The scores where zero-shot tasks were asked, what is measured where an engine did, and the
+horizons where runs have several."""
 
 
 class Arms(Question):

@@ -38,7 +38,7 @@ from reports.show.tables import (
     slug,
     whole,
 )
-from reports.views import Shown, measured, scores
+from reports.views import Shown, horizons, measured, scores
 from reports.views.arm_columns import COLUMNS, DETAILS, MEASURED, SPREADS, Digits, columns_of
 from reports.views.layers import as_built
 from reports.weigh.table import OTHER, Panel, Report
@@ -132,6 +132,7 @@ def render(report: Report) -> dict[str, bytes]:
     }
     texts |= scores.files(report.scores or {}) | measured.files(report.measured or {})
     drawn = {f"forest.{form}": forest(report, form) for form in ("png", "pdf")}
+    drawn |= horizons.files(report.horizons, report.criteria.unit, report.warning)
     return {name: text.encode() for name, text in texts.items()} | drawn
 
 
@@ -279,7 +280,6 @@ def _plain(frame: pd.DataFrame) -> pd.DataFrame:
 
 def html(report: Report) -> str:
     """One self-contained page."""
-    picture = base64.b64encode(forest(report, "svg")).decode()
     none = not _how_many_resolved(report)
     return fill(
         "table.html.j2",
@@ -297,12 +297,25 @@ def html(report: Report) -> str:
         details=DETAILS,
         markdown=in_script(markdown(report)),
         described=described(report),
+        over_tokens=horizons.sections(report.horizons),
+        curves=_curves(report),
         scored=[
             *scores.sections(report.scores or {}),
             *measured.sections(report.measured or {}),
         ],
-        picture=picture,
+        picture=_embedded(forest(report, "svg")),
     )
+
+
+def _curves(report: Report) -> str:
+    """Differences over tokens as a picture; empty where runs have one horizon."""
+    if not report.horizons:
+        return ""
+    return _embedded(horizons.picture(report.horizons, report.criteria.unit, report.warning))
+
+
+def _embedded(svg: bytes) -> str:
+    return base64.b64encode(svg).decode()
 
 
 def described(report: Report) -> str:

@@ -21,7 +21,7 @@ from ablations.stats.looks import Looks, auto_words
 from ablations.stats.sequential import verdicts
 from ablations.table import ARMS
 from reports.read.study import Open, deviation, require_records
-from reports.weigh import measured, scores
+from reports.weigh import horizons, measured, scores
 from reports.weigh.evaluation import Evaluation
 from reports.weigh.worth import Worth
 from search.objectives import USUAL, measures_of
@@ -127,6 +127,9 @@ class Report:
     """What engines measured, by panel (`reports.weigh.measured.gather`), where they did."""
     scores: dict[str, pd.DataFrame] | None = None
     """Zero-shot scores by panel (`reports.weigh.scores.gather`); only of panels that have any."""
+    horizons: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """Differences at each horizon by panel (`reports.weigh.horizons.weigh`); only of panels whose
+    runs have several, and not with `seeds=auto`, whose looks have levels of their own."""
     command: str = ""
     """What made it."""
     worth: Worth | None = None
@@ -256,6 +259,7 @@ def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
         criteria=criteria,
         scores=_scores(cells, where),
         measured=_measured(cells, where),
+        horizons={} if auto else _horizons(panels, cells, where, metric),
         question=table.get("question") or _question_of(table, equal_arms),
         equal_arms=equal_arms,
         command=str(content.get("command") or ""),
@@ -348,6 +352,23 @@ def _measured(cells: pd.DataFrame, runs: Path) -> dict[str, pd.DataFrame]:
         for name, panel in done.groupby("panel", sort=False)
     }
     return {name: frame for name, frame in frames.items() if len(frame)}
+
+
+def _horizons(
+    panels: Sequence[Panel], cells: pd.DataFrame, runs: Path, metric: str
+) -> dict[str, pd.DataFrame]:
+    done = cells[cells.status == Status.FINISHED]
+    found = {}
+    for panel in panels:
+        readings = horizons.gather(
+            (
+                (cell["arm"], cell["seed"], read_record(runs / cell["key"]))
+                for cell in done[done.panel == panel.name].to_dict("records")
+            ),
+            metric,
+        )
+        found[panel.name] = horizons.weigh(readings, panel.baseline, metric, panel.level)
+    return {name: frame for name, frame in found.items() if len(frame)}
 
 
 def _rates(panel: dict[str, Any], table: Mapping[str, Any]) -> pd.DataFrame:
