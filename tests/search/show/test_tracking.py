@@ -4,6 +4,7 @@ import errno
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from search.runs import read_metrics, read_record, write_record
 from search.show.trackers import open_tracker
 from search.show.trackers.wandb import WandbTracker
 from search.study.ending import describe, report
+from search.train.kernels import Unavailable, library
 
 pytestmark = pytest.mark.slow  # a W&B service process for every run
 
@@ -23,6 +25,8 @@ pytestmark = pytest.mark.slow  # a W&B service process for every run
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     import wandb
 
+    with suppress(Unavailable):
+        library()  # now, or its build would be kept in the home of below
     monkeypatch.chdir(tmp_path)
     for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
