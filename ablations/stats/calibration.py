@@ -152,14 +152,14 @@ def unequal(
     one = Spread(0.0, 1.0)
     for name, (baseline, other, share) in PATTERNS.items():
         for arms, seeds in designs:
-            scales = _scales(arms, baseline, other, share)
+            scales = scales_of(arms, baseline, other, share)
             rule, pooled = (
                 aa_test(one, arms, seeds, scales=scales, tables=tables, rng=1, pooled=equal)
                 for equal in (False, True)
             )
             rows.append((arms, str(seeds), name, pooled.rate, rule))
         for arms in sorted({arms for arms, _ in designs}):
-            scales = _scales(arms, baseline, other, share)
+            scales = scales_of(arms, baseline, other, share)
             rule = sequential_aa_test(one, arms, scales=scales, tables=tables, rng=1)
             rows.append((arms, SEEDS_AUTO, name, np.nan, rule))
     counted = [(*row, rate.rate, *rate.interval, rate.upper, rate.tables) for *row, rate in rows]
@@ -210,7 +210,8 @@ def ways(designs: Sequence[tuple[int, int]] = DESIGNS) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arms", "seeds", "paired_t", "paired", "pooled", "rule"])
 
 
-def _scales(arms: int, baseline: float, other: float, share: float) -> list[float]:
+def scales_of(arms: int, baseline: float, other: float, share: float) -> list[float]:
+    """(A,) standard deviations of a pattern's arms, the baseline's first."""
     noisy = max(1, round(share * arms))
     return [baseline, *[other] * noisy, *[1.0] * (arms - 1 - noisy)]
 
