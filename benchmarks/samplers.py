@@ -1,9 +1,9 @@
 """`python -m benchmarks.samplers`: which samplers and pruners save training.
 
-Studies are replayed on our tabular benchmark (`benchmarks.tabular`), where all runs are finished:
-Optuna's samplers and pruners and `search.study.plan` decide as they do in `python -m search`, and
-what would be trained is looked up. A replay sees one of the table's seeds, takes the architecture
-that is best on it for its answer, and is scored by the other seeds.
+Studies are replayed on our tabular benchmark (`benchmarks.tabular`), or on another by `--table`,
+where all runs are finished: Optuna's samplers and pruners and `search.study.plan` decide as they do
+in `python -m search`, and what would be trained is looked up. A replay sees one of the table's
+seeds, takes the architecture that is best on it for its answer, and is scored by the other seeds.
 
 How good an architecture is, given a few noisy runs of each, is estimated by the posterior mean
 under a prior that is itself estimated from all of them (`posterior_means`): the lowest of a hundred
@@ -329,9 +329,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             make_pruner(pruner_of(pruner), tabular.recipe)
     strategies = asked(chosen.samplers, chosen.pruners)
     found = compete(chosen.table, tabular, strategies, chosen)
-    leave("samplers", described(tabular, found, chosen), picture(found, chosen.limit), chosen.save)
+    name = "samplers" if chosen.table == TABLE else f"samplers_{chosen.table.name.split('.')[0]}"
+    leave(name, described(tabular, found, chosen), picture(found, chosen.limit), chosen.save)
     if chosen.save:
-        write_atomically(RESULTS / "samplers.json", as_json(found, chosen))
+        write_atomically(RESULTS / f"{name}.json", as_json(found, chosen))
 
 
 def asked(samplers: Sequence[str], pruners: Sequence[str]) -> list[Strategy]:

@@ -1,8 +1,9 @@
 """Our tabular benchmark: every architecture of one space, trained over several seeds.
 
-`load()` gives the table that is published beside this file; `python -m benchmarks.samplers --train`
-makes it, by the studies that everyone uses. With it, whatever decides which architecture to train
-next, or which run to stop, can be tried in seconds (`benchmarks.samplers`).
+`load()` gives the table that is published in `benchmarks/results/`; `python -m benchmarks.samplers
+--train` makes it, by the studies that everyone uses, and with `--table` one of another space. With
+it, whatever decides which architecture to train next, or which run to stop, can be tried in seconds
+(`benchmarks.samplers`).
 """
 
 import json
@@ -53,7 +54,7 @@ COLUMNS = {
     "val_bpb": "bits per byte on it, the one to compare",
     "train_s": "wall seconds of training on one thread of a busy machine, branches aside",
     "branch_s": "seconds that the decay branches of its earlier readings took",
-    "num_blocks": "distinct blocks; with the next three the values of the space's axes",
+    "num_blocks": "distinct blocks; empty where it is no axis of the space, as in the next three",
     "heads_per_kv": "query heads a key/value head",
     "tie_word_embeddings": "whether one matrix embeds tokens and predicts them",
     "sharing": "which layers share weights",
@@ -63,7 +64,7 @@ COLUMNS = {
     "parameters": "distinct weights",
     "train_flops_per_token": "useful ones, forward and back",
 }
-"""What the columns of the table mean; one row per reading."""
+"""What the columns of the table mean; one row per reading. Further axes of its space follow."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,8 @@ def gather(study: Path, runs: Path) -> Tabular:
     }
     by_arm = {architecture_id(c.architecture): c.params for c in space.candidates()}
     rows = [row for record in records for row in rows_of(record, by_arm)]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(["arm", "seed", "horizon"])
+    columns = [*COLUMNS, *(axis for axis in space.axes if axis not in COLUMNS)]
+    frame = pd.DataFrame(rows, columns=columns).sort_values(["arm", "seed", "horizon"])
     return Tabular(frame.reset_index(drop=True), space, first.run.recipe, origin)
 
 

@@ -287,7 +287,8 @@ def test_a_wrong_space_is_refused(config: dict[str, Any], message: str) -> None:
 
 def test_an_unknown_space_is_refused_with_those_known() -> None:
     with pytest.raises(
-        ValueError, match="depth_width, ffn_scaling, full, gqa, sharing, tabular, tying, windows"
+        ValueError,
+        match="depth_width, ffn_scaling, full, gqa, sharing, tabular, tabular_shapes, tying",
     ):
         Space.from_yaml("depth", "1m", 1024)
 

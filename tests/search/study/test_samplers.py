@@ -293,7 +293,8 @@ def test_a_table_is_trained_by_a_search_and_replayed(tmp_path: Path) -> None:
     """The command as it is, but for the size of what is trained."""
     text = write_text(tmp_path)
     small = overrides(
-        "space=depth_width", "recipe.tokens=4096", "recipe.horizons=[0.5]", f"data.path={text}"
+        *("space=depth_width", "+space.axes.head_dim_scale=[1]", "recipe.tokens=4096"),
+        *("recipe.horizons=[0.5]", f"data.path={text}"),
     )
     path = tmp_path / "small.csv.xz"
     command = [sys.executable, "-m", "benchmarks.samplers", "--table", str(path), "--train"]
@@ -311,6 +312,7 @@ def test_a_table_is_trained_by_a_search_and_replayed(tmp_path: Path) -> None:
         0.5: [2048],
         1.0: [4096],
     }
+    assert set(table.frame) == {*COLUMNS, "head_dim_scale"}
     records = list((tmp_path / "runs").glob("*/record.json"))
     ends = {r["readings"][-1]["val_bpb"] for r in map(json.loads, map(Path.read_text, records))}
     assert sorted(table.ends().to_numpy().ravel()) == pytest.approx(sorted(ends), rel=1e-6)
