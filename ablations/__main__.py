@@ -150,7 +150,7 @@ def open_table(config: AblationConfig) -> "Session[TableWork]":
     Raises:
         ValueError: something in the configuration, or a change under the same name.
     """
-    from ablations.looks import note_unknown
+    from ablations.looks import note_unknown, require_no_fewer
     from search.study.session import (
         Session,
         Subject,
@@ -161,6 +161,7 @@ def open_table(config: AblationConfig) -> "Session[TableWork]":
 
     ground = lay_groundwork(config, verb="ablations", naming="called")
     work = plan(config, ground)
+    require_no_fewer(ground.storage, config, work)
     pages = [{"table": config.table_name}]
     quoted_by = work.table.quoted_by
     pages += [] if quoted_by is None else [{"study": quoted_by}]
@@ -259,13 +260,8 @@ def remark(session: "Session[TableWork]") -> str:
     from ablations.looks import looks_of
 
     looks = looks_of(session)
-    if session.work.table.auto or len(looks.seeds) == 1:
-        return ""
-    most = max(looks.seeds)
-    more = (
-        f"; seeds={most} shows it with all that it was looked at with" if looks.now < most else ""
-    )
-    return f"looks of this table: {looks.words}{more}"
+    more = len(looks.seeds) > 1 and not session.work.table.auto
+    return f"looks of this table: {looks.words}" if more else ""
 
 
 def places(session: "Session[TableWork]", work: TableWork) -> list[dict[str, Any]]:

@@ -1,10 +1,12 @@
 """The end of a study's process: `study.json`, cleanup, report and exit code."""
 
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.objectives import Unreadable
@@ -19,10 +21,14 @@ from search.study.storage import without_password
 from space.app import in_short, option_of
 from space.cli import fail
 from space.overrides import quoted
+from space.seals import read_json
 from space.words import command
 
 if TYPE_CHECKING:
     from search.study.session import Session
+
+ASKED = ("command", "config", "workers", "n_trials", "planned")
+"""What `study.json` says of how the study was asked for."""
 
 
 def conclude(session: "Session[Any]", ending: Ending) -> bool:
@@ -51,9 +57,22 @@ def describe(session: "Session[Any]", finished: bool) -> dict[str, Any]:
         "trials": entries(attempts, session.job.targets, session.job.runs, session.known),
         "started": session.study.user_attrs.get("started"),
     }
+    content |= _asked_before(session.job.folder / "study.json", content)
     write_study(session.job.folder, content)
     session.tracker.mirror(session.job.runs, distinct(attempts))
     return content
+
+
+def _asked_before(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """How an earlier start asked for what this one only shows again, such as with fewer trials than
+    there are: who copies its command gets what the page shows. Nothing where they differ."""
+    try:
+        earlier = dict(read_json(path))
+    except (OSError, ValueError, TypeError):
+        return {}
+    shown = json.loads(json.dumps({k: v for k, v in content.items() if k not in ASKED}))
+    same = all(earlier.get(name) == shown[name] for name in shown if name != "wall_s")
+    return {name: earlier[name] for name in ASKED if name in earlier} if same else {}
 
 
 def tidy(session: "Session[Any]", done: bool = False) -> None:

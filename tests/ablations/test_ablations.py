@@ -217,13 +217,19 @@ def test_a_table_is_made_once_and_regenerated_byte_for_byte(tmp_path: Path) -> N
     assert "| 95% interval |" not in said
     assert len(records(tmp_path)) == 6
     assert started.items() <= {k: r["started"] for k, r in records(tmp_path).items()}.items()
+    pages = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    fewer = make(tmp_path)
+    assert (fewer.returncode, fewer.stdout) == (2, "")
+    assert "seeds must be at least 3, with which table small was read" in fewer.stderr
+    assert "but got 2; add seeds=3" in fewer.stderr
+    assert {path: path.read_bytes() for path in pages} == pages
     (tmp_path / "small.yaml").write_text(TABLE + "      cycle: {sharing: cycle x2}\n")
     arm = make(tmp_path, "seeds=3")
     assert arm.returncode == 0, arm.stderr
     assert "6 of 9 runs done" in arm.stdout
     assert len(records(tmp_path)) == 9
     assert started.items() <= {k: r["started"] for k, r in records(tmp_path).items()}.items()
-    other = make(tmp_path, "recipe.lr=0.004")
+    other = make(tmp_path, "recipe.lr=0.004", "seeds=3")
     assert other.returncode == 2
     assert "recipe.lr was 0.003, is 0.004" in other.stderr
     assert "called=NAME" in other.stderr
