@@ -17,9 +17,12 @@ from space.words import amount, count, duration, flops
 
 RECENT = 40
 """Records looked at."""
-UTILISATION = 0.25
-"""Assumed share of a matrix product's rate that training on a CPU reaches, if no run was
-measured."""
+UTILISATION, UTILISATION_OF_KERNELS = 0.25, 0.5
+"""Assumed share of a matrix product's rate that training on a CPU reaches, if no run of about the
+size was measured. By kernels 44 to 84% were measured, of half a million to 125 million parameters
+(benchmarks/results/proxy.md)."""
+NEAR = 10.0
+"""Models whose FLOPs a token differ by no more than this factor are of about one size."""
 START_S = 15.0
 """Assumed: from here to the first step of the workers, and from the last one to the page."""
 SIDE = 512
@@ -248,9 +251,10 @@ def speed(work: Work, placement: Placement, runs: Path) -> tuple[float, str]:
     measured = recorded_speeds(work, placement, runs)
     if measured:
         recorded = count(len(measured), "run")
-        return median(measured), f"by {recorded} recorded on such a machine"
+        return median(measured), f"by {recorded} of about this size recorded on such a machine"
     on_gpu, ranks = placement.device == "cuda", placement.gpus_per_run
-    reached, sharing = (UTILISATION_OF_A_GPU, placement.sharing) if on_gpu else (UTILISATION, 1)
+    on_cpu = UTILISATION_OF_KERNELS if placement.engine == "kernels" else UTILISATION
+    reached, sharing = (UTILISATION_OF_A_GPU, placement.sharing) if on_gpu else (on_cpu, 1)
     rate = reached * matrix_product_speed(placement, work.typical.recipe.precision)
     basis = f"rough: {reached:.0%} of a measured matrix product"
     basis += f" in each of {ranks}" if ranks > 1 else ""
@@ -260,7 +264,8 @@ def speed(work: Work, placement: Placement, runs: Path) -> tuple[float, str]:
 
 def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]:
     """Training FLOPs per second of the last records with this device, as many of it, threads and
-    precision."""
+    precision, of models of about the size: smaller ones leave a machine more idle."""
+    wanted = _per_token(work.typical)
     paths = sorted(runs.glob("*/record.json"), key=lambda path: -path.stat().st_mtime)
     speeds = []
     for path in paths[:RECENT]:
@@ -275,9 +280,15 @@ def recorded_speeds(work: Work, placement: Placement, runs: Path) -> list[float]
         same = (device.get("name"), device.get("device"), device.get("threads")) == here
         same = same and device.get("gpus_per_run", 1) == placement.gpus_per_run
         same = same and device.get("workers_per_gpu", 1) == placement.sharing
+        same = same and 1 / NEAR <= _per_token(record.run) / wanted <= NEAR
         if same and recipe.precision == work.typical.recipe.precision:
             speeds.append(record.run.train_flops / record.seconds)
     return speeds
+
+
+def _per_token(run: Run) -> float:
+    """FLOPs of training on a token."""
+    return run.train_flops / run.recipe.trained_tokens
 
 
 def matrix_product_speed(placement: Placement, precision: str) -> float:

@@ -173,3 +173,22 @@ def test_a_gpu_is_assumed_to_reach_its_own_share(
     on_card = estimate(work_of(1e22), 0, 1, CARD, tmp_path, 0, planning=True)
     assert on_card.h100 is None, "its own hours are there"
     assert on_card.memory
+
+
+def test_runs_of_much_smaller_models_say_nothing_of_a_large_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.show.estimate.product_speed", lambda *_: 1e12)
+    device = {"name": device_name("cpu"), "device": "cpu", "threads": 1}
+    record = Record(run=run_of(ARCH), status=Status.FINISHED, device=device, train_s=1e9)
+    (tmp_path / record.run.key).mkdir()
+    write_record(tmp_path / record.run.key, record)
+    assert speed(work_of(1.0), DEFAULT, tmp_path) == (
+        pytest.approx(record.run.train_flops / 1e9),
+        "by 1 run of about this size recorded on such a machine",
+    )
+    large = SimpleNamespace(typical=run_of(Architecture.from_yaml("mobilellm_125m")))
+    rough = (0.25e12, "rough: 25% of a measured matrix product")
+    assert speed(large, DEFAULT, tmp_path) == rough
+    by_kernels = replace(DEFAULT, engine="kernels")
+    assert speed(large, by_kernels, tmp_path)[0] == 0.5e12
