@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import pandas as pd
 
@@ -15,6 +16,8 @@ MOST_LABELS = 20
 """Side by side under the axis, and under points."""
 LOG_SPAN = 4
 """The depth axis is logarithmic where the deepest is this many times the shallowest."""
+
+T = TypeVar("T", int, float)
 
 
 def depth_vs_width(study: Study, evidence: Evidence) -> Json:
@@ -143,7 +146,7 @@ def _seeds_in_words(arms: pd.DataFrame) -> list[str]:
 
 def _depth_layout(study: Study, arms: pd.DataFrame, legend: bool) -> Json:
     depths = sorted(set(arms.depth))
-    labelled = apart(depths)
+    labelled = apart(depths, is_wide(depths))
     axis: Json = {
         "title": {"text": "Layers executed"},
         "tickvals": labelled,
@@ -173,11 +176,12 @@ def is_wide(depths: Sequence[int]) -> bool:
     return bool(depths) and depths[-1] >= LOG_SPAN * depths[0]
 
 
-def apart(depths: list[int]) -> list[int]:
-    """Those of sorted depths that have room for a label, from the least on."""
-    place = math.log if is_wide(depths) else float
-    room = (place(depths[-1]) - place(depths[0])) / MOST_LABELS
-    found = depths[:1]
+def apart(depths: Sequence[T], log: bool, most: int = MOST_LABELS) -> list[T]:
+    """Those of sorted depths that have room for a label on an axis, which holds `most` of them,
+    from the least on."""
+    place = math.log if log else float
+    room = (place(depths[-1]) - place(depths[0])) / most
+    found = list[T](depths[:1])
     for depth in depths[1:]:
         if place(depth) - place(found[-1]) >= room:
             found.append(depth)

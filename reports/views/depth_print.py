@@ -40,7 +40,7 @@ def figure_for_print(study: Study, evidence: Evidence) -> "Figure":
     where = "under each point" if len(groups) == 1 else "under the lowest at each depth"
     axes.set_title(f"{budget_words(study)}, width {where}", fontsize=10, loc="left")
     depths = sorted(set(arms.depth))
-    labelled = apart(depths)
+    labelled = apart(depths, is_wide(depths))
     drawn = pd.concat([group for _, group in groups])
     _print_widths(axes, study, drawn[drawn.depth.isin(labelled)])
     _print_depth_axis(axes, depths, labelled)

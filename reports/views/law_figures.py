@@ -10,6 +10,7 @@ import pandas as pd
 from reports.read.study import plain
 from reports.show.figures import SERIES, Json, print_files
 from reports.show.tables import whole
+from reports.views.depth_figure import MOST_LABELS, apart
 from reports.weigh.law import Law
 from reports.weigh.valley import INSIDE, Valley
 from space.sharing import MOST_LAYERS
@@ -23,6 +24,8 @@ POINTS = 60
 """Of a curve."""
 COLUMNS = 2
 """Of the page's panels."""
+IN_A_PANEL = 8
+"""Labels under its axis."""
 WIDE = 2.2
 """Decades of best depths beyond which an axis has room for two marks in each, and not four."""
 SOFT = "#9a9da2"
@@ -95,9 +98,10 @@ def _trace(x: Any, y: Any, mode: str, **style: Any) -> Json:
 
 def _depth_axis(valleys: Sequence[Valley]) -> Json:
     depths = sorted({depth for valley in valleys for depth in valley.cells.depth})
-    text = [f"{depth:g}" for depth in depths]
+    labelled = apart(depths, log=True, most=MOST_LABELS if valleys[1:] else IN_A_PANEL)
+    text = [f"{depth:g}" for depth in labelled]
     title = {"text": "Layers executed"}
-    return {"type": "log", "title": title, "tickvals": depths, "ticktext": text}
+    return {"type": "log", "title": title, "tickvals": labelled, "ticktext": text}
 
 
 def _heights(law: Law) -> list[tuple[float, float]]:

@@ -203,10 +203,30 @@ def forecasts_in_words(law: Law, written: Mapping[str, bytes]) -> list[str]:
     return [joint_law.forecast_in_words(law.joined, content) for content in written.values()]
 
 
+def unlike_headline(law: Law) -> list[str]:
+    """Which of the two to believe, where the joint law and the headline say different things of
+    whether the best depth grows."""
+    assert law.joined is not None, "asked only where there is one"
+    exponents = law.joined.exponents
+    refuted = bool(exponents.refuted[exponents.exponent == 0].any())
+    low, high = law.growth.interval if law.growth else (-math.inf, math.inf)
+    resolved = low > 0 or high < 0
+    if refuted == resolved:
+        return []
+    by_line = "resolves that it changes with N" if resolved else "does not resolve it"
+    by_law = "refutes" if refuted else "does not refute"
+    return [
+        f"The headline differs: on whether the best depth changes at all, its line {by_line}, and "
+        f"the joint law {by_law} 0.00, which is no change. The line takes each best depth from "
+        "that budget's runs alone. The joint law fits one form to all runs, which can say more, "
+        "and is wrong where the form is. Trust the headline."
+    ]
+
+
 def joined_words(law: Law, forecasts: Sequence[str]) -> list[str]:
     """What the joint law says, with the forecasts that it is asked for."""
     said = [f"{text[0].upper()}{text[1:]}." for text in forecasts]
-    return [*joint_law.words(law.joined), *said] if law.joined else []
+    return [*joint_law.words(law.joined), *unlike_headline(law), *said] if law.joined else []
 
 
 def markdown(law: Law, forecasts: Sequence[str] = ()) -> str:

@@ -19,7 +19,7 @@ from benchmarks.joint_law import BUDGETS as SIZES
 from benchmarks.joint_law import KINDS, RATIO, Truth
 from reports.__main__ import ReportsConfig, found_forecast, make
 from reports.read.study import read_study
-from reports.views import joint_law
+from reports.views import joint_law, laws
 from reports.views.joint_law import beside_what_came
 from reports.weigh.forecast import (
     JointLaw,
@@ -373,3 +373,23 @@ def test_records_beside_a_law_separate_size_and_tokens_and_must_be_of_its_recipe
     record.write_text("")
     with pytest.raises(ValueError, match=f"{record} must hold a run's record, but it cannot be"):
         cells(studies, [tmp_path / "b"])
+
+
+def test_a_headline_that_the_joint_law_contradicts_is_explained() -> None:
+    """Which of the two says what, whichever it is that resolves a change of the best depth."""
+
+    def said(low: float, high: float, refuted: bool) -> str:
+        rows = pd.DataFrame({"exponent": [0.0, 0.24], "refuted": [refuted, False]})
+        law: Any = SimpleNamespace(
+            joined=SimpleNamespace(exponents=rows), growth=SimpleNamespace(interval=(low, high))
+        )
+        return " ".join(laws.unlike_headline(law))
+
+    assert said(-0.1, 0.4, False) == said(0.1, 0.4, True) == ""
+    assert "does not resolve it, and the joint law refutes 0.00" in said(-0.1, 0.4, True)
+    assert "resolves that it changes with N, and the joint law does not" in said(0.1, 0.4, False)
+    nothing: Any = SimpleNamespace(
+        joined=SimpleNamespace(exponents=pd.DataFrame({"exponent": [0.0], "refuted": [True]})),
+        growth=None,
+    )
+    assert "Trust the headline" in " ".join(laws.unlike_headline(nothing))

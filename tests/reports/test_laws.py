@@ -8,6 +8,7 @@ import sys
 import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -690,3 +691,15 @@ def test_a_law_is_named_after_what_its_studies_have_in_common_and_apart() -> Non
     assert long.startswith("depth_width_non_embedding_parameters_200k+201k+")
     assert len(long.encode()) == 100
     assert name_of(many[:-1]) != long
+
+
+def test_labels_of_depths_leave_each_other_room(tmp_path: Path) -> None:
+    law = read_law(law_studies(tmp_path, depths=range(1, 16), seeds=2), tmp_path / "outputs")
+    for figure in (law_figures._print_residuals(law), law_figures._print_depth(law)):
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+            assert len(boxes) > 5
+            assert all(a.x1 < b.x0 for a, b in pairwise(boxes)), boxes
+    page = law_figures.interactive(law)["residuals"]["layout"]["xaxis"]
+    assert len(page["tickvals"]) == len(page["ticktext"]) < 15
