@@ -115,7 +115,7 @@ class StudyFolder:
             tokens_per_s=RECIPE.tokens / 45,
             commit="0123abc",
             versions={"torch": "2.13.0", "python": "3.11.7"},
-            device={"type": "cpu", "name": "a processor", "threads": 1},
+            device={"type": "cpu", "name": "a processor", "threads": 1, "checkpoint_s": None},
             started="2026-11-20T09:31:00+00:00",
         )
         folder = self.runs / run.key

@@ -424,7 +424,7 @@ def _data(record: Record) -> str:
     known = dict(record.data)
     fingerprint = known.pop("fingerprint", record.run.data_fingerprint)
     name = known.pop("name", "data")
-    rest = "".join(f", {term.replace('_', ' ')} {_figure(known[term])}" for term in sorted(known))
+    rest = f", {pairs}" if (pairs := _pairs(known)) else ""
     return f"{name}, fingerprint {fingerprint}{rest}"
 
 
@@ -445,7 +445,8 @@ def _versions(record: Record) -> str:
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {_figure(values[name])}" for name in sorted(values))
+    known = sorted(name for name, value in values.items() if value is not None)
+    return ", ".join(f"{name.replace('_', ' ')} {_figure(values[name])}" for name in known)
 
 
 def _time(study: Study) -> str:

@@ -904,3 +904,10 @@ def test_no_text_of_a_study_ends_the_script_or_becomes_markup(tmp_path: Path) ->
     text = page.html(done, page.Findings.of(done))
     assert text.count("</script>") == text.count("<script")
     assert "<b>" not in text.split("<script", 1)[0]
+
+
+def test_facts_that_are_not_known_are_not_shown(tmp_path: Path) -> None:
+    made = read_study(default_study(tmp_path).name, tmp_path / "outputs")
+    facts = dict(page.how_it_was_run(made))
+    assert facts["Device"] == "a processor, threads 1, type cpu"
+    assert "None" not in " ".join(facts.values())
