@@ -18,6 +18,7 @@ from space.axes import parse_sharing
 from space.budget import FFN_TOLERANCE, SIZES, Budget, Unfit, fit
 from space.device import QUANTITIES
 from space.meters import meter_of
+from space.near import hint
 from space.ranges import number
 
 OWN = ("recipe", "init_shift", "like", "spend", "off_budget", "published", "equal", "ffn_tolerance")
@@ -25,6 +26,10 @@ OWN = ("recipe", "init_shift", "like", "spend", "off_budget", "published", "equa
 SIZED = {"hidden_size", "intermediate_size", "num_attention_heads"}
 """With these its architecture is taken as it is."""
 
+RECIPE = (
+    "a recipe for all arms goes into overrides of the file, overrides: [recipe.tokens=300k], and "
+    "one for an arm into that arm, recipe: {lr: 1e-3}"
+)
 
 PANEL = ("name", "baseline", "base", "arms", "budget", "equal", "source")
 """What a panel may say."""
@@ -41,10 +46,8 @@ def make_panel(
     name, baseline = str(content.get("name") or ""), str(content.get("baseline"))
     panel = f"panel {name!r}" if name else "a panel"
     if unknown := sorted(set(map(str, content)) - set(PANEL)):
-        raise ValueError(
-            f"{panel} may have {', '.join(PANEL)}, but has {unknown[0]!r}; take it out, or "
-            "mend its name"
-        )
+        advice = "take it out, or mend its name" if unknown[0] != "recipe" else RECIPE
+        raise ValueError(f"{panel} may have {', '.join(PANEL)}, but has {unknown[0]!r}; {advice}")
     arms = {str(label): given for label, given in (content.get("arms") or {}).items()}
     if baseline not in arms:
         raise ValueError(
@@ -54,6 +57,12 @@ def make_panel(
     if len(arms) < 2:
         raise ValueError(f"{panel} must have at least two arms, but has {len(arms)}")
     base = {"vocab_size": vocab_size, **(content.get("base") or {})}
+    if of_arms := sorted(set(base) & set(OWN)):
+        advice = "give it to each arm" if of_arms[0] != "recipe" else RECIPE
+        raise ValueError(
+            f"base of {panel} must hold fields of the architecture, but has {of_arms[0]!r}; "
+            f"{advice}"
+        )
     equal = None if content.get("equal") is None else str(content["equal"])
     made: dict[str, Arm] = {}
     unfit: dict[str, Unfit] = {}
@@ -141,8 +150,9 @@ def _arm(
 ) -> Arm:
     own = {key: given.pop(key) for key in OWN if key in given}
     overrides = own.get("recipe") or {}
-    if unknown := sorted(set(overrides) - {f.name for f in fields(Recipe)}):
-        raise ValueError(f"recipe has no {unknown[0]!r}")
+    known = {f.name for f in fields(Recipe)}
+    if unknown := sorted(set(overrides) - known):
+        raise ValueError(f"recipe has no {unknown[0]!r}{hint(unknown[0], sorted(known))}")
     values = {**base, **given}
     if " " in str(values.get("sharing", "")):
         values |= parse_sharing(values["sharing"])

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from ablations.arms import RECIPE
 from ablations.questions import PAPER, PROXY, QUESTIONS, Asked, Question, standalone_names
 from ablations.table import ARMS, Table
 from search.recipe import Recipe
@@ -169,7 +170,8 @@ def _what_is_wrong(values: Mapping[str, Any], may_hold: set[str]) -> str:
     unknown = [str(name) for name in values if name not in may_hold]
     if not unknown:
         return f"has no caption: {', '.join(map(str, values)) or 'it is empty'}"
-    return f"has {unknown[0]}{hint(unknown[0], may_hold)}"
+    said = f"; {RECIPE}" if unknown[0] == "recipe" else hint(unknown[0], may_hold)
+    return f"has {unknown[0]}{said}"
 
 
 def _parts(
