@@ -39,6 +39,8 @@ step, and by so much at most."""
 ROUND_RATIO = 0.02
 """Where the FFN width closes nothing, it is rounded so far from its target ratio at most."""
 LARGEST_MULTIPLE = 256
+SMALLEST_VOCABULARY = 257
+"""Of byte-level tokenizers: every byte and the end token."""
 FFN_TOLERANCE = 2.0
 """The FFN ratio that closes the budget stays within this factor of its target."""
 GROUPING_TOLERANCE = 2.5
@@ -783,7 +785,8 @@ def _alternatives(
                 yield f"head_dim={size} ({shape.hidden_size} wide, FFN {shape.intermediate_size})"
                 break
     if blocks < budget.value:
-        yield from first("vocab_size", _fewer(partial["vocab_size"], 8))
+        fewer = _fewer(partial["vocab_size"], 8)
+        yield from first("vocab_size", (size for size in fewer if size >= SMALLEST_VOCABULARY))
 
 
 def _without_width(

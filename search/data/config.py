@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from search.data.corpora import CORPORA, Corpus, corpus_named
 from search.data.mixture import MIX, sources_of
 from search.data.readers import COMPRESSED, TEXT_KINDS, TOKEN_KINDS
-from search.data.tokenizer import BYTES
+from space.budget import SMALLEST_VOCABULARY
 from space.doors import Door, label
 from space.overrides import Place
 from space.ranges import AtLeast1, Range, settle_numbers
@@ -75,10 +75,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         settle_numbers(self, "data.")
         corpus = None if self.source == MIX else self.corpus()
-        if self.vocab_size <= BYTES:
+        if self.vocab_size < SMALLEST_VOCABULARY:
             raise ValueError(
-                f"data.vocab_size must be at least {BYTES + 1} (every byte and the end token), "
-                f"but got {self.vocab_size}; choose a larger one"
+                f"data.vocab_size must be at least {SMALLEST_VOCABULARY} (every byte and the end "
+                f"token), but got {self.vocab_size}; choose a larger one"
             )
         if not 0 < self.validation_fraction < 1:
             raise ValueError(

@@ -12,8 +12,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from search.data.readers import limited
 from space.end_tokens import END_TOKENS, end_token_of
 
-BYTES = 256
-
 TOKENIZER_TRAINING_BYTES = 256 << 20
 """Bytes of the training split that the tokenizer is trained on, at most: more text changes few
 merges."""

@@ -197,6 +197,7 @@ def test_the_default_head_dimension_grows_with_the_budget(budget: str, size: int
         ({"vocab_size": 1024, "num_blocks": 300}, "1m"),
         ({"vocab_size": 1024, "num_blocks": 35, "heads_per_kv": 4}, "1m"),
         ({"vocab_size": 32000, "num_blocks": 12}, "1m"),
+        ({"vocab_size": 1024, "num_blocks": 12}, "8k"),
         ({"vocab_size": 128256, "num_blocks": 4}, "10k"),
         ({"vocab_size": 4096, "num_blocks": 12, "hidden_size": 1024}, "10m"),
         ({"vocab_size": 4096, "num_blocks": 12, "hidden_size": 256, "heads_per_kv": 2}, "1m"),
@@ -215,6 +216,7 @@ def test_what_cannot_fit_is_refused_with_the_nearest_that_do(
         match = re.match(r"(\w+)=(\d+)", alternative)
         assert match is not None, alternative
         fit({**partial, match[1]: int(match[2])}, budget)
+        assert match[1] != "vocab_size" or int(match[2]) >= 257, "no tokenizer of bytes has fewer"
 
 
 def test_too_large_a_vocabulary_is_named_as_the_reason() -> None:
