@@ -13,8 +13,9 @@ from ablations.cells import TableWork
 from ablations.config import AblationConfig
 from ablations.stats.looks import Looks
 from ablations.stats.sequential import LOOKS as AUTO_LOOKS
+from search.study.patience import PatientStorage
 from search.study.session import Session
-from search.study.storage import PatientStorage, is_begun, read_attempts
+from search.study.storage import is_begun, read_attempts
 
 LOOKS = "looks"
 """The attribute of the study: `seeds keys` of each look, and whether it was `counted` as it was

@@ -24,7 +24,7 @@ from search.states import Role, State
 from search.study.exploration import Exploration, Replicates, SearchWork
 from search.study.plan import Attempt
 from search.study.pruners import make_pruner
-from search.study.samplers import make_sampler
+from search.study.samplers import make_sampler, require_proposal
 from space.app import configuration, files_of, verb
 from space.axes import Space
 from space.budget import Budget
@@ -156,6 +156,7 @@ def open_search(config: SearchConfig, given: Sequence[str] | None = None) -> "Se
     )
     targets.require_possible([work.run(option.params, config.seed) for option in work.plan.options])
     work = work.keeping_to(targets)
+    require_proposal(config.sampler, config.seed, targets.directions, work.suggest)
     subject = Subject(
         work=work,
         headline=partial(headline, config, targets),

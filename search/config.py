@@ -52,6 +52,11 @@ class Evaluation:
     def __post_init__(self) -> None:
         _choose("source", self.source, SOURCES)
         settle_numbers(self)
+        if self.limit is not None and not self.tasks:
+            raise ValueError(
+                f"evaluate.limit must come with tasks to ask, but got {self.limit} and no tasks; "
+                "add evaluate=commonsense, or another that --help lists"
+            )
 
 
 @dataclass(kw_only=True)

@@ -23,7 +23,7 @@ from yaml import YAMLError
 from space.cli import describe, fail, one_line_errors, reader_may_leave, speak_utf8
 from space.compat import apart, child_nodes, flags_of, hide_group, hydra_flags, names_of
 from space.constraints import as_override
-from space.doors import OWN_FILE, Door
+from space.doors import Door, place_of
 from space.experiments import require_own_experiment
 from space.help import groups_of, help_text
 from space.near import deeper_options, hint, no_option, require_assignments, require_known
@@ -115,8 +115,8 @@ def verb(
                         sys.argv[1:] = [*flags, *usual(given), *given]
                 with one_line_errors(CONFIGURING), reader_may_leave():
                     app()
-            except KeyboardInterrupt:  # before or after training, during which it is no exception
-                print("stopped", file=sys.stderr)
+            except KeyboardInterrupt as stop:  # not while it trains, when signals stop workers
+                print(str(stop) or "stopped", file=sys.stderr)
                 raise SystemExit(130) from None
             if trouble:
                 crash(trouble.pop(), _secrets(sys.argv[1:]))
@@ -180,9 +180,22 @@ def as_meant(
             a file of `folders` that is not there.
     """
     require_assignments(given, groups_of(name, Path(CONF)))
+    _require_once(given)
     full = by_name(in_full(given, schema), doors_of(schema))
     require_known(full, schema, groups_of(name, Path(CONF)), folders)
     return [as_text(text, schema) for text in full]
+
+
+def _require_once(given: Sequence[str]) -> None:
+    """Raises: ValueError for an option that is given twice, of which Hydra would take the last."""
+    seen: dict[str, str] = {}
+    for text in given:
+        option = option_of(text)
+        if option in seen and not text.startswith("~"):
+            raise ValueError(
+                f"{option} must be given once, but got {seen[option]} and {text}; leave one out"
+            )
+        seen[option] = text
 
 
 def doors_of(schema: type[Any]) -> dict[str, Door[Any]]:
@@ -381,18 +394,10 @@ def _secrets(given: Sequence[str]) -> list[str]:
 def crash(error: Exception, secrets: Sequence[str]) -> NoReturn:
     """End the program with what went wrong, as Python does, but for secrets; where a file of the
     user's own went wrong, with one line that says where in it, and exit code 2."""
-    frames = [*traceback.walk_tb(error.__traceback__)]
-    own = [
-        (f.f_code, n) for f, n in frames if str(f.f_globals.get("__name__")).startswith(OWN_FILE)
-    ]
-    if own:
-        code, line = own[-1]
-        text = (
-            f"{code.co_filename}, line {line}, in {code.co_name}: {type(error).__name__}: {error}"
-        )
+    if text := place_of(error):
         for secret in secrets:
             text = text.replace(secret, "***")
-        fail(" ".join(text.split()))
+        fail(text)
     text = "".join(traceback.format_exception(error))
     if not any(secret in text for secret in secrets):
         raise error

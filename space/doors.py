@@ -17,7 +17,8 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -223,12 +224,14 @@ def taking_options(
 
 
 def require_arguments(
-    option: str, who: str, kind: Callable[..., Any], given: Iterable[str]
+    option: str, who: str, kind: Callable[..., Any], given: Iterable[str], ours: Sequence[str] = ()
 ) -> None:
-    """Raises: ValueError for an option that a class does not take."""
-    taken = inspect.signature(kind).parameters
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values()):
+    """Raises: ValueError for an option that a callable does not take; `ours` are arguments that are
+    no options."""
+    parameters = inspect.signature(kind).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
+    taken = [name for name in parameters if name not in ours]
     for name in given:
         if name not in taken:
             known = f"it takes {', '.join(sorted(taken)) or 'none; is another one meant?'}"
@@ -267,6 +270,21 @@ def members(protocol: type[Any]) -> list[str]:
 
 OWN_FILE = "isoparam_door_"
 """What names of modules from users' files begin with."""
+
+
+def place_of(error: Exception) -> str | None:
+    """Where in a file of the user's own an error was raised, and the error, in one line; None where
+    it went through no such file."""
+    frames = [
+        (frame.f_code, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).startswith(OWN_FILE)
+    ]
+    if not frames:
+        return None
+    code, line = frames[-1]
+    text = f"{code.co_filename}, line {line}, in {code.co_name}: {type(error).__name__}: {error}"
+    return " ".join(text.split())
 
 
 @cache

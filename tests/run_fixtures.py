@@ -29,7 +29,8 @@ def start(
     folder: Path, *overrides: str, before: list[str] | None = None
 ) -> "subprocess.Popen[str]":
     """The command, running in `folder`."""
-    command = [sys.executable, *(before or []), "-m", "search.run", *TINY, *overrides]
+    given = {word.split("=")[0]: word for word in (*TINY, *overrides)}  # of an option the last
+    command = [sys.executable, *(before or []), "-m", "search.run", *given.values()]
     text = folder / "text"
     text.mkdir(exist_ok=True)
     for path in ROOT.glob("s*/**/*.py"):

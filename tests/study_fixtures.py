@@ -61,9 +61,10 @@ def write_text(folder: Path) -> Path:
 
 
 def overrides(*more: str) -> list[str]:
-    """Those of `TINY` that `more` does not replace, and `more`."""
+    """Those of `TINY` that `more` does not replace, and `more`; of an option the last."""
     replaced = {text.split("=")[0].lstrip("+~") for text in more}
-    return [text for text in TINY if text.split("=")[0] not in replaced] + list(more)
+    last = {text.split("=")[0]: text for text in more}
+    return [text for text in TINY if text.split("=")[0] not in replaced] + list(last.values())
 
 
 def configured(folder: Path, *more: str) -> SearchConfig:

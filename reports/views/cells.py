@@ -40,7 +40,13 @@ def read(path: Path) -> pd.DataFrame:
     """`panel arm seed` and bits per byte of each run; the arms of a search are its depths."""
     if not path.is_file():
         raise ValueError(f"cells must name a CSV file, but there is no {path}")
-    frame = pd.read_csv(path, keep_default_na=False, na_values={USUAL: ""})
+    try:
+        frame = pd.read_csv(path, keep_default_na=False, na_values={USUAL: ""})
+    except ValueError:  # of pandas, which says where its parser stopped
+        raise ValueError(
+            f"cells must name a CSV file, but {path} is none; give a cells.csv of a table, or the "
+            "trials.csv of a study over depths"
+        ) from None
     lacks = [name for name in ("arm", "seed", USUAL) if name not in frame]
     if lacks:
         raise ValueError(

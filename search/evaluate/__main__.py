@@ -11,7 +11,7 @@ from pathlib import Path
 from search.config import Evaluation
 from search.evaluate.score import TaskScore, be_quiet, find_model, open_model, score
 from search.evaluate.tasks import build, chosen, source_of
-from search.models import is_run, named, run_data
+from search.models import best_in_words, is_run, named, run_data
 from space.app import verb
 from space.cli import one_line_errors
 from space.files import write_atomically
@@ -45,13 +45,14 @@ def main(config: EvaluateConfig) -> None:
     """Score the model, print the table and keep what it rests on."""
     be_quiet()
     with one_line_errors():
-        config = replace(
-            config, model=named(config.model, config.study, config.outputs), study=None
-        )
+        study = config.study
+        config = replace(config, model=named(config.model, study, config.outputs), study=None)
         specs = chosen(config.tasks, config.only)
         folder = find_model(config.model, config.runs)
         tasks = build(specs, config.source, Path(config.package), lambda: held_out(config))
         lm = open_model(folder, config.cache, config.tokenizer, config.device)
+        if study is not None:
+            print(best_in_words(study, config.outputs), flush=True)
     scores = []
     for spec, task in zip(specs, tasks, strict=True):
         with one_line_errors((ValueError,)):

@@ -14,7 +14,7 @@ from typing import Any
 from search.engines import ENGINES
 from search.measure.config import Measuring
 from search.measure.measured import measure
-from search.models import is_run, named
+from search.models import best_in_words, is_run, named
 from search.record import Measured
 from search.runs import read_asked
 from space.app import verb
@@ -54,6 +54,8 @@ def main(config: MeasureConfig) -> None:
         names = [named(name, config.study, config.outputs) for name in names_of(config.model)]
         architectures = [architecture_of(name, config.runs) for name in names]
         device = chosen(config.device)
+        if config.study is not None:
+            print(best_in_words(config.study, config.outputs), flush=True)
         found = measure(architectures, config, say)
     rows = [
         row

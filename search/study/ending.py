@@ -32,7 +32,11 @@ ASKED = ("command", "config", "workers", "n_trials", "planned")
 
 
 def conclude(session: "Session[Any]", ending: Ending) -> bool:
-    """Describe, tidy and report; on a full disk as far as possible. Whether all pages were made."""
+    """Describe, tidy and report; on a full disk as far as possible. Whether all pages were made.
+
+    Raises:
+        KeyboardInterrupt: it was stopped; the message says what goes on.
+    """
     done = ending.kind == End.DONE
     session.known.clear()  # records may have been given scores since
     try:
@@ -45,6 +49,12 @@ def conclude(session: "Session[Any]", ending: Ending) -> bool:
         if ending.kind != End.FATAL:
             raise
         return False
+    except KeyboardInterrupt:
+        ended, total = session.count_done(), session.work.total
+        raise KeyboardInterrupt(
+            f"stopped before the page was written; {ended} of {total} runs are done, and the same "
+            f"command {'writes it' if ended >= total else 'continues'}"
+        ) from None
 
 
 def describe(session: "Session[Any]", finished: bool) -> dict[str, Any]:

@@ -96,7 +96,8 @@ def open_storage(
         )
         raise ValueError(
             f"{shown} must be a SQLAlchemy URL that can be opened, such as sqlite:///study.db or "
-            f"postgresql+psycopg://user@host/name, but {first_line(error)}"
+            "postgresql+psycopg://user@host/name, but "
+            + ("what was given is no URL" if type(error) is ArgumentError else first_line(error))
             + (f"; {REMEDY}" if _says_damage(error) else "")
             + ("; pip install 'psycopg[binary]'" if "psycopg" in str(error) else "")
         ) from None

@@ -10,6 +10,8 @@ import pytest
 from report_fixtures import RECIPE, ladder
 from study_fixtures import environment
 
+from search.evaluate import __main__ as evaluate
+from search.measure import __main__ as measuring
 from search.models import best, instead, named
 from search.record import Run
 from search.runs import WEIGHTS, write_run
@@ -82,6 +84,39 @@ def run_of(folder: Path, architecture: Architecture, kept: bool) -> str:
     if kept:
         (folder / run.key / WEIGHTS).write_bytes(b"weights")
     return run.key
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "measure"])
+def test_scores_and_times_of_the_best_run_say_which_it_is(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = run_of(tmp_path / "runs", ladder([2])[0], True)
+    write(tmp_path / "outputs" / "s", {"a": [1.0]})
+    path = tmp_path / "outputs" / "s" / "study.json"
+    content = json.loads(path.read_text()) | {"runs": "runs"}
+    content["trials"][0]["key"] = key
+    path.write_text(json.dumps(content))
+
+    def stopped(*_: object) -> None:
+        raise ValueError("so far")
+
+    for name in ("chosen", "build"):
+        monkeypatch.setattr(evaluate, name, lambda *_: [])
+    for name in ("find_model", "open_model"):
+        monkeypatch.setattr(evaluate, name, lambda *_: None)
+    monkeypatch.setattr(evaluate, "table", lambda _: "scores")
+    monkeypatch.setattr(measuring, "measure", stopped)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [verb, "model=best", "study=s"])
+    if verb == "evaluate":
+        evaluate.main()
+    else:
+        sys.argv.append("engine=llama_cpp")
+        with pytest.raises(SystemExit, match="2"):
+            measuring.main()
+    said = capsys.readouterr().out
+    assert f"it is the best run of s, {key}: 2 layers × " in said
+    assert "seed 0, 1.0000 bits per byte" in said
 
 
 def test_in_place_of_a_best_run_that_no_format_holds_the_best_that_can_be_exported_is_named(

@@ -98,7 +98,12 @@ def complain(
         (["study=laws"], ["study must not be one of tables, laws", "but got 'laws'"]),
         (["study=tables"], ["study must not be one of tables, laws", "but got 'tables'"]),
         (["study=coordinate_check"], ["study must not be", "but got 'coordinate_check'"]),
-        (["storage=nonsense"], ["storage", "SQLAlchemy URL"]),
+        (["storage=nonsense"], ["storage", "SQLAlchemy URL", "but what was given is no URL"]),
+        (["evaluate.limit=5"], ["evaluate.limit must come with tasks", "add evaluate=commonsense"]),
+        (
+            ["n_trials=2", "+n_trials=3"],
+            ["n_trials must be given once", "got n_trials=2 and +n_trials=3; leave one out"],
+        ),
         (["storage=sqlite:////nowhere/at/all.db"], ["storage", "unable to open database file"]),
         (["storage=nodriver://host/name"], ["storage", "nodriver"]),
         (["storage=sqlite:///:memory:"], ["storage", "in memory", "name a file"]),

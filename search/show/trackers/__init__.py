@@ -18,7 +18,7 @@ from search.record import Record, architecture_id
 from search.runs import disk_error, pruned_record, read_metrics, usable_record
 from search.show.workspace import EXTRA, PACKAGE
 from search.states import State
-from space.doors import Chosen, Door, label, taking_options
+from space.doors import Chosen, Door, label, require_arguments, taking_options
 from space.seals import Damaged, digest
 
 if TYPE_CHECKING:
@@ -160,8 +160,10 @@ def open_tracker(config: TrackerConfig, study: str, folder: Path, scored: bool =
         ValueError: an option that the tracker does not take.
     """
     kind = cast(type[Tracker], TRACKERS.load(config.name))
+    who, ours = f"tracker={config.name}", ("config", "study", "folder")
+    require_arguments("tracker.options", who, kind, config.options, ours)
     try:
-        with taking_options("tracker.options", f"tracker={config.name}"):
+        with taking_options("tracker.options", who):
             tracker = kind(config, study, folder, **config.options)
     except OSError as error:
         if disk_error(error) is not None:

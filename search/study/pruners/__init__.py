@@ -79,11 +79,12 @@ def make_pruner(config: PrunerConfig, recipe: Recipe) -> "BasePruner":
         )
     from optuna.pruners import BasePruner
 
-    with taking_options("pruner.options", f"pruner={config.name}"):
+    who = f"pruner={config.name}"
+    require_arguments("pruner", who, pruner.make, config.options, ours=("recipe",))
+    with taking_options("pruner.options", who):
         made = pruner.make(recipe, **config.options)
     if not isinstance(made, BasePruner):
         raise ValueError(
-            f"pruner={config.name} must make one of Optuna's pruners, but made {made!r:.80}; "
-            "return a BasePruner"
+            f"{who} must make one of Optuna's pruners, but made {made!r:.80}; return a BasePruner"
         )
     return made

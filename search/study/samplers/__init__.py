@@ -1,13 +1,22 @@
 """Who proposes architectures: a file for each sampler, and users' own (docs/doors/sampler.md)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from space.compat import without_experimental_warnings
-from space.doors import Chosen, Door, require_arguments, require_plain_arguments, taking_options
+from space.doors import (
+    Chosen,
+    Door,
+    place_of,
+    require_arguments,
+    require_plain_arguments,
+    taking_options,
+)
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+    from optuna.trial import Trial
 
 
 class Sampler(Protocol):
@@ -75,14 +84,38 @@ def make_sampler(config: SamplerConfig, seed: int) -> "BaseSampler":
     """
     from optuna.samplers import BaseSampler
 
-    with taking_options("sampler.options", f"sampler={config.name}"):
-        made = SAMPLERS.load(config.name).make(seed, **config.options)
+    sampler, who = SAMPLERS.load(config.name), f"sampler={config.name}"
+    require_arguments("sampler", who, sampler.make, config.options, ours=("seed",))
+    with taking_options("sampler.options", who):
+        made = sampler.make(seed, **config.options)
     if not isinstance(made, BaseSampler):
         raise ValueError(
-            f"sampler={config.name} must make one of Optuna's samplers, but made {made!r:.80}; "
-            "return a BaseSampler"
+            f"{who} must make one of Optuna's samplers, but made {made!r:.80}; return a BaseSampler"
         )
     return made
+
+
+def require_proposal(
+    config: SamplerConfig, seed: int, directions: Sequence[Any], suggest: Callable[["Trial"], Any]
+) -> None:
+    """Ask a sampler of the user's own for a first proposal, in a study that is kept nowhere.
+
+    Raises:
+        ValueError: it makes none; the message says where it went wrong.
+    """
+    if "." not in config.name or config.exhaustive:
+        return
+    from optuna import create_study
+
+    study = create_study(sampler=make_sampler(config, seed), directions=directions)
+    try:
+        suggest(study.ask())
+    except Exception as error:
+        raise ValueError(
+            place_of(error)
+            or f"sampler={config.name} must propose what trials ask for, but "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from None
 
 
 def worker_seed(config: SamplerConfig, seed: int, worker: int, trials: int) -> int:

@@ -1,14 +1,17 @@
 """Exit code 0 is for a complete study with its report."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from report_fixtures import default_study
-from study_fixtures import open_search, run, write_text
+from study_fixtures import command, configured, open_search, run, study_json, work, write_text
 
 from reports.__main__ import ReportsConfig
 from reports.read.study import read_study
+from search.__main__ import main
+from search.__main__ import open_search as open_session
 from search.states import End
 from search.study.ending import conclude, finish, make_report
 from search.study.pool import Ending, Pool
@@ -56,8 +59,6 @@ def test_a_report_that_failed_is_no_success(tmp_path: Path) -> None:
 def test_a_study_whose_runs_all_diverged_is_no_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from study_fixtures import work
-
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path)
     search = open_search(tmp_path, "n_trials=2", "recipe.lr=1e15")
@@ -65,6 +66,50 @@ def test_a_study_whose_runs_all_diverged_is_no_success(
     ending = Ending(End.DONE)
     assert finish(search, ending, conclude(search, ending)) == 1
     assert "error: all 2 runs diverged: loss" in capsys.readouterr().err
+
+
+def test_stopped_while_the_page_is_written_says_what_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_text(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    given = ["n_trials=1", "replicates.seeds=1", "report=true", "executor=inline"]
+    monkeypatch.setattr(sys, "argv", ["search", *command(tmp_path, *given)[3:]])
+
+    def stopped(_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("search.study.ending.make_report", stopped)
+    with pytest.raises(SystemExit, match="130"):
+        main()
+    said = "stopped before the page was written; 1 of 1 runs are done, and the same command writes"
+    assert capsys.readouterr().err.strip() == f"{said} it"
+
+
+def test_what_shows_the_same_again_keeps_the_command_that_trained_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def asked(*given: str) -> tuple[str, int]:
+        options = configured(tmp_path, *given)
+        search = open_session(options, given)
+        if options.train:
+            work(search)
+            conclude(search, Ending(End.DONE))
+        search.lock.release()
+        said = study_json(tmp_path)
+        assert said["config"]["n_trials"] == said["n_trials"]
+        return said["command"], said["n_trials"]
+
+    two = "python -m search n_trials=2 replicates.seeds=1", 2
+    assert asked("n_trials=2", "replicates.seeds=1") == two
+    assert asked("n_trials=1", "replicates.seeds=1") == two, "it shows both runs"
+    assert asked("n_trials=1", "replicates.seeds=1", "train=false") == two
+    columns = asked("n_trials=2", "replicates.seeds=1", "columns=[kv_bytes]")
+    assert "columns" in columns[0], "it shows something else"
+    assert asked("n_trials=3", "replicates.seeds=1")[1] == 3
 
 
 def test_a_study_whose_runs_are_in_progress_elsewhere_is_not_complete(
