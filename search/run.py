@@ -25,6 +25,7 @@ from search.record import Record, Run
 from search.states import Status
 from search.study.locks import run_lock
 from search.train.loop import Stop, train
+from search.train.parts import require_parts
 from search.train.placement import Placement, rank, settle, settle_precision, what_is_lost
 from space.app import verb
 from space.arch import Architecture
@@ -102,6 +103,7 @@ def prepare_run(config: RunConfig) -> tuple[Run, Data]:
     recipe = settle_precision(config.recipe, config.placement)
     require_tokens(data, recipe.seq_len, recipe.batch_size)
     teacher.require(recipe, data, config.placement)
+    require_parts([arch])
     run = Run(
         architecture=arch,
         recipe=recipe,

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from space.arch import Architecture
+from space.cost import cost
+from space.words import join
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -271,6 +273,18 @@ class Decoder(nn.Module):
         self.finish: Finish | None = None
         for part in arch.active:
             part.build(self)
+        if arch.parts:
+            self._require_count()
+
+    def _require_count(self) -> None:
+        """Raises: ValueError where a part built other weights than it counts."""
+        built, counted = sum(p.numel() for p in self.parameters()), cost(self.arch).parameters
+        if built != counted:
+            names = join([setting.name for setting in self.arch.parts])
+            raise ValueError(
+                f"a part must count the weights that it builds, but with {names} {counted:,} are "
+                f"counted and {built:,} built; correct what its attention, ffn and stack return"
+            )
 
     def forward(self, input_ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits (B, T, V) for token ids (B, T), which follow those the cache holds."""

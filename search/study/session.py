@@ -59,6 +59,7 @@ from search.study.storage import (
     settled_precision,
 )
 from search.train import placement
+from search.train.parts import require_parts
 from search.train.placement import (
     Placement,
     leave_group,
@@ -180,6 +181,8 @@ class Session(Generic[W]):
         pruner = make_pruner(subject.pruner, ground.recipe)
         workers = config.workers_of(ground.executor)
         begun = is_begun(ground.storage, config.name)
+        if not begun:
+            require_parts(work.architectures)
         asked = given(ground.given, config.url, type(config))
         settled = None if begun else _settle_placement(config.placement, workers, work)
         tracker = open_tracker(

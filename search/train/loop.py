@@ -58,7 +58,7 @@ from search.train.placement import Placement, rank, settle, world
 from search.train.provenance import device_name, versions
 from space.commit import commit
 from space.compat import keep_compiler_out
-from space.doors import Changed
+from space.doors import Changed, place_of
 from space.files import Fence, file_atomically, nothing, write_atomically
 from space.model import Attention, Decoder
 from space.seals import set_aside
@@ -669,9 +669,9 @@ def _is_memory(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """One line: the kind of failure and what it says."""
+    """One line: the kind of failure and what it says; of a user's own file, where it was."""
     if isinstance(error, Heard):
         return str(error)
     lines = str(error).strip().splitlines()
     kind = "out of memory" if _is_memory(error) else type(error).__name__
-    return f"{kind}: {lines[0]}" if lines else kind
+    return place_of(error) or (f"{kind}: {lines[0]}" if lines else kind)
