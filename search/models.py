@@ -194,8 +194,9 @@ def without_weights(folder: Path, outputs: str | Path = OUTPUTS) -> ValueError:
 
 
 def _commands(key: str, outputs: str | Path) -> Iterator[str]:
-    """What started the studies and tables that have a run."""
-    for path in sorted(Path(outputs).glob("**/study.json")):
+    """What started the studies and tables that have a run, the latest first."""
+    paths = sorted(Path(outputs).glob("**/study.json"))
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         with suppress(ValueError, OSError, LookupError, TypeError, AttributeError):  # damaged
             content = read_json(path)
             if any(trial.get("key") == key for trial in content["trials"]):

@@ -299,14 +299,17 @@ def unhappy(study: Study) -> list[tuple[str, str, str]]:
 
 
 def _export(study: Study) -> str | None:
-    """The command that exports the best run, with the places that the study was given; none before
-    one has ended that keeps to the constraints."""
+    """The command that exports the best run, with the places that the study was given, and whether
+    its weights were kept; none before one has ended that keeps to the constraints."""
     if study.eligible.empty:
         return None
     given = shlex.split(str(study.facts.get("command") or ""))
     places = [text for text in given if text.startswith(("outputs=", "data.cache="))]
     own = [text.removeprefix("data.") for text in places]
-    return command("space", "export=best", f"study={study.name}", *own, "to=FOLDER")
+    take = command("space", "export=best", f"study={study.name}", *own, "to=FOLDER")
+    if not study.facts.get("best_kept", True):
+        return f"the best run kept no weights when it was trained; {take} says what trains it again"
+    return take
 
 
 def how_it_was_scored(evidence: Evidence) -> Facts:

@@ -44,7 +44,10 @@ def conclude(session: "Session[Any]", ending: Ending) -> bool:
             measure_runs(session)
         content = describe(session, finished=done)
         tidy(session, done=done)
-        return report(session, content)
+        reported = report(session, content)
+        if done and session.config.keep == "best" and not content.get("best_kept", True):
+            print(f"the best run kept no weights when it was trained; {_how_to_keep(session)}")
+        return reported
     except (OSError, Unreadable):
         if ending.kind != End.FATAL:
             raise
@@ -67,6 +70,8 @@ def describe(session: "Session[Any]", finished: bool) -> dict[str, Any]:
         "trials": entries(attempts, session.job.targets, session.job.runs, session.known),
         "started": session.study.user_attrs.get("started"),
     }
+    if finished and session.artifacts is None and (best := _best(session, attempts, done=True)):
+        content["best_kept"] = (session.job.runs / str(best[0].key) / WEIGHTS).is_file()
     content |= _asked_before(session.job.folder / "study.json", content)
     write_study(session.job.folder, content)
     session.tracker.mirror(session.job.runs, distinct(attempts))
@@ -83,6 +88,13 @@ def _asked_before(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     shown = json.loads(json.dumps({k: v for k, v in content.items() if k not in ASKED}))
     same = all(earlier.get(name) == shown[name] for name in shown if name != "wall_s")
     return {name: earlier[name] for name in ASKED if name in earlier} if same else {}
+
+
+def _how_to_keep(session: "Session[Any]") -> str:
+    where = session.config.outputs
+    places = [] if where == "outputs" else [f"outputs={quoted(where)}"]
+    asked = command("space", "export=best", f"study={session.job.study}", *places, "to=FOLDER")
+    return f"`{asked}` says what trains it again"
 
 
 def tidy(session: "Session[Any]", done: bool = False) -> None:

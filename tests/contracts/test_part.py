@@ -345,7 +345,7 @@ def test_the_part_in_the_documentation_keeps_the_contract(
             "Extra(matrices=shape.hidden_size",
             "Extra(matrices=1 + shape.hidden_size",
             check_counts_equal_the_built_model,
-            r"counts .* weights, but the model has",
+            r"are counted and .* built",
         ),
         (
             "Extra(matrices=",

@@ -28,11 +28,11 @@ from search.__main__ import say_what_is_left, say_what_lacks_seeds
 from search.evaluate.scores import Scorer
 from search.executors import ExecutorConfig
 from search.executors.slurm import Slurm
-from search.models import named, stored
+from search.models import described, named, stored
 from search.objectives import Targets
 from search.record import architecture_id
 from search.runs import CorruptRecord, usable_record
-from search.states import Role, State, Status
+from search.states import End, Role, State, Status
 from search.study import ending, session
 from search.study.describe import (
     entries,
@@ -40,7 +40,7 @@ from search.study.describe import (
     importance,
     importance_intervals,
 )
-from search.study.ending import describe, tidy
+from search.study.ending import conclude, describe, tidy
 from search.study.exploration import Exploration, Option, Replicates, SearchWork
 from search.study.locks import require_writable
 from search.study.plan import (
@@ -54,6 +54,7 @@ from search.study.plan import (
     every_arm,
     ranked,
 )
+from search.study.pool import Ending
 from search.study.samplers import SAMPLERS, SamplerConfig, make_sampler, worker_seed
 from search.study.session import look_ahead, require_shared
 from search.study.storage import (
@@ -964,3 +965,23 @@ def test_differences_name_nested_values() -> None:
         "d was 2, is None",
         "e was None, is 3",
     ]
+
+
+def test_a_study_says_at_its_end_that_its_best_run_kept_no_weights(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("n_trials=2", "replicates.seeds=1")
+    first = open_search(here, *asked, "keep=none")
+    work(first)
+    conclude(first, Ending(End.DONE))
+    first.lock.release()
+    assert "kept no weights" not in capsys.readouterr().out, "none were asked for"
+    given = [*asked, "study=other"]  # whose runs come from their records
+    second = replace(open_search(here, *given), given=given)
+    work(second)
+    conclude(second, Ending(End.DONE))
+    said = capsys.readouterr().out
+    assert "`python -m space export=best study=other to=FOLDER` says what trains it again" in said
+    with pytest.raises(ValueError, match="study=other"):
+        stored(Path(named("best", "other", "outputs")).name, "runs", "cache")
+    assert described("other", "outputs")["best_kept"] is False
