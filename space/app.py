@@ -111,6 +111,7 @@ def verb(
                         return
                     if not known.shell_completion:  # whose options are the shell's
                         require_own_experiment(given, schema, _module_of(main), folders)
+                        _require_once(given)
                         given = as_meant(given, schema, name, folders)
                         sys.argv[1:] = [*flags, *usual(given), *given]
                 with one_line_errors(CONFIGURING), reader_may_leave():
@@ -180,14 +181,14 @@ def as_meant(
             a file of `folders` that is not there.
     """
     require_assignments(given, groups_of(name, Path(CONF)))
-    _require_once(given)
     full = by_name(in_full(given, schema), doors_of(schema))
     require_known(full, schema, groups_of(name, Path(CONF)), folders)
     return [as_text(text, schema) for text in full]
 
 
 def _require_once(given: Sequence[str]) -> None:
-    """Raises: ValueError for an option that is given twice, of which Hydra would take the last."""
+    """Raises: ValueError for an option of a command that is given twice, of which Hydra would take
+    the last. In Python the last is meant to stand."""
     seen: dict[str, str] = {}
     for text in given:
         option = option_of(text)
