@@ -22,9 +22,15 @@ def times() -> dict[int, float]:
 
 
 def study_of(
-    root: Path, seeds: int = 5, noise: float = 0.002, beyond: tuple[int, ...] = (), **facts: object
+    root: Path,
+    seeds: int = 5,
+    noise: float = 0.002,
+    beyond: tuple[int, ...] = (),
+    by_window: float | None = None,
+    **facts: object,
 ) -> Study:
-    """Six depths with so many seeds each; some of them `beyond` a constraint."""
+    """Six depths with so many seeds each; some of them `beyond` a constraint. What 64 windows came
+    to is kept where it is said by how much depths differ `by_window`."""
     measures = [Measure(name) for name in OBJECTIVES]
     said = {"objectives": [measure.facts() for measure in measures], "columns": []}
     folder = StudyFolder(root, "two", **{**said, "constraints": [], **facts})
@@ -33,7 +39,9 @@ def study_of(
             draw = noise * ((seed * 7 + arch.num_layers * 3) % 5 - 2) + 0.01 * seed
             role = "explore" if seed == 0 else "replicate"
             bpb = QUALITY[arch.num_layers] + draw
-            key = folder.add(arch, seed=seed, role=role, bpb=bpb, points=2)
+            own = [bpb + (by_window or 0) * arch.num_layers * (-1) ** i for i in range(64)]
+            windows = () if by_window is None else own
+            key = folder.add(arch, seed=seed, role=role, bpb=bpb, points=2, windows=windows)
             record = usable_record(folder.runs / key)
             assert isinstance(record, Record)
             values = {measure.short: measure.of(record) for measure in measures}

@@ -1,15 +1,14 @@
 """Which arms may be the best: multiple comparisons with the best."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ablations.stats.block import LEVEL, cells_of, describe, fit_of
 from ablations.stats.dunnett import Array
-from ablations.stats.evaluation import widened
+from ablations.stats.evaluation import ErrorsTo, widened_around
 from ablations.stats.widths import half_widths_around
 
 
@@ -36,7 +35,7 @@ def indistinguishable(
     lower_is_better: bool = True,
     level: float = LEVEL,
     pooled: bool = False,
-    evaluation: Callable[[str], Mapping[str, float]] | None = None,
+    evaluation: ErrorsTo | None = None,
 ) -> Best:
     """The arms that may be the best: with 95% confidence, the truly best one is among them.
 
@@ -70,7 +69,8 @@ def indistinguishable(
         effects = sign * fit.effects[linked]
         half = half_widths_around(fit, linked, level, pooled)
         if evaluation:
-            half = _holding(evaluation, cells.index[linked], half, level)
+            arms = list(cells.index[linked])
+            half = widened_around(half, arms, evaluation, level, two_sided=False)
         to_best = _to_best(np.subtract.outer(effects, effects), half)
         rows.loc[rows.index[linked], ["diff", "ci_low", "ci_high"]] = to_best
     rows["may_be_best"] = ~(rows.ci_low >= 0) | (rows["diff"] <= 0)
@@ -79,21 +79,6 @@ def indistinguishable(
         rows[["diff", "ci_low", "ci_high"]] = 0.0 - rows[["diff", "ci_high", "ci_low"]].to_numpy()
     level_with = tuple(rows.index[rows.may_be_best])
     return Best(level_with[0], level_with, rows.reset_index())
-
-
-def _holding(
-    evaluation: Callable[[str], Mapping[str, float]],
-    arms: "pd.Index[Any]",
-    half: Array,
-    level: float,
-) -> Array:
-    """Half widths (K, K) that hold the error of evaluation too."""
-    held = half.copy()
-    for row, arm in enumerate(arms):
-        others, errors = arms != arm, evaluation(arm)
-        own = np.array([errors.get(other, np.nan) for other in arms[others]])
-        held[row, others] = widened(half[row, others], own, level, two_sided=False)
-    return held
 
 
 def _to_best(margin: Array, half: Array) -> Array:

@@ -3,6 +3,7 @@
 value[arm, seed] = effect of the arm + effect of the seed + error
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, log10, sqrt
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from ablations.stats.dunnett import DIGITS, Array, Contrasts
-from ablations.stats.tails import t_isf
+from ablations.stats.tails import norm_isf, t_isf
 
 LEVEL = 0.95
 
@@ -114,18 +115,28 @@ def contrasts(fit: Fit, to: int) -> Contrasts:
 
 
 def arm_means(
-    frame: pd.DataFrame, metric: str = "val_bpb", *, level: float = LEVEL
+    frame: pd.DataFrame,
+    metric: str = "val_bpb",
+    *,
+    level: float = LEVEL,
+    evaluation: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
-    """Per arm, in the order of first rows: `arm n mean sd ci_low ci_high`, for plotting.
+    """Per arm, in the order of first rows: `arm n mean sd ci_low ci_high text_low text_high`.
 
     The interval uses the pooled spread and says how far the mean would move if the arm were rerun
-    with these seeds. It is for this arm alone, not simultaneous. `frame`, the other columns and
-    the errors are those of `compare`; intervals are NaN where no degree of freedom is left.
+    with these seeds and scored on the same text, as figures show it, since arms share their text.
+    That between `text_low` and `text_high` holds the choice of held-out text too: `evaluation` has,
+    by arm, the standard error that the mean has for it; NaN where that is not known. Both are for
+    this arm alone, not simultaneous. `frame`, the other columns and the errors are those of
+    `compare`; intervals are NaN where no degree of freedom is left.
     """
     cells = cells_of(frame, metric)
     fit, rows = fit_of(cells), describe(cells)
     half = t_isf((1 - level) / 2, fit.df) * fit.sigma / np.sqrt(rows.n.replace(0, np.nan))
+    known = pd.Series([(evaluation or {}).get(arm, np.nan) for arm in rows.index], rows.index)
+    both = np.hypot(half, norm_isf((1 - level) / 2) * known.astype(float))
     rows = rows.assign(ci_low=rows["mean"] - half, ci_high=rows["mean"] + half)
+    rows = rows.assign(text_low=rows["mean"] - both, text_high=rows["mean"] + both)
     return in_order_of(frame, rows)
 
 

@@ -5,14 +5,20 @@ arms vary less with the windows than the losses do. No number of seeds shows tha
 same in all of them. Windows are spread evenly over the held-out text and taken for independent.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ablations.stats.tails import norm_isf
 
-Array = NDArray[np.floating]
+Array = NDArray[np.float64]
 FEWEST = 2
 """Windows: one alone does not say how they vary."""
+
+ErrorsTo = Callable[[Any], Mapping[str, float]]
+"""By an arm as the baseline the standard errors of the others' differences to it, as known."""
 
 
 def standard_error(ours: Array, baselines: Array, units: Array) -> float:
@@ -49,3 +55,15 @@ def widened(half: Array, errors: Array, level: float, *, two_sided: bool = True)
     own = norm_isf(alpha / 2 if two_sided else alpha) * np.nan_to_num(errors)
     result: Array = np.hypot(half, own)
     return result
+
+
+def widened_around(
+    half: Array, arms: Sequence[Any], errors: ErrorsTo, level: float, *, two_sided: bool
+) -> Array:
+    """Half widths (K, K) of the arms' intervals around each of them, row by row, `widened`."""
+    held = half.copy()
+    for row, arm in enumerate(arms):
+        others, known = np.arange(len(arms)) != row, errors(arm)
+        own = np.array([known.get(other, np.nan) for other in arms])[others]
+        held[row, others] = widened(half[row, others], own, level, two_sided=two_sided)
+    return held

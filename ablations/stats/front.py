@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ablations.stats.block import LEVEL, cells_of, fit_of
 from ablations.stats.dunnett import Array
+from ablations.stats.evaluation import ErrorsTo, widened_around
 from ablations.stats.widths import half_widths_around
 
 FRONT, DOMINATED, UNRESOLVED = "front", "dominated", "unresolved"
@@ -27,6 +28,7 @@ def pareto(
     *,
     exact: Collection[str] = (),
     level: float = LEVEL,
+    evaluation: Mapping[str, ErrorsTo] | None = None,
 ) -> pd.DataFrame:
     """One row per arm, by name:
 
@@ -48,6 +50,9 @@ def pareto(
     its three spreads; the level is shared equally among measured objectives and among arms that
     have rivals (Bonferroni), and within these by Dunnett.
 
+    `evaluation` has, by objective, what `indistinguishable` takes: that objective's intervals then
+    hold the choice of held-out text too.
+
     Raises:
         ValueError: as `compare`, and where an exact objective differs between seeds of an arm.
     """
@@ -57,7 +62,10 @@ def pareto(
     rivals = _rivals(known, len(arms))
     measured = [name for name in objectives if name not in known]
     each = 1 - (1 - level) / max(len(measured) * int(rivals.any(1).sum()), 1)
-    margins = [_Margin.of(tables[name], objectives[name], each) for name in measured]
+    margins = [
+        _Margin.of(tables[name], objectives[name], each, (evaluation or {}).get(name))
+        for name in measured
+    ]
     return _verdicts(list(arms), known, rivals, margins)
 
 
@@ -71,7 +79,13 @@ class _Margin:
     """Infinite where nothing is known."""
 
     @classmethod
-    def of(cls, cells: pd.DataFrame, lower_is_better: bool, level: float) -> "_Margin":
+    def of(
+        cls,
+        cells: pd.DataFrame,
+        lower_is_better: bool,
+        level: float,
+        evaluation: ErrorsTo | None,
+    ) -> "_Margin":
         fit = fit_of(cells)
         diff = np.subtract.outer(fit.effects, fit.effects) * (1 if lower_is_better else -1)
         half = np.full(diff.shape, np.inf)
@@ -79,6 +93,9 @@ class _Margin:
             arms = np.flatnonzero(fit.group == group)
             if len(arms) > 1 and fit.df:
                 around = half_widths_around(fit, arms, level, pooled=False, two_sided=True)
+                if evaluation:
+                    names = list(cells.index[arms])
+                    around = widened_around(around, names, evaluation, level, two_sided=True)
                 half[np.ix_(arms, arms)] = np.where(np.isnan(around), np.inf, around)
         return cls(diff, half)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -126,7 +126,7 @@ def _runs(study: Study, evidence: Evidence, arms: pd.DataFrame, color: str) -> J
 
 def _means(study: Study, arms: pd.DataFrame, marker: Json) -> Json:
     hover = [
-        f"<b>{arm.label}</b><br>{arm.value:.4f} {study.unit}, {arm.seeds}"
+        f"<b>{arm.label}</b><br>{arm.value:.4f} {study.unit}, {arm.seeds}{_on_text(arm)}"
         for arm in arms.assign(seeds=_seeds_in_words(arms)).itertuples()
     ]
     style = marker | {"size": 8}
@@ -135,6 +135,14 @@ def _means(study: Study, arms: pd.DataFrame, marker: Json) -> Json:
         "text": hover,
         "hoverinfo": "text",
     }
+
+
+def _on_text(arm: Any) -> str:
+    """The interval of a mean had other text been held out, where that is known: bars leave it out,
+    since all arms were scored on the same text."""
+    if not arm.text_high > arm.text_low:
+        return ""
+    return f"<br>on text of this kind {arm.text_low:.4f} to {arm.text_high:.4f} (95%)"
 
 
 def _seeds_in_words(arms: pd.DataFrame) -> list[str]:

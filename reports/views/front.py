@@ -42,6 +42,7 @@ MARKS = {
 }
 """Of each verdict: colour and symbol on the page, colour in print."""
 PRINTED = {FRONT: "o", UNRESOLVED: "o", DOMINATED: "x", ONCE: "o"}
+TEXT = "of this mean alone, had other text of the same kind been held out"
 NAMED = {FRONT: "on the front", UNRESOLVED: "unresolved", DOMINATED: "dominated", ONCE: ONCE}
 
 
@@ -62,9 +63,10 @@ def columns(study: Study, front: Front) -> list[Column]:
         text = decimals(4) if name in measured else figures(4)
         shown.append(Column(name, heading, text, study.measures[name]["title"]))
         if name in measured:
-            hint = "of this mean alone, not simultaneous"
-            of = f"95% interval of {heading}"
-            around.append(Column(f"{name}.interval", of, str, hint, numeric=False))
+            of, alone = f"95% interval of {heading}", "of this mean alone, not simultaneous"
+            around.append(Column(f"{name}.interval", of, str, alone, numeric=False))
+            on_text = Column(f"{name}.text", f"{of} on such text", str, TEXT, numeric=False)
+            around.append(on_text)
     behind = f"to the best that is as good in {rest}; negative is ahead of all of these"
     return [
         *shown,
@@ -85,6 +87,9 @@ def rows(study: Study, front: Front) -> tuple[list[Column], list[list[Cell]]]:
         if f"{name}.low" in frame:
             ends = frame[f"{name}.low"], frame[f"{name}.high"]
             frame[f"{name}.interval"] = intervals(*ends, decimals(4))
+        if f"{name}.text_low" in frame:
+            ends = frame[f"{name}.text_low"], frame[f"{name}.text_high"]
+            frame[f"{name}.text"] = intervals(*ends, decimals(4))
     return printed_rows(frame, columns(study, front))
 
 

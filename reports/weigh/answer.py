@@ -26,6 +26,7 @@ from space.budget import Budget
 from space.device import unpinned
 from space.words import count, join, magnitude, plain, switched
 
+MEANS = ("n", "mean", "sd", "ci_low", "ci_high", "text_low", "text_high")
 EXPECTED = ("p_best", "regret")
 MOST_EXPECTED = 200
 """Architectures for which a choice is computed: its matrices have as many rows."""
@@ -53,7 +54,8 @@ class Evidence:
     arms: pd.DataFrame
     """One row for each architecture with a finished run, by depth and width: `arm`, `label`,
     `depth`, `width`, `series`, `tried` (finished seeds), `value` (mean of `cells` where replicated,
-    else of the seeds tried), `replicated`, `n mean sd ci_low ci_high` of the replicated,
+    else of the seeds tried), `replicated`, `n mean sd ci_low ci_high text_low text_high` of the
+    replicated, as `ablations.stats.block.arm_means` has them,
     `diff diff_low diff_high p_adjusted mdd verdict` of those compared with the baseline,
     `p_best regret` of those that `choice` is about."""
     baseline: str | None
@@ -96,15 +98,15 @@ def weigh(study: Study) -> Evidence:
     windows = _windows(done, cells, study)
     errors = windows.errors(baseline) if baseline is not None else {}
     if replicated:
-        means = arm_means(cells, metric=study.metric)
-        arms = arms.merge(means[["arm", "n", "mean", "sd", "ci_low", "ci_high"]], "left", on="arm")
+        means = arm_means(cells, metric=study.metric, evaluation=windows.of_means)
+        arms = arms.merge(means[["arm", *MEANS]], "left", on="arm")
         found = indistinguishable(
             cells, study.metric, lower_is_better=study.lower_is_better, evaluation=windows.errors
         )
         level, best = found.level, found.best
         spread_p = equal_spread(cells, metric=study.metric)
     else:
-        arms = arms.assign(n=np.nan, mean=np.nan, sd=np.nan, ci_low=np.nan, ci_high=np.nan)
+        arms = arms.assign(**dict.fromkeys(MEANS, np.nan))
         level, best, spread_p = (), None, np.nan
     arms = _with_differences(arms, cells, study, baseline, errors)
     choice = choice_of(done, arms, study) if replicated else None

@@ -45,6 +45,15 @@ class Windows:
         }
 
     @property
+    def of_means(self) -> dict[str, float]:
+        """The standard error of each arm's own mean, where it is known: that of its difference to
+        an arm without any loss."""
+        return {
+            arm: standard_error(nats, np.zeros_like(nats), units)
+            for arm, (nats, units) in self.of_arms.items()
+        }
+
+    @property
     def covariance(self) -> pd.DataFrame | None:
         """(A, A) of the arms' losses over the choice of windows; None where they were not all
         scored on the same ones."""

@@ -1,7 +1,7 @@
 """The front of a study with several objectives: which architectures are on it, by their seeds, and
 how much of it was found when."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,8 @@ from ablations.stats.block import arm_means
 from ablations.stats.front import DOMINATED, FRONT, UNRESOLVED, pareto
 from reports.read.study import Study
 from reports.weigh.answer import Evidence
+from reports.weigh.evaluation import Windows
+from search.objectives import LOSSES
 from search.states import Role
 from space.compat import hypervolume
 from space.words import count, join
@@ -34,10 +36,13 @@ class Front:
     """One row per eligible architecture, by verdict and second objective: `arm label depth width
     series n verdict rival diff ci_low ci_high` as `ablations.stats.front.pareto` has them, and of
     each objective its mean over the `n` seeds (over the runs where it is not compared), with
-    `<name>.low` and `<name>.high` of those that vary."""
+    `<name>.low` and `<name>.high` of those that vary, and `<name>.text_low` and `<name>.text_high`
+    of losses, as `ablations.stats.block.arm_means` has them."""
     volume: pd.DataFrame
     """`number` of each finished exploring run, in the order of the study, and `share`: how much of
     the box between the best and the worst of each objective the runs so far dominate."""
+    held_out: str = ""
+    """A sentence: whether verdicts hold the choice of held-out windows; empty without a loss."""
 
     def labels(self, verdict: str) -> list[str]:
         """The architectures with this verdict."""
@@ -52,7 +57,12 @@ def front_of(study: Study, evidence: Evidence) -> Front | None:
     cells = evidence.cells[["arm", "seed"]].merge(study.eligible, on=["arm", "seed"])
     exact = _exact(study, list(objectives))
     rows = evidence.arms[["arm", "label", "depth", "width", "series", "tried"]].copy()
-    found = _compared(cells, objectives, exact)
+    windows = {
+        name: Windows.read(cells, study.where, study.records.get, name)
+        for name in objectives
+        if name in LOSSES
+    }
+    found = _compared(cells, objectives, exact, windows)
     rows = rows.merge(found, "left", on="arm")
     tried = study.eligible.groupby("arm")[list(objectives)].mean()
     for name in objectives:
@@ -63,7 +73,16 @@ def front_of(study: Study, evidence: Evidence) -> Front | None:
     rows["place"] = rows.verdict.map(ORDER.index)
     rows = rows.sort_values(["place", list(objectives)[1], "arm"], ignore_index=True)
     seeds = tuple(evidence.seeds)
-    return Front(objectives, exact, seeds, rows.drop(columns="place"), _volume(study, objectives))
+    volume, held_out = _volume(study, objectives), _held_out(windows.values())
+    return Front(objectives, exact, seeds, rows.drop(columns="place"), volume, held_out)
+
+
+def _held_out(windows: Collection[Windows]) -> str:
+    if not windows:
+        return ""
+    if all(each.covariance is not None for each in windows):
+        return "Verdicts hold the choice of held-out windows."
+    return "Verdicts leave out the choice of held-out windows: not all runs kept what each came to."
 
 
 def _exact(study: Study, names: Sequence[str]) -> tuple[str, ...]:
@@ -78,18 +97,26 @@ def _exact(study: Study, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _compared(
-    cells: pd.DataFrame, objectives: dict[str, bool], exact: Sequence[str]
+    cells: pd.DataFrame,
+    objectives: dict[str, bool],
+    exact: Sequence[str],
+    windows: Mapping[str, Windows],
 ) -> pd.DataFrame:
     """The replicated arms, with verdicts and means."""
     if cells.arm.nunique() < 2:
         return pd.DataFrame(columns=["arm", "n", "verdict", "rival", "diff", "ci_low", "ci_high"])
-    rows = pareto(cells, objectives, exact=exact)
+    errors = {name: each.errors for name, each in windows.items()}
+    rows = pareto(cells, objectives, exact=exact, evaluation=errors)
     for name in objectives:
-        means = arm_means(cells, metric=name).set_index("arm")
+        own = windows[name].of_means if name in windows else {}
+        means = arm_means(cells, metric=name, evaluation=own).set_index("arm")
         rows[name] = rows.arm.map(means["mean"])
         if name not in exact:
             rows[f"{name}.low"] = rows.arm.map(means.ci_low)
             rows[f"{name}.high"] = rows.arm.map(means.ci_high)
+        if own:
+            rows[f"{name}.text_low"] = rows.arm.map(means.text_low)
+            rows[f"{name}.text_high"] = rows.arm.map(means.text_high)
     return rows.assign(n=rows.arm.map(cells.groupby("arm").size()))
 
 
@@ -122,4 +149,6 @@ def in_words(front: Front) -> list[str]:
         said.append(f"Dominated: {'; '.join(dominated)}.")
     if once:
         said.append(f"Tried with too few seeds to be compared: {len(once)}.")
+    if front.held_out:
+        said.append(front.held_out)
     return said

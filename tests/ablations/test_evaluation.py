@@ -6,8 +6,10 @@ import pytest
 from scipy import stats
 
 from ablations.stats.best import indistinguishable
+from ablations.stats.block import arm_means
 from ablations.stats.effects import compare
 from ablations.stats.evaluation import standard_error, widened
+from ablations.stats.front import pareto
 from ablations.stats.sequential import verdicts
 
 DRAW = np.random.default_rng(0)
@@ -118,3 +120,69 @@ def test_the_truly_best_arm_is_left_out_in_at_most_five_percent_of_tables() -> N
             left_out[known] += "arm 0" not in found.level
     assert left_out[True] / tables < 0.08  # 5% and two standard deviations
     assert left_out[False] / tables > 0.3, "else this shows nothing"
+
+
+def drawn(
+    draw: np.random.Generator, arms: int, gap: float = 0.0
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Arms whose windows and seeds are drawn anew, each `gap` worse than the one before: their
+    values, and what each window came to (A, W). Hard windows are hard for all arms."""
+    hard = draw.normal(0, 0.3, (1, 1, 200))
+    losses = 3.0 + gap * np.arange(arms)[:, None, None] + hard
+    losses = losses + draw.normal(0, 0.1, (arms, 1, 200)) + draw.normal(0, 0.004, (arms, SEEDS, 1))
+    return frame_of(losses.mean(2)), losses.mean(1)
+
+
+def test_the_interval_of_a_single_mean_holds_what_all_text_would_say() -> None:
+    """And the other one does not, since hard text moves all arms together."""
+    draw, covered, tables = np.random.default_rng(5), {"text": 0, "ci": 0}, 300
+    for _ in range(tables):
+        frame, means = drawn(draw, 3)
+        own = {f"arm {k}": standard_error(m, 0 * m, np.ones(200)) for k, m in enumerate(means)}
+        row = arm_means(frame, evaluation=own).iloc[1]
+        for name in covered:
+            covered[name] += row[f"{name}_low"] < 3.0 < row[f"{name}_high"]
+    assert 0.92 < covered["text"] / tables <= 1.0
+    assert covered["ci"] / tables < 0.6, "else this shows nothing"
+
+
+def test_a_mean_whose_windows_are_not_known_has_no_interval_on_other_text() -> None:
+    frame, _ = drawn(np.random.default_rng(6), 3)
+    rows = arm_means(frame, evaluation={"arm 1": 0.01}).set_index("arm")
+    assert rows.text_low.notna().to_list() == [False, True, False]
+    plain = arm_means(frame).set_index("arm")
+    pd.testing.assert_frame_equal(rows[["ci_low", "ci_high"]], plain[["ci_low", "ci_high"]])
+
+
+def test_a_front_has_few_false_verdicts_on_other_text() -> None:
+    """Of arms that all text makes equal: only the cheapest may be on the front, as nothing is as
+    cheap; any other verdict comes from these windows alone."""
+    draw, wrong, tables = np.random.default_rng(7), {True: 0, False: 0}, 200
+    for _ in range(tables):
+        frame, means = drawn(draw, 4)
+        frame["cost"] = frame.arm.str[-1].astype(float)
+
+        def errors(arm: str, means: np.ndarray = means) -> dict[str, float]:
+            base = means[int(arm[-1])]
+            return {f"arm {k}": standard_error(m, base, np.ones(200)) for k, m in enumerate(means)}
+
+        for known in (True, False):
+            held = {"val_bpb": errors} if known else None
+            rows = pareto(frame, {"val_bpb": True, "cost": True}, exact=["cost"], evaluation=held)
+            wrong[known] += set(rows.verdict[1:]) != {"unresolved"}
+    assert wrong[True] / tables < 0.08  # 5% and two standard deviations
+    assert wrong[False] / tables > 0.3, "else this shows nothing"
+
+
+def test_a_front_still_finds_what_is_far_apart() -> None:
+    frame, means = drawn(np.random.default_rng(8), 3, gap=0.2)
+    frame["cost"] = frame.arm.str[-1].astype(float)
+
+    def errors(arm: str) -> dict[str, float]:
+        base = means[int(arm[-1])]
+        return {f"arm {k}": standard_error(m, base, np.ones(200)) for k, m in enumerate(means)}
+
+    rows = pareto(
+        frame, {"val_bpb": True, "cost": True}, exact=["cost"], evaluation={"val_bpb": errors}
+    )
+    assert list(rows.verdict) == ["front", "dominated", "dominated"]

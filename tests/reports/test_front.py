@@ -182,3 +182,18 @@ def test_where_nothing_keeps_to_a_constraint_what_comes_nearest_is_shown(tmp_pat
         assert "by 0.04102" in text
         assert "by 0.041024" not in text
     assert "nothing that was tried meets" in trials.latex(study, found.evidence)
+
+
+def test_verdicts_hold_the_choice_of_held_out_windows(tmp_path: Path) -> None:
+    """Where depths differ far more by window than by seed, only what is fastest is on the front."""
+    plain, alike, apart = (
+        study_of(tmp_path / name, by_window=size)
+        for name, size in (("plain", None), ("alike", 1e-6), ("apart", 0.5))
+    )
+    assert verdicts(alike) == verdicts(plain)
+    assert sorted(set(verdicts(apart).values())) == ["front", "unresolved"]
+    pages = [render(study)["front.md"].decode() for study in (plain, apart)]
+    assert "leave out the choice of held-out windows" in pages[0]
+    assert "on such text" not in pages[0]
+    assert "Verdicts hold the choice of held-out windows." in pages[1]
+    assert "95% interval of val bpb on such text" in pages[1]
