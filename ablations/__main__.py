@@ -19,7 +19,7 @@ from ablations.ask import ask, require_vocabulary, targets_of
 from ablations.cells import TableWork
 from ablations.config import AblationConfig
 from ablations.files import TableFile, table_names
-from ablations.questions import QUESTIONS, standalone
+from ablations.questions import QUESTIONS, Question, standalone, table_stem
 from ablations.timing import FILE, Timing
 from search.data.packed import require_tokens
 from search.objectives import USUAL
@@ -76,17 +76,28 @@ def main(config: AblationConfig) -> None:
     with one_line_errors():
         question = standalone(str(config.table))
     if question is not None and not question.trains:
-        from search.study.ending import make_report
-
-        question.measure(config)
-        made = make_report({"table": str(config.table), "outputs": config.outputs})
-        raise SystemExit(0 if made else 1)
+        raise SystemExit(measure(question, config))
     names = tables_of_one_proxy(config) if config.table == "all" else [str(config.table)]
     if len(names) > 1:  # an option that one table does not take is refused before any training
         with one_line_errors():
             for name in names:
                 check(replace(config, table=name))
     raise SystemExit(max([make(replace(config, table=name)) for name in names]))
+
+
+def measure(question: Question, config: AblationConfig) -> int:
+    """A table that trains nothing. Its exit code."""
+    from ablations.measured import note_look, note_unknown
+    from search.study.ending import make_report
+
+    folder = Path(config.outputs) / "tables" / table_stem(str(config.table))
+    with one_line_errors():
+        note_unknown(folder)
+    runs = question.measure(config)
+    if runs:
+        with one_line_errors():
+            note_look(folder, str(config.study), runs, config.looks)
+    return 0 if make_report({"table": str(config.table), "outputs": config.outputs}) else 1
 
 
 def make(config: AblationConfig) -> int:

@@ -40,9 +40,11 @@ def law_study(
     vocab_size: int = 1024,
     recipe: Recipe | None = None,
     bpb: Any = bits_per_byte,
+    windows: Sequence[float] | None = None,
     **facts: Any,
 ) -> StudyFolder:
-    """A study of one budget, all depths on all seeds."""
+    """A study of one budget, all depths on all seeds. `windows` are by how much more a deeper run's
+    loss is on each of them, for each e-fold of depth."""
     value = budget or BUDGETS[name]
     on = Budget(kind, value)
     facts = {"budget": {"kind": kind, "value": value}, "n_trials": len(depths) * seeds} | facts
@@ -51,7 +53,9 @@ def law_study(
     for architecture in ladder(depths, on, vocab_size=vocab_size):
         depth = int(architecture.num_hidden_layers or 0)
         for seed in range(seeds):
-            study.add(architecture, seed=seed, recipe=told, bpb=bpb(value, depth, seed), points=4)
+            loss = bpb(value, depth, seed)
+            own = [loss + tilt * math.log(depth) for tilt in windows or ()]
+            study.add(architecture, seed=seed, recipe=told, bpb=loss, points=4, windows=own)
     study.write()
     return study
 

@@ -186,9 +186,11 @@ class Question(Protocol):
         """How many seeds each arm gets."""
         return "1 seed each" if table.seeds == 1 else f"{table.seeds} seeds each"
 
-    def measure(self, config: Any) -> None:
-        """What is done instead of training, given the `AblationConfig`: nothing."""
-        return
+    def measure(self, config: Any) -> Sequence[Mapping[str, Any]]:
+        """What is done instead of training, given the `AblationConfig`: nothing. Returns the runs
+        of its `study` that were measured, `arm seed key`, whose looks are counted as those of a
+        trained table; none where seeds are no replicates of it."""
+        return ()
 
 
 QUESTIONS: Door[Question] = Door("question", "ablations.questions", Question)  # type: ignore[type-abstract]

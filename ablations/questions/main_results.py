@@ -27,8 +27,9 @@ class MainResults(Untrained):
     leaves = tuple(f"table.{form}" for form in ("md", "tex", "csv", "html"))
     view = "main_results"
 
-    def measure(self, config: "AblationConfig") -> None:
+    def measure(self, config: "AblationConfig") -> tuple[()]:
         measure(config)
+        return ()  # a model is one run
 
 
 def measure(config: "AblationConfig") -> None:

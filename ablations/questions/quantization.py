@@ -32,10 +32,11 @@ class Quantization(Untrained):
     leaves = ("table.md", "table.csv", "pairs.csv", "cells.csv")
     view = "quantization"
 
-    def measure(self, config: "AblationConfig") -> None:
+    def measure(self, config: "AblationConfig") -> list[dict[str, Any]]:
         with one_line_errors():
             cells = cells_of(config)
         measure(cells, Path(config.outputs), Path(config.runs), config.data.cache, config.study)
+        return cells
 
 
 def cells_of(config: "AblationConfig") -> list[dict[str, Any]]:

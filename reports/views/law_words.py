@@ -17,6 +17,7 @@ from reports.weigh.quality import FEWEST_FOR_FLOOR
 from reports.weigh.valley import EDGE, INSIDE, NONE, Valley
 from reports.weigh.worth import smoke_line
 from search.law import SHARE_TOLERANCE
+from search.objectives import LOSSES
 from search.states import Status
 from space.app import option_of
 from space.sharing import MOST_LAYERS
@@ -63,8 +64,24 @@ def opening(law: Law) -> list[str]:
 
 def hedges(law: Law) -> list[str]:
     """How certain the answer is: which estimate of the growth it has, the prediction of the
-    held-out largest budget, the extrapolation, and the budgets left out."""
-    return [which_growth(law), held_out_in_words(law), *_extrapolated(law), *_left_out(law)]
+    held-out largest budget, the extrapolation, the budgets left out, and held-out text."""
+    said = [which_growth(law), held_out_in_words(law), *_extrapolated(law), *_left_out(law)]
+    return [*said, *on_text(law)]
+
+
+def on_text(law: Law) -> list[str]:
+    """Whether intervals hold the choice of held-out text, of a loss."""
+    if law.studies[0].metric not in LOSSES:
+        return []
+    if law.text is None:
+        return [
+            "Intervals leave out the choice of held-out text: not all runs kept what each of its "
+            "windows came to."
+        ]
+    but = ""
+    if law.joined is not None and law.joined.text is None:
+        but = ", but for the joint law's: records beside the studies have no windows"
+    return [f"Intervals hold the choice of {law.text.windows:,} held-out windows{but}."]
 
 
 BY_LINE = "growth, line through best depths"

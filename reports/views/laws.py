@@ -45,6 +45,7 @@ from reports.weigh.growth import determined
 from reports.weigh.law import Law, tokens_per_parameter
 from reports.weigh.valley import INSIDE, NONE
 from search.objectives import Measure
+from search.runs import WINDOWS
 from space.sharing import MOST_LAYERS
 from space.tables import Column
 from space.words import magnitude
@@ -253,7 +254,9 @@ def latex(law: Law) -> str:
 def runs_csv(law: Law) -> str:
     """Every run at full precision, with its residual under the valley and under the law."""
     frame = pd.concat([v.cells.assign(budget=v.budget) for v in law.valleys], ignore_index=True)
-    frame = frame.rename(columns={"value": law.studies[0].metric, "residual": "valley_residual"})
+    frame = frame.drop(columns="key").rename(
+        columns={"value": law.studies[0].metric, "residual": "valley_residual"}
+    )
     frame = frame.assign(law_residual=law.quality.residuals.residual)
     first = ["budget", "depth", "seed"]
     ordered = frame[[*first, *(name for name in frame if name not in first)]]
@@ -263,23 +266,24 @@ def runs_csv(law: Law) -> str:
 def records(law: Law) -> bytes:
     """All records behind the page, as a `.tar.xz` to publish: from its unpacked files
     `python -m reports page=laws` makes the same page. Without the storage's URL."""
-    files: dict[str, Any] = {}
+    files: dict[str, bytes] = {}
     for study in law.studies:
         facts = {**study.facts, "runs": "runs"}
         if "config" in facts:
             facts["config"] = {k: v for k, v in facts["config"].items() if k != "storage"}
         if "command" in facts:
             facts["command"] = command(facts)
-        files[f"outputs/{study.name}/study.json"] = facts
+        files[f"outputs/{study.name}/study.json"] = json.dumps(facts).encode()
         for key, record in study.records.items():
-            files[f"runs/{key}/record.json"] = record.to_dict()
+            files[f"runs/{key}/record.json"] = json.dumps(record.to_dict()).encode()
+            if law.text is not None and key in law.text.covariance:
+                files[f"runs/{key}/{WINDOWS}"] = (study.where / key / WINDOWS).read_bytes()
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:xz") as archive:
         for name, content in sorted(files.items()):
-            text = json.dumps(content).encode()
             entry = tarfile.TarInfo(name)
-            entry.size = len(text)
-            archive.addfile(entry, io.BytesIO(text))
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
     return packed.getvalue()
 
 

@@ -113,26 +113,61 @@ class Evaluation:
         )
 
 
+@dataclass(frozen=True)
+class OfRuns:
+    """How far the losses of single runs would be others on other held-out text."""
+
+    covariance: pd.DataFrame
+    """(runs, runs), by key. Runs that were scored on other windows are taken for independent."""
+    windows: int
+    """The most that a run was scored on."""
+
+    @classmethod
+    def read(cls, runs: Sequence[tuple[Path, Record]], metric: str) -> Self | None:
+        """Of the folders and records of finished runs; None where not all have kept what each
+        window came to, or the metric is not a loss on held-out text."""
+        if metric not in LOSSES or not runs:
+            return None
+        found = {r.run.key: _of_run(folder, r, metric) for folder, r in runs}
+        known = {key: each for key, each in found.items() if each is not None}
+        if len(known) < len(found) or min(len(u) for _, u in known.values()) < FEWEST:
+            return None
+        alike: dict[bytes, list[str]] = {}
+        for key, (_, units) in known.items():
+            alike.setdefault(units.tobytes(), []).append(key)
+        whole = pd.DataFrame(0.0, [*known], [*known])
+        for keys in alike.values():
+            nats, units = np.array([known[key][0] for key in keys]), known[keys[0]][1]
+            whole.loc[keys, keys] = covariance(nats, units)
+        return cls(whole, max(len(units) for _, units in known.values()))
+
+    def drawn(self, rng: np.random.Generator, draws: int) -> pd.DataFrame:
+        """(draws, runs) by how much losses would be others, normal, by key."""
+        values, vectors = np.linalg.eigh(self.covariance.to_numpy())
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        made = rng.standard_normal((draws, len(root))) @ root.T
+        return pd.DataFrame(made, columns=self.covariance.columns)
+
+
+def _of_run(folder: Path, record: Record, metric: str) -> tuple[Array, Array] | None:
+    """What the windows came to in nats (W,), and their units (W,), both by the window's weight."""
+    if (windows := read_windows(folder, record)) is None:
+        return None
+    nats, text, weights = windows.astype(float)
+    units = weights * (np.log(2) * text if metric == "val_bpb" else record.run.recipe.seq_len)
+    return (weights * nats, units) if np.isfinite(units).all() else None
+
+
 def _means(
     keys: "pd.Series[str]", runs: Path, records: Records, metric: str
 ) -> tuple[Array, Array] | None:
     """What the windows came to in nats (W,), on average over an arm's runs, and how many units each
     has (W,), tokens or bytes as so many bits; both by the window's weight."""
     known = [(key, record) for key in keys if (record := records(key)) is not None]
-    found = [(w, r) for key, r in known if (w := read_windows(runs / key, r)) is not None]
-    if not found:
+    found = [w for key, r in known if (w := _of_run(runs / key, r, metric)) is not None]
+    if not found or not all(np.array_equal(units, found[0][1]) for _, units in found):
         return None
-    (_, *text_and_weights), record = found[0]
-    text, weights = (row.astype(float) for row in text_and_weights)
-    units = weights * (np.log(2) * text if metric == "val_bpb" else record.run.recipe.seq_len)
-    same = [
-        weights * nats
-        for (nats, *others), _ in found
-        if np.array_equal(others, text_and_weights, equal_nan=True)
-    ]
-    if len(same) < len(found) or not np.isfinite(units).all():
-        return None
-    return np.mean(same, axis=0, dtype=float), units
+    return np.mean([nats for nats, _ in found], axis=0), found[0][1]
 
 
 def _readable(folder: Path) -> Record | None:

@@ -16,6 +16,7 @@ import pandas as pd
 from scipy.special import ndtri, stdtrit
 
 from reports.read.study import Study
+from reports.weigh.evaluation import OfRuns
 from reports.weigh.fits import Interval
 from reports.weigh.growth import determined, growth
 from reports.weigh.joint import NAMES, OF_LEVEL, Joint, Runs, joint
@@ -52,18 +53,29 @@ class JointLaw:
     """Tokens per parameter of the studies."""
     budget_of: Mapping[float, str]
     """The study of each budget."""
+    text: OfRuns | None = None
+    """How far losses would be others on other held-out text; None where that is not known of all
+    runs. Then the growth, the best depth and what it would take hold it; what is predicted of
+    further runs does not, since these read the same text."""
 
     @classmethod
     def of(
-        cls, cells: pd.DataFrame, studies: Sequence[Study], valleys: Sequence[Valley], ratio: float
+        cls,
+        cells: pd.DataFrame,
+        studies: Sequence[Study],
+        valleys: Sequence[Valley],
+        ratio: float,
+        text: OfRuns | None = None,
     ) -> "JointLaw | None":
         """None where there are too few runs for one."""
         try:
-            law = joint(cells) if len(cells) else None
+            if text is not None and not {*cells.key} <= {*text.covariance}:
+                text = None  # records beside the studies have none
+            law = joint(cells, None if text is None else text.covariance) if len(cells) else None
         except ValueError:
             return None
         names = {float(s.facts["budget"]["value"]): s.name for s in studies}
-        return None if law is None else cls(cells, law, valleys, ratio, names)
+        return None if law is None else cls(cells, law, valleys, ratio, names, text)
 
     @cached_property
     def left_out(self) -> pd.DataFrame:

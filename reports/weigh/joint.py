@@ -16,6 +16,10 @@ least squares with these variances, in turns (Lindstrom and Bates, Biometrics 46
 Intervals are profiles of that sum of squares, with Student's t of as many degrees of freedom as
 there are architectures beyond the parameters: more seeds of the same architectures do not make them
 narrower than the lack of fit allows. `python -m benchmarks.joint_law` measures their coverage.
+
+All runs are scored on the same held-out text, and what differs by its choice between architectures
+is in all their seeds. The fit takes that for the architectures' own; intervals of parameters are
+widened by its known variance besides, which makes them somewhat too wide rather than too narrow.
 """
 
 import math
@@ -74,10 +78,14 @@ class Runs:
     """Numbers from 0: seeds within groups."""
     group: Any
     """Numbers from 0."""
+    text: Array | None = None
+    """(n, n) covariance of the values over the choice of held-out text; None where not known."""
 
     @classmethod
-    def of(cls, cells: pd.DataFrame) -> "Runs":
-        """Of rows with `parameters tokens depth seed value architecture group`."""
+    def of(cls, cells: pd.DataFrame, text: pd.DataFrame | None = None) -> "Runs":
+        """Of rows with `parameters tokens depth seed value architecture group`; with `key` where
+        `text` has the covariance of runs over held-out text by key. It is that at their ends,
+        which is taken for that of their earlier readings, too."""
         size, tokens, depth = (
             np.log(cells[name].to_numpy(float)) for name in ("parameters", "tokens", "depth")
         )
@@ -89,6 +97,7 @@ class Runs:
             cells.groupby("architecture").ngroup().to_numpy(),
             cells.groupby(["group", "seed"]).ngroup().to_numpy(),
             cells.groupby("group").ngroup().to_numpy(),
+            None if text is None else text.loc[cells.key, cells.key].to_numpy(),
         )
 
     @property
@@ -194,7 +203,7 @@ class Joint:
 
     def interval(self, name: str, level: float = 0.95) -> Interval:
         """Of a parameter; infinite where it is not determined within its bounds."""
-        at, most = self.parameter(name), _t(self.df, level) ** 2
+        at, most = self.parameter(name), _t(self.df, level) ** 2 * self._widening(name)
         ends = []
         for sign, bound in zip((-1, 1), BOUNDS[name], strict=True):
             end = at + sign * min(abs(bound - at), 6.0)
@@ -206,7 +215,24 @@ class Joint:
 
     def p(self, name: str, value: float) -> float:
         """Of the hypothesis that a parameter has this value, two-sided."""
-        return float(2 * stdtr(self.df, -math.sqrt(max(0.0, self._excess(name, 0.0)(value)))))
+        rise = max(0.0, self._excess(name, 0.0)(value)) / self._widening(name)
+        return float(2 * stdtr(self.df, -math.sqrt(rise)))
+
+    def _widening(self, name: str) -> float:
+        """By which factor the choice of held-out text raises the variance of a parameter."""
+        place = self.free.index(NAMES.index(name))
+        own = float(self.covariance[place, place])
+        return 1 + self._of_text(place) / own if own > 0 else 1.0
+
+    def _of_text(self, place: int) -> float:
+        """The variance of a free parameter over the choice of held-out text, by the slopes at the
+        fitted curve. Other runs that read the same text do not lessen it."""
+        if self.runs.text is None:
+            return 0.0
+        runs = self.runs
+        slope = self._slopes(runs.size, runs.tokens, runs.depth)
+        pull = cho_solve(cho_factor(self.variances.matrix(runs)), slope) @ self.covariance[place]
+        return float(pull @ runs.text @ pull)
 
     def _excess(self, name: str, most: float) -> Any:
         """How much more than `most` the sum of squares rises where a parameter is held."""
@@ -279,7 +305,8 @@ class Joint:
         if name in self.at_bound:
             return math.inf
         place = self.free.index(NAMES.index(name))
-        return math.sqrt(self.covariance_of(runs, variances)[place, place])
+        own = float(self.covariance_of(runs, variances)[place, place])
+        return math.sqrt(own + self._of_text(place))
 
     def centred(self, size: float, tokens: float) -> "Joint":
         """The same law, its parameters relative to another centre: log N, log D."""
@@ -352,13 +379,14 @@ class Whitened:
         return whole(found.x)
 
 
-def joint(cells: pd.DataFrame) -> Joint:
-    """The law through runs with `parameters tokens depth seed value architecture group`.
+def joint(cells: pd.DataFrame, text: pd.DataFrame | None = None) -> Joint:
+    """The law through runs with `parameters tokens depth seed value architecture group`, and
+    `text` as `Runs.of` takes it.
 
     Raises:
         ValueError: too few architectures or sizes.
     """
-    runs = Runs.of(cells)
+    runs = Runs.of(cells, text)
     sizes = len(np.unique(runs.size.round(1)))
     fewest = len(NAMES) if runs.apart else len(NAMES) - len(OF_TOKENS)
     if sizes < 2 or runs.architecture.max() < fewest:

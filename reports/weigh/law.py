@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 
 from reports.read.study import Open, Study, read_study
+from reports.weigh.evaluation import OfRuns
 from reports.weigh.forecast import JointLaw
 from reports.weigh.growth import Growth, HeldOut, growth, held_out
 from reports.weigh.joint_runs import cells as joint_cells
 from reports.weigh.quality import Quality, quality
-from reports.weigh.valley import Valley, valley
+from reports.weigh.valley import DRAWS, Valley, valley
 from search.law import FEWEST_DEPTHS, SHARE_TOLERANCE, TOKENS_TOLERANCE
 from search.record import Record
 from space.arch import Architecture
@@ -49,6 +50,9 @@ class Law:
     quality: Quality
     joined: JointLaw | None = None
     """The joint law of all runs; None where these are too few."""
+    text: OfRuns | None = None
+    """How far losses would be others on other held-out text; None where that is not known of all
+    runs, or no loss is compared."""
 
     @property
     def kind(self) -> str:
@@ -134,8 +138,13 @@ def read_law(
     for study in studies:
         _check(study)
     _check_together(studies)
-    generator = np.random.default_rng(SEED)
-    valleys = [valley(_cells(s), float(s.facts["budget"]["value"]), generator) for s in studies]
+    generator, metric = np.random.default_rng(SEED), studies[0].metric
+    kept = [(s.where / k, s.records[k]) for s in studies for k in s.finished.key]
+    text = OfRuns.read(kept, metric)
+    drawn = None if text is None else text.drawn(np.random.default_rng(SEED), DRAWS)
+    valleys = [
+        valley(_cells(s), float(s.facts["budget"]["value"]), generator, text=drawn) for s in studies
+    ]
     ratio = float(np.mean([tokens_per_parameter(study) for study in studies]))
     cells = joint_cells(studies, [Path(path) for path in besides])
     return Law(
@@ -143,13 +152,14 @@ def read_law(
         tuple(valleys),
         growth(valleys),
         held_out(valleys),
-        quality(valleys, generator),
-        JointLaw.of(cells, studies, valleys, ratio),
+        quality(valleys, generator, text=drawn),
+        JointLaw.of(cells, studies, valleys, ratio, text),
+        text,
     )
 
 
 def _cells(study: Study) -> pd.DataFrame:
-    columns = {"num_hidden_layers": "depth", "seed": "seed", study.metric: "value"}
+    columns = {"num_hidden_layers": "depth", "seed": "seed", study.metric: "value", "key": "key"}
     cells = study.finished[list(columns)].rename(columns=columns)
     return cells.astype({"depth": int})  # float where another trial has none
 

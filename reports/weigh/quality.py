@@ -61,11 +61,16 @@ class Quality:
         return law(theta, np.log(np.asarray(budget) / self.middle), np.log(depth))
 
 
-def quality(valleys: Sequence[Valley], rng: Generator, refits: int = REFITS) -> Quality:
+def quality(
+    valleys: Sequence[Valley],
+    rng: Generator,
+    refits: int = REFITS,
+    text: pd.DataFrame | None = None,
+) -> Quality:
     """The law through the runs of all valleys.
 
     Noise is drawn for seeds (moving all depths of a budget), depths and runs, and all is fitted
-    again.
+    again; with the draws of `text`, as `valley` takes them, for the choice of held-out text.
 
     Raises:
         ValueError: fewer than two budgets.
@@ -89,7 +94,7 @@ def quality(valleys: Sequence[Valley], rng: Generator, refits: int = REFITS) -> 
     return Quality(
         middle,
         dict(zip(NAMES, map(float, theta), strict=True)),
-        _refitted(points, valleys, cells, theta, flat, floor, rng, refits),
+        _refitted(points, valleys, cells, theta, flat, floor, rng, refits, text),
         cells[["budget", "depth", "seed"]].assign(residual=points.y - points.of(theta)),
         floor,
         float(flat[NAMES.index("exponent")]),
@@ -128,6 +133,7 @@ def _refitted(
     floor: bool,
     rng: Generator,
     refits: int,
+    text: pd.DataFrame | None,
 ) -> pd.DataFrame:
     """The parameters of the law through values with noise drawn again, and the exponent with E held
     at 0, from the fits `theta` and `flat`."""
@@ -138,13 +144,19 @@ def _refitted(
     within = bounded - mean[group]
     shift = np.concatenate([_inflated(valley.effects) for valley in valleys])
     where = np.searchsorted([valley.budget for valley in valleys], cells.budget)
+    on_text = None if text is None else text[cells.key].to_numpy()
     draws = []
-    for _ in range(refits):
+    for number in range(refits):
         moved = fitted + rng.choice(mean, len(mean))[group] + rng.choice(within, len(within))
         moved += np.array([rng.choice(shift, len(v.effects)).mean() for v in valleys])[where]
+        starts = theta, flat
+        if on_text is not None:  # which moves the level far beyond Huber's threshold
+            moved += on_text[number]
+            own = (np.array(NAMES) == "level") * on_text[number].mean()
+            starts = theta + own, flat + own
         again = replace(points, y=moved)
-        free, _ = again.fit(theta, floor)
-        held, _ = again.fit(flat, floor=False) if floor else (free, 0.0)
+        free, _ = again.fit(starts[0], floor)
+        held, _ = again.fit(starts[1], floor=False) if floor else (free, 0.0)
         draws.append([*free, held[NAMES.index("exponent")]])
     return pd.DataFrame(draws, columns=[*NAMES, "without_floor"])
 

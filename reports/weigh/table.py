@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import pandas as pd
 
+from ablations.measured import read_looks
 from ablations.questions import standalone, table_stem
 from ablations.stats.block import LEVEL
 from ablations.stats.bracket import CARRIED, EDGE, is_carried
@@ -136,6 +137,8 @@ class Report:
     """None where nothing has finished."""
     evaluation: Evaluation | None = None
     """What the choice of held-out text adds to intervals; None where no loss is compared."""
+    looks_of: Mapping[str, Looks] = field(default_factory=dict)
+    """Of a table that trains nothing, the looks of each study that it measured."""
     columns: Sequence[str] | None = None
     """Those that Markdown and LaTeX show, by name or heading; all where none are given."""
 
@@ -188,7 +191,8 @@ def read_table(
     tables = Path(outputs) / "tables"
     if (question := standalone(name)) is not None and not question.trains:
         folder = tables / table_stem(name)
-        return Report(folder, folder.name, "", "", (), pd.DataFrame(), question=name)
+        had, none = read_looks(folder), pd.DataFrame()
+        return Report(folder, folder.name, "", "", (), none, question=name, looks_of=had)
     path = tables / name / "study.json"
     if not path.is_file():
         known = ", ".join(sorted(p.parent.name for p in tables.glob("*/study.json")))

@@ -30,7 +30,7 @@ class Valley:
     """The range of depths tried."""
     cells: pd.DataFrame
     """The runs: `depth`, `seed`, `value`, `adjusted` (without what the seed adds to all depths),
-    `residual`."""
+    `residual`, and `key` where it was given."""
     effects: Array
     """What each seed adds to all depths, less the mean of the seeds."""
     draws: Array
@@ -69,12 +69,23 @@ class Valley:
         return self.level + self.slope * x + self.curvature * x**2
 
 
-def valley(cells: pd.DataFrame, budget: float, rng: Generator, draws: int = DRAWS) -> Valley:
+def valley(
+    cells: pd.DataFrame,
+    budget: float,
+    rng: Generator,
+    draws: int = DRAWS,
+    text: pd.DataFrame | None = None,
+) -> Valley:
     """The valley through a budget's runs (columns `depth`, `seed`, `value`).
 
     A seed may move all depths alike. Noise is that of runs (what is left within a depth) and of
     depths (how far their means lie off the curve beyond that), whichever makes more; its size is
     drawn too, as residuals are few. A large residual is drawn no larger than Huber's threshold.
+
+    `text` has, draw by draw and for each `key` of the runs, by how much its value would be another
+    on other held-out text (`reports.weigh.evaluation.OfRuns.drawn`). What all depths have in common
+    of it moves no bottom. Valleys of several budgets are given the same draws, so that what these
+    have in common of it is in their growth, too.
 
     Raises:
         ValueError: fewer depths than `FEWEST_DEPTHS`.
@@ -97,7 +108,10 @@ def valley(cells: pd.DataFrame, budget: float, rng: Generator, draws: int = DRAW
     bounded = np.clip(residual, -threshold, threshold)
     unbounded_share = max(float((np.abs(residual) < threshold).mean()), 0.5)
     noise = _noise(bounded, depth, len(seeds), rng, draws)
-    moved = found[-2:] + noise @ np.linalg.pinv(design)[-2:].T / unbounded_share
+    solve = np.linalg.pinv(design)[-2:].T
+    moved = found[-2:] + noise @ solve / unbounded_share
+    if text is not None:
+        moved += text[cells.key].to_numpy()[:draws] @ solve
     cells = cells.assign(adjusted=y - effects[seed], residual=residual)
     bottoms = _bottoms(moved[:, 0], moved[:, 1], centre, np.log(tried[[0, -1]]))
     slope, curvature = map(float, found[-2:])

@@ -12,11 +12,15 @@ import pytest
 from study_fixtures import environment, run
 
 from ablations.config import AblationConfig
+from ablations.measured import note_look, note_unknown, read_looks
 from ablations.questions.quantization import cells_of as runs_of
-from reports.views.quantization import cells_of, losses, orders, read_measured
+from ablations.stats.looks import in_percent, levels
+from reports.views.quantization import VIEW, cells_of, losses, orders, read_measured
+from reports.weigh.table import read_table
 from search.data.config import DataConfig
 from search.recipe import Recipe
 from search.runs import WEIGHTS
+from space.seals import write_json
 
 
 def measured(losses_of_w4: dict[str, float], spread: float = 0.001) -> list[dict[str, Any]]:
@@ -177,3 +181,65 @@ def test_arms_of_the_same_name_in_two_panels_are_two_arms(tmp_path: Path) -> Non
     ]
     found = {cell["key"]: cell["arm"] for cell in runs_of_table(tmp_path, trials, places)}
     assert found == {"one": "cycle: shared", "two": "sandwich: shared", "both": "cycle: none"}
+
+
+def measured_in(folder: Path, runs: list[dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
+    """The first so many seeds of runs, as `measure` leaves them."""
+    kept = [each for each in runs if each["seed"] < seeds]
+    write_json(folder / "measured.json", {"tiny": kept})
+    return kept
+
+
+def shown(folder: Path) -> str:
+    """The table as it is made from what is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    report = read_table("quantization", folder.parent.parent, None)
+    return VIEW.show(report).files["table.md"].decode()
+
+
+def test_seeds_that_are_added_are_another_look(tmp_path: Path) -> None:
+    """At 3 and then 5 seeds the second look stands at its share of the 5%."""
+    folder, runs = (
+        tmp_path / "tables" / "quantization",
+        measured({"a": 0.05, "b": 0.05, "c": 0.052}),
+    )
+    folder.mkdir(parents=True)
+    for seeds in (3, 3, 5):
+        note_unknown(folder)
+        note_look(folder, "tiny", measured_in(folder, runs, seeds), [])
+    known = read_looks(folder)["tiny"]
+    assert (known.seeds, known.now, known.counted) == ((3, 5), 5, True)
+    share = levels((3, 5))[-1]
+    assert known.level == pytest.approx(1 - share)
+    text = shown(folder)
+    assert "Looks: 2, at 3 and 5 seeds" in text
+    assert f"{in_percent(1 - share)} interval" in text
+    once, twice = (losses(cells_of(runs), level) for level in (0.95, known.level))
+    assert ((twice.ci_high - twice.ci_low) > 1.2 * (once.ci_high - once.ci_low)).all()
+
+
+def test_the_same_seeds_again_and_other_runs_are_no_further_look(tmp_path: Path) -> None:
+    runs = measured({"a": 0.05, "b": 0.05, "c": 0.05})
+    note_look(tmp_path, "tiny", measured_in(tmp_path, runs, 3), [])
+    first = (tmp_path / "looks.json").read_bytes()
+    note_look(tmp_path, "tiny", measured_in(tmp_path, runs, 3), [])
+    assert (tmp_path / "looks.json").read_bytes() == first
+    others = [each | {"key": f"again {each['key']}"} for each in runs]
+    note_look(tmp_path, "tiny", others, [])
+    assert read_looks(tmp_path)["tiny"].seeds == (5,)
+
+
+def test_what_was_measured_before_looks_were_counted_is_said_to_have_uncounted(
+    tmp_path: Path,
+) -> None:
+    folder, runs = tmp_path / "tables" / "quantization", measured({"a": 0.05, "b": 0.05, "c": 0.05})
+    folder.mkdir(parents=True)
+    measured_in(folder, runs, 3)
+    assert "Looks: not counted when it was measured" in shown(folder)
+    note_unknown(folder)
+    note_look(folder, "tiny", measured_in(folder, runs, 5), [])
+    assert "at least 2, at 3 and 5 seeds; earlier ones were not counted" in shown(folder)
+    note_look(folder, "tiny", measured_in(folder, runs, 5), [4, 5])
+    assert read_looks(folder)["tiny"].seeds == (4, 5)
+    with pytest.raises(ValueError, match="ending with the 5 of this table"):
+        note_look(folder, "tiny", runs, [3, 4])
