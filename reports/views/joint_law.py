@@ -139,6 +139,8 @@ def words(joined: JointLaw) -> list[str]:
     sentences = [
         f"{grows} an asymmetric valley whose curvature changes with N; N and D are {apart}."
     ]
+    if at := law.at_bound:
+        sentences.append(f"{_at_bound(at)}; intervals do not take {_it(at)} for known.")
     sentences.append(_refuted(joined.exponents))
     if len(rows):
         sentences.append(kept_promises(rows))
@@ -148,6 +150,14 @@ def words(joined: JointLaw) -> list[str]:
             f"{joined.unweighable}."
         )
     return sentences
+
+
+def _at_bound(names: Sequence[str]) -> str:
+    return f"The best fit has {join(names)} at a bound of what the law allows"
+
+
+def _it(names: Sequence[str]) -> str:
+    return "it" if len(names) == 1 else "them"
 
 
 def _refuted(rows: pd.DataFrame) -> str:
@@ -209,6 +219,8 @@ def forecast_in_words(joined: JointLaw, content: bytes) -> str:
     )
     if not all(map(math.isfinite, joined.intervals["growth"])):
         text += "; the growth itself is not determined, so trust it less"
+    if at := joined.law.at_bound:
+        text += f"; {join(at)} at a bound, which intervals do not take for known"
     out = missed(joined.left_out)
     return (
         f"{text}; it missed {join(out)}, predicted from the others: trust it less" if out else text
@@ -349,8 +361,11 @@ def beside_what_came(forecast: Mapping[str, Any], cells: pd.DataFrame) -> tuple[
         f"depths of the table lie inside their intervals in {sizes['inside']} of {sizes['among']} "
         f"cases and are off by {sizes['off']:.4f} (root mean square); the mean itself came "
         f"{abs(sizes['level']):.4f} {'above' if sizes['level'] > 0 else 'below'} the prediction."
-        f"{unpaired}\n\n"
+        f"{unpaired}"
     )
+    if at := forecast.get("at_bound"):
+        text += f" {_at_bound(at)} when it was made."
+    text += "\n\n"
     return text + markdown_table(*printed_rows(rows, FORECAST)), rows
 
 

@@ -310,6 +310,7 @@ def forecast(
         "studies": list(joined.budget_of.values()),
         "records": sorted(set(joined.cells.key)),
         "seeds": seeds,
+        "at_bound": law.at_bound,
         "best_depth": _plain({"value": law.best(budget, tokens), "low": low, "high": high}),
         "architectures": [_plain(row) for row in said.to_dict("records")],
     }

@@ -279,7 +279,7 @@ class Joint:
 
     @cached_property
     def covariance(self) -> Array:
-        """Of the free parameters, by the slopes at the fitted curve; those at a bound are held."""
+        """Of the free parameters, by the slopes at the fitted curve, as if there were no bounds."""
         return self.covariance_of(self.runs)
 
     def covariance_of(self, runs: Runs, variances: Variances | None = None) -> Array:
@@ -293,7 +293,7 @@ class Joint:
 
     @property
     def at_bound(self) -> list[str]:
-        """The fitted parameters that lie at a bound: slopes say nothing of them."""
+        """The fitted parameters that lie at a bound."""
         return [NAMES[place] for place in self.free if self._held(place)]
 
     def _held(self, place: int) -> bool:
@@ -324,13 +324,11 @@ class Joint:
         return curve(theta, z, w, depth, self.runs.apart)
 
     def _slopes(self, size: Array, tokens: Array, depth: Array) -> Array:
-        """(n, free parameters) central differences; 0 for a parameter at its bound."""
+        """(n, free parameters) central differences, across its bound for a parameter at one: that
+        the fit ends there does not make the parameter known."""
         columns = []
         for place in self.free:
             step = 1e-5 * max(1.0, abs(self.theta[place]))
-            if self._held(place):
-                columns.append(np.zeros_like(depth))
-                continue
             ends = [self.theta + sign * step * (np.arange(len(NAMES)) == place) for sign in (1, -1)]
             up, down = (self._at(end, size, tokens, depth) for end in ends)
             columns.append((up - down) / (2 * step))

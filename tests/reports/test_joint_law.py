@@ -23,6 +23,7 @@ from reports.views import joint_law, laws
 from reports.views.joint_law import beside_what_came
 from reports.weigh.forecast import (
     JointLaw,
+    forecast,
     forecast_files,
     read_forecast,
     require_unwritten,
@@ -333,6 +334,69 @@ def test_what_it_takes_to_refute_a_growth_is_not_said_where_slopes_say_nothing()
     assert not len(unknown.needed)
     said = "not computed, since the growth itself is not determined"
     assert said in joint_law.words(unknown)[-1]
+
+
+FLAT = (2.5e5 * 2.0 ** np.arange(8), 3.2e7)
+"""Sizes of runs, and one that is to be predicted."""
+
+
+def falling(size: float, depth: Any, floor: float) -> Any:
+    """A law whose irreducible loss the sizes hardly tell."""
+    curved = 0.022 * np.log(np.asarray(depth) / 3.0) ** 2
+    return floor + (1.9 - floor) * (size / 1e6) ** -0.2 + curved
+
+
+def falling_runs(rng: np.random.Generator, floor: float) -> pd.DataFrame:
+    rows = []
+    for number, size in enumerate(FLAT[0]):
+        level, seeds = rng.normal(0, 0.04), rng.normal(0, 0.007, 2)
+        for depth in (1, 2, 3, 5, 8):
+            values = falling(size, depth, floor) + level + seeds + rng.normal(0, 0.0105, 2)
+            cell = {"parameters": size, "tokens": size, "depth": depth, "group": number}
+            cell["architecture"] = f"{size} {depth}"
+            rows += [{**cell, "seed": s, "value": v} for s, v in enumerate(values)]
+    return pd.DataFrame(rows)
+
+
+def test_a_parameter_at_its_bound_is_not_taken_for_known() -> None:
+    """Where the fit says that no loss is irreducible, though much is, the level of a budget 30
+    times the largest lies in its interval as often as it says. With E taken for known few do."""
+    rng, size, depths = np.random.default_rng(0), 30 * FLAT[1], np.array([1.0, 2, 3, 5, 8])
+    held: dict[bool, list[float]] = {True: [], False: []}
+    wide: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(50):
+        law = joint(falling_runs(rng, 0.6))
+        said = law.prediction(np.full(5, size), np.full(5, size), depths, 1000)
+        true = falling(size, depths, 0.6)
+        place = "floor" in law.at_bound
+        held[place].append(float(((said.low <= true) & (true <= said.high)).mean()))
+        wide[place].append(float((said.high - said.low).mean()))
+    assert len(held[True]) >= 5, "else this shows nothing"
+    assert np.mean(held[True]) >= 0.9
+    assert np.mean(held[False]) >= 0.9
+    assert np.median(wide[True]) >= np.median(wide[False])
+
+
+def test_at_a_bound_intervals_are_those_just_beside_it() -> None:
+    sizes = np.full(3, 8e6), np.full(3, 8e6), np.array([2.0, 4, 8])
+    for name, at, inside in (("asymmetry", -2.5, -2.499), ("gamma", -2.0, -1.999)):
+        on, beside = (placed(**{name: value}).law for value in (at, inside))
+        widths = [
+            (said.relative_high - said.relative_low).to_numpy()
+            for said in (law.prediction(*sizes, 3) for law in (on, beside))
+        ]
+        assert on.at_bound == [name]
+        np.testing.assert_allclose(*widths, rtol=0.01)
+
+
+def test_a_bound_is_said_on_the_page_and_in_the_forecast() -> None:
+    steep = placed(asymmetry=-2.5)
+    assert "has asymmetry at a bound of what the law allows" in " ".join(joint_law.words(steep))
+    assert "at a bound" not in " ".join(joint_law.words(placed()))
+    content = forecast(steep, 8e6, "parameters", "val_bpb", None)
+    assert content["at_bound"] == ["asymmetry"]
+    said = joint_law.forecast_in_words(steep, sealed_json(content))
+    assert "asymmetry at a bound, which intervals do not take for known" in said
 
 
 def test_what_runs_leave_open_is_not_determined_and_its_forecast_is_refused() -> None:

@@ -493,7 +493,7 @@ def test_an_edge_is_said_and_drawn_as_one(tmp_path: Path) -> None:
     ]
     one = replace(found, valleys=at_half)
     assert [round(valley.best, 6) for valley in one.valleys] == [0.5] * 4
-    said = law_words.hedges(one)[-1]
+    said = law_words.hedges(one)[-2]
     assert "one layer was tried, and fewer cannot be" in said
     assert "num_blocks" not in said
     assert "triangle-down" in json.dumps(figures_of(files["report.html"].decode()))
