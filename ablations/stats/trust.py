@@ -14,6 +14,17 @@ itself would look too good. Only pairs count that the judging seeds resolve at t
 The *noise ceiling* is the accuracy of the target itself as the proxy: with one seed, no proxy can
 be expected to do better.
 
+*Regret* is how much worse at the target the arm is that the chooser takes as the best than the best
+arm there, both by the means of the judging seeds: what a wrong choice costs, where accuracy says
+how many are wrong. The lowest of noisy means lies too low, so that regret is too high, by the same
+in every row: what a row has more than the noise ceiling is free of that.
+
+*Interaction* is arm by scale: whether differences between arms are others at the proxy than at the
+target, beyond noise. A run's seed is the same at both, so that it is the F test of arms in the
+randomised block of the differences, target less proxy (Scheffé, The Analysis of Variance, 1959,
+section 4.3, of a contrast of repeated measures), one spread for all arms. An interaction need not
+turn an order: differences may only grow.
+
 *Intervals* resample arms and seeds, each with replacement and independently (the pigeonhole
 bootstrap of Owen, Annals of Applied Statistics 1:386, 2007): arms, since the figure is quoted for
 similar architectures outside the grid, and since pairs share arms and are not independent; choosing
@@ -40,8 +51,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import betainccinv, betaincinv
 
-from ablations.stats.block import LEVEL
+from ablations.stats.block import LEVEL, fit_of
 from ablations.stats.effects import resolved_pairs
+from ablations.stats.tails import f_sf
 from space.arch import Architecture
 from space.budget import MAX_DEVIATION
 from space.cost import cost
@@ -167,6 +179,56 @@ def tau(target: Target, values: Array, choices: Array) -> Share:
     return Share(value, 2 * alike.low - 1, 2 * alike.high - 1, alike.n)
 
 
+@dataclass(frozen=True)
+class Regret:
+    """What the choice of one seed costs at the target, in units of the metric."""
+
+    value: float
+    """The mean over the choosing seeds."""
+    worst: float
+    """The largest of them."""
+
+
+def regret(target: Target, values: Array) -> Regret:
+    """Of each seed's choice of the lowest of the values (A, S); NaN without any."""
+    found = []
+    for mine, means in zip(values.T, target.means, strict=True):
+        known = np.isfinite(mine) & np.isfinite(means)
+        if known.any():
+            found.append(means[known][mine[known].argmin()] - np.nanmin(means))
+    if not found:
+        return Regret(np.nan, np.nan)
+    return Regret(float(np.mean(found)), float(max(found)))
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """Of arm by scale."""
+
+    sd: float
+    """Standard deviation, by moments, of what the arms' differences change by between two scales,
+    in units of the metric; 0 where noise explains it."""
+    p: float
+    """Of none; NaN where no degree of freedom is left."""
+
+
+def interaction(target: Target, values: Array) -> Interaction:
+    """Between the target and a proxy's values (A, S)."""
+    apart = pd.DataFrame(target.values - values).dropna(how="all").dropna(axis=1, how="all")
+    if len(apart) < 2:
+        return Interaction(np.nan, np.nan)
+    fit = fit_of(apart)
+    between = len(apart) - len(set(fit.group))
+    if not fit.df or not between or not fit.sigma > 0:
+        return Interaction(np.nan, np.nan)
+    left = float(np.nansum(fit.residuals**2))
+    of_arms = float(np.nansum((apart - apart.mean()).to_numpy() ** 2)) - left
+    ratio = of_arms / between / (left / fit.df)
+    seeds = float(apart.count(axis=1).mean())
+    sd = np.sqrt(max(ratio - 1, 0.0) * left / fit.df / seeds)
+    return Interaction(float(sd), float(f_sf(ratio, between, fit.df)))
+
+
 @lru_cache(maxsize=8)
 def _resamples(n: int, resamples: int, stream: int) -> Array:
     """(R, n) how often each of n is drawn in each resample; a stream is always the same."""
@@ -254,6 +316,8 @@ def measure(scales: Sequence[Scale], level: float = LEVEL) -> pd.DataFrame:
       resolved
     - `pairs`: resolved pairs, in the mean over the choosing seeds
     - `tau tau_low tau_high`: Kendall's, over all pairs
+    - `regret worst`: what the choice costs at the target, mean and largest over the choosing seeds
+    - `interaction interaction_p`: of a proxy, arm by scale, its standard deviation and its p
     - `direction`: of a predictor, which of its two was taken, the other having the rest of all
       pairs; `constant` where it is the same for all arms by construction, and so decides nothing
 
@@ -277,7 +341,8 @@ def measure(scales: Sequence[Scale], level: float = LEVEL) -> pd.DataFrame:
     rows.append({**own, "saved": 0.0, **_row(target, target.values)})
     rows += [_predicted(target, name, counted) for name, counted in last.counts().items()]
     names = ["kind", "name", "scale", "tokens", "saved", "accuracy", "low", "high", "pairs"]
-    return pd.DataFrame(rows).reindex(columns=[*names, "tau", "tau_low", "tau_high", "direction"])
+    names += ["tau", "tau_low", "tau_high", "regret", "worst", "interaction", "interaction_p"]
+    return pd.DataFrame(rows).reindex(columns=[*names, "direction"])
 
 
 def _proxies(scales: Sequence[Scale], target: Target, longest: int) -> Iterator[dict[str, Any]]:
@@ -295,13 +360,24 @@ def _proxies(scales: Sequence[Scale], target: Target, longest: int) -> Iterator[
                 "tokens": tokens,
                 "saved": 1 - scale.flops(tokens) / whole,
                 **_row(target, values.to_numpy(dtype=float)),
+                **_changed(target, values.to_numpy(dtype=float)),
             }
             first = False
 
 
 def _row(target: Target, values: Array) -> dict[str, float]:
     choices = target.choices(values)
-    return _measured(accuracy(target, choices), tau(target, values, choices))
+    found = _measured(accuracy(target, choices), tau(target, values, choices))
+    return found | _costs(regret(target, values))
+
+
+def _costs(cost: Regret) -> dict[str, float]:
+    return {"regret": cost.value, "worst": cost.worst}
+
+
+def _changed(target: Target, values: Array) -> dict[str, float]:
+    found = interaction(target, values)
+    return {"interaction": found.sd, "interaction_p": found.p}
 
 
 def _measured(right: Share, ordered: Share) -> dict[str, float]:
@@ -320,7 +396,10 @@ def _predicted(target: Target, name: str, counted: Array) -> dict[str, Any]:
         choices, direction = -less, "more is better"
         alike = _share(choices, target.order, target.level)
     ordered = Share(2 * alike.value - 1, 2 * alike.low - 1, 2 * alike.high - 1, alike.n)
-    return {**row, **_measured(accuracy(target, choices), ordered), "direction": direction}
+    signed = counted if direction == "less is better" else -counted
+    cost = regret(target, np.broadcast_to(signed[:, None], target.values.shape))
+    measured = _measured(accuracy(target, choices), ordered) | _costs(cost)
+    return {**row, **measured, "direction": direction}
 
 
 def sufficient(rows: pd.DataFrame) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from reports.show.tables import (
     meanings,
     percent,
     printed_rows,
+    probability,
     slug,
     whole,
 )
@@ -64,6 +65,28 @@ ROWS = (
         numeric=False,
     ),
     Column("pairs", "pairs", decimals(1), "resolved, mean over the choosing seeds"),
+    Column(
+        "regret",
+        "regret",
+        decimals(4),
+        "how much worse at the target the arm chosen as the best is than the best there, in the "
+        "metric's units, mean over the choosing seeds; noise of the judging seeds makes it too "
+        "high, by the same in every row: compare with the noise ceiling",
+    ),
+    Column("worst", "largest regret", decimals(4), "over the choosing seeds"),
+    Column(
+        "interaction",
+        "interaction",
+        decimals(4),
+        "standard deviation of what differences between arms change by from here to the target, "
+        "beyond noise",
+    ),
+    Column(
+        "interaction_p",
+        "p of none",
+        probability,
+        "F test of arm by scale, one spread for all arms, not adjusted for the number of rows",
+    ),
     Column("tau", "tau", decimals(2), "Kendall's, over all pairs, resolved or not"),
     Column("tau_interval", "95% interval of tau", str, numeric=False),
     Column(

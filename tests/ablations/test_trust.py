@@ -15,6 +15,8 @@ import pytest
 import yaml
 from report_fixtures import RECIPE, default_study
 from scipy import stats
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
 from study_fixtures import ROOT, TINY, environment, records, write_text
 
 from ablations.__main__ import usual
@@ -64,6 +66,12 @@ def grid(rng: np.random.Generator, arms: int, seeds: int, alike: float) -> list[
     return [x[:, None] + 0.02 * rng.normal(size=(arms, seeds)) for x in (other, effects)]
 
 
+@pytest.fixture
+def unresolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the verdicts at the target out, where only the order of all pairs is looked at."""
+    monkeypatch.setattr(trust, "_resolved", lambda values, _: np.zeros((len(values), len(values))))
+
+
 def test_the_share_of_pairs_ordered_alike_is_what_the_correlation_says() -> None:
     """Two normal effects of correlation r are ordered alike with 1/2 + arcsin(r)/pi."""
     rng = np.random.default_rng(0)
@@ -83,12 +91,6 @@ def test_the_ceiling_of_clear_effects_is_one_and_a_perfect_proxy_reaches_it() ->
     assert ceiling.pairs > 20
 
 
-@pytest.fixture
-def unresolved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves the verdicts at the target out, where only the order of all pairs is looked at."""
-    monkeypatch.setattr(trust, "_resolved", lambda values, _: np.zeros((len(values), len(values))))
-
-
 @pytest.mark.usefixtures("unresolved")
 def test_a_run_does_not_judge_itself() -> None:
     """Arms are equal, and the proxy repeats the target's noise of the same run: the others' noise
@@ -101,6 +103,72 @@ def test_a_run_does_not_judge_itself() -> None:
         choices = target.choices(noise)
         alike.append(trust._share(choices, target.order).value)
     assert np.mean(alike) < 0.53
+
+
+def target_of(values: np.ndarray) -> trust.Target:
+    return trust.Target.of(pd.DataFrame(values, list(architectures(len(values)))))
+
+
+def test_regret_is_what_the_choice_of_each_seed_costs_by_the_others() -> None:
+    target = target_of(np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [4.0, 4.0, 4.0]]))
+    proxy = np.array([[0.0, 1.0, 2.0], [1.0, 0.0, 1.0], [2.0, 2.0, 0.0]])  # each takes another
+    found = trust.regret(target, proxy)
+    assert (found.value, found.worst) == (pytest.approx((0 + 1 + 3) / 3), 3)
+    assert trust.regret(target, target.values) == trust.Regret(0, 0)
+    proxy[0, 0] = np.nan  # a run that is missing is not chosen
+    assert trust.regret(target, proxy).value == pytest.approx((1 + 1 + 3) / 3)
+    assert np.isnan(trust.regret(target, np.full((3, 3), np.nan)).value)
+
+
+@pytest.mark.usefixtures("unresolved")
+def test_regret_above_the_ceilings_is_what_a_proxy_truly_costs() -> None:
+    """Whatever the noise of the judging seeds: by the truth behind simulated grids."""
+    rng, above, true = np.random.default_rng(11), [], []
+    for _ in range(300):
+        effects = rng.normal(size=8)
+        at_target, at_proxy = (
+            base[:, None] + rng.normal(0, 0.5, (8, 4))
+            for base in (effects, 0.5 * effects + rng.normal(0, 0.7, 8))
+        )
+        target = target_of(at_target)
+        above.append(trust.regret(target, at_proxy).value - trust.regret(target, at_target).value)
+        costs = [effects[values.argmin(0)].mean() for values in (at_proxy, at_target)]
+        true.append(costs[0] - costs[1])
+    apart = np.subtract(above, true)
+    assert np.mean(true) > 0.3
+    assert abs(apart.mean()) < 3 * apart.std() / np.sqrt(len(apart))
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_the_interaction_is_the_f_test_of_statsmodels(missing: bool) -> None:
+    rng = np.random.default_rng(12)
+    proxy, target = rng.normal(size=(2, 5, 4))
+    proxy[1] += 1.0
+    if missing:
+        proxy[2, 1] = proxy[4, 3] = np.nan
+    cells = _frame(target - proxy).dropna()
+    table = anova_lm(ols("value ~ C(seed) + C(arm)", cells).fit(), typ=2)
+    found = trust.interaction(target_of(target), proxy)
+    assert found.p == pytest.approx(table["PR(>F)"]["C(arm)"])
+    each = table.sum_sq / table.df
+    if not missing:
+        moments = max(0.0, (each["C(arm)"] - each["Residual"]) / 4) ** 0.5
+        assert found.sd == pytest.approx(moments)
+
+
+@pytest.mark.usefixtures("unresolved")
+def test_an_interaction_is_found_where_there_is_one_and_hardly_ever_where_there_is_none() -> None:
+    rng, tables = np.random.default_rng(13), 400
+    found = {False: 0, True: 0}
+    for _ in range(tables):
+        effects, seeds = rng.normal(size=(6, 1)), rng.normal(size=(1, 4))
+        at_target = effects + seeds + rng.normal(0, 0.1, (6, 4))
+        for changed in found:
+            other = effects + changed * rng.normal(0, 0.2, (6, 1))
+            at_proxy = other + 3 * seeds + rng.normal(0, 0.1, (6, 4))
+            found[changed] += trust.interaction(target_of(at_target), at_proxy).p < 0.05
+    assert found[False] / tables < 0.05 + 3 * (0.05 * 0.95 / tables) ** 0.5
+    assert found[True] / tables > 0.8
 
 
 def test_equal_arms_are_hardly_ever_resolved() -> None:
