@@ -11,6 +11,7 @@ from reports.read.study import plain
 from reports.show.figures import SERIES, Json, print_files
 from reports.show.tables import whole
 from reports.views.depth_figure import MOST_LABELS, apart
+from reports.weigh.forecast import EXPONENTS
 from reports.weigh.law import Law
 from reports.weigh.valley import INSIDE, Valley
 from space.sharing import MOST_LAYERS
@@ -74,6 +75,18 @@ def band(law: Law) -> tuple[list[float], list[float], list[float], list[float]]:
     intervals = np.clip([law.growth.predicted(budget) for budget in budgets], 1, MOST_LAYERS)
     best = np.clip(law.growth.best(budgets), 1, MOST_LAYERS)
     return budgets.tolist(), best.tolist(), intervals[:, 0].tolist(), intervals[:, 1].tolist()
+
+
+def published_growths(law: Law) -> Iterator[tuple[float, list[float], list[float]]]:
+    """Each published growth, as a line through the middle of ours: its exponent, budgets and best
+    depths that can be built. None where there is no line of ours."""
+    if law.growth is None:
+        return
+    budgets = np.array(band(law)[0])
+    for exponent in EXPONENTS:
+        depths = math.exp(law.growth.at) * (budgets / law.growth.middle) ** exponent
+        built = (depths >= 1) & (depths <= MOST_LAYERS)
+        yield exponent, budgets[built].tolist(), depths[built].tolist()
 
 
 def best_depths(law: Law) -> Iterator[tuple[Valley, float, float, float]]:
@@ -174,7 +187,7 @@ def _valley(valley: Valley, color: str) -> Iterator[Json]:
 
 
 def _growth(law: Law) -> Json:
-    data = [*_predicted(law), _best_depths(law), *_beyond(law), _published(law)]
+    data = [*_predicted(law), *_growths(law), _best_depths(law), *_beyond(law), _published(law)]
     x = {"type": "log", "title": {"text": f"N ({law.counted})"}, "exponentformat": "SI"}
     ends = _reach(law, data)
     marked = marks(*ends)
@@ -217,6 +230,13 @@ def _predicted(law: Law) -> Iterator[Json]:
     line = {"color": "var(--soft)", "width": 1.4, "dash": "dot"}
     name = "predicted, with 95% interval"
     yield _trace(budgets, best, "lines", line=line, name=name, hoverinfo="skip")
+
+
+def _growths(law: Law) -> Iterator[Json]:
+    for exponent, budgets, depths in published_growths(law):
+        line = {"color": "var(--series-2)", "width": 1, "dash": "dash"}
+        name = f"published growth N^{exponent:.2f}"
+        yield _trace(budgets, depths, "lines", line=line, name=name, hoverinfo="name")
 
 
 def _best_depths(law: Law) -> Json:
@@ -363,6 +383,10 @@ def _print_growth(law: Law) -> "Figure":
         budgets, best, low, high = band(law)
         axes.fill_between(budgets, low, high, color="#e4e5e7", lw=0)
         axes.plot(budgets, best, ":", color=SOFT, lw=1.3, label="predicted, with 95% interval")
+    for number, (exponent, at, depths) in enumerate(published_growths(law)):
+        label = None if number else "published growths, through the middle of ours"
+        axes.plot(at, depths, "--", color=SERIES[1], lw=0.8, alpha=0.7, label=label)
+        axes.annotate(f"N^{exponent:.2f}", (at[-1], depths[-1]), fontsize=7, ha="right")
     for number, (valley, best_depth, lower, upper) in enumerate(best_depths(law)):
         bars = [[best_depth - lower], [upper - best_depth]]
         label = None if number else "best depth, with 95% interval"

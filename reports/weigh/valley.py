@@ -79,8 +79,9 @@ def valley(
     """The valley through a budget's runs (columns `depth`, `seed`, `value`).
 
     A seed may move all depths alike. Noise is that of runs (what is left within a depth) and of
-    depths (how far their means lie off the curve beyond that), whichever makes more; its size is
-    drawn too, as residuals are few. A large residual is drawn no larger than Huber's threshold.
+    depths (how far their means lie off the curve beyond that). The sizes of both are drawn, as
+    residuals are few, and never tested for: few depths cannot rule out that the curve misses them.
+    A large residual is drawn no larger than Huber's threshold.
 
     `text` has, draw by draw and for each `key` of the runs, by how much its value would be another
     on other held-out text (`reports.weigh.evaluation.OfRuns.drawn`). What all depths have in common
@@ -120,23 +121,21 @@ def valley(
 
 
 def _noise(residual: Array, depth: Any, seeds: int, rng: Generator, draws: int) -> Array:
-    """Noise drawn from residuals: (draws, runs)."""
+    """Noise drawn from residuals: (draws, runs). Both variances are drawn by χ², the depths' own is
+    what is left of that of their means, 0 at least."""
     runs, depths = len(residual), int(depth.max()) + 1
     n = np.bincount(depth)
     mean = np.bincount(depth, residual) / n
     within = residual - mean[depth]
     free_off, free_within = depths - 3, runs - depths - seeds + 1
-    off = float((n * mean**2).sum()) / free_off
-    run = float((within**2).sum()) / free_within if free_within > 0 else 0.0
-    if off > run:  # the curve misses the means by more than runs of one depth differ
-        free = free_off
-        drawn = _again(mean, (draws, depths), rng)[:, depth] * math.sqrt((off - run) / n.mean())
-        drawn += _again(within, (draws, runs), rng) * math.sqrt(run)
-    else:
-        free = free_off + free_within
-        pooled = (off * free_off + run * free_within) / free
-        drawn = _again(residual, (draws, runs), rng) * math.sqrt(pooled)
-    return drawn * np.sqrt(free / rng.chisquare(free, draws))[:, None]
+    off = float((n * mean**2).sum()) / rng.chisquare(free_off, draws)
+    run = np.zeros(draws)
+    if free_within > 0:
+        run = float((within**2).sum()) / rng.chisquare(free_within, draws)
+    beyond = np.sqrt(np.maximum(off - run, 0.0) / n.mean())
+    drawn: Array = _again(mean, (draws, depths), rng)[:, depth] * beyond[:, None]
+    drawn += _again(within, (draws, runs), rng) * np.sqrt(run)[:, None]
+    return drawn
 
 
 def _again(values: Array, shape: tuple[int, int], rng: Generator) -> Array:
