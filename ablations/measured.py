@@ -11,23 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from ablations.stats.looks import Looks
+from ablations.stats.looks import FILE, Looks, all_counted, noted_looks
 from space.seals import whole_json, write_json
 
-FILE, MEASURED = "looks.json", "measured.json"
-REMEDY = "remove it, and state looks=[…]"
-
-
-def read_looks(folder: Path) -> dict[str, Looks]:
-    """Those of each study that was measured, at its last.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    return {
-        study: Looks.of((look["seeds"] for look in noted), noted[-1]["seeds"], _counted(noted))
-        for study, noted in _noted(folder).items()
-    }
+MEASURED = "measured.json"
 
 
 def note_unknown(folder: Path) -> None:
@@ -50,7 +37,7 @@ def note_look(
     Raises:
         ValueError: what is stated does not fit.
     """
-    now, all_noted = _look(runs, True), _noted(folder)
+    now, all_noted = _look(runs, True), noted_looks(folder)
     keys = set(now["keys"])
     if stated:
         seeds = Looks.given(stated, now["seeds"]).seeds
@@ -58,7 +45,7 @@ def note_look(
     else:
         earlier = [look for look in all_noted.get(study, []) if keys & set(look["keys"])]
         noted = [look for look in earlier if look["seeds"] != now["seeds"]]
-        now["counted"] = _counted(earlier)
+        now["counted"] = all_counted(earlier)
         noted.append(now)
     write_json(folder / FILE, all_noted | {study: noted})
 
@@ -75,12 +62,3 @@ def _are_runs(found: Any) -> bool:
         and len(found) > 0
         and all(isinstance(run, dict) and {"arm", "seed", "key"} <= set(run) for run in found)
     )
-
-
-def _counted(noted: Sequence[Mapping[str, Any]]) -> bool:
-    return all(look["counted"] for look in noted)
-
-
-def _noted(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    path = folder / FILE
-    return dict(whole_json(path, "looks of what was measured", REMEDY)) if path.is_file() else {}

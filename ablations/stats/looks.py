@@ -12,9 +12,10 @@ The first look was read at 95% before anybody knew that there would be another. 
 simulated: `ablations.stats.calibration.extended`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -25,8 +26,11 @@ from scipy.special import ndtr, ndtri
 from ablations.stats.block import LEVEL
 from ablations.stats.dunnett import Array
 from ablations.stats.sequential import LOOKS
+from space.seals import whole_json
 from space.words import count, join
 
+FILE = "looks.json"
+"""Beside what a table measured that trains nothing: by study its looks, `seeds keys counted`."""
 NODES = leggauss(200)
 """Of the integrals over the looks' statistics."""
 
@@ -139,3 +143,25 @@ def auto_words(looks: Looks) -> str:
         f"{len(own)}, at {join([str(n) for n in own])} seeds as seeds=auto asks; intervals at the "
         f"level of {at}, with 5% spent over all{besides}"
     )
+
+
+def noted_looks(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What `ablations.measured` has noted in the folder of a table that trains nothing.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path, remedy = folder / FILE, "remove it, and state looks=[…]"
+    return dict(whole_json(path, "looks of a table", remedy)) if path.is_file() else {}
+
+
+def read_looks(folder: Path) -> dict[str, Looks]:
+    """The looks of each study that was measured, at its last. Raises as `noted_looks`."""
+    return {
+        study: Looks.of((look["seeds"] for look in noted), noted[-1]["seeds"], all_counted(noted))
+        for study, noted in noted_looks(folder).items()
+    }
+
+
+def all_counted(noted: Sequence[Mapping[str, Any]]) -> bool:
+    return all(look["counted"] for look in noted)

@@ -13,12 +13,11 @@ from typing import Any, Self
 
 import pandas as pd
 
-from ablations.measured import read_looks
 from ablations.questions import standalone, table_stem
 from ablations.stats.block import LEVEL
 from ablations.stats.bracket import CARRIED, EDGE, is_carried
 from ablations.stats.effects import compare
-from ablations.stats.looks import Looks, auto_words
+from ablations.stats.looks import Looks, auto_words, read_looks
 from ablations.stats.sequential import verdicts
 from ablations.table import ARMS
 from reports.read.study import Open, deviation, require_records

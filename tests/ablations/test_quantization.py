@@ -12,9 +12,9 @@ import pytest
 from study_fixtures import environment, run
 
 from ablations.config import AblationConfig
-from ablations.measured import note_look, note_unknown, read_looks
+from ablations.measured import note_look, note_unknown
 from ablations.questions.quantization import cells_of as runs_of
-from ablations.stats.looks import in_percent, levels
+from ablations.stats.looks import in_percent, levels, read_looks
 from reports.views.quantization import VIEW, cells_of, losses, orders, read_measured
 from reports.weigh.table import read_table
 from search.data.config import DataConfig
