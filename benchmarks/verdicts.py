@@ -8,14 +8,19 @@ with two statistics: over the pooled standard deviation, and over the two arms' 
 
 For each rule: tables of equal arms with a false verdict, by how the standard deviations differ, and
 how often effects are found where all vary equally.
+
+Then the arms that may be best: Hsu's comparison with the best, as studies have it, which keeps the
+best arm with 95%, beside all pairs at 5% together, which leaves none of equal arms out with 95%.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from ablations.effects import indistinguishable, resolved_pairs
 from ablations.stats.block import LEVEL
 from ablations.stats.calibration import PATTERNS, scales_of
 from ablations.stats.widths import half_widths
@@ -36,6 +41,10 @@ SHOWN = ("equal", "baseline 2 times", "baseline 4 times", "one arm 4 times")
 EFFECTS = (1.5, 2.0)
 """In standard deviations of a run's error."""
 TABLES, DRAWS = 2000, 199
+SETS = 300
+"""Tables for each design and rule of sets."""
+VALLEY = (0.6, 0.0, 0.3, 1.2, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 12.0, 14.0)
+"""Effects of arms in standard deviations, as depths have them: the first so many are taken."""
 
 
 def residuals(values: Array) -> Array:
@@ -164,6 +173,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         columns = [f"{arms} arms × {seeds} seeds", *SHOWN, *(f"finds {e:g} sd" for e in EFFECTS)]
         parts.append(table(columns, rows))
+    parts.append(
+        "Arms that may be best, in tables of equal arms and in tables whose arms lie in a valley "
+        f"({', '.join(f'{v:g}' for v in VALLEY)} standard deviations, the first so many), "
+        f"{SETS} tables each.\n"
+    )
+    columns = ["arms × seeds, rule", "some equal arm left out", "best kept", "arms kept"]
+    rows = [
+        [f"{arms} × {seeds}, {name}", *sets_of(rule, arms, seeds)]
+        for arms, seeds in DESIGNS
+        for name, rule in SET_RULES.items()
+    ]
+    parts.append(table(columns, rows))
     leave("verdicts", "\n".join(parts), None, chosen.save)
 
 
@@ -180,6 +201,44 @@ def row_of(rule: Rule, arms: int, seeds: int, tables: int, draws: int) -> list[s
     found = [verdicts([1.0] * arms, effect)[:, 0].mean() for effect in EFFECTS]
     shares: list[Any] = [*false, *found]
     return [f"{share:.1%}" for share in shares]
+
+
+def by_hsu(frame: pd.DataFrame) -> set[int]:
+    """As studies have it."""
+    return set(indistinguishable(frame).level)  # type: ignore[arg-type]
+
+
+def by_all_pairs(frame: pd.DataFrame) -> set[int]:
+    """Arms than which no other is better, all pairs at 5% together."""
+    signs = resolved_pairs(frame)
+    return {int(arm) for arm, row in signs.iterrows() if not (row == 1).any()}  # type: ignore
+
+
+SET_RULES: dict[str, Callable[[pd.DataFrame], set[int]]] = {
+    "Hsu (ours)": by_hsu,
+    "all pairs": by_all_pairs,
+}
+
+
+def sets_of(rule: Callable[[pd.DataFrame], set[int]], arms: int, seeds: int) -> list[str]:
+    """How often some arm of equal ones is left out; in a valley how often the best is kept, and how
+    many arms are on average."""
+    rng = np.random.default_rng(0)
+    place = pd.MultiIndex.from_product([range(arms), range(seeds)], names=["arm", "seed"])
+
+    def kept(effects: Array) -> list[set[int]]:
+        draws = rng.standard_normal((SETS, arms, seeds)) + effects[:, None]
+        frames = (pd.DataFrame({"val_bpb": d.ravel()}, place).reset_index() for d in draws)
+        return [rule(frame) for frame in frames]
+
+    valley = np.array(VALLEY[:arms])
+    equal, found = kept(np.zeros(arms)), kept(valley)
+    best = int(valley.argmin())
+    return [
+        f"{np.mean([len(left) < arms for left in equal]):.1%}",
+        f"{np.mean([best in left for left in found]):.1%}",
+        f"{np.mean([len(left) for left in found]):.1f} of {arms}",
+    ]
 
 
 if __name__ == "__main__":
