@@ -17,7 +17,7 @@ from space.arch import Architecture
 from space.axes import parse_sharing
 from space.budget import FFN_TOLERANCE, SIZES, Budget, Unfit, fit
 from space.device import QUANTITIES
-from space.meters import meter_of
+from space.meters import KINDS, meter_of
 from space.near import hint
 from space.ranges import number
 
@@ -69,9 +69,10 @@ def make_panel(
     # What all are to be equal to is made first.
     for label, given in (arms if equal is None else {baseline: arms[baseline], **arms}).items():
         own = dict(given or {})
+        if equal is not None and made:
+            budget = equal_budget(equal, made[baseline].architecture) or budget
         try:
             if equal is not None and made:
-                budget = equal_budget(equal, made[baseline].architecture) or budget
                 own = _made_equal(own, base, equal)
             made[label] = _arm(label, own, base, budget, recipe, made, timing)
             if exact:
@@ -117,13 +118,19 @@ def equal_budget(equal: str, baseline: Architecture) -> Budget | None:
     if equal in TRAINING:
         return None
     kind, _, at = equal.partition("@")
+    if kind not in KINDS:
+        known = (*TRAINING, *KINDS)
+        raise ValueError(
+            f"equal must be one of {', '.join(known)}, with what they need, such as "
+            f"decode_ms@iphone_13, but got {equal!r}{hint(kind, known)}"
+        )
     try:
         spent = meter_of(kind, Budget(kind, 1, at or None).at).spent(baseline)
         return Budget(kind, spent if kind in QUANTITIES else round(spent), at or None)
     except ValueError as error:
         raise ValueError(
-            f"equal must be {', '.join(TRAINING)} or what a budget counts, such as "
-            f"decode_ms@iphone_13, but got {equal!r}: {error}"
+            f"equal must be what a budget counts, such as decode_ms@iphone_13, but got {equal!r}: "
+            f"{error}"
         ) from None
 
 

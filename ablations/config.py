@@ -88,7 +88,7 @@ class AblationConfig(StudyConfig):
         """What a table's name says of an objective that is not the default."""
         if self.objectives[:1] in ([], [USUAL]):
             return ""
-        return f"_{Measure(self.objectives[0]).short}"
+        return f"_{Measure.given(self.objectives[0], 'objectives').short}"
 
     @property
     def name(self) -> str:

@@ -235,7 +235,9 @@ class SearchConfig(StudyConfig):
         parts += [] if self.data.source == "embedded" else [self.data.short]
         parts += [] if self.pruner.name == "none" else [label(self.pruner.name)]
         if self.objectives not in ([], [USUAL]):
-            parts += [_in_folders(Measure(name).short) for name in self.objectives]
+            parts += [
+                _in_folders(Measure.given(name, "objectives").short) for name in self.objectives
+            ]
         return "_".join(parts)
 
     @property

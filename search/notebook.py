@@ -5,6 +5,7 @@ command refuses raises ValueError with the same words.
 """
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from search.run import RunConfig, prepare_run, train_alone
 from search.runs import load_records
 from search.states import End, Status
 from search.study.ending import conclude
-from space.app import configuration
+from space.app import configuration, option_of
 from space.arch import Architecture
 from space.seals import read_json
 
@@ -48,6 +49,7 @@ def run_study(*options: str) -> "StudyResult":
         KeyboardInterrupt: it was stopped; the same call goes on.
         RuntimeError: workers kept dying, or no run can be written.
     """
+    require_one_budget(options)
     config = configuration("search", SearchConfig, options)
     if not config.train:
         raise ValueError(
@@ -68,6 +70,16 @@ def run_study(*options: str) -> "StudyResult":
     if ending.kind != End.DONE:
         raise RuntimeError(f"{ending.reason}; see {session.job.folder / 'workers'}")
     return StudyResult(folder=config.folder, runs=Path(config.runs))
+
+
+def require_one_budget(options: Sequence[str]) -> None:
+    """Raises: ValueError where a list of budgets is given, which are several studies."""
+    for word in options:
+        if option_of(word) == "budget" and word.partition("=")[2].lstrip().startswith("["):
+            raise ValueError(
+                f"run_study must have one budget, but got {word}; call it for each, or give the "
+                "list to `python -m search`, which makes their law too"
+            )
 
 
 @dataclass(frozen=True)

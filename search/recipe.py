@@ -34,8 +34,8 @@ class Recipe:
 
     tokens: Count
     """Training tokens, rounded up to whole steps."""
-    seq_len: Count = 256
-    """Tokens of a sequence, which attention sees."""
+    seq_len: Annotated[int, Range(2)] = 256
+    """Tokens of a sequence, which attention sees: of one alone there is nothing to attend to."""
     batch_size: Count = 16
     """Sequences a step."""
     lr: Positive = 3e-3

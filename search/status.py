@@ -7,7 +7,6 @@ nothing there. `--watch` looks again every few seconds; `format=json` is for pro
 
 import json
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from search.study.storage import (
     OPENING_ERRORS,
     TOTAL,
     first_line,
-    open_storage,
+    open_there,
     open_to_read,
     read_attempts,
 )
@@ -67,14 +66,8 @@ class StatusConfig:
             raise ValueError(f"format must be text or json, but got {self.format!r}")
 
 
-def main() -> None:
-    """As other commands, with `--watch` for `watch=true`."""
-    sys.argv[1:] = ["watch=true" if word == "--watch" else word for word in sys.argv[1:]]
-    show()
-
-
-@verb("status", StatusConfig)
-def show(config: StatusConfig) -> None:
+@verb("status", StatusConfig, flags={"--watch": "watch=true"})
+def main(config: StatusConfig) -> None:
     """Print where the study stands; with `watch` until it is done."""
     with one_line_errors():
         if config.study is None:
@@ -117,7 +110,7 @@ class All:
 
     def __init__(self, config: StatusConfig) -> None:
         self.outputs = Path(config.outputs)
-        self.shared = None if config.storage is None else open_storage(config.storage)
+        self.shared = None if config.storage is None else open_there(config.storage)
         self.quiet: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = {}
         """Files behind which nobody worked at the last look: their state then, and what it was."""
 
@@ -181,8 +174,7 @@ def storage_of(config: StatusConfig) -> PatientStorage:
         ValueError: it is not, or cannot be opened.
     """
     url = config.storage or f"sqlite:///{_file_of(config)}"
-    storage = open_storage(url)
-    return storage
+    return open_there(url)
 
 
 def name_of(storage: PatientStorage, given: str) -> str:

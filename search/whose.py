@@ -23,7 +23,7 @@ from search.study.patience import PatientStorage
 from search.study.storage import (
     OPENING_ERRORS,
     first_line,
-    open_storage,
+    open_there,
     open_to_read,
     read_attempts,
 )
@@ -138,7 +138,7 @@ def asked(config: WhoseConfig) -> tuple[Owners, set[str]]:
         with _named(path), open_to_read(path) as storage:
             running |= _ask(storage, owners, path.parent.relative_to(outputs).as_posix())
     if config.storage is not None:
-        running |= _ask(open_storage(config.storage), owners)
+        running |= _ask(open_there(config.storage), owners)
     return owners, running
 
 

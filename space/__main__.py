@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,22 +14,34 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from space import formats
-from space.app import verb
+from space.app import option_of, verb
 from space.arch import Architecture, Size
 from space.axes import Candidate, Space, SpaceConfig, describe_sharing
 from space.budget import Unfit, ffn_multiple, ffn_target
 from space.cli import one_line_errors
 from space.cost import cost, num_norms, parts
 from space.device import Use
+from space.files import require_writable
 from space.formats import NotHeld, export_as, held_in, holds
 from space.overrides import Names, Place
 from space.parts import part_fields
 from space.ranges import AtLeast1
 from space.stored import Stored
 from space.tables import Column, aligned
-from space.words import count, magnitude, percent, prefixed
+from space.words import count, join, magnitude, percent, prefixed
 
 FORMATS = ("table", "markdown", "csv", "json")
+
+SOURCES = ("export", "architecture_from", "architecture_file", "architecture")
+"""Options of which one chooses what is exported or shown; without any it is the ladder."""
+ONLY_WITH = {
+    **dict.fromkeys(("to", "tokenizer", "precision"), ("export",)),
+    "study": ("export", "architecture_from"),
+    **dict.fromkeys(("budget", "space", "vocab_size"), ("",)),
+    **dict.fromkeys(("seq_len", "dtype_bytes", "device"), ("", *SOURCES[1:])),
+}
+"""With which of them an option goes, the empty name being the ladder: elsewhere it would do
+nothing. Places, such as `runs`, may stand anywhere."""
 
 Row = dict[str, Any]
 """One architecture: its fields, its cost and what follows from them, each under its own name."""
@@ -77,6 +90,7 @@ class Config:
 def main(config: Config) -> None:
     """Export a model, or print an architecture where one is asked for, and else the ladder."""
     with one_line_errors():
+        _require_one_source(config, sys.argv[1:])
         if config.export is not None:
             return _export(config.export, config)
         if config.format not in FORMATS:
@@ -94,6 +108,29 @@ def main(config: Config) -> None:
     print(text)
 
 
+def _require_one_source(config: Config, given: Sequence[str]) -> None:
+    """Raises: ValueError where options of the command contradict each other, of which one would do
+    nothing."""
+    chosen = {name: getattr(config, name) for name in SOURCES}
+    sources = [name for name, value in chosen.items() if value is not None]
+    if len(sources) > 1:
+        raise ValueError(
+            f"one of {', '.join(SOURCES)} says what is meant, but got {join(sources)}; leave out "
+            "all but one"
+        )
+    source = sources[0] if sources else ""
+    options = [option_of(word).partition(".")[0] for word in given if not word.endswith("=null")]
+    for option in options:
+        goes = ONLY_WITH.get(option, (source,))
+        if source not in goes:
+            others = " or ".join(f"{name}=…" for name in goes if name)
+            got = f"but got it with {source}=…" if source else "but got it without"
+            raise ValueError(
+                f"{option} must go with {others or 'the ladder of a space'}, {got}; leave "
+                f"{option} out{f', or {source}' if source else f', or add {others}'}"
+            )
+
+
 def _space(config: Config) -> Space:
     """Raises: Unfit where nothing lies on the budget; a vocabulary that nobody gave is named."""
     try:
@@ -109,6 +146,7 @@ def _export(source: str, config: Config) -> None:
     logging.disable(logging.INFO)  # the hub's library tells of the temporary folder
     if config.to is None:
         raise ValueError("to must name the folder that the export goes to; add to=FOLDER")
+    require_writable(Path(config.to), "to", whole=True)
     format = "hf" if config.format == "table" else config.format  # what no one has set
     model = _named(source, config)
     try:
@@ -180,7 +218,7 @@ def _architecture(config: Config) -> Architecture | None:
 
         return architecture_of(_named(config.architecture_from, config))
     if config.architecture_file is not None:
-        return Architecture.from_yaml(config.architecture_file)
+        return Architecture.from_yaml(config.architecture_file, "architecture_file")
     if config.architecture is not None:
         return Architecture.from_dict(config.architecture)
     return None

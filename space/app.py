@@ -6,11 +6,12 @@ import re
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import wraps
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import hydra
@@ -57,6 +58,7 @@ def verb(
     schema: type[T],
     usual: Callable[[Sequence[str]], Sequence[str]] = lambda _: (),
     several: Several | None = None,
+    flags: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[Callable[[T], None]], Callable[[], None]]:
     """Decorator: `main(config: schema)` becomes the Hydra app of `conf/<name>.yaml`.
 
@@ -64,6 +66,8 @@ def verb(
 
     `usual` may add overrides to those of the command line, which it is given. `several` says how
     the verb starts several times, as `-m` asks; without it that is refused.
+
+    `flags` are short forms of options: `{"--watch": "watch=true"}`.
 
     A field of the schema whose class names a `door`, such as `sampler`, takes any implementation
     of that door: see `by_name`.
@@ -79,7 +83,7 @@ def verb(
         @wraps(main)
         def with_objects(config: DictConfig) -> None:
             with one_line_errors(CONFIGURING):
-                values = _objects(config, name, schema)
+                values = _objects(config, name, schema, sys.argv[1:])
             try:
                 with reader_may_leave():  # here too, since Hydra prints what it raises
                     main(values)
@@ -98,7 +102,8 @@ def verb(
             trouble.clear()
             try:
                 with one_line_errors(CONFIGURING):
-                    flags, given, known = _flags_and_options(sys.argv[1:])
+                    sys.argv[1:] = [flags.get(word, word) for word in sys.argv[1:]]
+                    hydras, given, known = _flags_and_options(sys.argv[1:], flags)
                     _require_folder(known.config_dir)
                     folders = [Path(CONF), *([Path(known.config_dir)] if known.config_dir else [])]
                     if several and not known.help and (known.multirun or wants_law(given, several)):
@@ -113,7 +118,7 @@ def verb(
                         require_own_experiment(given, schema, _module_of(main), folders)
                         _require_once(given)
                         given = as_meant(given, schema, name, folders)
-                        sys.argv[1:] = [*flags, *usual(given), *given]
+                        sys.argv[1:] = [*hydras, *usual(given), *given]
                 with one_line_errors(CONFIGURING), reader_may_leave():
                     app()
             except KeyboardInterrupt as stop:  # not while it trains, when signals stop workers
@@ -144,7 +149,8 @@ def configuration(
     try:
         with hydra.initialize_config_dir(CONF, version_base="1.3"):
             config = hydra.compose(name, [*as_meant(given, schema, name, folders), *searched])
-        return _objects(config, name, schema)
+        flags = [f"--config-dir={folder}" for folder in folders[1:]]
+        return _objects(config, name, schema, [*flags, *given])
     except (HydraException, OmegaConfBaseException, RecursionError, YAMLError) as error:
         raise ValueError(describe(error)) from None
 
@@ -161,8 +167,8 @@ def _apart_from_folder(given: Sequence[str]) -> tuple[list[str], list[Path]]:
     return words, []
 
 
-def _objects(config: DictConfig, name: str, schema: type[T]) -> T:
-    _require_known_and_given(config, schema)
+def _objects(config: DictConfig, name: str, schema: type[T], given: Sequence[str]) -> T:
+    _require_known_and_given(config, schema, given)
     require_numbers(OmegaConf.to_container(config, resolve=True), schema)
     settle_places(config, schema)
     values = OmegaConf.to_object(config)
@@ -259,11 +265,19 @@ def _by_name(text: str, doors: Mapping[str, Door[Any]]) -> str:
     return f"{option}.{doors[option].field}={spelt}"
 
 
-def _require_known_and_given(config: DictConfig, schema: type[Any]) -> None:
+def _require_known_and_given(config: DictConfig, schema: type[Any], given: Sequence[str]) -> None:
     """Hydra lets `+` add what no one reads, and says of what is missing that it is mandatory."""
     for name, at, known in _unknown(config, schema, ""):
         raise no_option(name, at, known, () if at else deeper_options(schema))
     if missing := sorted(OmegaConf.missing_keys(config)):
+        group, _, name = missing[0].partition(".")
+        chosen = [text.partition("=")[2] for text in given if option_of(text) == group]
+        for path in files_of(given, group, chosen[-1]) if name and chosen else ():
+            empty = "" if OmegaConf.load(path) else "it is empty and "
+            raise ValueError(
+                f"{path} must set {name}, but {empty}sets none; write it there, or add "
+                f"{missing[0]}=…"
+            )
         raise ValueError(
             f"{missing[0]} must be given, but is not; add {missing[0]}=… (--help lists choices)"
         )
@@ -314,9 +328,12 @@ def _module_of(main: Callable[..., Any]) -> str:
     return (spec.name if spec else main.__module__).removesuffix(".__main__")
 
 
-def _flags_and_options(given: Sequence[str]) -> tuple[list[str], list[str], Namespace]:
+def _flags_and_options(
+    given: Sequence[str], own: Iterable[str]
+) -> tuple[list[str], list[str], Namespace]:
     """Hydra's flags, in whichever place they stand; the options; and what the flags say. Hydra's
-    parser takes no options after flags that follow some, and answers with its whole usage."""
+    parser takes no options after flags that follow some, and answers with its whole usage. `own`
+    are the verb's, which may be meant by another one."""
     parser = hydra_flags()
     parser.error = lambda message: fail(  # type: ignore[method-assign]
         f"flags must be Hydra's, but {message}; --hydra-help lists them"
@@ -326,8 +343,9 @@ def _flags_and_options(given: Sequence[str]) -> tuple[list[str], list[str], Name
     if unknown:
         flag = unknown[0]
         raise ValueError(
-            f"flags must be Hydra's, but got {flag}; --hydra-help lists them"
-            f"{hint(flag, flags_of(parser)) or _without_dashes(flag)}"
+            f"flags must be {''.join(f'{name}, or ' for name in own)}Hydra's, but got {flag}; "
+            "--hydra-help lists these"
+            f"{hint(flag, [*own, *flags_of(parser)]) or _without_dashes(flag)}"
         )
     return flags, options, known
 

@@ -256,19 +256,26 @@ class Architecture:
         return field_of(name, [setting.name for setting in self.parts]).default
 
     @classmethod
-    def from_yaml(cls, name: str | Path) -> Self:
+    def from_yaml(cls, name: str | Path, option: str = "architecture") -> Self:
         """The architecture of `conf/architecture/<name>.yaml`, or of a YAML file given by its path.
 
         Raises:
-            ValueError: no such file, or one that does not describe an architecture.
+            ValueError: no such file, or one that does not describe an architecture; the message
+                names the option that was given.
         """
         path = Path(name)
         if path.suffix not in (".yaml", ".yml"):
             path = ARCHITECTURES / f"{name}.yaml"
         if not path.is_file():
             known = sorted(p.stem for p in ARCHITECTURES.glob("*.yaml"))
-            raise absent("architecture", str(name), known)
-        return cls.from_dict(read_mapping(path, "the fields of one architecture, a line each"))
+            raise absent(option, str(name), known)
+        values = read_mapping(path, "the fields of one architecture, a line each")
+        if not set(values) & set(FIELDS):
+            raise ValueError(
+                f"{option} must be a file of one architecture, with fields such as hidden_size, "
+                f"but {path} has {', '.join(map(str, values))}; conf/architecture/ has examples"
+            )
+        return cls.from_dict(values)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

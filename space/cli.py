@@ -32,6 +32,8 @@ ADVICE = re.compile(
 """Of Hydra, which leads to nothing here."""
 NOT_THERE = re.compile(r"Could not override '(\w+\.[\w.]+)'")
 """Hydra's words for a key of a mapping that the file does not have."""
+NOT_GIVEN = re.compile(r"Missing mandatory value: (\w+)")
+"""Hydra's words for a value within what nobody has given."""
 
 IN_FILE = re.compile(r"In '([^']+)':")
 """Hydra's words for the file of a group that a value stands in."""
@@ -101,13 +103,21 @@ def fail(error: BaseException | str) -> NoReturn:
 
 
 def _not_there(option: str) -> str:
-    """Of a key of a mapping: the axis that was probably meant, or how another one is added."""
+    """Of a key of a mapping: the name that was probably meant, or how another one is added."""
+    from space.arch import FIELDS
     from space.axes import AXES
+    from space.parts import part_fields
 
     group, _, name = option.rpartition(".")
-    near = hint(name, AXES) if group == "space.axes" and name not in AXES else ""
-    how = f"{'Another axis is added' if near else '; add it'} with +{option}=…"
-    return f"{option} must be there to be changed, but is not{near}{' ' if near else ''}{how}"
+    kinds = {"space.axes": ("axis", [*AXES]), "architecture": ("field", [*FIELDS, *part_fields()])}
+    what, known = kinds.get(group, ("", []))
+    if known and name not in known:
+        said = hint(name, known) or f"; known are {', '.join(sorted(known))}."
+        return (
+            f"{option} must be there to be changed, but is not{said} Another {what} is added with "
+            f"+{group}.NAME=…"
+        )
+    return f"{option} must be there to be changed, but is not; add it with +{option}=…"
 
 
 def describe(error: BaseException) -> str:
@@ -117,6 +127,8 @@ def describe(error: BaseException) -> str:
         return "values must not be nested so deeply that they cannot be read"
     if added := NOT_THERE.search(str(error)):
         return _not_there(added[1])
+    if lacking := NOT_GIVEN.search(f"{error} {error.__cause__}"):
+        return f"{lacking[1]} must be given, but is not; add {lacking[1]}=… (--help lists choices)"
     if wrong := wrong_kind(error) or unknown_key(error):
         return wrong
     texts = [_first_lines(error)]

@@ -195,6 +195,11 @@ def bare(name: str) -> str:
     return _unpinned(name)[0]
 
 
+def is_pinned(name: str) -> bool:
+    """Whether a name has a digest, as `Door.pinned` gives it to all but the project's own."""
+    return _unpinned(name)[1] is not None
+
+
 def alike(one: Any, other: Any) -> bool:
     """Whether two values are equal, or names that are pinned to one source, in whichever folder its
     file is."""
@@ -208,17 +213,26 @@ def alike(one: Any, other: Any) -> bool:
 
 @contextmanager
 def taking_options(
-    option: str, who: str, kinds: tuple[type[Exception], ...] = (TypeError,)
+    option: str,
+    who: str,
+    given: Mapping[str, Any],
+    kinds: tuple[type[Exception], ...] = (TypeError,),
 ) -> Iterator[None]:
     """Turn errors about the options that a user gave into one line.
 
     Raises:
         ValueError: instead of one of `kinds`; of most callables a `TypeError` says that they do not
-            take an option.
+            take an option. What goes wrong with it within a user's own file is said with its place
+            there.
     """
     try:
         yield
     except kinds as error:
+        if place := place_of(error):
+            values = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "none"
+            raise ValueError(
+                f"{option} must be what {who} takes, but with {values} it fails: {place}"
+            ) from None
         said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{option} must be what {who} takes, but {said[0]}") from None
 
@@ -272,7 +286,7 @@ OWN_FILE = "isoparam_door_"
 """What names of modules from users' files begin with."""
 
 
-def place_of(error: Exception) -> str | None:
+def place_of(error: BaseException) -> str | None:
     """Where in a file of the user's own an error was raised, and the error, in one line; None where
     it went through no such file."""
     frames = [

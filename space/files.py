@@ -152,6 +152,30 @@ def place(option: str, given: str) -> str:
     return found
 
 
+def require_writable(path: Path, option: str, kind: str = "folder", whole: bool = False) -> None:
+    """Nothing is made there.
+
+    Args:
+        kind: what the option names, a `folder` or a `file`.
+        whole: it is replaced by what is written beside it, as `file_atomically` does.
+
+    Raises:
+        ValueError: nothing can be written there, or what is not there cannot be made.
+    """
+    if kind == "file" and path.is_dir():
+        raise ValueError(f"{option} must be a file, but {path} is a folder; name a file in it")
+    there = path.absolute().parent if whole else path.absolute()
+    try:
+        there = next(folder for folder in (there, *there.parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{option} must be a {kind} that can be written, but in {there} nothing can be "
+            f"({error.strerror}), and so not {path}; set {option}={kind.upper()}"
+        ) from None
+
+
 def require_name(option: str, name: str) -> None:
     """Raises: ValueError where a folder or a W&B run cannot have the name."""
     if len(os.fsencode(name)) > LONGEST_NAME:

@@ -98,6 +98,8 @@ def absent(option: str, given: str, names: Sequence[str]) -> ValueError:
             f"{option} must be a file that is there, but {given} is not; check the spelling (it is "
             "relative to the current folder)"
         )
+    if Path(given).is_file():
+        return ValueError(f"{option} must be a name or a .yaml file, but {given} is another file")
     here = sorted(map(str, Path().glob("*.yaml")))
     return ValueError(
         f"{option} must be one of {', '.join(names)}, or a path to a YAML file, but got "
@@ -114,8 +116,9 @@ def files_of(group: str, folders: Iterable[Path]) -> list[str]:
 def _require_file(group: str, value: str, files: Sequence[str], folders: Sequence[Path]) -> None:
     if value in (*files, "null", "") or value.isdigit() or not set(value).isdisjoint("[{$"):
         return  # `space.overrides` says what is wrong with a number
-    if value.endswith((".yaml", ".yml")):
-        there = "is no name" if Path(value).exists() else "is not there"
+    path = Path(value)
+    if value.endswith((".yaml", ".yml")) or (path.suffix and path.is_file()):
+        there = "is no name" if path.exists() else "is not there"
         raise ValueError(
             f"{group} must be the name of a file, but {value} {there}; a file of your own is "
             f"FOLDER/{group}/NAME.yaml: --config-dir FOLDER {group}=NAME"

@@ -103,6 +103,10 @@ def test_a_folder_of_configurations_may_stand_among_the_options(tmp_path: Path) 
         ),
         (lambda given: run_study(*given, "sampler=absent.py"), "absent.py"),
         (lambda given: run_study(*given, "budget=10"), "must lie within"),
+        (
+            lambda given: run_study(*given, "budget=[100k,200k]"),
+            "have one budget.*call it for each",
+        ),
         (lambda given: train_run("mobilellm_124m"), "mobilellm_124m"),
     ],
 )

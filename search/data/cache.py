@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import BaseFileLock, FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 
 from search.artifacts import Artifacts
 from search.data.build import FORMAT, Encoded, encode_text, pack
@@ -58,12 +58,17 @@ def prepare(
     folder = cache / f"{config.label}-{digest_of(recipe)}"
     if not os.access(cache, os.W_OK):
         return replace(_there(folder), name=str(config.name))
-    with _alone_here(folder):
+    with _alone_here(folder) as lock:
         if not (_usable(folder, progress) or _bring(folder, artifacts)):
-            if corpus is None:
-                _mix(config, recipe, folder, progress, artifacts)
-            else:
-                _build(config, corpus, recipe, folder, progress)
+            try:
+                if corpus is None:
+                    _mix(config, recipe, folder, progress, artifacts)
+                else:
+                    _build(config, corpus, recipe, folder, progress)
+            except ValueError:  # of data that are refused nothing stays
+                _remove_lock(folder.with_suffix(".lock"))
+                Path(lock.lock_file).unlink(missing_ok=True)
+                raise
         if artifacts is not None:
             _send(folder, artifacts)
         return replace(open_data(folder), name=str(config.name))
@@ -82,6 +87,12 @@ def _alone_here(folder: Path) -> BaseFileLock:
 
 def _lock(path: Path) -> BaseFileLock:
     return FileLock(path, mode=0o666 & ~umask())
+
+
+def _remove_lock(path: Path) -> None:
+    """Remove the file of a lock, unless somebody has it. Who waits for it makes another."""
+    with suppress(Timeout), _lock(path).acquire(timeout=0):
+        path.unlink(missing_ok=True)
 
 
 def _usable(folder: Path, progress: Progress) -> bool:

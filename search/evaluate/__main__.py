@@ -12,9 +12,10 @@ from search.config import Evaluation
 from search.evaluate.score import TaskScore, be_quiet, find_model, open_model, score
 from search.evaluate.tasks import build, chosen, source_of
 from search.models import best_in_words, is_run, named, run_data
+from search.train.placement import device_here
 from space.app import verb
 from space.cli import one_line_errors
-from space.files import write_atomically
+from space.files import require_writable, write_atomically
 from space.overrides import Place
 from space.tables import in_columns
 
@@ -45,12 +46,14 @@ def main(config: EvaluateConfig) -> None:
     """Score the model, print the table and keep what it rests on."""
     be_quiet()
     with one_line_errors():
-        study = config.study
+        if config.to is not None:
+            require_writable(Path(config.to), "to", "file", whole=True)
+        device, study = device_here(config.device, "device"), config.study
         config = replace(config, model=named(config.model, study, config.outputs), study=None)
         specs = chosen(config.tasks, config.only)
         folder = find_model(config.model, config.runs)
         tasks = build(specs, config.source, Path(config.package), lambda: held_out(config))
-        lm = open_model(folder, config.cache, config.tokenizer, config.device)
+        lm = open_model(folder, config.cache, config.tokenizer, device)
         if study is not None:
             print(best_in_words(study, config.outputs), flush=True)
     scores = []

@@ -18,6 +18,7 @@ from typing import Any
 from search.models import is_run, stored_run
 from search.paired import standard_error
 from search.record import Score
+from search.train.placement import device_here
 from space.compat import hide_progress_bars
 
 SHOTS_SEED = 1234
@@ -61,15 +62,12 @@ def open_model(
     """The model of a run or a checkpoint behind lm-eval's interface.
 
     Raises:
-        ValueError: as `space.hf.load` does, or there is no tokenizer.
+        ValueError: as `space.hf.load` does, there is no tokenizer, or no such device.
     """
-    import torch
-
     from search.evaluate.harness import DecoderLM
     from space.hf import load, load_tokenizer, open_tokenizer
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_here(device, "device")
     run = stored_run(folder, cache) if is_run(folder) else None
     model = load(run or folder)
     if tokenizer is not None:

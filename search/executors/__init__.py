@@ -107,7 +107,7 @@ class ExecutorConfig:
         """
         kind: Any = EXECUTORS.load(self.name)
         require_arguments("executor", f"executor={self.name}", kind, self.options)
-        with taking_options("executor.options", f"executor={self.name}"):
+        with taking_options("executor.options", f"executor={self.name}", self.options):
             made: Executor = kind(**self.options)
         return made
 

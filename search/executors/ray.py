@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -29,6 +29,11 @@ HINT_S = 30.0
 """A worker that has found no node for so long says what it waits for."""
 ANSWER_S = 5.0
 """For a node to end a worker, and for the head to be heard of."""
+
+SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""An empty frame of HTTP/2 settings, whose kind is 4 (RFC 9113, section 6.5)."""
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS
+"""With which a client begins (section 3.4)."""
 
 OUTLIVES = {"RAY_kill_child_processes_on_worker_exit": "false"}
 """For an actor: what it has started may write a checkpoint when it ends."""
@@ -142,7 +147,8 @@ class Ray:
         own = {"include_dashboard": self.dashboard} if self.address == "local" else {}
         try:
             self._knock()
-            ray.init(self.address, log_to_driver=False, logging_level="ERROR", **own)
+            with _quiet():
+                ray.init(self.address, log_to_driver=False, logging_level="ERROR", **own)
         except Exception as error:  # of many kinds
             raise NotHere(
                 f"executor.address must be a Ray cluster that answers, but {self.address} does "
@@ -151,10 +157,17 @@ class Ray:
         return ray
 
     def _knock(self) -> None:
-        """Raises: OSError where nothing listens at `host:port`, which Ray tries for minutes."""
+        """Raises: OSError where no server of Ray's kind answers at `host:port`, which Ray itself
+        tries for minutes, with lines of its own. Such a server greets with its HTTP/2 settings; a
+        proxy or a firewall takes a connection to anywhere, and says nothing."""
         address = os.environ.get("RAY_ADDRESS", "") if self.address == "auto" else self.address
         if found := re.fullmatch(r"([\w.-]+):(\d+)", address):
-            socket.create_connection((found[1], int(found[2])), timeout=ANSWER_S).close()
+            with socket.create_connection((found[1], int(found[2])), timeout=ANSWER_S) as line:
+                if os.environ.get("RAY_USE_TLS") == "1":
+                    return
+                line.sendall(GREETING)
+                if line.recv(len(SETTINGS))[3:4] != SETTINGS[3:4]:
+                    raise ConnectionError("what listens there is no Ray cluster")
 
     def _gpus(self, placement: Placement) -> float:
         """Of a worker."""
@@ -278,6 +291,21 @@ class Here(Local):
 
     def environment(self, job: Job, number: int) -> dict[str, str]:
         return self.variables
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Ray's core, which knows no log level before it is connected, writes to standard
+    error: a line for each attempt, of which the exception has the sum."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _paths() -> dict[str, str]:

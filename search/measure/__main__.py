@@ -22,7 +22,7 @@ from space.arch import ARCHITECTURES, Architecture
 from space.cli import one_line_errors
 from space.cost import cost
 from space.device import THIS, Device, measured_here
-from space.files import write_atomically
+from space.files import require_writable, write_atomically
 from space.overrides import Names, Place
 from space.stored import ORIGIN, read_origin
 from space.tables import Column, aligned
@@ -49,6 +49,8 @@ class MeasureConfig(Measuring):
 def main(config: MeasureConfig) -> None:
     """Measure the models, print the table and keep it where that is asked for."""
     with one_line_errors():
+        if config.to is not None:
+            require_writable(Path(config.to), "to", "file", whole=True)
         if config.engine is None:
             raise ValueError(f"engine must be one of {', '.join(ENGINES.names())}, but got none")
         names = [named(name, config.study, config.outputs) for name in names_of(config.model)]

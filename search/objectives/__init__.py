@@ -228,6 +228,13 @@ class Measure:
         engine = self.engine
         return f"{own}@{device.short(parsed.at) if engine is None else engine.short}"
 
+    @classmethod
+    def given(cls, name: str, option: str) -> Self:
+        """Of a name that a user gave. Raises: ValueError where there is no such objective; the
+        message names the option."""
+        OBJECTIVES.load(Name.of(name).base, option=option)
+        return cls(name)
+
     @property
     def identity(self) -> str:
         """As settings hold it: another source is another objective."""
@@ -367,8 +374,8 @@ class Targets:
     ) -> Self:
         """Raises: ValueError where one of these is none, or nothing needs training."""
         found = cls(
-            tuple(map(Measure, objectives)),
-            tuple(map(Measure, columns)),
+            tuple(Measure.given(name, "objectives") for name in objectives),
+            tuple(Measure.given(name, "columns") for name in columns),
             tuple(map(Limit.parse, constraints)),
         )
         if not found.first.objective.needs_training:

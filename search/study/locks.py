@@ -2,7 +2,6 @@
 
 import os
 import socket
-import tempfile
 from pathlib import Path
 
 import filelock
@@ -43,17 +42,3 @@ def is_of_another_host(process: int) -> bool:
         return os.readlink(f"/proc/{process}/ns/uts") != os.readlink("/proc/self/ns/uts")
     except OSError:
         return False
-
-
-def require_writable(folder: Path, option: str) -> None:
-    """Raises: ValueError where nothing can be written there, or what is not there cannot be made;
-    it is not made."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"{option} must be a folder that can be written, but {folder} is not: "
-            f"{error.strerror}; set {option}=FOLDER"
-        ) from None

@@ -35,7 +35,7 @@ from search.study.changed import Origin
 from search.study.copies import has_weights, share_ended
 from search.study.ending import describe, given, tidy
 from search.study.job import Job
-from search.study.locks import HOST, require_writable
+from search.study.locks import HOST
 from search.study.lost import name_damaged, reopen_lost
 from search.study.measuring import measure_settings, require_measured
 from search.study.patience import PatientStorage
@@ -71,6 +71,7 @@ from search.train.placement import (
 )
 from space.arch import Architecture
 from space.cli import one_line_errors
+from space.files import require_writable
 from space.formats import not_exportable
 from space.seals import Damaged, read_json
 from space.words import count, done_of

@@ -24,7 +24,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -91,17 +91,50 @@ def open_storage(
         if not patient:
             _require_sound(storage.engine)
     except OPENING_ERRORS as error:
-        shown = (
-            "storage" if isinstance(error, ArgumentError) else f"storage {without_password(url)}"
-        )
-        raise ValueError(
-            f"{shown} must be a SQLAlchemy URL that can be opened, such as sqlite:///study.db or "
-            "postgresql+psycopg://user@host/name, but "
-            + ("what was given is no URL" if type(error) is ArgumentError else first_line(error))
-            + (f"; {REMEDY}" if _says_damage(error) else "")
-            + ("; pip install 'psycopg[binary]'" if "psycopg" in str(error) else "")
-        ) from None
+        raise _not_opened(url, error) from None
     return PatientStorage(storage, Patience(storage.engine, stopping))
+
+
+def open_there(url: str) -> "PatientStorage":
+    """The storage that studies were started with, for commands that look: none is made.
+
+    Raises:
+        ValueError: it is not there, has never had a study, or cannot be opened.
+    """
+    what = f"storage {without_password(url)} must be a database that a study was started with"
+    if is_sqlite(url) and not is_in_memory(url) and not Path(str(make_url(url).database)).is_file():
+        raise ValueError(
+            f"{what}, but there is no such file; check the spelling (it is relative to the current "
+            "folder)"
+        )
+    try:
+        engine = create_engine(url, **_engine_options(url))
+        begun = inspect(engine).has_table("studies")
+        engine.dispose()
+    except OPENING_ERRORS as error:
+        raise _not_opened(url, error) from None
+    if not begun:
+        raise ValueError(f"{what}, but none was; check the spelling")
+    return open_storage(url)
+
+
+def _not_opened(url: str, error: Exception) -> ValueError:
+    shown = "storage" if isinstance(error, ArgumentError) else f"storage {without_password(url)}"
+    return ValueError(
+        f"{shown} must be a SQLAlchemy URL that can be opened, such as sqlite:///study.db or "
+        "postgresql+psycopg://user@host/name, but "
+        + ("what was given is no URL" if type(error) is ArgumentError else first_line(error))
+        + (f"; {REMEDY}" if _says_damage(error) else "")
+        + _driver(error)
+    )
+
+
+def _driver(error: Exception) -> str:
+    """How PostgreSQL's driver is installed, where that is what lacks."""
+    if not isinstance(error, ImportError) or "psycopg" not in str(error):
+        return ""
+    older = "psycopg2" in str(error)  # another driver, which URLs name
+    return "; pip install 'psycopg[binary]'" + (" and write postgresql+psycopg://" if older else "")
 
 
 def _open(url: str) -> RDBStorage:

@@ -40,7 +40,7 @@ from search.study.locks import HOST, holder_of, is_of_another_host, run_lock, st
 from search.study.measuring import measure_run, to_measure
 from search.study.plan import Attempt, Cell, Step, distinct, is_open
 from search.study.pruners import make_pruner
-from search.study.samplers import make_sampler, worker_seed
+from search.study.samplers import make_sampler, said_of_proposal, worker_seed
 from search.study.sealed import seal
 from search.study.standing import Standing
 from search.study.starts import SeveralHosts, require_one_host
@@ -61,7 +61,7 @@ from space.compat import (
     storage_of,
     without_experimental_warnings,
 )
-from space.doors import Changed, bare
+from space.doors import Changed, bare, is_pinned
 
 Emit = Callable[[Event], None]
 
@@ -93,7 +93,8 @@ class Locked(Exception):
 
 
 class Unusable(Exception):
-    """The study's objective or pruner raised, as it would in other runs. Caught by `work`."""
+    """The study's objective, pruner or sampler raised, as it would in other runs. Caught by
+    `work`."""
 
 
 class Worker:
@@ -391,7 +392,14 @@ class Worker:
 
     def _cell(self, trial: Trial) -> tuple[dict[str, Any], Run]:
         """The trial's place in the space, and its run."""
-        params = self.job.work.suggest(trial)
+        try:
+            params = self.job.work.suggest(trial)
+        except (*STORAGE_ERRORS, Lost):
+            raise
+        except Exception as error:
+            if not is_pinned(self.job.sampler.name):
+                raise
+            raise Unusable(said_of_proposal(self.job.sampler, error)) from error
         seed = trial.user_attrs.get("seed", self.job.seed)
         return params, self.job.work.run(params, seed)
 

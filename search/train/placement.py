@@ -21,6 +21,8 @@ CPU_TOKENS, GPU_TOKENS = 1024, 32768
 """Tokens in a micro-batch: on a CPU their activations stay in its cache, on a GPU they keep it busy
 where its memory has room for them."""
 
+DEVICES = ("auto", "cpu", "cuda")
+
 SHARING, MAX_SHARING = Range(0, 4096, positive=True), 8
 """Workers of a GPU: what may be given, and the most that `auto` takes."""
 
@@ -65,7 +67,7 @@ class Placement:
 
     def __post_init__(self) -> None:
         for name, choices in (
-            ("device", ("auto", "cpu", "cuda")),
+            ("device", DEVICES),
             ("engine", ("auto", "kernels", "autograd")),
             ("compile", ("auto", "yes", "no")),
             ("cuda_graph", ("yes", "no")),
@@ -152,12 +154,7 @@ def settle(placement: Placement, run: Run, memory: Callable[[], int] = _memory_h
     Raises:
         ValueError: a device that is not there, or a CUDA graph that cannot be.
     """
-    import torch  # the parent process and reports do without it
-
-    cuda = torch.cuda.is_available()
-    if placement.device == "cuda" and not cuda:
-        raise ValueError("placement.device must be there, but got cuda and no GPU is seen; use cpu")
-    on_gpu = cuda and placement.device != "cpu"
+    on_gpu = device_here(placement.device, "placement.device") == "cuda"
     ranks = max(world(), placement.gpus_per_run)
     require_rows(run.recipe, ranks)
     share = run.recipe.batch_size // ranks
@@ -184,6 +181,22 @@ def settle(placement: Placement, run: Run, memory: Callable[[], int] = _memory_h
             "placement.compile=yes needs g++ on a CPU, and none is found; use compile=no"
         )
     return settled
+
+
+def device_here(given: str, option: str) -> str:
+    """`cpu` or `cuda`, of which `auto` is a GPU where there is one.
+
+    Raises:
+        ValueError: it is none of `DEVICES`, or a GPU that is not there.
+    """
+    if given not in DEVICES:
+        raise ValueError(f"{option} must be one of {', '.join(DEVICES)}, but got {given!r}")
+    import torch  # the parent process and reports do without it
+
+    cuda = torch.cuda.is_available()
+    if given == "cuda" and not cuda:
+        raise ValueError(f"{option} must be there, but got cuda and no GPU is seen; use cpu")
+    return "cuda" if cuda and given != "cpu" else "cpu"
 
 
 def require_rows(recipe: Recipe, ranks: int) -> None:

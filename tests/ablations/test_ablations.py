@@ -796,7 +796,8 @@ def test_a_further_panel_may_be_equal_in_training_flops() -> None:
 @pytest.mark.parametrize(
     ("name", "equal", "said"),
     [
-        ("depth_width", "speed", "equal must be flops, time or what a budget counts"),
+        ("depth_width", "speed", r"^equal must be one of flops, time, .*, but got 'speed'$"),
+        ("depth_width", "kv_byte", r"^equal must .*; did you mean kv_bytes\?$"),
         ("depth_width", "decode_ms", "decode_ms must name a device"),
         ("depth_width", "decode_ms@iphone_99", "device must be one of h100, iphone_13"),
         ("proxy_horizon", "flops", "equal must go with a table of arms"),

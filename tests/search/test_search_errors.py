@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from study_fixtures import command, environment, open_search, write_text
+from study_fixtures import command, environment, open_search, run, write_text
 
 from search.__main__ import main
 
@@ -63,7 +63,7 @@ def complain(
         (["recipe.precision=fp8"], ["recipe.precision must be one of auto, bf16, fp32"]),
         (
             ["space.axes.num_blokcs=[1,2]"],
-            ["is not; did you mean num_blocks? Another axis is added with +space.axes.num_blokcs"],
+            ["is not; did you mean num_blocks? Another axis is added with +space.axes.NAME=…"],
         ),
         (["space.axes.qk_norm=[true]"], ["but is not; add it with +space.axes.qk_norm=…"]),
         (["sampler.name=best"], ["sampler.name", "grid", "best"]),
@@ -111,6 +111,9 @@ def complain(
         (["grace_s=1"], ["grace_s must be at least 3", "got 1"]),
         (["grace_s=nan"], ["grace_s must be a finite number"]),
         (["data.path=missing.txt"], ["missing.txt"]),
+        (["recipe.seq_len=1"], ["recipe.seq_len must be at least 2", "got 1"]),
+        (["objectives=[foo]"], ["objectives must be one of", "val_bpb", "got 'foo'"]),
+        (["columns=[foo]"], ["columns must be one of", "val_bpb", "got 'foo'"]),
         (["recipe.seq_len=100000"], ["training split", "tokens", "smaller seq_len"]),
         (["data.vocab_size=100000"], ["vocab"]),
     ],
@@ -192,3 +195,50 @@ def test_a_misspelt_key_is_refused_by_the_command_itself(tmp_path: Path) -> None
     assert line.startswith("error: ")
     assert "n_trails" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.jsonl"], "nothing is left"
+
+
+SAMPLER = """
+from optuna.samplers import RandomSampler
+from search.study.samplers import Sampler
+
+class Asked(RandomSampler):
+    def sample_independent(self, study, trial, name, distribution):
+        good = super().sample_independent(study, trial, name, distribution)
+        return good if trial.number < GOOD else "banana"
+
+class Mine(Sampler):
+    def make(self, seed, shift=0):
+        return Asked(seed=seed + shift)
+
+SAMPLER = Mine()
+"""
+"""Of a user's own; its first `GOOD` proposals are of the space."""
+
+
+def test_a_sampler_that_proposes_nothing_of_the_space_is_refused_before_workers_start(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(SAMPLER.replace("GOOD", "0"))
+    line = complain(capsys, monkeypatch, tmp_path, "sampler=mine.py")
+    assert "sampler=mine.py must propose values that the axes of the space have" in line
+    assert "banana" in line
+
+
+@pytest.mark.slow
+def test_a_sampler_that_goes_wrong_later_is_named_once(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(SAMPLER.replace("GOOD", "1"))
+    write_text(tmp_path)
+    ended = run(tmp_path, "sampler=mine.py", "n_trials=3", "replicates.seeds=1", "workers=1")
+    assert ended.returncode == 2
+    assert (ended.stdout + ended.stderr).count("banana") == 1
+    assert "sampler=mine.py must propose values" in ended.stderr
+    assert "keeps its 1 finished run" in ended.stderr
+
+
+def test_an_option_that_an_own_sampler_fails_with_is_named_with_its_place(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(SAMPLER.replace("GOOD", "9"))
+    line = complain(capsys, monkeypatch, tmp_path, "sampler=mine.py", "sampler.shift=abc")
+    assert "sampler.options must be what sampler=mine.py takes, but with shift='abc'" in line
+    assert "mine.py, line 12, in make: TypeError: unsupported operand" in line

@@ -21,7 +21,7 @@ from search.states import State
 from search.status import All, StatusConfig, in_words, is_alive, look, storage_of
 from search.study.leases import WORKER
 from search.study.plan import MAX_DEATHS, Attempt, deaths
-from search.study.storage import leases_of, open_storage
+from search.study.storage import leases_of, open_storage, open_there
 
 
 @pytest.fixture
@@ -90,7 +90,6 @@ def test_looking_changes_nothing(here: Path) -> None:
             "outputs/nowhere/study.db is not there; there is none yet; set outputs=…",
         ),
         (["study=tiny", "format=xml"], "format must be text or json, but got 'xml'"),
-        (["study=tiny", "storage=sqlite:///other.db"], "got 'tiny'; there is no study yet"),
     ],
 )
 def test_what_is_not_there_is_one_line(here: Path, words: list[str], said: str) -> None:
@@ -98,6 +97,45 @@ def test_what_is_not_there_is_one_line(here: Path, words: list[str], said: str) 
     (line,) = ended.stderr.strip().splitlines()
     assert ended.returncode == 2
     assert said in line
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("search.status", []),
+        ("search.status", ["study=tiny"]),
+        ("search.join", ["tiny"]),
+        ("search.whose", ["runs=."]),
+    ],
+)
+def test_who_looks_makes_no_storage(here: Path, module: str, words: list[str]) -> None:
+    (here / "empty.db").touch()
+    for name, why in (("gone.db", "there is no such file"), ("empty.db", "but none was")):
+        ended = ask(here, module, *words, f"storage=sqlite:///{name}")
+        (line,) = ended.stderr.strip().splitlines()
+        assert ended.returncode == 2
+        assert f"sqlite:///{name} must be a database that a study was started with" in line
+        assert why in line
+    assert [path.name for path in here.iterdir()] == ["empty.db"]
+    assert (here / "empty.db").stat().st_size == 0
+
+
+def test_a_driver_is_to_be_installed_only_where_it_is_not(here: Path) -> None:
+    pytest.importorskip("psycopg")
+    pip = "pip install"
+    with pytest.raises(ValueError, match="Connection refused") as away:
+        open_there("postgresql+psycopg://u@127.0.0.1:1/x")
+    assert pip not in str(away.value)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "psycopg", None)  # as where it is not installed
+        with pytest.raises(ValueError, match=pip):
+            open_there("postgresql+psycopg://u@127.0.0.1:1/x")
+
+
+def test_a_misspelt_flag_is_answered_by_the_one_that_is_meant(here: Path) -> None:
+    ended = ask(here, "search.status", "--wach")
+    assert ended.returncode == 2
+    assert ended.stderr.endswith("did you mean --watch?\n")
 
 
 def test_all_studies_of_a_folder_are_read_and_nothing_there_is_written(here: Path) -> None:

@@ -4,13 +4,20 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from space.files import file_atomically, folder_atomically, remove_parts, write_atomically
+from space.files import (
+    file_atomically,
+    folder_atomically,
+    remove_parts,
+    require_writable,
+    write_atomically,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 WRITER = """
@@ -97,3 +104,31 @@ def in_files(found: Callable[[str], object]) -> set[str]:
 def test_files_are_put_in_their_place_by_this_module_alone() -> None:
     assert in_files(TEMPORARY.search) == {"space/files.py"}
     assert in_files(DIRECT.search) - {"space/files.py"} == INTO_PARTS
+
+
+def test_two_starts_can_look_at_once_whether_a_folder_can_be_written(tmp_path: Path) -> None:
+    failed: list[ValueError] = []
+
+    def look() -> None:
+        try:
+            for _ in range(200):
+                require_writable(tmp_path, "runs")
+        except ValueError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
+def test_what_is_written_beside_needs_the_folder_around_it(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "a.json", "to", "file", whole=True)
+    assert not [*tmp_path.iterdir()], "looking makes nothing"
+    with pytest.raises(ValueError, match=r"to must be a file, but .* is a folder"):
+        require_writable(tmp_path, "to", "file", whole=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"to must be a file that can be written.*/file nothing"):
+        require_writable(tmp_path / "file" / "a.json", "to", "file", whole=True)

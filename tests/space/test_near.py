@@ -18,6 +18,7 @@ from ablations.files import TableFile
 from search.config import SearchConfig
 from search.executors import ExecutorConfig
 from search.recipe import Recipe
+from search.run import RunConfig
 from space.app import CONF, _require_folder, as_meant, configuration, folder_flags
 from space.arch import FIELDS, Architecture
 from space.axes import Axis, SpaceConfig
@@ -156,8 +157,33 @@ def test_a_file_of_a_group_is_called_absent_and_told_where_it_goes() -> None:
 
 def test_a_key_that_a_mapping_lacks_is_told_how_it_is_added() -> None:
     error = HydraException("Could not override 'space.axes.num_block'.\nTo append …")
-    said = "did you mean num_blocks? Another axis is added with +space.axes.num_block=…"
+    said = "did you mean num_blocks? Another axis is added with +space.axes.NAME=…"
     assert said in describe(error)
+
+
+@pytest.mark.parametrize(
+    "read", [SpaceConfig.read, Architecture.from_yaml, TableFile.read], ids=str
+)
+def test_a_file_of_another_kind_is_called_one(read: object, tmp_path: Path) -> None:
+    (tmp_path / "milton.txt").write_text("Of man's first disobedience")
+    with pytest.raises(ValueError, match=r"a name or a \.yaml file, but .*milton\.txt is another"):
+        read(str(tmp_path / "milton.txt"))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "name: mine\n"])
+def test_a_file_that_sets_too_little_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "space").mkdir()
+    path = tmp_path / "space" / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="must set axes") as refused:
+        configuration("search", SearchConfig, ["space=mine", f"--config-dir={tmp_path}"])
+    assert str(path) in str(refused.value)
+    assert ("it is empty" in str(refused.value)) == ("name" not in text)
+
+
+def test_what_is_within_what_nobody_gave_is_asked_for() -> None:
+    with pytest.raises(ValueError, match="architecture must be given, but is not; add archit"):
+        configuration("run", RunConfig, ["architecture.num_blocks=3"])
 
 
 def test_broken_yaml_of_a_space_is_one_line(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from space.cost import Cost, cost
 from space.device import Device
 
 ROOT = Path(__file__).parents[2]
+MOBILE = "architecture=mobilellm_125m"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -147,6 +148,22 @@ def test_one_architecture_has_a_devices_predictions() -> None:
         (["architecture=mobilellm_125m", "architecture.num_key_value_heads=2"], "choose a divisor"),
         (["architecture=mobilellm_125m", "+architecture.hiden_size=2"], "hiden_size"),
         (["architecture_file=nowhere.yaml"], "nowhere.yaml"),
+        (["architecture_file=nowhere.yaml"], "architecture_file must be a file that is there"),
+        (["architecture_file=README.md"], "must be a name or a .yaml file, but README.md is"),
+        (["architecture_file=conf/ablation/heads.yaml"], "must be a file of one architecture"),
+        (["architecture=README.md"], "architecture must be the name of a file"),
+        ([MOBILE, "architecture.num_block=5"], "did you mean num_blocks?"),
+        ([MOBILE, "architecture.foo=5"], "hidden_size"),
+        ([MOBILE, "architecture_file=x.yaml"], "but got architecture_file and architecture; leave"),
+        ([MOBILE, "export=best", "study=a", "to=x"], "but got export and architecture; leave"),
+        ([MOBILE, "budget=1m"], "budget must go with the ladder of a space, but got it with"),
+        ([MOBILE, "space=gqa"], "space must go with the ladder of a space, but got it with"),
+        ([MOBILE, "space.ffn_tolerance=2"], "space must go with the ladder of a space"),
+        (["to=x"], "to must go with export=…, but got it without; leave to out, or add"),
+        (["study=phone"], "study must go with export=… or architecture_from=…, but"),
+        (["precision=fp16"], "precision must go with export=…"),
+        (["export=x", "to=y", "seq_len=9"], "seq_len must go with"),
+        (["export=x", "to=/proc/x"], "to must be a folder that can be written, but in /proc"),
         (["--bogus"], "flags must be Hydra's"),
         (["--config-dir", "nope"], "--config-dir must be a folder, but nope is not there"),
         (["--cfg", "nonsense"], "invalid choice: 'nonsense'"),

@@ -163,7 +163,7 @@ def open_tracker(config: TrackerConfig, study: str, folder: Path, scored: bool =
     who, ours = f"tracker={config.name}", ("config", "study", "folder")
     require_arguments("tracker.options", who, kind, config.options, ours)
     try:
-        with taking_options("tracker.options", who):
+        with taking_options("tracker.options", who, config.options):
             tracker = kind(config, study, folder, **config.options)
     except OSError as error:
         if disk_error(error) is not None:

@@ -57,7 +57,7 @@ class OptunaPruner(Pruner):
         own, kind = f"Optuna's {self.kind}", getattr(pruners, self.kind)
         require_arguments("pruner", own, kind, options)
         with (
-            taking_options("pruner.options", own, (TypeError, ValueError)),
+            taking_options("pruner.options", own, options, (TypeError, ValueError)),
             without_experimental_warnings(),
         ):
             require_plain_arguments("pruner.options", kind, options)
@@ -81,7 +81,7 @@ def make_pruner(config: PrunerConfig, recipe: Recipe) -> "BasePruner":
 
     who = f"pruner={config.name}"
     require_arguments("pruner", who, pruner.make, config.options, ours=("recipe",))
-    with taking_options("pruner.options", who):
+    with taking_options("pruner.options", who, config.options):
         made = pruner.make(recipe, **config.options)
     if not isinstance(made, BasePruner):
         raise ValueError(

@@ -8,6 +8,8 @@ from space.compat import without_experimental_warnings
 from space.doors import (
     Chosen,
     Door,
+    bare,
+    is_pinned,
     place_of,
     require_arguments,
     require_plain_arguments,
@@ -69,7 +71,7 @@ class OptunaSampler(Sampler):
         own, kind = f"Optuna's {self.kind}", getattr(samplers, self.kind)
         require_arguments("sampler", own, kind, options)
         with (
-            taking_options("sampler.options", own, (TypeError, ValueError)),
+            taking_options("sampler.options", own, options, (TypeError, ValueError)),
             without_experimental_warnings(),
         ):
             require_plain_arguments("sampler.options", kind, options)
@@ -86,7 +88,7 @@ def make_sampler(config: SamplerConfig, seed: int) -> "BaseSampler":
 
     sampler, who = SAMPLERS.load(config.name), f"sampler={config.name}"
     require_arguments("sampler", who, sampler.make, config.options, ours=("seed",))
-    with taking_options("sampler.options", who):
+    with taking_options("sampler.options", who, config.options):
         made = sampler.make(seed, **config.options)
     if not isinstance(made, BaseSampler):
         raise ValueError(
@@ -96,26 +98,32 @@ def make_sampler(config: SamplerConfig, seed: int) -> "BaseSampler":
 
 
 def require_proposal(
-    config: SamplerConfig, seed: int, directions: Sequence[Any], suggest: Callable[["Trial"], Any]
+    config: SamplerConfig, seed: int, directions: Sequence[str], suggest: "Callable[[Trial], Any]"
 ) -> None:
-    """Ask a sampler of the user's own for a first proposal, in a study that is kept nowhere.
+    """Ask a sampler of the user's own for one architecture, in a study that is not kept.
 
     Raises:
-        ValueError: it makes none; the message says where it went wrong.
+        ValueError: it proposes what is none of the space, or something else goes wrong in it.
     """
-    if "." not in config.name or config.exhaustive:
+    if not is_pinned(SAMPLERS.pinned(config.name)) or config.exhaustive:
         return
-    from optuna import create_study
+    import optuna
 
-    study = create_study(sampler=make_sampler(config, seed), directions=directions)
+    ways = [optuna.study.StudyDirection[way.upper()] for way in directions]
+    study = optuna.create_study(sampler=make_sampler(config, seed), directions=ways)
     try:
         suggest(study.ask())
     except Exception as error:
-        raise ValueError(
-            place_of(error)
-            or f"sampler={config.name} must propose what trials ask for, but "
-            f"{type(error).__name__}: {' '.join(str(error).split())}"
-        ) from None
+        raise ValueError(said_of_proposal(config, error)) from None
+
+
+def said_of_proposal(config: SamplerConfig, error: Exception) -> str:
+    """What went wrong where a sampler was asked for an architecture."""
+    said = place_of(error) or f"{type(error).__name__}: {error}"
+    return (
+        f"sampler={bare(config.name)} must propose values that the axes of the space have, but "
+        f"{' '.join(said.split())}"
+    )
 
 
 def worker_seed(config: SamplerConfig, seed: int, worker: int, trials: int) -> int:

@@ -320,3 +320,27 @@ def test_a_tokenizer_that_knows_nothing_of_the_text_is_refused(tmp_path: Path) -
     )
     with pytest.raises(ValueError, match=r"data\.tokenizer must have tokens for the text"):
         quietly(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "settings"),
+    [
+        ("a.bin", bytes(range(256)) * 400, {}),
+        ("a.txt", b"one document", {}),
+        (
+            "a.txt",
+            "\n\n".join(f"line {i} " * 900 for i in range(40)).encode(),
+            {"vocab_size": 9999},
+        ),
+    ],
+    ids=["no text", "too little text", "too large a vocabulary"],
+)
+def test_data_that_are_refused_leave_no_locks(
+    name: str, content: bytes, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    config = DataConfig(source="text", path=str(tmp_path / name), **settings)
+    cache = tmp_path / "cache"
+    with pytest.raises(ValueError, match=r"must be|must have"):
+        prepare(replace(config, cache=str(cache)))
+    assert {path.name for path in cache.rglob("*")} <= {"hashes.json"}

@@ -21,6 +21,7 @@ from search.evaluate.__main__ import table
 from search.evaluate.harness import DecoderLM
 from search.evaluate.score import score
 from search.evaluate.tasks import TaskSpec, build, chosen
+from search.train.placement import device_here
 from space.app import CONF
 from space.arch import Architecture
 from space.hf import export, load, load_tokenizer
@@ -258,6 +259,9 @@ def test_an_answer_longer_than_the_model_is_named(models: tuple[Any, Any]) -> No
         (["model=x", "only=piqa", "package=nowhere"], "make eval-data"),
         (["model=x", "tasks=minimal_pairs"], "set held_out=RUN_KEY"),
         (["only=piqa"], "model"),
+        (["model=x", "device=tpu"], "device must be one of auto, cpu, cuda, but got 'tpu'"),
+        (["model=x", "to=/proc/x/y.json"], "to must be a file that can be written"),
+        (["model=x", "to=x"], "to must be a file, but x is a folder"),
     ],
 )
 def test_bad_input_ends_with_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -269,6 +273,16 @@ def test_bad_input_ends_with_one_line(arguments: list[str], message: str, tmp_pa
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert message in done.stderr
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_here("auto", "device") == device_here("cpu", "device") == "cpu"
+    with pytest.raises(ValueError, match="device must be there, but got cuda and no GPU is seen"):
+        device_here("cuda", "device")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_here("auto", "device") == device_here("cuda", "device") == "cuda"
+    assert device_here("cpu", "device") == "cpu"
 
 
 @pytest.mark.slow

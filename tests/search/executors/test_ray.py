@@ -1,7 +1,9 @@
 """`executor=ray` on a real Ray whose nodes are hosts of their own, as network namespaces are."""
 
+import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from benchmarks.servers import Missing, alive
 from benchmarks.servers.network import Host, network
 from benchmarks.servers.postgres import Postgres, postgres
 from benchmarks.servers.ray import Ray, ray
+from search.executors.ray import EXECUTOR
 from search.study.plan import Attempt
 from search.study.storage import open_storage, read_attempts
 
@@ -178,3 +181,23 @@ def test_a_plan_for_so_many_workers_needs_no_cluster(tmp_path: Path) -> None:
     done = run(tmp_path, *nowhere, "workers=auto")
     assert done.returncode == 2
     assert "a plan for N workers needs none: workers=N" in done.stderr
+
+
+@pytest.mark.parametrize("answer", [b"", b"-ERR unknown command 'PRI'\r\n"])
+def test_what_listens_and_is_no_cluster_is_known_at_once(answer: bytes) -> None:
+    """Such as a proxy, or Redis, whose port Ray has."""
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def once() -> None:
+            line, _ = server.accept()
+            with line:
+                line.recv(64)
+                line.sendall(answer)
+
+        answering = threading.Thread(target=once)
+        answering.start()
+        executor = EXECUTOR(address=f"127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(ConnectionError, match="no Ray cluster"):
+            executor._knock()
+        answering.join()

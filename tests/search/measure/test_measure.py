@@ -144,6 +144,7 @@ def test_the_command_shows_models_in_turn_with_predictions_and_keeps_them(here: 
         (["model=small.yaml", "device=iphone_99"], "device must be one of"),
         (["model=small.yaml", "device=this"], "run `python -m benchmarks.device` once"),
         (["engine=llama_cpp"], "model must be given"),
+        (["model=small.yaml", "to=/proc/x.json"], "to must be a file that can be written"),
     ],
 )
 def test_what_is_wrong_ends_it_in_one_line(here: Path, options: list[str], said: str) -> None:

@@ -5,7 +5,6 @@ import random
 import re
 import shlex
 import subprocess
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -42,7 +41,6 @@ from search.study.describe import (
 )
 from search.study.ending import conclude, describe, tidy
 from search.study.exploration import Exploration, Option, Replicates, SearchWork
-from search.study.locks import require_writable
 from search.study.plan import (
     MAX_DEATHS,
     Attempt,
@@ -937,24 +935,6 @@ def test_the_command_is_kept_without_the_storages_password(
 def test_of_what_is_no_url_nothing_is_shown() -> None:
     assert without_password(f'"{URL}"') == "…"
     assert without_password("postgresql://u:s3cret@h:port/db") == "…"
-
-
-def test_two_starts_can_look_at_once_whether_a_folder_can_be_written(tmp_path: Path) -> None:
-    failed: list[ValueError] = []
-
-    def look() -> None:
-        try:
-            for _ in range(200):
-                require_writable(tmp_path, "runs")
-        except ValueError as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=look) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed
 
 
 def test_differences_name_nested_values() -> None:
