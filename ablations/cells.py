@@ -290,6 +290,10 @@ class TableWork:
         return len(self.runs)
 
     @property
+    def at_most(self) -> bool:
+        return False
+
+    @property
     def tokens(self) -> float:
         return sum(run.recipe.trained_tokens for run in self.runs)
 

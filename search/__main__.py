@@ -27,7 +27,6 @@ from search.study.pruners import make_pruner
 from search.study.samplers import make_sampler, require_proposal
 from space.app import configuration, files_of, verb
 from space.axes import Space
-from space.budget import Budget
 from space.cli import one_line_errors
 from space.overrides import CONF
 from space.seals import read_json
@@ -73,9 +72,8 @@ def planned(config: SearchConfig) -> Planned:
         replicates=config.replicates,
         grid=config.sampler.exhaustive,
     )
-    budget = Budget.parse(config.budget)
     tokens, step = config.recipe.tokens, config.recipe.tokens_per_step
-    return Planned(space.enumerate(), work.plan.explorations, budget, tokens, step)
+    return Planned(space, work.plan.explorations, tokens, step)
 
 
 @verb("search", SearchConfig, several=Several(naming="study", name=name_of, law=require_one_law))
@@ -188,10 +186,10 @@ def open_search(config: SearchConfig, given: Sequence[str] | None = None) -> "Se
 def headline(config: SearchConfig, targets: Targets, work: SearchWork) -> str:
     """What the study is, in a line."""
     plan, space = work.plan, work.space
-    seeds = work.total - plan.explorations
+    seeds, up_to = work.total - plan.explorations, "up to " if work.at_most else ""
     line = (
         f"study {config.name}: {plan.explorations} of {space.size} architectures of "
-        f"{space.budget}, {seeds} further seeds"
+        f"{space.budget}, {up_to}{seeds} further seeds"
     )
     if not seeds and config.replicates.top and config.replicates.seeds > 1:
         line += f" (n_trials={config.n_trials} leaves none, so no difference can be resolved)"

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from space.arch import Architecture
+from space.axes import DEPTH, Space
 from space.budget import Budget
 from space.cost import cost
 from space.words import join
@@ -22,14 +23,21 @@ together."""
 class Planned:
     """What a study will try."""
 
-    architectures: Sequence[Architecture]
-    """Of its space."""
+    space: Space
     tried: int
     """So many of them, at most."""
-    budget: Budget
     tokens: int
     """Of each run, as asked."""
     tokens_per_step: int
+
+    @property
+    def budget(self) -> Budget:
+        return self.space.budget
+
+    @property
+    def architectures(self) -> list[Architecture]:
+        """Of its space."""
+        return self.space.enumerate()
 
     @property
     def ratio(self) -> float:
@@ -49,15 +57,14 @@ def require_law(studies: Mapping[str, Planned]) -> None:
         )
     shares = {}
     for name, planned in studies.items():
-        there = len({arch.num_layers for arch in planned.architectures})
-        if min(planned.tried, there) < FEWEST_DEPTHS:
-            few = there < FEWEST_DEPTHS
+        there = depths_of(planned.space)
+        if min(planned.tried, len(there)) < FEWEST_DEPTHS:
             raise ValueError(
                 f"study {name} must try at least {FEWEST_DEPTHS} depths for a law over budgets, "
                 + (
-                    f"but its space has {there} on this budget; take larger budgets, or give "
-                    "space.axes.num_blocks depths that fit"
-                    if few
+                    f"but {fitting_in_words(there)} on {planned.budget}; "
+                    f"{_what_has_more(planned.space)}"
+                    if len(there) < FEWEST_DEPTHS
                     else f"but will try {planned.tried}; raise n_trials"
                 )
             )
@@ -82,6 +89,59 @@ def require_law(studies: Mapping[str, Planned]) -> None:
             f"{shares[high]:.1%} in {high}; use non_embedding_parameters:… for each budget, or -m "
             "budget=…, which makes no law"
         )
+
+
+def depths_of(space: Space) -> list[int]:
+    """Layers executed of the architectures of a space, from few to many."""
+    return sorted({architecture.num_layers for architecture in space.enumerate()})
+
+
+def fitting_in_words(depths: Sequence[int]) -> str:
+    """ "its space has 2 (1 and 2 layers)"."""
+    return f"its space has {len(depths)} ({join([str(depth) for depth in depths])} layers)"
+
+
+DEEPEST_SOUGHT = 24
+"""Blocks up to which other depths are looked for."""
+GROWTH, MOST_GROWN = 1.25, 64.0
+"""By which factor budgets grow that are looked at, and up to which."""
+
+
+def _what_has_more(space: Space) -> str:
+    """Which depths have four on this budget, and the smallest budget on which this space has four,
+    as far as either is found."""
+    ways = []
+    if fitting := _fitting(space):
+        ways.append(f"give space.axes.num_blocks=[{','.join(map(str, fitting))}], which fit here")
+    if (budget := _large_enough(space)) is not None:
+        ways.append(
+            f"take {budget.label} as the smallest budget, on which it has {FEWEST_DEPTHS} or more"
+        )
+    return ", or ".join(ways) or "take larger budgets"
+
+
+def _fitting(space: Space) -> list[int]:
+    """Numbers of blocks that fit on the space's budget; none where these are too few."""
+    try:
+        wider = replace(space, axes={**space.axes, DEPTH: list(range(1, DEEPEST_SOUGHT + 1))})
+    except ValueError:
+        return []
+    enough = len(depths_of(wider)) >= FEWEST_DEPTHS
+    return sorted({each.params[DEPTH] for each in wider.candidates()}) if enough else []
+
+
+def _large_enough(space: Space) -> Budget | None:
+    """The smallest budget, about, on which the space has four depths."""
+    factor = GROWTH
+    while factor <= MOST_GROWN:
+        budget = replace(space.budget, value=float(f"{space.budget.value * factor:.2g}"))
+        try:
+            if len(depths_of(replace(space, budget=budget))) >= FEWEST_DEPTHS:
+                return budget
+        except ValueError:  # nothing fits
+            pass
+        factor *= GROWTH
+    return None
 
 
 def _require_one_length(studies: Mapping[str, Planned]) -> None:

@@ -10,9 +10,12 @@ def count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def done_of(done: int, total: int) -> str:
-    """ "3 of 8 runs done", and "8 runs done" where fewer were asked for."""
-    return f"{done} of {total} runs done" if done <= total else f"{count(done, 'run')} done"
+def done_of(done: int, total: int, at_most: bool = False) -> str:
+    """ "3 of 8 runs done", "3 of up to 8 runs done", and "8 runs done" where fewer were asked
+    for."""
+    if done > total:
+        return f"{count(done, 'run')} done"
+    return f"{done} of {'up to ' if at_most else ''}{total} runs done"
 
 
 def join(words: Sequence[str]) -> str:

@@ -184,11 +184,12 @@ def _check(study: Study) -> None:
             f"{_planned(study)} runs are; start its search again"
         )
     done = study.finished
-    depths = done.num_hidden_layers.nunique() if len(done) else 0
-    if depths < FEWEST_DEPTHS:
+    depths = sorted(done.num_hidden_layers.astype(int).unique()) if len(done) else []
+    if len(depths) < FEWEST_DEPTHS:
         raise ValueError(
             f"study {study.name} must have at least {FEWEST_DEPTHS} depths for a valley, "
-            f"but has {depths}; raise n_trials, or give more rungs"
+            f"but has {len(depths)}{f' ({join(list(map(str, depths)))})' if depths else ''}; raise "
+            "n_trials, or give more rungs"
         )
     arms = done.groupby("num_hidden_layers").arm.nunique()
     if (arms > 1).any():

@@ -49,6 +49,8 @@ class Estimate:
     basis: str
     """Where the speed comes from."""
     disk_bytes: float
+    at_most: bool = False
+    """Whether they may turn out to be fewer."""
     lost: str | None = None
     """Why this machine trains more slowly than it could; None if it does not."""
     waits: str | None = None
@@ -69,7 +71,8 @@ class Estimate:
 
     def __str__(self) -> str:
         return (
-            f"to do: {count(self.runs, 'run')}, {amount(self.tokens)} tokens, {flops(self.flops)}, "
+            f"to do: {'up to ' if self.at_most else ''}{count(self.runs, 'run')}, "
+            f"{amount(self.tokens)} tokens, {flops(self.flops)}, "
             f"about {duration(self.seconds)} ({self.basis}), "
             f"{_bytes(self.disk_bytes)} of disk"
             + "".join(
@@ -135,6 +138,7 @@ def estimate(
         if long and planning
         else None,
         waits=waits_for_launches(work, placement) if on_gpu else None,
+        at_most=work.at_most,
         disk_bytes=weights
         * (min(left, kept) + (workers + min(left, pausing)) * (1 + kept_per_weight)),
     )

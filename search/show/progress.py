@@ -40,6 +40,8 @@ class Tally:
     """Runs finished that do not keep to the constraints."""
     expected_s: float = 0.0
     """What all that was left at the start would take."""
+    at_most: bool = False
+    """Whether the total may come down, by what is found."""
     started: float = field(default_factory=time.monotonic)
     shares: dict[int, float] = field(default_factory=dict)
     """Of each worker's run in progress, how much is done."""
@@ -92,7 +94,8 @@ class Tally:
 
     def __str__(self) -> str:
         left = self.seconds_left
-        parts = [f"{self.done}/{self.total} done"]
+        of = " of up to " if self.at_most else "/"
+        parts = [f"{self.done}{of}{self.total} done"]
         parts += [f"{duration(left)} left"] if left and self.left else []
         parts += [f"{self.pruned} pruned"] if self.pruned else []
         parts += [f"{self.failed} failed"] if self.failed else []

@@ -136,10 +136,33 @@ class Exploration:
     def total(self) -> int:
         """Distinct runs in all, at most: fewer than `n_trials` where the space and the seeds are
         used up, and more where more were done before."""
+        return self._total(self._spent_at_most)
+
+    @property
+    def at_most(self) -> bool:
+        """Whether `total` may turn out to be smaller."""
+        return self._total(0) < self.total and not self._is_known
+
+    @property
+    def _is_known(self) -> bool:
+        """Whether all architectures have been explored, so that the best are known."""
+        return len(self.explored) == self.explorations and not any(r.busy for r in self.explored)
+
+    @property
+    def _spent_at_most(self) -> int:
+        """What is yet to be explored may be better than all that had further seeds; the baseline
+        of middle depth is known once all have been begun."""
+        if self._is_known:
+            return self.spent
+        begun = len(self.explored) == self.explorations and not self.directions
+        middle = self.baseline(self.explored) if begun else None
+        further = [run for run in self.runs if run.role == Role.REPLICATE]
+        kept = [r for r in further if middle and r.arm == middle.arm and r.seed in self._seeds]
+        return len(further) - len(kept)
+
+    def _total(self, spent: int) -> int:
+        """Distinct runs, where so many further seeds are of architectures that are not chosen."""
         arms = min(self.replicates.arms, self.explorations)
-        known = len(self.explored) == self.explorations and not any(r.busy for r in self.explored)
-        # What is yet to be explored may be better than all that had further seeds.
-        spent = self.spent if known else len(self.runs) - len(self.explored)
         new = self.explorations + spent + arms * len(self._seeds)
         had = sum(run.done or run.arm not in self.ruled_out for run in self.runs)
         return max(min(self.n_trials, new), had)
@@ -308,6 +331,10 @@ class SearchWork:
     @property
     def total(self) -> int:
         return self.plan.total
+
+    @property
+    def at_most(self) -> bool:
+        return self.plan.at_most
 
     @property
     def tokens(self) -> float:

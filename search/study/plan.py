@@ -130,6 +130,11 @@ class Work(Protocol):
         ...
 
     @property
+    def at_most(self) -> bool:
+        """Whether they may turn out to be fewer, by what is found."""
+        ...
+
+    @property
     def tokens(self) -> float:
         """Training tokens of all of them."""
         ...

@@ -301,8 +301,9 @@ class Session(Generic[W]):
         left = self._left(work, done + there, kept)
         again = f", {there} have records from before" if there else ""
         what = f"proxy {self.config.proxy} on {self.data.name}"
+        so_far = done_of(done, work.total, work.at_most)
         return Outlook(
-            title=f"{self.subject.headline(work)}; {what}; {done_of(done, work.total)}{again}",
+            title=f"{self.subject.headline(work)}; {what}; {so_far}{again}",
             open_runs=max(0, work.total - done),
             passes=self.data.passes(work.typical.recipe.trained_tokens),
             shares=self.data.shares,
@@ -365,6 +366,7 @@ class Session(Generic[W]):
             def listen(worker: int, event: Event) -> None:
                 if event["event"] == Kind.END:
                     shown.tally.total = self._recount(shown.tally.total)
+                    shown.tally.at_most = self.work.at_most
                 shown.show(worker, event)
                 if event["event"] == Kind.END:
                     describe(self, finished=False)
@@ -398,6 +400,7 @@ class Session(Generic[W]):
         runs = self.runs()
         tally = Tally(
             total=self.work.total,
+            at_most=self.work.at_most,
             metric=self.job.targets.first.name,
             done=sum(run.state == State.COMPLETE for run in runs),
             pruned=sum(run.state == State.PRUNED for run in runs),

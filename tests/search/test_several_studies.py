@@ -66,7 +66,13 @@ def test_the_worst_exit_code_is_the_commands_and_the_others_are_done(tmp_path: P
         ),
         (
             ("budget=[1m,1_100k]", "space.axes.num_blocks=[2,3,4]"),
-            "its space has 3 on this budget; take larger budgets",
+            r"its space has 3 \(2, 3 and 4 layers\) on 1,000,000 parameters; give "
+            r"space\.axes\.num_blocks=\[1,2,3,4,.*\], which fit here$",
+        ),
+        (
+            ("budget=[non_embedding_parameters:50k,non_embedding_parameters:200k]",),
+            r"its space has 2 \(2 and 3 layers\) on 50,000 non-embedding parameters; take "
+            "non_embedding_parameters:62k as the smallest budget, on which it has 4 or more",
         ),
     ],
 )

@@ -100,7 +100,14 @@ DEFAULT = Placement(device="cpu", threads=1, engine="autograd", micro_batch=1)
 
 def work_of(flops: float) -> Any:
     run = run_of(ARCH)
-    facts = {"total": 1, "flops": flops, "tokens": 1, "parameters": 1, "architectures": [ARCH]}
+    facts = {
+        "total": 1,
+        "at_most": False,
+        "flops": flops,
+        "tokens": 1,
+        "parameters": 1,
+        "architectures": [ARCH],
+    }
     return SimpleNamespace(typical=run, **facts)
 
 

@@ -70,6 +70,8 @@ def test_the_number_of_runs_may_change_while_they_run() -> None:
     view.show(0, {**end, "reused": True, "seconds": 0.0, **identity(RUN, {})})
     (overall, *_) = shown(view, console)
     assert "1/1 done" in overall
+    view.tally.total, view.tally.at_most = 3, True
+    assert str(view.tally).startswith("1 of up to 3 done")
     assert re.search(rf"━{{{BAR}}}", overall), "the bar is full"
     assert view.progress.tasks[0].percentage == 100
 

@@ -239,6 +239,52 @@ def test_a_larger_n_trials_gives_seeds_to_what_is_best_by_then(
     assert not short or len(now.runs) == now.n_trials, "runs were left, and the best lack seeds"
 
 
+class Counting(Simulation):
+    """Keeps after each event how many runs there will be, and whether they may be fewer."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.said: list[tuple[int, bool]] = []
+
+    def note(self) -> None:
+        now = self.plan.after(self.attempts)
+        self.said.append((now.total, now.at_most))
+
+    def _begin(self, step: Cell | Step) -> None:
+        super()._begin(step)
+        self.note()
+
+    def _end(self, attempt: Attempt) -> None:
+        super()._end(attempt)
+        self.note()
+
+
+@given(plans, st.integers(0, 9999), st.integers(0, 20), st.integers(1, 4))
+def test_a_number_of_runs_comes_down_only_where_it_was_said_to_be_at_most(
+    plan: Exploration, seed: int, more: int, workers: int
+) -> None:
+    simulation = Counting(plan, seed, workers, 0.0)
+    for n_trials in (plan.n_trials, plan.n_trials + more):
+        simulation.plan = replace(plan, n_trials=n_trials)
+        simulation.said.clear()
+        simulation.note()
+        simulation.run(since=len(simulation.attempts))
+        for (before, at_most), (after, _) in pairwise(simulation.said):
+            assert after <= before
+            assert after == before or at_most
+        assert simulation.said[-1] == (len(distinct(simulation.attempts)), False)
+
+
+def test_of_a_new_study_it_is_known_from_the_start() -> None:
+    """Further seeds of the baseline begin while the last explorers run."""
+    plan = Exploration(
+        options=options(5), n_trials=9, replicates=Replicates(top=1, seeds=2), grid=True
+    )
+    simulation = Counting(plan, 0, 2, 0.0)
+    simulation.run()
+    assert set(simulation.said) == {(7, False)}
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_extending_a_small_study_gives_seeds_to_the_new_best(seed: int) -> None:
     """Three architectures and six further seeds first; then what is better gets seeds too."""
