@@ -64,6 +64,8 @@ def encode_text(
         ValueError, OSError: the documents cannot be read, do not fit together or have no room.
     """
     spool = work.with_name(f"{work.name}-{platform.node()}{SPOOLED}")
+    if say := getattr(corpus, "said_of_files", None):
+        progress(f"data: {say()}")
     try:
         stretches, threshold = _stretches(config, corpus, hashes, spool, progress)
         tokenizer = _tokenizer(config, stretches, threshold, work, progress)

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from search.data.corpora import Kind
 from search.data.hashes import FileHashes
 from search.data.readers import TEXT_KINDS, find_files, ranges, read_text
-from search.data.stretches import Stretch, stretches_of
+from search.data.stretches import Stretch, checked, stretches_of
+from space.words import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,12 @@ class Text:
     def stretches(self, hashes: FileHashes) -> list[Stretch] | None:
         """The same documents, for several processes."""
         return stretches_of(find_files(self.path, TEXT_KINDS), self.text_key, hashes)
+
+    def said_of_files(self) -> str:
+        """How many there are, and how many of them hold no text."""
+        files = find_files(self.path, TEXT_KINDS)
+        empty = sum(next(checked(read_text(f, self.text_key)), None) is None for f in files)
+        return count(len(files), "file") + (f", {empty} of them without text" if empty else "")
 
     def text_bytes(self) -> int:
         """How many bytes of text there are, about."""

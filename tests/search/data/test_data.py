@@ -190,6 +190,20 @@ def test_the_same_documents_in_any_format_are_the_same_data(
     assert data.fingerprint == quietly(config).fingerprint
 
 
+def test_it_is_said_how_many_files_are_read_and_how_many_hold_no_text(
+    config: DataConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "books").mkdir()
+    for name, text in (("a", "\n\n".join(prose())), ("b", ""), ("c", " \n\n"), ("d", "One.")):
+        (tmp_path / "books" / f"{name}.txt").write_text(text)
+    said: list[str] = []
+    prepare(replace(config, path=str(tmp_path / "books" / "*.txt")), said.append)
+    assert "data: 4 files, 2 of them without text" in said
+    said.clear()
+    prepare(config, said.append)
+    assert "data: 1 file" in said
+
+
 @pytest.mark.parametrize("packing", PACKERS)
 def test_a_txt_file_is_cut_into_documents_at_blank_lines(
     packing: str, config: DataConfig, tmp_path: Path
