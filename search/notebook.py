@@ -98,13 +98,16 @@ class StudyResult:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """A row for each finished run at its last reading, with the columns of `load_records`;
-        `arm` is the architecture in words, and `role` says whether the run explored or is a further
-        seed."""
-        roles = {trial["key"]: trial["role"] for trial in self.facts["trials"]}
+        """A row for each finished run at its last reading, in the order of the study's trials as
+        `trials.csv` has them, with the columns of `load_records`; `arm` is the architecture in
+        words, and `role` says whether the run explored or is a further seed."""
+        trials = sorted(self.facts["trials"], key=lambda trial: trial["number"])
+        roles = {trial["key"]: trial["role"] for trial in trials}  # each where it is first
         frame = load_records(self.runs)
         frame = frame[frame.key.isin(roles) & (frame.status == Status.FINISHED)]
         frame = frame.sort_values("tokens").groupby("key", as_index=False).last()
+        places = {key: place for place, key in enumerate(roles)}
+        frame = frame.sort_values("key", key=lambda keys: keys.map(places), ignore_index=True)
         return frame.assign(arm=self._names(frame), role=frame.key.map(roles))
 
     @cached_property

@@ -49,6 +49,8 @@ def test_a_study_is_run_continued_and_shown(options: list[str]) -> None:
     again = run_study(*options, "n_trials=4", "replicates.seeds=1", "report=true")
     assert len(again.frame) == 4
     assert set(first.frame.key) < set(again.frame.key)
+    by_number = pd.read_csv(again.page.with_name("trials.csv"))
+    assert list(again.frame.key) == list(by_number.key)
     assert again.baseline in set(again.frame.arm)
     assert again.page.is_file()
     shown = again._repr_html_()
