@@ -24,6 +24,10 @@ Place = Annotated[str, "place"]
 """A field that takes a file or a folder; `~` at its beginning is the home folder."""
 
 
+OUTPUTS = "outputs"
+"""The folder of studies and tables where none is given."""
+
+
 def quoted(value: str) -> str:
     """The value as an override has to hold it, whatever it is made of."""
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
@@ -38,6 +42,16 @@ def spelt(value: str) -> str:
     except HydraException:
         plain = False
     return value if plain else quoted(value)
+
+
+def outputs_of(folder: Path) -> list[str]:
+    """The option that says where outputs are, from the current folder where they lie in it; none
+    where they are where commands look for them anyway."""
+    folder, here = folder.resolve(), Path.cwd().resolve()
+    if folder == here / OUTPUTS:
+        return []
+    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    return [f"outputs={spelt(str(shown))}"]
 
 
 def value_of(override: str) -> Any:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from reports.weigh.answer import budget_in_words
 from search.states import State
+from space.overrides import outputs_of
 from space.seals import read_json
 from space.words import command, join
 
@@ -147,8 +148,8 @@ def _how_to_make(entry: Entry) -> str:
     if entry.page is not None or entry.runs.startswith("0 "):
         return ""
     outputs = entry.files["study.json"].parents[len(entry.parts)]
-    own = [] if outputs == Path("outputs").resolve() else [f"outputs={outputs}"]
-    return f"no page yet: {command('reports', f'{entry.kind}={entry.parts[-1]}', *own)}"
+    made = command("reports", f"{entry.kind}={entry.parts[-1]}", *outputs_of(outputs))
+    return f"no page yet: {made}"
 
 
 def _tokens(recipes: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:

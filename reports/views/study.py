@@ -34,6 +34,7 @@ from reports.weigh.worth import Worth, worth_of
 from search.objectives import WITHOUT_BYTES, Measure
 from search.record import Record
 from search.states import Role, Status
+from space.overrides import outputs_of
 from space.words import command, count, exact_duration, join
 
 Facts = list[tuple[str, str]]
@@ -77,6 +78,11 @@ class Findings:
         )
 
     @property
+    def trust_known(self) -> bool:
+        """Whether a table has measured how far the proxy can be trusted."""
+        return not self.trust.startswith(trust_quoted.UNKNOWN)
+
+    @property
     def opening(self) -> list[str]:
         """What comes before the answer, in sentences: what it is worth."""
         return self.worth.in_words() if self.worth else []
@@ -88,7 +94,7 @@ def html(study: Study, found: Findings) -> str:
     first, *rest = answer(study, evidence)
     drawn, listed = page_figures(study, found), trials.arms_of_rows(study, evidence)
     front_columns, front_rows = front.rows(study, found.front) if found.front else ([], [])
-    arm_columns, arm_rows = trials.arm_rows(evidence)
+    arm_columns, arm_rows = trials.arm_rows(study, evidence)
     trial_columns, trial_rows = trials.trial_rows(study)
     return fill(
         "page.html.j2",
@@ -132,7 +138,7 @@ def html(study: Study, found: Findings) -> str:
         unhappy=unhappy(study),
         facts=[*how_it_was_run(study), *how_it_was_scored(evidence)],
         trusted=marked(found.trust),
-        trust_known=not found.trust.startswith(trust_quoted.UNKNOWN),
+        trust_known=found.trust_known,
         trust_cost=trust_quoted.cost(study),
         figures=packed(drawn),
         described=described(study, found, drawn),
@@ -299,14 +305,14 @@ def unhappy(study: Study) -> list[tuple[str, str, str]]:
 
 
 def _export(study: Study) -> str | None:
-    """The command that exports the best run, with the places that the study was given, and whether
+    """The command that exports the best run, with the places of the study and its data, and whether
     its weights were kept; none before one has ended that keeps to the constraints."""
     if study.eligible.empty:
         return None
     given = shlex.split(str(study.facts.get("command") or ""))
-    places = [text for text in given if text.startswith(("outputs=", "data.cache="))]
-    own = [text.removeprefix("data.") for text in places]
-    take = command("space", "export=best", f"study={study.name}", *own, "to=FOLDER")
+    cache = [text.removeprefix("data.") for text in given if text.startswith("data.cache=")]
+    places = [*outputs_of(study.folder.parent), *cache]
+    take = command("space", "export=best", f"study={study.name}", *places, "to=FOLDER")
     if not study.facts.get("best_kept", True):
         return f"the best run kept no weights when it was trained; {take} says what trains it again"
     return take

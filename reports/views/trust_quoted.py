@@ -21,6 +21,7 @@ from search.runs import read_record
 from search.states import Status
 from space import words
 from space.app import CONF, folder_flags
+from space.overrides import outputs_of
 from space.seals import read_json
 from space.words import duration
 
@@ -155,7 +156,7 @@ def _essence(recipe: Recipe) -> dict[str, Any]:
     return {**kept, "warmup_steps": warmup}
 
 
-PASSED_ON = ("space", "budget", "proxy", "recipe", "data", "runs", "outputs", "placement")
+PASSED_ON = ("space", "budget", "proxy", "recipe", "data", "runs", "placement")
 """Options that a search and a table of trust have in common."""
 
 
@@ -169,5 +170,6 @@ def command(study: Study) -> str:
         own.insert(0, f"space={study.facts['space']['name']}")
     if any(text.startswith("tokens_per_parameter=") for text in given) and (run := _typical(study)):
         own.append(f"recipe.tokens={run.recipe.tokens}")  # a table of trust takes tokens only
+    own += outputs_of(study.folder.parent)
     own += [f"called={TABLE}_{study.name}"] if own else []
     return words.command("ablations", *folder_flags(given), f"table={TABLE}", *own)

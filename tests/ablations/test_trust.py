@@ -520,7 +520,10 @@ def test_a_studys_page_quotes_the_table_of_its_proxy(tmp_path: Path) -> None:
     assert files == render(study(tmp_path))
 
 
-def test_a_study_of_another_proxy_says_that_none_was_measured_and_how_to(tmp_path: Path) -> None:
+def test_a_study_of_another_proxy_says_that_none_was_measured_and_how_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     command = "python -m search budget=1m proxy=hour recipe.lr=0.002 study=x n_trials=3"
     write_table(tmp_path, table(recipe=replace(RECIPE, lr=0.002)), valley)
     told = of_study(study(tmp_path, command=command))
@@ -540,7 +543,10 @@ def test_a_study_of_another_proxy_says_that_none_was_measured_and_how_to(tmp_pat
     assert "Not measured" in of_study(study(tmp_path, space=eight))
 
 
-def test_the_command_that_would_measure_keeps_what_makes_the_space(tmp_path: Path) -> None:
+def test_the_command_that_would_measure_keeps_what_makes_the_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     command = "python -m search space.axes.num_blocks=[2,9] recipe.horizons=[0.25] recipe.lr=0.002"
     assert (
         f"table=proxy_horizon space={SPACE} 'space.axes.num_blocks=[2,9]' recipe.lr=0.002 called="
@@ -548,13 +554,21 @@ def test_the_command_that_would_measure_keeps_what_makes_the_space(tmp_path: Pat
     )
 
 
-def test_commands_keep_the_folder_of_configurations(tmp_path: Path) -> None:
+def test_commands_keep_the_folder_of_configurations_and_name_outputs_where_they_are_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     flags = "-cd my --config-name own"
     command = f"python -m search space=mine {flags} outputs=o data.cache=c"
     asked = study(tmp_path, command=command)
     assert "`python -m ablations --config-dir my table=proxy_horizon space=mine" in of_study(asked)
     page = render(asked)["report.html"].decode()
+    assert "python -m space export=best study=depth_1m cache=c to=FOLDER" in page
+    (tmp_path / "outputs").rename(tmp_path / "o")
+    moved = read_study("depth_1m", tmp_path / "o")
+    page = render(moved)["report.html"].decode()
     assert "python -m space export=best study=depth_1m outputs=o cache=c to=FOLDER" in page
+    assert "space=mine data.cache=c outputs=o called=" in of_study(moved)
 
 
 def test_a_table_of_another_version_is_no_evidence(tmp_path: Path) -> None:

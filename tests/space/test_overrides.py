@@ -14,7 +14,7 @@ from reports.__main__ import ReportsConfig
 from search.__main__ import SearchConfig
 from search.evaluate.__main__ import EvaluateConfig
 from space.app import by_name, configuration, doors_of, in_short
-from space.overrides import as_text, quoted, spelt
+from space.overrides import as_text, outputs_of, quoted, spelt
 
 NUMBERS = ["2025_11_25", "8041237e46551902", "1e5", "007", "1_000", "nan", "inf", "true", "12"]
 
@@ -27,6 +27,17 @@ def search(*given: str) -> SearchConfig:
 def test_quoted_text_is_read_as_it_was(text: str) -> None:
     for written in (quoted(text), spelt(text)):
         assert OverridesParser.create().parse_override(f"x={written}").value() == text
+
+
+def test_outputs_are_named_from_where_one_stands_and_only_where_they_are_not_the_usual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert outputs_of(Path("outputs")) == outputs_of(tmp_path / "outputs") == []
+    assert outputs_of(tmp_path / "mine" / "outputs") == ["outputs=mine/outputs"]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert outputs_of(tmp_path / "outputs") == [f"outputs={spelt(str(tmp_path / 'outputs'))}"]
 
 
 def test_names_are_quoted_only_where_they_must_be() -> None:
