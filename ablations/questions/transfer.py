@@ -71,7 +71,9 @@ transfer:
     def seeds_in_words(self, table: Table) -> str:
         if table.auto:
             return Arms().seeds_in_words(table)
-        return f"1 seed each, {table.seeds} near the best rates"
+        if table.seeds == 1:
+            return super().seeds_in_words(table)
+        return f"1 seed each, {table.seeds} of the best rate of each shape and those next to it"
 
 
 def panels(content: Mapping[str, Any]) -> list[dict[str, Any]]:

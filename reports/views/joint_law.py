@@ -176,23 +176,26 @@ def _refuted(rows: pd.DataFrame) -> str:
 def kept_promises(rows: pd.DataFrame) -> str:
     """How the left-out budgets came out."""
     open_at = rows.budget[~_determined(rows, "joint")].map(magnitude)
-    left = (
-        f"The best depth predicted from the others is {NOT_DETERMINED} at {join(list(open_at))}."
-        if len(open_at)
-        else ""
+    nowhere = [magnitude(b) for b in rows.budget[rows.found.isna() & _determined(rows, "joint")]]
+    left = " ".join(
+        f"At {join(list(places))} {why}."
+        for places, why in (
+            (open_at, f"the prediction is {NOT_DETERMINED}"),
+            (nowhere, "no optimum was found inside the depths tried"),
+        )
+        if len(places)
     )
     known = rows[rows.found.notna() & _determined(rows, "joint")]
     if not len(known):
-        return left or "No budget has its optimum inside the depths tried."
+        return f"No best depth can be held beside its prediction from the others. {left}".rstrip()
     held = (known.joint_low <= known.found) & (known.found <= known.joint_high)
     out = missed(rows)
     factor = (known.joint_high / known.joint_low).median()
     wide = f", which is a factor of {factor:.1f} wide (median)" if math.isfinite(factor) else ""
-    text = (
-        f"Predicted from the others, the best depth found lies inside its interval for "
-        f"{int(held.sum())} of {len(known)} budgets{wide}"
-    )
-    said = f"{text}; it missed {join(out)}" if out else text
+    inside = [magnitude(budget) for budget in known.budget[held]]
+    text = "Of each budget the best depth is predicted from the others. What was found there lies "
+    text += f"inside the 95% interval at {join(inside)}" if inside else "inside no 95% interval"
+    said = f"{text}{wide}" + (f"; outside at {join(out)}" if out else "")
     if out:
         said += ", so the form fails there, and what it refutes is refuted within the form only"
     return f"{said}. {left}".rstrip()

@@ -59,6 +59,12 @@ BUDGETS = (
         "best", "best depth, by its own valley", str, "at the bottom of the fitted valley", False
     ),
     Column("interval", "95% interval", str, "of the best depth", numeric=False),
+    Column(
+        "on_line",
+        "best depth, by the line",
+        lambda depth: in_layers(depth, 1),
+        "by the line through the budgets' best depths, which smooths them",
+    ),
     Column("lowest", "lowest tried", whole, "the depth with the lowest mean"),
     Column("at_best", "at the bottom", decimals(4), "fitted value of the metric there"),
     Column(
@@ -117,6 +123,7 @@ def budget_rows(law: Law) -> pd.DataFrame:
                 "lowest": lowest_tried(v),
                 "best": best_in_words(v),
                 "interval": interval_in_words(v),
+                "on_line": math.nan if law.growth is None else law.growth.best(v.budget),
                 "at_best": v.at(v.best) if inside else math.nan,
                 "curvature": v.curvature,
                 "status": v.status,

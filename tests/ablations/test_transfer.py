@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from study_fixtures import TINY, environment, records, write_text
 
 from ablations.cells import TableWork
 from ablations.files import TableFile
-from ablations.questions.transfer import panels
+from ablations.questions.transfer import QUESTION, panels
 from ablations.stats import transfer
 from search.recipe import Recipe
 from search.study.plan import Attempt, Cell, Step
@@ -42,6 +43,14 @@ def cells(best: dict[str, dict[str, int]], *, seeds: int = 3, spread: float = 0.
         for seed in range(seeds)
     ]
     return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [(1, "1 seed each"), (3, "1 seed each, 3 of the best rate of each shape and those next to it")],
+)
+def test_a_plan_says_which_rates_get_more_seeds(seeds: int, said: str) -> None:
+    assert QUESTION.seeds_in_words(SimpleNamespace(auto=False, seeds=seeds)) == said
 
 
 def test_the_common_rate_has_the_smallest_largest_cost() -> None:

@@ -411,7 +411,18 @@ def test_what_runs_leave_open_is_not_determined_and_its_forecast_is_refused() ->
     with pytest.raises(ValueError, match=r"leave it not determined at 8\.0M"):
         forecast_files(law, "8m")
     row = {"budget": 8e6, "found": 3.0, "joint": 0.0025, "joint_low": 0.0, "joint_high": math.inf}
-    assert "is not determined at 8.0M" in joint_law.kept_promises(pd.DataFrame([row]))
+    said = joint_law.kept_promises(pd.DataFrame([row]))
+    assert said.endswith("At 8.0M the prediction is not determined.")
+
+
+def test_every_budget_is_named_with_what_became_of_its_prediction() -> None:
+    held = {"joint": 3.0, "joint_low": 2.0, "joint_high": 4.0}
+    found = {1e6: 3.0, 2e6: 5.0, 4e6: math.nan}
+    rows = pd.DataFrame([{"budget": n, "found": best, **held} for n, best in found.items()])
+    said = joint_law.kept_promises(rows)
+    assert "lies inside the 95% interval at 1.0M, which is a factor of 2.0 wide (median)" in said
+    assert "; outside at 2.0M, so the form fails there" in said
+    assert said.endswith("At 4.0M no optimum was found inside the depths tried.")
 
 
 def test_records_beside_a_law_separate_size_and_tokens_and_must_be_of_its_recipe(

@@ -411,6 +411,10 @@ def assert_growths_are_told_apart(law: Law) -> None:
     ends = [f"{law.growth.best(v.budget):.1f} layers at" for v in (law.valleys[0], law.valleys[-1])]
     assert f"from {ends[0]} 500k to {ends[1]} 4.0M" in law_words.headline(law)
     assert "by a line through the budgets' best depths" in law_words.headline(law)
+    depths = [f"{law.growth.best(v.budget):.1f}" for v in law.valleys]
+    _, columns, rows = laws.parts(law)[0]
+    place = [column.heading for column in columns].index("best depth, by the line")
+    assert [row[place].text for row in rows] == depths, "the table has what the sentence says"
 
 
 def test_published_growths_are_drawn_through_the_middle_of_ours(tmp_path: Path) -> None:
