@@ -9,6 +9,7 @@ since `--help` and wrong options need none of it.
 """
 
 import gc
+import shlex
 import sys
 
 if __name__ == "__main__":  # pandas takes pyarrow where it is, for more memory and time than here
@@ -22,7 +23,7 @@ from space.app import verb
 from space.cli import one_line_errors
 from space.files import require_name, write_atomically
 from space.near import hint
-from space.overrides import Names, Place
+from space.overrides import Names, Place, spelt
 from space.words import join
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def _make_study(config: ReportsConfig) -> None:
     found = Findings.of(study)
     with one_line_errors():
         files = render(study, found, config.columns)
+        columns = _columns_in_words(study.folder, config.columns)
     with one_line_errors():
         for name, content in files.items():
             write_atomically(study.folder / name, content)
@@ -162,8 +164,10 @@ def _make_study(config: ReportsConfig) -> None:
         print(" ".join(in_words(found.front)))
     if found.confirmed is not None:
         print(found.confirmed.words)
-    print(f"Trust in the proxy: {found.trust}")
+    if found.trust_known:
+        print(f"Trust in the proxy: {found.trust}")
     print(f"report: {study.folder / 'report.html'}")
+    print(*columns, sep="\n", end="\n" if columns else "")
 
 
 def _make_law(config: ReportsConfig) -> None:
@@ -257,11 +261,25 @@ def _remake_table(config: ReportsConfig, name: str) -> None:
             raise ValueError(f"columns must go with a table of arms, but {name} has none")
         report = replace(report, columns=config.columns)
         shown = view_of(report.question).show(report)
+        columns = _columns_in_words(report.folder, config.columns)
         report.folder.mkdir(parents=True, exist_ok=True)
         _write(report.folder, shown.files)
-    print("\n".join(shown.lines))
-    if config.columns is not None:
-        print(f"with these columns: {report.folder / 'table.md'} and {report.folder / 'table.tex'}")
+    print("\n".join([*shown.lines, *columns]))
+
+
+def _columns_in_words(folder: Path, columns: list[str] | None) -> list[str]:
+    """Where the chosen columns are; without any, that those which were chosen before are no longer
+    the only ones."""
+    from reports.show.about import chosen_before
+
+    both = f"{folder / 'table.md'} and {folder / 'table.tex'}"
+    if columns is not None:
+        return [f"with these columns: {both}"]
+    if not (before := chosen_before(folder / "table.tex")):
+        return []
+    asked = ",".join(spelt(name) for name in before.split(", "))
+    option = shlex.quote(f"columns=[{asked}]")
+    return [f"with all columns again: {both}; {option} gives those that they had"]
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:

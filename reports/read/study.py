@@ -48,6 +48,8 @@ WITHOUT_RECORD: dict[str, StrEnum] = {
 MOST_SHOWN = 500
 """Rows of a table, and curves, that a page has at most: those of the best runs. Browsers take no
 more, and `trials.csv` has all."""
+OTHER = "objective."
+"""Before the names of further objectives, where they are columns beside others."""
 AGAIN = "the study's command does the run again"
 HORIZON_TOLERANCE = 0.01
 """Runs whose last readings are this close in tokens were trained equally long."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -10,6 +11,18 @@ from reports.show.tables import one_line
 Facts = list[tuple[str, str]]
 CODE = ("command", "commit")
 """Terms whose text is set as code."""
+COLUMNS = "columns"
+"""The term of columns that were chosen."""
+
+
+def chosen_before(tex: Path) -> str:
+    """The columns that were chosen for a table in LaTeX, as `in_comments` left them; empty where
+    there is no such file or it has all."""
+    try:
+        found = re.search(rf"^% {COLUMNS}: (.*)$", tex.read_text(), re.M)
+    except OSError:
+        return ""
+    return found[1] if found else ""
 
 
 def facts_of(
@@ -23,9 +36,10 @@ def facts_of(
     looks: str = "",
     evaluation: str = "",
     worth: str = "",
+    columns: Sequence[str] | None = None,
 ) -> Facts:
     """Those that are known, (term, text). Data and commits are those of each run; `worth` warns of
-    numbers that mean nothing."""
+    numbers that mean nothing, and `columns` are those that were chosen."""
     found = {
         "worth": worth,
         "metric": metric,
@@ -35,6 +49,7 @@ def facts_of(
     }
     found |= {"looks": looks, "evaluation": evaluation}
     found |= {"command": one_line(command), "commit": _each(commit)}
+    found |= {COLUMNS: ", ".join(columns or ())}
     return [(term, text) for term, text in found.items() if text]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from reports.read.study import is_number
+from reports.read.study import OTHER, is_number
 from reports.show.figures import SERIES, mixed
 from space import words
 from space.near import hint
@@ -180,11 +180,14 @@ def chosen(
     """
     if names is None:
         return list(columns), [list(row) for row in rows]
-    places = {key: n for n, c in enumerate(columns) for key in (c.name, c.heading)}
+    typed = [(column.heading, column.name.removeprefix(OTHER)) for column in columns]
+    places = {key: n for n in reversed(range(len(typed))) for key in typed[n]}
     names = [name if name in places else LEVEL_OF_INTERVAL.sub("", name) for name in names]
     for name in names:
         if name not in places:
-            known = ", ".join(column.heading for column in columns)
+            known = ", ".join(
+                heading if heading == name else f"{heading} ({name})" for heading, name in typed
+            )
             raise ValueError(f"columns must be among {known}, but got {name!r}{hint(name, places)}")
     kept = [places[name] for name in names]
     return [columns[n] for n in kept], [[row[n] for n in kept] for row in rows]

@@ -8,6 +8,8 @@ from typing import Any
 from ablations.stats.block import LEVEL
 from ablations.stats.bracket import CARRIED, EDGE
 from ablations.stats.looks import in_percent
+from ablations.stats.sequential import ALPHAS, LOOKS
+from reports.read.study import OTHER
 from reports.show.tables import (
     decimals,
     figures,
@@ -19,9 +21,10 @@ from reports.show.tables import (
     signed,
     whole,
 )
-from reports.weigh.table import FEASIBLE, OTHER, Panel
+from reports.weigh.table import FEASIBLE, Panel
 from search.objectives import LOSSES
 from space.tables import Column
+from space.words import join
 
 COLUMNS = (
     Column("arm", "arm", str, "what is compared", numeric=False),
@@ -160,12 +163,24 @@ def at_a_look(column: Column, level: float) -> Column:
         return replace(
             column, heading=f"{in_percent(level)} interval", hint=f"{column.hint}, at 95%"
         )
-    return replace(column, hint=f"{column.hint}; at this look resolved below {1 - level:.2g}")
+    return _not_for_looks(column, f"at this look resolved below {1 - level:.2g}")
+
+
+def _not_for_looks(p: Column, resolved: str) -> Column:
+    """The column of p where there were several looks, whose levels it does not hold."""
+    return replace(p, hint=f"{p.hint}, not for the looks: {resolved}")
+
+
+BY_AUTO = join(
+    [f"{alpha:.2g} at {seeds} seeds" for seeds, alpha in zip(LOOKS, ALPHAS, strict=True)]
+)
 
 
 def _adapted(column: Column, panel: Panel) -> Column:
     """A column in the words and digits of the panel's objective and level."""
     criteria = panel.criteria
+    if panel.auto and column.name == "p_adjusted":
+        return _not_for_looks(column, f"resolved below {BY_AUTO}")
     if (at_look := at_a_look(column, panel.level)) is not column:
         return at_look
     if criteria.metric in LOSSES:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ablations.stats.block import LEVEL
 from ablations.stats.looks import in_percent
+from reports.read.study import OTHER
 from reports.show.about import (
     Facts,
     facts_of,
@@ -41,7 +42,7 @@ from reports.show.tables import (
 from reports.views import Shown, horizons, measured, scores
 from reports.views.arm_columns import COLUMNS, DETAILS, MEASURED, SPREADS, Digits, columns_of
 from reports.views.layers import as_built
-from reports.weigh.table import OTHER, Panel, Report
+from reports.weigh.table import Panel, Report
 from search.objectives import LOSSES
 from search.states import Status
 from space.tables import Column
@@ -190,6 +191,7 @@ def about(report: Report) -> Facts:
         looks=report.looks_in_words,
         evaluation=report.evaluation.in_words if report.evaluation else "",
         worth=report.warning,
+        columns=report.columns,
     )
 
 

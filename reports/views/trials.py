@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.read.study import MOST_SHOWN, Study
+from reports.read.study import MOST_SHOWN, OTHER, Study
 from reports.show.about import (
     Facts,
     facts_of,
@@ -74,6 +74,13 @@ TRIAL_COLUMNS = (
     Column("reason", "reason", str, numeric=False),
 )
 
+OF_SHAPE = (
+    *("heads", "head_dim", "intermediate_size", "ffn_ratio", "sharing", "tied", "parameters"),
+    *("budget_deviation", "embedding_share", "forward_flops_per_token", "kv_bytes_per_token"),
+    "decode_bytes_per_token",
+)
+"""Those of `TRIAL_COLUMNS` that depend on the architecture alone."""
+
 ARM_COLUMNS = (
     Column("depth", "layers", whole, "layers executed"),
     Column("width", "width", whole, "hidden_size"),
@@ -99,20 +106,7 @@ ARM_COLUMNS = (
 
 def trial_rows(study: Study) -> tuple[list[Column], list[list[Cell]]]:
     """The page's table of trials: the columns that are not empty, and one row per trial."""
-    frame = study.trials.copy()
-    known = frame["num_hidden_layers"].notna() if "num_hidden_layers" in frame else None
-    if known is not None and known.any():
-        frame["heads"] = [
-            f"{plain(q)}/{plain(kv)}" if ok else None
-            for q, kv, ok in zip(
-                frame.num_attention_heads, frame.num_key_value_heads, known, strict=True
-            )
-        ]
-        frame["tied"] = frame.tie_word_embeddings.map({True: "tied", False: "untied"})
-        shared = frame.sharing + " × " + frame.repeats.map(plain)
-        frame["sharing"] = shared.where(frame.sharing.ne("none") | ~known, "none")
-        if set(frame.sharing.dropna()) == {"none"}:
-            frame["sharing"] = None
+    frame = _with_shapes(study.trials)
     frame["run"] = frame.key.str[:8]
     frame = best_rows(frame, study.metric, study.lower_is_better)
     own, there = list(TRIAL_COLUMNS), {column.name for column in TRIAL_COLUMNS}
@@ -129,15 +123,41 @@ def trial_rows(study: Study) -> tuple[list[Column], list[list[Cell]]]:
     return printed_rows(frame, own, hints={"run": "key"})
 
 
+def _with_shapes(trials: pd.DataFrame) -> pd.DataFrame:
+    """Trials with `heads`, `tied` and `sharing` in words."""
+    frame = trials.copy()
+    known = frame["num_hidden_layers"].notna() if "num_hidden_layers" in frame else None
+    if known is not None and known.any():
+        frame["heads"] = [
+            f"{plain(q)}/{plain(kv)}" if ok else None
+            for q, kv, ok in zip(
+                frame.num_attention_heads, frame.num_key_value_heads, known, strict=True
+            )
+        ]
+        frame["tied"] = frame.tie_word_embeddings.map({True: "tied", False: "untied"})
+        shared = frame.sharing + " × " + frame.repeats.map(plain)
+        frame["sharing"] = shared.where(frame.sharing.ne("none") | ~known, "none")
+        if set(frame.sharing.dropna()) == {"none"}:
+            frame["sharing"] = None
+    return frame
+
+
 def _figures(name: str) -> Callable[[Any], str]:
     """Four decimals of a loss on a source of a mixture, as the total beside it has."""
-    base, at, _ = name.partition("@")
-    return decimals(4) if at and base in LOSSES else figures(4)
+    return decimals(4) if _is_loss_on_source(name) else figures(4)
 
 
-def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
-    """The table of architectures: columns that hold anything, and a row an architecture."""
-    frame = arms_shown(evidence).copy()
+def arm_rows(
+    study: Study, evidence: Evidence, names: Sequence[str] | None = None
+) -> tuple[list[Column], list[list[Cell]]]:
+    """The table of architectures, a row each: the columns of these names, of those that hold
+    anything. By default the comparison, and the objectives and columns that the study was asked
+    for.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    frame = arms_shown(evidence).merge(_besides(study, evidence), "left", on="arm")
     digits = 4 if evidence.metric in LOSSES else places(frame.value)
     frame["interval"] = intervals(frame.diff_low, frame.diff_high, signed(digits))
     frame["series"] = frame.series.replace("", None)
@@ -148,12 +168,49 @@ def arm_rows(evidence: Evidence) -> tuple[list[Column], list[list[Cell]]]:
         "diff": signed(digits)
     }
     columns = [replace(c, text=texts.get(c.name, c.text)) for c in columns]
+    place = 1 + [column.name for column in columns].index("interval")
+    columns[place:place] = _columns_besides(study, everything=names is not None)
     shown, rows = printed_rows(frame, columns)
     best = None if evidence.best is None else list(frame.arm).index(evidence.best)
     best_in_bold(shown, rows, best, ("depth", "width", "series", "value"))
     if evidence.best is not None:
         _mark_means_of_few(shown, rows, frame.replicated)
-    return shown, rows
+    return chosen(shown, rows, names)
+
+
+def _besides(study: Study, evidence: Evidence) -> pd.DataFrame:
+    """Of each `arm` its shape and cost, and each further measure as its mean over the seeds that
+    the metric's mean is over."""
+    done, cells = _with_shapes(study.eligible), evidence.cells
+    alone = ~done.arm.isin(cells.arm)
+    counted = done[alone | done.seed.isin(cells.seed)]  # which all compared arms have in common
+    others = [name for name in study.measures if name not in (study.metric, *OF_SHAPE)]
+    means = counted[others].astype(float).groupby(counted.arm).mean().add_prefix(OTHER)
+    shapes = done.drop_duplicates("arm").set_index("arm")
+    shapes = shapes[[name for name in OF_SHAPE if name in shapes]]
+    return shapes.join(means).reset_index()
+
+
+def _columns_besides(study: Study, everything: bool) -> list[Column]:
+    """Those of the measures that the study was asked for but its metric; with `everything` those
+    of shapes and costs too, and losses on sources of a mixture, which have a table of their own."""
+    found = [
+        Column(
+            f"{OTHER}{name}",
+            name.replace("_", " "),
+            _figures(name),
+            f"{measure['title']}, over the seeds of the mean",
+        )
+        for name, measure in study.measures.items()
+        if name not in (study.metric, *OF_SHAPE) and (everything or not _is_loss_on_source(name))
+    ]
+    shapes = [column for column in TRIAL_COLUMNS if column.name in OF_SHAPE]
+    return found + [c for c in shapes if everything or c.name in study.measures]
+
+
+def _is_loss_on_source(name: str) -> bool:
+    base, at, _ = name.partition("@")
+    return bool(at) and base in LOSSES
 
 
 FEW = "†"
@@ -239,9 +296,11 @@ def _more_is_better(column: Column) -> Column:
     return replace(column, hint=column.hint.replace("negative is better", "positive is better"))
 
 
-def about(study: Study, evidence: Evidence | None = None) -> Facts:
-    """What the numbers are, what intervals of the evidence hold, and where they come from, (term,
-    text)."""
+def about(
+    study: Study, evidence: Evidence | None = None, columns: Sequence[str] | None = None
+) -> Facts:
+    """What the numbers are, what intervals of the evidence hold, where they come from, and which
+    columns were chosen, (term, text)."""
     records = study.records.values()
     data = {(str(r.data.get("name")), r.run.data_fingerprint): r for r in records}
     lengths = study.finished.tokens.unique() if len(study.finished) else ()
@@ -254,6 +313,7 @@ def about(study: Study, evidence: Evidence | None = None) -> Facts:
         commit={record.commit for record in records},
         evaluation=evidence.evaluation.in_words if evidence and evidence.evaluation else "",
         worth=warning(study),
+        columns=columns,
     )
 
 
@@ -308,7 +368,7 @@ def markdown(study: Study, evidence: Evidence, names: Sequence[str] | None = Non
     near = nearest_rows(study)
     if near[1]:
         return f"{nothing_meets(study)} Nearest:\n\n{markdown_table(*near)}"
-    columns, rows = chosen(*arm_rows(evidence), names)
+    columns, rows = arm_rows(study, evidence, names)
     if not rows:
         return f"No finished trial in {study.name}.\n"
     note = left_out(len(evidence.arms), "architectures")
@@ -318,24 +378,24 @@ def markdown(study: Study, evidence: Evidence, names: Sequence[str] | None = Non
 def document(study: Study, evidence: Evidence, names: Sequence[str] | None = None) -> str:
     """The table in Markdown with what it says, where it comes from, and what its columns mean."""
     table, said = markdown(study, evidence, names), differences(evidence)
-    columns, rows = chosen(*arm_rows(evidence), names)
+    columns, rows = arm_rows(study, evidence, names)
     if not len(evidence.arms):
         return f"{table}\n{in_list(about(study))}" if len(study.finished) else table
     parts = [*([f"{said}\n"] if said else []), table]
     parts += [f"{few}\n"] if (few := of_few(rows)) else []
     return "\n".join(
-        [*parts, in_list(about(study, evidence)), folded("Columns", meanings(columns))]
+        [*parts, in_list(about(study, evidence, names)), folded("Columns", meanings(columns))]
     )
 
 
 def latex(study: Study, evidence: Evidence, names: Sequence[str] | None = None) -> str:
     """The table of architectures for LaTeX, a float of booktabs with the label `tab:STUDY`."""
-    columns, rows = chosen(*arm_rows(evidence), names)
+    columns, rows = arm_rows(study, evidence, names)
     caption = f"Study {study.name}: {budget_words(study)}, {study.metric}."
     if not rows:
         why = nothing_meets(study) if len(study.finished) else "No finished trial."
         return f"% {escape(f'{caption} {why}')}\n"
-    known = about(study, evidence)
+    known = about(study, evidence, names)
     lines = in_comments(known)
     caption = f"{caption} {differences(evidence)} {in_a_sentence(known)}"
     notes = [*([escape(few)] if (few := of_few(rows)) else []), *legend(columns)]

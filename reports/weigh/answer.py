@@ -249,6 +249,8 @@ def answer(study: Study, evidence: Evidence) -> list[str]:
             f"{count(out, 'architecture')} {'does' if out == 1 else 'do'} not meet "
             f"{join(study.constraints)}, and {'is' if out == 1 else 'are'} not compared."
         )
+    if lost := _lost(study):
+        sentences.append(lost)
     if stopped := int((study.trials.status == Status.PRUNED).sum()):
         sentences.append(
             f"{count(stopped, 'run')} {'was' if stopped == 1 else 'were'} stopped early by the "
@@ -257,6 +259,16 @@ def answer(study: Study, evidence: Evidence) -> list[str]:
     if not study.facts.get("finished", True):
         sentences.append("The study is not finished; this is what its runs say so far.")
     return sentences
+
+
+def _lost(study: Study) -> str:
+    """That architectures have no result, in a sentence; empty where all that were run have one."""
+    lost = study.trials.status.isin([Status.FAILED, Status.DIVERGED])
+    rows = study.trials[lost & ~study.trials.arm.isin(study.trials.arm[~lost])]
+    if not (n := rows.arm.nunique()):
+        return ""
+    how = " or ".join(sorted(set(rows.status), reverse=True))
+    return f"{count(n, 'architecture')} {how} and {'has' if n == 1 else 'have'} no result."
 
 
 def _gone(study: Study) -> list[str]:
@@ -385,10 +397,12 @@ def _unreplicated_answer(study: Study, evidence: Evidence) -> list[str]:
         ]
     once = "with one seed each this may be noise"
     but = once if arms.tried.max() == 1 else "no two of them share two seeds"
+    those = f"the {len(arms)} architectures that finished"
+    those = those if _lost(study) else f"{len(arms)} architectures"
     extreme = "lowest" if study.lower_is_better else "highest"
     return [
-        f"At {budget_words(study)}, {lowest.label} is {extreme} of {len(arms)} "
-        f"architectures, with {value}, but {but}.",
+        f"At {budget_words(study)}, {lowest.label} is {extreme} of {those}, with {value}, "
+        f"but {but}.",
         "The order is unresolved.",
     ]
 

@@ -20,7 +20,7 @@ from ablations.stats.effects import compare
 from ablations.stats.looks import Looks, auto_words, read_looks
 from ablations.stats.sequential import verdicts
 from ablations.table import ARMS
-from reports.read.study import Open, deviation, require_records
+from reports.read.study import OTHER, Open, deviation, require_records
 from reports.weigh import horizons, measured, scores
 from reports.weigh.evaluation import Evaluation
 from reports.weigh.worth import Worth
@@ -39,9 +39,8 @@ NOT_RUN, RULED_OUT = "not run", "not trained"
 """Of cells without a record: the latter are known by their costs to be beyond a constraint."""
 SAID = ("values", "excesses", "ruled_out")
 """What `study.json` says of a place besides which it is."""
-OTHER, EXCESS, FEASIBLE = "objective.", "beyond ", "feasible"
-"""Columns of further objectives, of by how much a run is beyond a limit, and of whether an arm
-keeps to all limits."""
+EXCESS, FEASIBLE = "beyond ", "feasible"
+"""Columns of by how much a run is beyond a limit, and of whether an arm keeps to all limits."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,8 @@ class Panel:
     level: float = LEVEL
     """The confidence level of its intervals; of `seeds=auto`, whose looks have their own, of all
     looks together."""
+    auto: bool = False
+    """Whether its looks are those of `seeds=auto`."""
     architectures: Mapping[str, Architecture] = field(default_factory=dict)
     """Of each arm, by its name."""
 
@@ -458,6 +459,7 @@ def weigh_panel(
         missing=missing,
         criteria=criteria,
         level=LEVEL if auto else _level(table),
+        auto=auto,
         architectures={
             arm["name"]: Architecture.from_dict(arm["architecture"]) for arm in content["arms"]
         },

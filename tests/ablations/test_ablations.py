@@ -25,6 +25,7 @@ from ablations.files import TableFile, table_names
 from ablations.stats.sequential import looked
 from ablations.timing import Timing
 from reports.views import arms
+from reports.views.arm_columns import columns_of
 from reports.views.arms import (
     architectures,
     html,
@@ -744,6 +745,9 @@ def test_a_table_with_seeds_as_needed_shows_the_look_of_each_verdict(tmp_path: P
     assert rows.of.to_dict() == {"none": "10", "immediate": "4", "cycle": "10"}
     headings = [column.heading for column in table_rows(panel)[0]]
     assert "look" in headings
+    hints = {column.name: column.hint for column in columns_of(panel)}
+    levels = "resolved below 0.00079 at 4 seeds, 0.0074 at 6 seeds and 0.048 at 10 seeds"
+    assert hints["p_adjusted"].endswith(f"not for the looks: {levels}")
     assert "outliers" not in headings
     half = cells.assign(status=["finished"] * 3 + ["not run"] * (len(cells) - 3))
     early = weigh_panel(facts["panels"][0], half, "val_bpb", auto=True)

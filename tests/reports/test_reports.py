@@ -39,8 +39,9 @@ from reports.views.layers import pictures
 from reports.weigh.answer import answer, span, weigh
 from reports.weigh.worth import Worth
 from search.comparable import comparable_cells
+from search.objectives import Measure
 from search.record import Record, architecture_id
-from search.runs import UnknownParts, read_record
+from search.runs import UnknownParts, read_record, usable_record
 from space.files import write_atomically
 from space.tables import Column
 from space.words import magnitude
@@ -274,6 +275,11 @@ def test_the_column_of_intervals_keeps_its_names_when_their_level_changes(tmp_pa
     rows = [["a", "b"]]
     for name in ("interval", "95% interval", "99.92% interval"):
         assert chosen(columns, rows, [name]) == ([columns[1]], [["b"]])
+    cache = Column("objective.kv_bytes", "kv bytes")
+    for name in ("kv_bytes", "kv bytes"):
+        assert chosen([columns[0], cache], rows, [name])[0] == [cache]
+    with pytest.raises(ValueError, match=r"among arm, kv bytes \(kv_bytes\), but got 'kv_byte'"):
+        chosen([columns[0], cache], rows, ["kv_byte"])
     with pytest.raises(ValueError, match="columns must be among"):
         chosen(columns, rows, ["95% intervals"])
 
@@ -516,6 +522,21 @@ def test_failed_and_diverged_trials_stand_on_the_page_with_their_reasons(tmp_pat
     assert "trial 22, failed: no memory &lt;left&gt;" in text
     assert "trial 23, failed: the worker was lost" in text
     assert "21 finished, 1 diverged and 2 failed" in text
+    assert "1 architecture failed or diverged and has no result." in said(done)
+
+
+def test_the_answer_of_single_runs_says_how_many_architectures_failed(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    first, second, third, fourth = ladder([2, 4, 6, 9])
+    for architecture in (first, second):
+        study.add(architecture)
+    assert "is lowest of 2 architectures, with" in said(read(study))
+    for architecture in (third, fourth):
+        study.add(architecture, status="failed", state="FAIL", reason="no memory left")
+    assert "is lowest of the 2 architectures that finished, with" in said(read(study))
+    assert "2 architectures failed and have no result." in said(read(study))
+    study.add(third, state="RUNNING", status="running")  # another attempt
+    assert "1 architecture failed and has no result." in said(read(study))
 
 
 def test_a_corrupt_record_is_missing_by_name_and_its_trial_stays_in_the_table(
@@ -692,7 +713,7 @@ def test_means_that_are_not_over_the_compared_seeds_are_marked_in_every_form(
     evidence = weigh(done)
     few = int((~evidence.arms.replicated).sum())
     assert 0 < few < len(evidence.arms)
-    columns, rows = tables.arm_rows(evidence)
+    columns, rows = tables.arm_rows(done, evidence)
     names = [column.heading for column in columns]
     mean, n = names.index("mean"), names.index("n")
     for row in rows:
@@ -755,7 +776,7 @@ def test_a_table_says_in_every_form_what_its_numbers_are(tmp_path: Path) -> None
 def test_the_verdict_is_beside_the_arm_and_the_best_is_bold(tmp_path: Path) -> None:
     done = read(default_study(tmp_path))
     evidence = weigh(done)
-    columns, rows = tables.arm_rows(evidence)
+    columns, rows = tables.arm_rows(done, evidence)
     assert [column.heading for column in columns[:3]] == ["layers", "width", "verdict"]
     assert evidence.best is not None
     best = str(evidence.arm(evidence.best).depth)
@@ -773,9 +794,20 @@ def test_columns_are_chosen_by_heading_or_name_and_an_unknown_one_is_named(tmp_p
     files = render(read(study), columns=["layers", "value", "difference", "verdict"])
     assert files["table.md"].decode().splitlines()[2] == "| layers | mean | difference | verdict |"
     assert b"\\begin{tabular}{rrrl}" in files["table.tex"]
-    ended = run_reports(tmp_path, "-m", "reports", "study=depth_1m", "columns=[layers,maen]")
+    given = ("-m", "reports", "study=depth_1m")
+    assert "columns" not in run_reports(tmp_path, *given).stdout
+    both = "outputs/depth_1m/table.md and outputs/depth_1m/table.tex"
+    some = run_reports(tmp_path, *given, "columns=[layers,adj. p]")
+    assert some.stdout.endswith(f"with these columns: {both}\n")
+    whole = run_reports(tmp_path, *given)
+    again = "'columns=[layers,adj. p]' gives those that they had"
+    assert whole.stdout.endswith(f"with all columns again: {both}; {again}\n")
+    assert "columns" not in run_reports(tmp_path, *given).stdout, "said once"
+    assert "Trust in the proxy" not in whole.stdout, "not measured, as the page says"
+    ended = run_reports(tmp_path, *given, "columns=[layers,maen]")
     assert ended.returncode == 2
-    assert ended.stderr.startswith("error: columns must be among layers, width, verdict, ")
+    known = "error: columns must be among layers (depth), width, verdict, runs (tried), "
+    assert ended.stderr.startswith(known)
     assert ended.stderr.endswith("but got 'maen'; did you mean mean?\n")
     ended = run_reports(tmp_path, "-m", "reports", "serv")
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
@@ -783,6 +815,47 @@ def test_columns_are_chosen_by_heading_or_name_and_an_unknown_one_is_named(tmp_p
     without = run_reports(tmp_path, "-m", "reports", "table=power", "columns=[arm]")
     words = "columns must go with a table of arms, but power has none"
     assert (without.returncode, without.stderr) == (2, f"error: {words}\n")
+
+
+def test_a_study_shows_what_architectures_cost_on_a_device_and_takes_costs_as_columns(
+    tmp_path: Path,
+) -> None:
+    shared = default_study(tmp_path)
+    device = Measure("decode_ms@iphone_13")
+    shared.facts["objectives"] = [Measure("val_bpb").facts()]
+    of_mine = {"name": "mine", "title": "Mine", "unit": "s", "direction": "minimize"}
+    shared.facts["columns"] = [device.facts(), of_mine]
+    for trial in shared.trials:
+        record = usable_record(shared.runs / trial["key"])
+        assert record is not None
+        trial["values"] = {"val_bpb": trial["value"], device.short: device.of(record)}
+        trial["values"]["mine"] = 10.0 * trial["seed"]
+    shared.write()
+    done = read(shared)
+    expected = [device.of(done.records[key]) for key in done.trials.key[:9]]
+    texts = [f"{each:.4g}" for each in expected if each is not None]
+    files = render(done)
+    markdown = files["table.md"].decode()
+    header = next(line for line in markdown.splitlines() if line.startswith("| layers"))
+    assert "| decode ms@iphone 13 | mine |" in header
+    assert all(f"| {text} |" in markdown for text in texts)
+    for form in (files["table.tex"].decode(), files["report.html"].decode()):
+        assert all(form.count(text) for text in texts)
+    own = files["report.html"].decode().split("<h2>Architectures</h2>")[1].split("</table>")[0]
+    assert "decode ms@iphone 13" in own
+    assert "KV B/token" not in own  # a page has it under Trials; a table where it is asked for
+    chosen = render(done, columns=["layers", "decode_ms@iphone_13", "mine", "heads", "KV B/token"])
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in chosen["table.md"].decode().splitlines()
+        if line.startswith("|")
+    ]
+    assert rows[0] == ["layers", "decode ms@iphone 13", "mine", "heads", "KV B/token"]
+    by_depth = {row[0].strip("*"): row for row in rows[2:]}
+    first = done.trials.iloc[3]  # an architecture with further seeds, whose mean is over these
+    kv = f"{first.kv_bytes_per_token:,.0f}"
+    heads = f"{first.num_attention_heads}/{first.num_key_value_heads}"
+    assert by_depth[str(first.num_hidden_layers)][1:] == [texts[3], "20", heads, kv]
 
 
 @given(st.text(alphabet=st.characters(codec="ascii", exclude_categories=["Cc"])))
