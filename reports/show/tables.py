@@ -181,14 +181,14 @@ def chosen(
     if names is None:
         return list(columns), [list(row) for row in rows]
     typed = [(column.heading, column.name.removeprefix(OTHER)) for column in columns]
-    places = {key: n for n in reversed(range(len(typed))) for key in typed[n]}
+    known = [*enumerate(typed), *((n, (column.name,)) for n, column in enumerate(columns))]
+    places = {key: n for n, keys in reversed(known) for key in keys}
     names = [name if name in places else LEVEL_OF_INTERVAL.sub("", name) for name in names]
     for name in names:
         if name not in places:
-            known = ", ".join(
-                heading if heading == name else f"{heading} ({name})" for heading, name in typed
-            )
-            raise ValueError(f"columns must be among {known}, but got {name!r}{hint(name, places)}")
+            shown = ", ".join(head if head == own else f"{head} ({own})" for head, own in typed)
+            near = hint(name, [key for keys in typed for key in keys])
+            raise ValueError(f"columns must be among {shown}, but got {name!r}{near}")
     kept = [places[name] for name in names]
     return [columns[n] for n in kept], [[row[n] for n in kept] for row in rows]
 
