@@ -177,7 +177,8 @@ def test_means_have_the_interval_of_the_pooled_deviation() -> None:
     rows, reference = arm_means(frame), ols(frame)
     groups = frame.groupby("arm").val_bpb
     half = stats.t.isf(0.025, reference.df_resid) * sigma(frame) / np.sqrt(groups.count())
-    assert list(rows) == ["arm", "n", "mean", "sd", "ci_low", "ci_high"]
+    assert list(rows) == ["arm", "n", "mean", "sd", "ci_low", "ci_high", "text_low", "text_high"]
+    assert rows[["text_low", "text_high"]].isna().all(axis=None), "windows were not given"
     assert rows["mean"].to_numpy() == pytest.approx(groups.mean().to_numpy())
     assert rows.sd.to_numpy() == pytest.approx(groups.std().to_numpy())
     assert (rows.ci_high - rows["mean"]).to_numpy() == pytest.approx(half.to_numpy(), rel=1e-8)

@@ -534,7 +534,9 @@ def test_a_part_of_one_file_is_an_axis_of_a_search_and_of_its_report(tmp_path: P
     assert listed.returncode == 0, listed.stderr
     assert Counter(row["output_gate"] for row in json.loads(listed.stdout)) == {False: 2, True: 2}
 
-    options = [o for o in command(tmp_path)[3:] if not o.startswith(("space.", "report="))]
+    options = [
+        o for o in command(tmp_path)[3:] if not o.startswith(("space.", "report=", "workers="))
+    ]
     search = [*here, *options, "n_trials=4", "replicates.seeds=1", "sampler=grid", "workers=2"]
     refused = verb("search", *search, "placement.engine=kernels")
     assert refused.returncode == 2

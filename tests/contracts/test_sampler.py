@@ -209,7 +209,7 @@ def test_a_first_proposal_that_goes_wrong_leaves_nothing(tmp_path: Path) -> None
     done = run(tmp_path, "sampler=mine.py")
     assert done.returncode == 2
     place = f"{tmp_path / 'mine.py'}, line {line}, in sample_independent"
-    assert done.stderr.endswith(f"error: {place}: ZeroDivisionError: division by zero\n")
+    assert done.stderr.endswith(f", but {place}: ZeroDivisionError: division by zero\n")
     assert not (tmp_path / "outputs").exists()
     assert not (tmp_path / "runs").exists()
 

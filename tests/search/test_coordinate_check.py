@@ -229,7 +229,8 @@ def end(
         write_text(Path.cwd())
     small = ["data=text", "data.path=text.jsonl", "data.vocab_size=300", "recipe.seq_len=8"]
     small += ["multiples=[1,4]", "axes=[depth]", "seeds=3", "placement.threads=1"]
-    monkeypatch.setattr(sys, "argv", ["coordinate_check", *small, *given])
+    last = {word.partition("=")[0]: word for word in (*small, *given)}
+    monkeypatch.setattr(sys, "argv", ["coordinate_check", *last.values()])
     try:
         main()
         code = 0

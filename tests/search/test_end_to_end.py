@@ -101,7 +101,9 @@ def test_fewer_trials_than_there_are_take_none_away(tmp_path: Path) -> None:
     assert fewer.returncode == 0, fewer.stderr
     assert "n_trials=1 takes away none of the 2 runs that were begun" in fewer.stdout
     content = study_json(tmp_path)
-    assert (content["n_trials"], content["planned"], len(content["trials"])) == (1, 2, 2)
+    assert (content["n_trials"], content["planned"], len(content["trials"])) == (2, 2, 2), (
+        "who copies the page's command gets what it shows"
+    )
 
 
 @pytest.mark.slow

@@ -42,7 +42,8 @@ from search.data.packed import (
 )
 from search.data.readers import cut
 from search.data.split import capped
-from search.data.tokenizer import BYTES, token_bytes, train_tokenizer
+from search.data.tokenizer import token_bytes, train_tokenizer
+from space.budget import SMALLEST_VOCABULARY
 
 SMALL = 320
 """A vocabulary that a few kilobytes support."""
@@ -126,7 +127,7 @@ def test_token_bytes_of_a_sentencepiece_vocabulary_count_spaces_and_byte_tokens(
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=False)
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
-    specials = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(BYTES))]
+    specials = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=specials[:2], show_progress=False)
     tokenizer.train_from_iterator(prose(), trainer)
     tokenizer.add_tokens(specials[2:])
@@ -137,8 +138,8 @@ def test_token_bytes_of_a_sentencepiece_vocabulary_count_spaces_and_byte_tokens(
 
 
 def test_the_smallest_vocabulary_is_all_bytes_and_the_end(config: DataConfig) -> None:
-    data = quietly(replace(config, vocab_size=BYTES + 1))
-    assert data.vocab_size == BYTES + 1
+    data = quietly(replace(config, vocab_size=SMALLEST_VOCABULARY))
+    assert data.vocab_size == SMALLEST_VOCABULARY
     assert data.bytes_per_token == pytest.approx(1, abs=0.01)
 
 

@@ -252,7 +252,9 @@ def test_where_a_rank_fails_the_run_has_failed_and_the_record_says_why(
 ) -> None:
     failing = troubled(text, tmp_path, "ZeroDivisionError('of the second rank')")
     record = two.train(failing, text, tmp_path / "run")
-    reason = "ZeroDivisionError: of the second rank"
+    reason = (
+        f"{tmp_path / 'troubled.py'}, line 15, in trouble: ZeroDivisionError: of the second rank"
+    )
     assert (record.status, record.reason) == ("failed", reason)
     assert "in trouble" in (tmp_path / "run/error.txt").read_text()
     again: Record = two.train(failing, text, tmp_path / "run")
