@@ -22,7 +22,7 @@ from space.stored import Stored
 
 RECORD, OUTPUTS = "record.json", "outputs"
 BEST = "best"
-"""Instead of a run's key: the best run of `study`."""
+"""Instead of a run's key: the best run of the best architecture of `study`."""
 
 
 def named(source: str, study: str | None, outputs: str | Path) -> str:
@@ -79,7 +79,10 @@ def best_in_words(study: str, outputs: str | Path) -> str:
     )
     assert first.value is not None, "it has finished"
     value = f"{in_digits(metric, first.value)} {Measure(metric).unit}"
-    return f"it is the best run of {study}, {first.key}: {what}, {value}"
+    return (
+        f"it is the best run of the architecture with the best mean in {study}, {first.key}: "
+        f"{what}, {value}"
+    )
 
 
 def _ranked(content: Mapping[str, Any]) -> list[Attempt]:

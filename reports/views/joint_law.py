@@ -216,9 +216,11 @@ def forecast_in_words(joined: JointLaw, content: bytes) -> str:
     sentence."""
     said = json.loads(content)
     interval = bounded(*best_ends(said), 1, MOST_LAYERS, decimals(1))
+    value = said["best_depth"]["value"]
+    depth = f"{value:.1f} layers" if value >= 1 else "under 1 layer"
     text = (
-        f"forecast by the joint law at {magnitude(said['budget']['value'])}: best depth "
-        f"{said['best_depth']['value']:.1f} layers (95% interval {interval})"
+        f"forecast by the joint law at {magnitude(said['budget']['value'])}: best depth {depth} "
+        f"(95% interval {interval})"
     )
     if not all(map(math.isfinite, joined.intervals["growth"])):
         text += "; the growth itself is not determined, so trust it less"

@@ -87,7 +87,7 @@ def refusal(
     unchanged = made is not None and _deciding(before) == _deciding(origin.given)
     same_data = made is not None and _deciding(before, OF_DATA) == _deciding(origin.given, OF_DATA)
     said, files, by_options = list[str](), list[str](), False
-    for change in changes:
+    for change in sorted(changes, key=lambda change: change.name == FINGERPRINT):  # it says least
         text = str(change)
         if change.name == FINGERPRINT and same_data and origin.corpus:
             text = f"{origin.corpus} is not the same as before ({text})"

@@ -237,7 +237,7 @@ class Pool:
 
     def _stop(self) -> None:
         self._stopping_since = self._stopping_since or time.monotonic()
-        for worker in self.workers.values():
+        for worker in list(self.workers.values()):  # a thread may be here while others come and go
             worker.stop()
 
     def _kill(self) -> None:
@@ -246,13 +246,23 @@ class Pool:
 
     @contextmanager
     def _interrupts_stop(self) -> Iterator[None]:
-        """While it lasts, signals stop the workers instead of this process."""
+        """While it lasts, signals stop the workers instead of this process: at once, though it may
+        be in the middle of a write or of a listener that takes its time."""
+        asked = threading.Event()
 
         def interrupt(signum: int, frame: Any) -> None:
-            self.interrupts += 1  # `_take_event` acts: this may be in the middle of a write
+            self.interrupts += 1  # `_take_event` says so
+            asked.set()
             if self.interrupts > 1:
                 self._kill()
 
+        def stop() -> None:
+            asked.wait()
+            if self.interrupts:
+                self._stop()
+
+        stopper = threading.Thread(target=stop, daemon=True)
+        stopper.start()
         here = threading.current_thread() is threading.main_thread()  # others get no signals
         signals = [s for s in self.stopping if here and signal.getsignal(s) != signal.SIG_IGN]
         before = {s: signal.signal(s, interrupt) for s in signals}
@@ -261,3 +271,5 @@ class Pool:
         finally:
             for s, handler in before.items():
                 signal.signal(s, handler)
+            asked.set()
+            stopper.join()

@@ -29,7 +29,8 @@ def test_the_best_run_is_said_with_its_value(tmp_path: Path) -> None:
     key = best(study.name, outputs).name
     width = ladder([5])[0].hidden_size
     assert best_in_words(study.name, outputs) == (
-        f"it is the best run of {study.name}, {key}: 5 layers × {width}, seed 1, "
+        f"it is the best run of the architecture with the best mean in {study.name}, {key}: "
+        f"5 layers × {width}, seed 1, "
         "1.7010 bits per byte"
     )
 

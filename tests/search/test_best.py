@@ -115,7 +115,10 @@ def test_scores_and_times_of_the_best_run_say_which_it_is(
         with pytest.raises(SystemExit, match="2"):
             measuring.main()
     said = capsys.readouterr().out
-    assert f"it is the best run of s, {key}: 2 layers × " in said
+    assert (
+        f"it is the best run of the architecture with the best mean in s, {key}: 2 layers × "
+        in said
+    )
     assert "seed 0, 1.0000 bits per byte" in said
 
 

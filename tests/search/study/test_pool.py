@@ -1,5 +1,7 @@
 """When a pool of workers gives up, and when it does not."""
 
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,3 +110,35 @@ def test_workers_that_die_where_no_run_comes_further_end_it(
     ending = pooled(search, kind, iter(saved))
     assert ending.kind == "crashed"
     assert ending.reason.startswith(f"{MAX_DEATHS_IN_A_ROW} workers died in a row, ")
+
+
+@dataclass
+class Stopped(Dead):
+    """A worker that goes on until it is asked to stop."""
+
+    asked: threading.Event = field(default_factory=threading.Event)
+
+    def stop(self) -> None:
+        self.asked.set()
+
+
+def test_workers_are_stopped_while_a_listener_takes_its_time(search: Session) -> None:
+    worker = Stopped("host:1")
+
+    class Waiting(Dying):
+        def start(self, job: Any, number: int, deliver: Deliver) -> Dead:
+            def work() -> None:
+                deliver({"event": "idle"})
+                worker.asked.wait()
+                deliver(None)
+
+            threading.Thread(target=work, daemon=True).start()
+            return worker
+
+    def listener(_: int, event: Event) -> None:
+        if event["event"] == "idle":
+            signal.raise_signal(signal.SIGINT)
+            assert worker.asked.wait(timeout=60), "it has heard nothing before this ends"
+
+    executor: Any = Waiting(search.study, iter([]))
+    assert Pool(search.job, search.study, 1, listener, executor).run().kind == "interrupted"
