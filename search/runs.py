@@ -263,14 +263,11 @@ def load_records(runs: str | Path) -> "pd.DataFrame":
             rows.extend(_rows(path.parent.name, record))
     frame = pd.DataFrame(rows)
     named = {name for row in rows for name in row.get("parts", ())}
-    for part in [[], *([name] for name in sorted(named))]:  # apart: two may share a field's name
-        for name, field in part_fields(part).items():
-            if name in frame:  # architectures without the part have its default
-                given = frame[name].tolist()
-                frame[name] = [
-                    value if name in row else field.default
-                    for value, row in zip(given, rows, strict=True)
-                ]
+    parts = [[], *([name] for name in sorted(named))]  # apart: two may share a field's name
+    defaults = {name: field.default for part in parts for name, field in part_fields(part).items()}
+    for name, default in defaults.items():
+        if name in frame:  # architectures without the part have its default
+            frame[name] = [row.get(name, default) for row in rows]
     frame.attrs["corrupt"] = corrupt
     return frame
 

@@ -225,9 +225,7 @@ def unlike_headline(law: Law) -> list[str]:
     by_law = "refutes" if refuted else "does not refute"
     return [
         f"The headline differs: on whether the best depth changes at all, its line {by_line}, and "
-        f"the joint law {by_law} 0.00, which is no change. The line takes each best depth from "
-        "that budget's runs alone. The joint law fits one form to all runs, which can say more, "
-        "and is wrong where the form is. Trust the headline."
+        f"the joint law {by_law} 0.00, which is no change. Trust the headline, as it says why."
     ]
 
 

@@ -130,16 +130,16 @@ class OfRuns:
             return None
         found = {r.run.key: _of_run(folder, r, metric) for folder, r in runs}
         known = {key: each for key, each in found.items() if each is not None}
-        if len(known) < len(found) or min(len(u) for _, u in known.values()) < FEWEST:
+        if len(known) < len(found) or min(len(u) for _, u, _ in known.values()) < FEWEST:
             return None
         alike: dict[bytes, list[str]] = {}
-        for key, (_, units) in known.items():
-            alike.setdefault(units.tobytes(), []).append(key)
+        for key, (*_, which) in known.items():
+            alike.setdefault(which, []).append(key)
         whole = pd.DataFrame(0.0, [*known], [*known])
         for keys in alike.values():
             nats, units = np.array([known[key][0] for key in keys]), known[keys[0]][1]
             whole.loc[keys, keys] = covariance(nats, units)
-        return cls(whole, max(len(units) for _, units in known.values()))
+        return cls(whole, max(len(units) for _, units, _ in known.values()))
 
     def drawn(self, rng: np.random.Generator, draws: int) -> pd.DataFrame:
         """(draws, runs) by how much losses would be others, normal, by key."""
@@ -149,13 +149,15 @@ class OfRuns:
         return pd.DataFrame(made, columns=self.covariance.columns)
 
 
-def _of_run(folder: Path, record: Record, metric: str) -> tuple[Array, Array] | None:
-    """What the windows came to in nats (W,), and their units (W,), both by the window's weight."""
+def _of_run(folder: Path, record: Record, metric: str) -> tuple[Array, Array, bytes] | None:
+    """What the windows came to in nats (W,), and their units (W,), both by the window's weight; and
+    which they were: the text and weight of each."""
     if (windows := read_windows(folder, record)) is None:
         return None
     nats, text, weights = windows.astype(float)
     units = weights * (np.log(2) * text if metric == "val_bpb" else record.run.recipe.seq_len)
-    return (weights * nats, units) if np.isfinite(units).all() else None
+    which = np.stack([text, weights]).tobytes()
+    return (weights * nats, units, which) if np.isfinite(units).all() else None
 
 
 def _means(
@@ -165,9 +167,9 @@ def _means(
     has (W,), tokens or bytes as so many bits; both by the window's weight."""
     known = [(key, record) for key in keys if (record := records(key)) is not None]
     found = [w for key, r in known if (w := _of_run(runs / key, r, metric)) is not None]
-    if not found or not all(np.array_equal(units, found[0][1]) for _, units in found):
+    if len({which for *_, which in found}) != 1:
         return None
-    return np.mean([nats for nats, _ in found], axis=0), found[0][1]
+    return np.mean([nats for nats, *_ in found], axis=0), found[0][1]
 
 
 def _readable(folder: Path) -> Record | None:

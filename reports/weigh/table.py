@@ -241,6 +241,7 @@ def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
     rows = [_cell(place, where, criteria, trials.get(place["key"], {})) for place in places]
     cells = pd.DataFrame(rows)
     equal_arms = all(thing == things[0] for thing in things)
+    several = any(recipe.horizons for _, recipe in things)
     auto, search = table.get("auto", False), table.get("lr_search")
     evaluation = Evaluation.of(described, cells, where, metric)
     errors = evaluation.errors if evaluation else {}
@@ -263,7 +264,7 @@ def _read(content: Mapping[str, Any], folder: Path, runs: str | None) -> Report:
         criteria=criteria,
         scores=_scores(cells, where),
         measured=_measured(cells, where),
-        horizons={} if auto else _horizons(panels, cells, where, metric),
+        horizons=_horizons(panels, cells, where, metric) if several and not auto else {},
         question=table.get("question") or _question_of(table, equal_arms),
         equal_arms=equal_arms,
         command=str(content.get("command") or ""),

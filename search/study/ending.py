@@ -70,9 +70,11 @@ def describe(session: "Session[Any]", finished: bool) -> dict[str, Any]:
         "trials": entries(attempts, session.job.targets, session.job.runs, session.known),
         "started": session.study.user_attrs.get("started"),
     }
-    if finished and session.artifacts is None and (best := _best(session, attempts, done=True)):
-        content["best_kept"] = (session.job.runs / str(best[0].key) / WEIGHTS).is_file()
-    content |= _asked_before(session.job.folder / "study.json", content)
+    if finished:
+        best = _best(session, attempts, done=True)
+        if best and session.artifacts is None:
+            content["best_kept"] = (session.job.runs / str(best[0].key) / WEIGHTS).is_file()
+        content |= _asked_before(session.job.folder / "study.json", content)
     write_study(session.job.folder, content)
     session.tracker.mirror(session.job.runs, distinct(attempts))
     return content

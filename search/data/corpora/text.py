@@ -12,6 +12,9 @@ from search.data.readers import TEXT_KINDS, find_files, ranges, read_text
 from search.data.stretches import Stretch, checked, stretches_of
 from space.words import count
 
+SMALL_BYTES = 4096
+"""Files up to this size are opened before all are read, to see whether they hold any text."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
@@ -31,9 +34,11 @@ class Text:
         return stretches_of(find_files(self.path, TEXT_KINDS), self.text_key, hashes)
 
     def said_of_files(self) -> str:
-        """How many there are, and how many of them hold no text."""
+        """How many there are, and how many of them hold no text: of the small ones, since a large
+        one is as good as never without."""
         files = find_files(self.path, TEXT_KINDS)
-        empty = sum(next(checked(read_text(f, self.text_key)), None) is None for f in files)
+        small = [file for file in files if file.stat().st_size <= SMALL_BYTES]
+        empty = sum(next(checked(read_text(f, self.text_key)), None) is None for f in small)
         return count(len(files), "file") + (f", {empty} of them without text" if empty else "")
 
     def text_bytes(self) -> int:
