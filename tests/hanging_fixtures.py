@@ -53,12 +53,22 @@ class Hanging:
     def close(self) -> None: ...
 
 
+class Slow(Pool):
+    """Its signal handler outlasts the wait for an event: CPython's `SimpleQueue.get` then waits on
+    without an end, unless something was put."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "interrupts" and value:
+            time.sleep(0.6)
+        super().__setattr__(name, value)
+
+
 def main(number: int) -> None:
     """Send this process a signal while its pool runs; print how that ends."""
     signal.signal(number, signal.SIG_DFL)  # children inherit what a test's process ignores
     search = open_search(Path.cwd())
     executor = Hanging()
-    pool = Pool(search.job, search.study, 1, lambda *_: None, executor, patience_s=0.1)  # type: ignore[arg-type]
+    pool = Slow(search.job, search.study, 1, lambda *_: None, executor, patience_s=0.1)  # type: ignore[arg-type]
     threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
     ending = pool.run()
     search.lock.release()

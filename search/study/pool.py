@@ -44,6 +44,8 @@ class Ending:
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 """SIGUSR1 is what queues of clusters send before a job's time is over."""
+NOBODY = -1
+"""In place of a worker's number, in events that none has sent."""
 PATIENCE_S = 120.0
 """Of a study for workers that were asked to stop: they write a checkpoint, unless they hang."""
 
@@ -117,7 +119,7 @@ class Pool:
         if self.interrupts and not self._passed_on:
             self._passed_on = True
             self._stop()
-            self._tell(-1, {"event": Kind.INTERRUPT})
+            self._tell(NOBODY, {"event": Kind.INTERRUPT})
         since = self._stopping_since
         if since is not None and time.monotonic() - since > self.patience_s:
             self._kill()
@@ -127,7 +129,7 @@ class Pool:
             number, start, event = self._events.get(timeout=0.5)
         except queue.Empty:
             return
-        if self._starts.get(number) is not start:
+        if number == NOBODY or self._starts.get(number) is not start:
             return  # its end was delivered before
         if event is None:
             del self._starts[number]
@@ -253,6 +255,7 @@ class Pool:
         def interrupt(signum: int, frame: Any) -> None:
             self.interrupts += 1  # `_take_event` says so
             asked.set()
+            self._events.put((NOBODY, None, None))  # else `get` never ends if this outlasts it
             if self.interrupts > 1:
                 self._kill()
 
