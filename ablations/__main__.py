@@ -5,6 +5,7 @@
 What opens a storage is imported where it is used, since `--help` and wrong options need none.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
@@ -20,6 +21,7 @@ from ablations.cells import TableWork
 from ablations.config import AblationConfig
 from ablations.files import TableFile, table_names
 from ablations.questions import QUESTIONS, Question, standalone, table_stem
+from ablations.table import Table
 from ablations.timing import FILE, Timing
 from search.data.packed import require_tokens
 from search.objectives import USUAL
@@ -170,7 +172,19 @@ def open_table(config: AblationConfig) -> "Session[TableWork]":
         usual_objective,
     )
 
-    ground = lay_groundwork(config, verb="ablations", naming="called")
+    options = sys.argv[1:]
+    ground = lay_groundwork(
+        config,
+        verb="ablations",
+        naming="called",
+        options=options,
+        known=known_settings(config),
+        files={
+            "recipe": files_of(options, "proxy", config.proxy),
+            "budget": files_of(options, "ablation", str(config.table)),
+            "objectives": [name for name in config.objectives if name.endswith(".py")],
+        },
+    )
     work = plan(config, ground)
     require_no_fewer(ground.storage, config, work)
     pages = [{"table": config.table_name}]
@@ -192,11 +206,6 @@ def open_table(config: AblationConfig) -> "Session[TableWork]":
         remark=remark,
         pages=pages,
         plot="forest.png",
-        files={
-            "recipe": files_of(ground.given, "proxy", config.proxy),
-            "budget": files_of(ground.given, "ablation", str(config.table)),
-            "objectives": [name for name in config.objectives if name.endswith(".py")],
-        },
         kept_arms=sum(len(panel.arms) for panel in work.table.panels),
     )
     session = Session.open(ground, subject)
@@ -235,13 +244,23 @@ def settings(config: AblationConfig, work: TableWork, ground: "Groundwork") -> d
     key."""
     from search.study.session import data_settings
 
-    budgets = {panel.name: str(panel.budget) for panel in work.table.panels}
     return {
-        "scale": config.scale,
-        "budget": next(iter(budgets.values())),
+        **of_file(config, work.table),
         "recipe": ground.recipe.to_dict(),
         "data": data_settings(ground.data),
     }
+
+
+def known_settings(config: AblationConfig) -> dict[str, Any]:
+    """What settings say of the table's file, where that is known before data are read."""
+    if config.data.tokenizer is not None:
+        return {}
+    return of_file(config, ask(config, config.recipe, config.data.vocab_size))
+
+
+def of_file(config: AblationConfig, table: Table) -> dict[str, Any]:
+    """What settings say of the table's file."""
+    return {"scale": config.scale, "budget": str(table.panels[0].budget)}
 
 
 def headline(work: TableWork) -> str:

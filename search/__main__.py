@@ -7,6 +7,7 @@ What opens a storage is imported where it is used, since `--help` and wrong opti
 """
 
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -135,7 +136,19 @@ def open_search(config: SearchConfig, given: Sequence[str] | None = None) -> "Se
         usual_objective,
     )
 
-    ground = lay_groundwork(config, verb="search", naming="study", given=given)
+    options = sys.argv[1:] if given is None else given
+    ground = lay_groundwork(
+        config,
+        verb="search",
+        naming="study",
+        options=options,
+        known={"seed": config.seed, **space_settings(config)},
+        files={
+            "space": files_of(options, "space", config.space.name),
+            "recipe": files_of(options, "proxy", config.proxy),
+            "objectives": [name for name in config.objectives if name.endswith(".py")],
+        },
+    )
     data, recipe = ground.data, ground.recipe
     space = Space.from_config(config.space, config.budget, data.vocab_size)
     require_tokens(data, recipe.seq_len, recipe.batch_size)
@@ -169,11 +182,6 @@ def open_search(config: SearchConfig, given: Sequence[str] | None = None) -> "Se
         facts=partial(facts, config),
         pages=[{"study": config.name}],
         plot="depth_vs_width.png",
-        files={
-            "space": files_of(ground.given, "space", config.space.name),
-            "recipe": files_of(ground.given, "proxy", config.proxy),
-            "objectives": [name for name in config.objectives if name.endswith(".py")],
-        },
         sampler=config.sampler,
         pruner=config.pruner,
         kept_arms=config.replicates.top + 1,
@@ -181,6 +189,14 @@ def open_search(config: SearchConfig, given: Sequence[str] | None = None) -> "Se
         pausing_runs=0 if config.pruner.name == "none" else work.plan.explorations,
     )
     return Session.open(ground, subject)
+
+
+def space_settings(config: SearchConfig) -> dict[str, Any]:
+    """What settings say of the space, where that is known before data are read."""
+    if config.data.tokenizer is not None:
+        return {}
+    space = Space.from_config(config.space, config.budget, config.data.vocab_size)
+    return {"space": space.to_dict()}
 
 
 def headline(config: SearchConfig, targets: Targets, work: SearchWork) -> str:

@@ -28,7 +28,7 @@ from space.parts import part_fields
 from space.ranges import AtLeast1
 from space.stored import Stored
 from space.tables import Column, aligned
-from space.words import count, join, magnitude, percent, prefixed
+from space.words import count, join, percent, prefixed
 
 FORMATS = ("table", "markdown", "csv", "json")
 
@@ -282,11 +282,9 @@ def _device_columns(config: Config) -> list[tuple[str, str]]:
 def _of_device(use: Use) -> str:
     """Where the columns of a device come from."""
     said = ", ".join(f"{quantity} at {use.precision_for(quantity)}" for quantity in use.quantities)
-    low, high = use.device.sizes
-    span = magnitude(low) + (f" to {magnitude(high)}" if high > low else "")
     return (
-        f"Predicted for {use.device.name} at {count(use.length, 'token')}: {said}. It was measured "
-        f"with models of {span} parameters; far from that a prediction is rough."
+        f"Predicted for {use.device.name} at {count(use.length, 'token')}: {said}. It was "
+        f"{use.reach}."
     )
 
 

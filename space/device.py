@@ -39,7 +39,7 @@ from space.cost import cached, cost, rows_executed, weights_executed
 from space.doors import Changed
 from space.near import hint
 from space.ranges import number
-from space.words import count
+from space.words import count, magnitude
 
 DEVICES = Path(__file__).parent.parent / "conf" / "device"
 THIS = "this"
@@ -441,6 +441,13 @@ class Use:
         counted = quantity not in ("load_ms", "init_ms")
         length = f", {count(self.length, 'token')}" if counted else ""
         return f"{self.device.name} ({self.precision_for(quantity)}{length})"
+
+    @property
+    def reach(self) -> str:
+        """For which sizes it holds, in words."""
+        low, high = map(magnitude, self.device.sizes)
+        span = low if low == high else f"{low} to {high}"
+        return f"measured with models of {span} parameters, far from which a prediction is rough"
 
 
 def noun_of(quantity: str) -> str:

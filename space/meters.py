@@ -66,6 +66,9 @@ class Meter(ABC):
     def title(self) -> str:
         """As headings and axes show it."""
 
+    note: str = ""
+    """How far it reaches, where that is limited."""
+
     @abstractmethod
     def spent(self, arch: Architecture) -> float:
         """What an architecture uses."""
@@ -210,6 +213,10 @@ class OnDevice(Meter):
     def title(self) -> str:
         words = self.use.words(self.quantity).replace(" (", ", ").rstrip(")")
         return f"{noun_of(self.quantity).capitalize()} on {words} ({unit_of(self.quantity)})"
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        return self.use.reach
 
     def spent(self, arch: Architecture) -> float:
         return self.use.predict(self.quantity, arch)

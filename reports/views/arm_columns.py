@@ -22,7 +22,7 @@ from reports.show.tables import (
     whole,
 )
 from reports.weigh.table import FEASIBLE, Panel
-from search.objectives import LOSSES
+from search.objectives import LOSSES, hint_of
 from space.tables import Column
 from space.words import join
 
@@ -147,7 +147,7 @@ def _besides(panel: Panel) -> Iterator[Column]:
     """Other objectives, and whether arms keep to the limits."""
     criteria = panel.criteria
     for name, said in criteria.others.items():
-        hint = f"{said['title']}, mean over the seeds"
+        hint = f"{hint_of(said)}; mean over the seeds"
         text = decimals(4) if name.partition("@")[0] in LOSSES else figures(4)
         yield Column(f"{OTHER}{name}", name.replace("_", " "), text, hint)
     if criteria.limits:

@@ -27,6 +27,7 @@ from reports.views.trials import about
 from reports.weigh.answer import budget_words
 from reports.weigh.front import ONCE, Front, in_words
 from reports.weigh.worth import warning
+from search.objectives import hint_of
 from space.tables import Column
 from space.words import count
 
@@ -61,7 +62,7 @@ def columns(study: Study, front: Front) -> list[Column]:
         quantity, at, where = name.partition("@")
         heading = f"{quantity.replace('_', ' ')}{f' {at} {where}' if at else ''}"
         text = decimals(4) if name in measured else figures(4)
-        shown.append(Column(name, heading, text, study.measures[name]["title"]))
+        shown.append(Column(name, heading, text, hint_of(study.measures[name])))
         if name in measured:
             of, alone = f"95% interval of {heading}", "of this mean alone, not simultaneous"
             around.append(Column(f"{name}.interval", of, str, alone, numeric=False))

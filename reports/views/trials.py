@@ -43,7 +43,7 @@ from reports.show.tables import (
 from reports.weigh.answer import Evidence, budget_words, nearest_runs, nothing_meets
 from reports.weigh.table import data_words
 from reports.weigh.worth import warning
-from search.objectives import LOSSES, USUAL, WITHOUT_BYTES
+from search.objectives import LOSSES, USUAL, WITHOUT_BYTES, hint_of
 from space.tables import Column
 from space.words import plain
 
@@ -112,7 +112,7 @@ def trial_rows(study: Study) -> tuple[list[Column], list[list[Cell]]]:
     own, there = list(TRIAL_COLUMNS), {column.name for column in TRIAL_COLUMNS}
     place = 1 + next(i for i, column in enumerate(own) if column.name == "seed")
     own[place:place] = [
-        Column(name, name.replace("_", " "), _figures(name), measure["title"])
+        Column(name, name.replace("_", " "), _figures(name), hint_of(measure))
         for name, measure in study.measures.items()
         if name not in there
     ]
@@ -199,7 +199,7 @@ def _columns_besides(study: Study, everything: bool) -> list[Column]:
             f"{OTHER}{name}",
             name.replace("_", " "),
             _figures(name),
-            f"{measure['title']}, over the seeds of the mean",
+            f"{hint_of(measure)}; over the seeds of the mean",
         )
         for name, measure in study.measures.items()
         if name not in (study.metric, *OF_SHAPE) and (everything or not _is_loss_on_source(name))

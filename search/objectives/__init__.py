@@ -45,6 +45,8 @@ class Objective(Protocol):
     """Which way is better: `minimize` or `maximize`."""
     needs_training: bool = True
     """Whether it is read from the last reading; else it is known before anything is trained."""
+    note: str = ""
+    """What a title has no room for, as hints of columns say it: how far a prediction reaches."""
 
     def value(self, record: Record) -> float | None:
         """The number at the record's last reading, which may be one at a horizon; None where that
@@ -126,6 +128,10 @@ class MeterObjective(Objective):
     @property
     def unit(self) -> str:  # type: ignore[override]
         return device.unit_of(self.kind)
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        return "" if self.meter is None else self.meter.note
 
     def value(self, record: Record) -> float | None:
         meter = self.meter or meter_of(self.kind)
@@ -303,6 +309,7 @@ class Measure:
             "unit": objective.unit,
             "direction": objective.direction,
         }
+        found |= {"note": objective.note} if objective.note else {}
         return found if objective.needs_training else found | {"exact": True}
 
 
@@ -575,6 +582,11 @@ def dominated(values: Sequence[float], others: Sequence[float], directions: Sequ
     mine = [sign * value for sign, value in zip(signs, values, strict=True)]
     theirs = [sign * value for sign, value in zip(signs, others, strict=True)]
     return theirs != mine and all(a <= b for a, b in zip(theirs, mine, strict=True))
+
+
+def hint_of(measure: Mapping[str, Any]) -> str:
+    """What a column of it holds, by what `study.json` says of it."""
+    return "; ".join([measure["title"], *filter(None, [measure.get("note")])])
 
 
 def measures_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

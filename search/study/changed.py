@@ -21,6 +21,8 @@ FREE = (
 )
 """Options, and groups of them, that may change under a study's name."""
 FINGERPRINT = "data.fingerprint"
+OF_READ_DATA = (FINGERPRINT, "space.vocab_size")
+"""Settings that are known once data are read."""
 OF_DATA = ("data", "proxy", "experiment", "table", "scale")
 """Options that a fingerprint follows from, besides what is read."""
 PARTS = "space.parts."

@@ -5,7 +5,6 @@ is said of it and which page shows it.
 """
 
 import os
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -56,6 +55,8 @@ from search.study.storage import (
     open_storage,
     open_study,
     read_attempts,
+    read_begun,
+    require_unchanged,
     settled_precision,
 )
 from search.train import placement
@@ -98,6 +99,8 @@ class Groundwork:
     """With nothing left open."""
     given: Sequence[str]
     """The options."""
+    origin: Origin
+    """Where settings come from."""
     storage: PatientStorage | None
     """None where it is yet to be made."""
     artifacts: Artifacts | None = None
@@ -121,8 +124,6 @@ class Subject(Generic[W]):
     """Options of `python -m reports`, of each page that shows it."""
     plot: str
     """The picture of it in its folder."""
-    files: Mapping[str, Sequence[str]]
-    """The files that settings are read from, by their first name."""
     targets: Targets
     """What is optimised, shown and kept to."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -184,7 +185,6 @@ class Session(Generic[W]):
         begun = is_begun(ground.storage, config.name)
         if not begun:
             require_parts(work.architectures)
-        asked = given(ground.given, config.url, type(config))
         settled = None if begun else _settle_placement(config.placement, workers, work)
         tracker = open_tracker(
             config.tracker, config.name, config.folder, scored=bool(config.evaluate.tasks)
@@ -199,7 +199,7 @@ class Session(Generic[W]):
                 naming=ground.naming,
                 pruner=pruner,
                 directions=subject.targets.directions,
-                origin=Origin(asked, subject.files, config.data.in_words),
+                origin=ground.origin,
                 alone=lock.alone,
             )
             name_damaged(study)
@@ -209,7 +209,11 @@ class Session(Generic[W]):
             reopen_lost(study, Path(config.runs))
             if config.train:
                 study.set_user_attr(TOTAL, work.after(attempts, len(attempts)).total)
-                here = {"verb": ground.verb, "given": asked, "folder": str(Path.cwd())}
+                here = {
+                    "verb": ground.verb,
+                    "given": ground.origin.given,
+                    "folder": str(Path.cwd()),
+                }
                 study.set_user_attr(COMMAND, here)
             refused.pop_all()
         job = Job(
@@ -486,13 +490,25 @@ def _not_exportable(architectures: Sequence[Architecture]) -> str | None:
 
 
 def lay_groundwork(
-    config: StudyConfig, verb: str, naming: str, given: Sequence[str] | None = None
+    config: StudyConfig,
+    verb: str,
+    naming: str,
+    options: Sequence[str],
+    known: Mapping[str, Any],
+    files: Mapping[str, Sequence[str]],
 ) -> Groundwork:
-    """Read the data and settle the recipe; nothing is written to the study's place. `given` are the
-    options, by default those of the command line.
+    """Read the data and settle the recipe; nothing is written to the study's place.
+
+    Args:
+        config: Of the study.
+        verb: As in `python -m <verb>`.
+        naming: The option that chooses the study's name.
+        options: Of the command.
+        known: Settings that do not follow from data, besides the recipe.
+        files: The files that settings are read from, by the settings' first name.
 
     Raises:
-        ValueError: something in the configuration.
+        ValueError: something in the configuration, or a change under the same name.
     """
     leave_group()
     executor = config.executor.make()
@@ -506,6 +522,12 @@ def lay_groundwork(
         require_writable(Path(config.runs), "runs")
     artifacts = open_artifacts(config.artifacts)
     storage = open_existing(config.url, made=config.storage is None)
+    kept = read_begun(storage, config.name)
+    recipe = _settle(config, settled_precision(kept))
+    origin = Origin(given(options, config.url, type(config)), files, config.data.in_words)
+    if kept:
+        known = {**known, "recipe": recipe.to_dict(), "data": {"name": str(config.data.name)}}
+        require_unchanged(config.name, kept, known, origin, naming)
     data = prepare(config.data, artifacts=artifacts)
     require_answers(config.evaluate, data)
     return Groundwork(
@@ -514,8 +536,9 @@ def lay_groundwork(
         naming=naming,
         executor=executor,
         data=data,
-        recipe=_settle(config, settled_precision(storage, config.name)),
-        given=sys.argv[1:] if given is None else given,
+        recipe=recipe,
+        given=options,
+        origin=origin,
         storage=storage,
         artifacts=artifacts,
     )

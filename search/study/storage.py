@@ -29,7 +29,7 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search.states import Role, State, Status
-from search.study.changed import Origin, differences, refusal
+from search.study.changed import OF_READ_DATA, Origin, differences, refusal
 from search.study.job import Job
 from search.study.leases import TABLE, WORKER, Leases
 from search.study.locks import HOST, run_lock
@@ -338,13 +338,38 @@ def load_study(
     )
 
 
-def settled_precision(storage: PatientStorage | None, name: str) -> str | None:
-    """The precision that `auto` became when the study was made; None where there is none yet."""
+def read_begun(storage: PatientStorage | None, name: str) -> dict[str, Any]:
+    """What is kept of a study that has begun; nothing where there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     if storage is None or not is_begun(storage, name):
-        return None
-    study = optuna.load_study(study_name=name, storage=storage.as_optunas)
-    settings = study.user_attrs.get("settings", {})
+        return {}
+    kept = optuna.load_study(study_name=name, storage=storage.as_optunas).user_attrs
+    require_settings(name, kept)
+    return kept
+
+
+def settled_precision(kept: Mapping[str, Any]) -> str | None:
+    """The precision that `auto` became when the study was made; None where there is none yet."""
+    settings = kept.get("settings", {})
     return settings.get("recipe", {}).get("precision")  # type: ignore[no-any-return]
+
+
+def require_unchanged(
+    name: str, kept: Mapping[str, Any], known: Mapping[str, Any], origin: Origin, naming: str
+) -> None:
+    """Refuse a change before data are read: of the settings that are known by then, but for
+    values in them that follow from data.
+
+    Raises:
+        ValueError: as `open_study`.
+    """
+    before = {group: kept["settings"].get(group) for group in known}
+    changes = differences(before, json.loads(json.dumps(known)))
+    if changed := [change for change in changes if change.name not in OF_READ_DATA]:
+        raise refusal(name, changed, kept.get(COMMAND), origin, naming)
 
 
 def read_attempts(study: optuna.Study) -> list[Attempt]:

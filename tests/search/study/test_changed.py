@@ -7,8 +7,11 @@ import optuna
 import pytest
 from study_fixtures import overrides, write_text
 
+from ablations.__main__ import open_table
+from ablations.config import AblationConfig
 from search.__main__ import open_search
 from search.config import SearchConfig
+from search.study import session
 from search.study.session import Session
 from search.study.storage import SUBMITTED, has_study
 from space.app import CONF, configuration
@@ -40,10 +43,10 @@ def start(*more: str, begun: bool = True) -> None:
     """A start as the command line has it, up to its first run's beginning; or only up to there."""
     given = [*overrides("data.path=text.jsonl", *more), "n_trials=1"]
     config = configuration("search", SearchConfig, given, [Path(CONF), Path("my")])
-    session: Session = open_search(config, ["--config-dir", "my", *given])
+    opened: Session = open_search(config, ["--config-dir", "my", *given])
     if begun:
-        session.study.ask()
-    session.lock.release()
+        opened.study.ask()
+    opened.lock.release()
 
 
 def refused(*more: str) -> str:
@@ -128,3 +131,40 @@ def test_a_study_that_another_start_has_just_opened_stays(here: Path) -> None:
     assert "recipe.lr was 0.003, is 0.005" in refused("recipe.lr=0.005")
     first.lock.release()
     start("recipe.lr=0.005")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("recipe.lr=0.004", "recipe.lr was "),
+        ("budget=300k", "space.budget.value was "),
+        ("seed=3", "seed was 0, is 3"),
+        ("data.name=other", "data.name was text_jsonl, is other"),
+    ],
+)
+def test_what_is_known_without_data_is_refused_before_they_are_read(
+    here: Path, monkeypatch: pytest.MonkeyPatch, change: str, said: str
+) -> None:
+    name = "study=mine"
+    start(name)
+    monkeypatch.setattr(session, "prepare", None)
+    assert said in refused(name, change)
+
+
+def test_a_table_is_refused_before_data_are_read(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["table=depth_width", "called=mine", "data=text", "data.path=text.jsonl"]
+    given += ["proxy=smoke", "tracker=none", "data.vocab_size=300"]
+
+    def begin(*more: str) -> None:
+        asked = [*given, *more]
+        table = open_table(configuration("ablations", AblationConfig, asked, [Path(CONF)]))
+        table.study.ask()
+        table.lock.release()
+
+    begin()
+    monkeypatch.setattr(session, "prepare", None)
+    for change, said in (("budget=2m", "budget was "), ("recipe.lr=0.004", "recipe.lr was ")):
+        with pytest.raises(ValueError, match=said):
+            begin(change)
