@@ -26,7 +26,7 @@ from ablations.timing import FILE, Timing
 from search.data.packed import require_tokens
 from search.objectives import USUAL
 from search.states import End, State
-from space.app import configuration, files_of, option_of, verb
+from space.app import as_meant, configuration, files_of, option_of, verb
 from space.cli import one_line_errors
 from space.overrides import CONF, value_of
 from space.several import Several
@@ -52,7 +52,11 @@ def usual(given: Sequence[str]) -> list[str]:
     asked = [str(value_of(text)) for text in given if option_of(text) == "table"]
     if not asked or asked[-1] in ("help", "all") or standalone(asked[-1]):
         return []
-    own = TableFile.read(asked[-1]).overrides
+    file = TableFile.read(asked[-1])
+    try:
+        own = as_meant(file.overrides, AblationConfig, "ablations")
+    except ValueError as error:
+        raise ValueError(f"overrides of table {file.name}: {error}") from None
     return [text for text in own if option_of(text) not in taken]
 
 

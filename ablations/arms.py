@@ -160,6 +160,10 @@ def _arm(
     known = {f.name for f in fields(Recipe)}
     if unknown := sorted(set(overrides) - known):
         raise ValueError(f"recipe has no {unknown[0]!r}{hint(unknown[0], sorted(known))}")
+    if misplaced := [key for key in given if key in known]:
+        raise ValueError(
+            f"{misplaced[0]!r} is of the recipe; write recipe: {{{misplaced[0]}: …}} in the arm"
+        )
     values = {**base, **given}
     if " " in str(values.get("sharing", "")):
         values |= parse_sharing(values["sharing"])

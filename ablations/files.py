@@ -12,6 +12,7 @@ from search.recipe import Recipe
 from space.arch import read_mapping
 from space.axes import SpaceConfig
 from space.near import absent, hint
+from space.words import join
 
 TABLES = Path(__file__).parent.parent / "conf" / "ablation"
 WANTED: dict[type, str] = {
@@ -169,7 +170,7 @@ def _holds(known: set[str]) -> str:
 def _what_is_wrong(values: Mapping[str, Any], may_hold: set[str]) -> str:
     unknown = [str(name) for name in values if name not in may_hold]
     if not unknown:
-        return f"has no caption: {', '.join(map(str, values)) or 'it is empty'}"
+        return f"has {join(list(map(str, values))) or 'nothing'}; add caption: …"
     said = f"; {RECIPE}" if unknown[0] == "recipe" else hint(unknown[0], may_hold)
     return f"has {unknown[0]}{said}"
 

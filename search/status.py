@@ -22,6 +22,7 @@ from search.study.leases import START, TABLE, WORKER, Lease, read
 from search.study.patience import PatientStorage
 from search.study.plan import distinct
 from search.study.storage import (
+    AT_MOST,
     OPENING_ERRORS,
     TOTAL,
     first_line,
@@ -218,6 +219,7 @@ def look(storage: PatientStorage, name: str) -> dict[str, Any]:
         "study": name,
         "done": sum(run.done for run in runs),
         "total": study.user_attrs.get(TOTAL, len(runs)),
+        "at_most": study.user_attrs.get(AT_MOST, False),
         "finished": sum(run.state == State.COMPLETE for run in runs),
         "pruned": sum(run.state == State.PRUNED for run in runs),
         "diverged": sum(run.status == Status.DIVERGED for run in runs),
@@ -260,7 +262,8 @@ def in_words(found: Mapping[str, Any]) -> str:
         return f"study {found['study']} cannot be read: {found['error']}"
     kinds = ("running", "pruned", "diverged", "failed")
     counts = "".join(f", {found[kind]} {kind}" for kind in kinds if found[kind])
-    head = f"study {found['study']}: {done_of(found['done'], found['total'])}{counts}"
+    done = done_of(found["done"], found["total"], found["at_most"])
+    head = f"study {found['study']}: {done}{counts}"
     workers: Sequence[Mapping[str, Any]] = found["workers"]
     if not workers:
         return f"{head}; no worker is alive"

@@ -8,7 +8,7 @@ from typing import Any, Self
 from reports.serve.entries import LAW, STUDY, TABLE, Entry
 from reports.show.figures import SERIES, mixed
 from reports.show.tables import fill
-from space.words import amount, count, join
+from space.words import amount, count, done_of, join
 
 FEWEST = 2
 """Entries that are compared."""
@@ -103,7 +103,7 @@ def state(entry: Entry) -> str:
     said = entry.progress
     if not said:
         return NOT_YET if not entry.looked else "finished" if entry.finished else "stopped"
-    done = f"{said['done']} of {count(said['total'], 'run')} done"
+    done = done_of(said["done"], said["total"], said["at_most"])
     if not said["workers"]:
         return f"starting, {done}"
     return (

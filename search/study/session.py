@@ -44,6 +44,7 @@ from search.study.pruners import PrunerConfig, make_pruner
 from search.study.samplers import SamplerConfig
 from search.study.starts import Start, enter
 from search.study.storage import (
+    AT_MOST,
     COMMAND,
     SUBMITTED,
     TOTAL,
@@ -208,7 +209,7 @@ class Session(Generic[W]):
             share_ended(ground.artifacts, Path(config.runs), attempts, shared)
             reopen_lost(study, Path(config.runs))
             if config.train:
-                study.set_user_attr(TOTAL, work.after(attempts, len(attempts)).total)
+                _note_total(study, work.after(attempts, len(attempts)))
                 here = {
                     "verb": ground.verb,
                     "given": ground.origin.given,
@@ -369,8 +370,7 @@ class Session(Generic[W]):
 
             def listen(worker: int, event: Event) -> None:
                 if event["event"] == Kind.END:
-                    shown.tally.total = self._recount(shown.tally.total)
-                    shown.tally.at_most = self.work.at_most
+                    self._recount(shown.tally)
                 shown.show(worker, event)
                 if event["event"] == Kind.END:
                     describe(self, finished=False)
@@ -382,11 +382,12 @@ class Session(Generic[W]):
             return Ending(End.DONE)
         return ending
 
-    def _recount(self, before: int) -> int:
+    def _recount(self, tally: Tally) -> None:
         """The runs that the study will have: what was found may make them more or fewer."""
-        if (total := self.work.total) != before:
-            self.study.set_user_attr(TOTAL, total)
-        return total
+        work = self.work
+        if (work.total, work.at_most) != (tally.total, tally.at_most):
+            _note_total(self.study, work)
+        tally.total, tally.at_most = work.total, work.at_most
 
     def _is_complete(self) -> bool:
         return self.count_done() >= self.work.total and not self.to_ask()[0]
@@ -542,6 +543,12 @@ def lay_groundwork(
         storage=storage,
         artifacts=artifacts,
     )
+
+
+def _note_total(study: optuna.Study, work: Work) -> None:
+    """For `search.status`, which knows no work."""
+    study.set_user_attr(TOTAL, work.total)
+    study.set_user_attr(AT_MOST, work.at_most)
 
 
 def _settle_placement(placement: Placement, workers: int, work: Work) -> Placement:

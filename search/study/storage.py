@@ -26,7 +26,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from search.states import Role, State, Status
 from search.study.changed import OF_READ_DATA, Origin, differences, refusal
@@ -52,6 +52,8 @@ COMMAND = "command"
 """Of a study: how its last start was asked for, which `search.join` repeats."""
 TOTAL = "total"
 """Of a study: how many runs it will have, by what its last start was asked."""
+AT_MOST = "at_most"
+"""Of a study: whether these may turn out to be fewer."""
 SUBMITTED = "submitted"
 """Of a study: whether its workers were given to a queue, where they may wait for hours."""
 REMEDY = (
@@ -119,14 +121,21 @@ def open_there(url: str) -> "PatientStorage":
 
 
 def _not_opened(url: str, error: Exception) -> ValueError:
-    shown = "storage" if isinstance(error, ArgumentError) else f"storage {without_password(url)}"
+    is_url = not isinstance(error, ArgumentError) or isinstance(error, NoSuchModuleError)
+    shown = "storage" if not is_url else f"storage {without_password(url)}"
     return ValueError(
         f"{shown} must be a SQLAlchemy URL that can be opened, such as sqlite:///study.db or "
         "postgresql+psycopg://user@host/name, but "
-        + ("what was given is no URL" if type(error) is ArgumentError else first_line(error))
+        + _why_not(url, error)
         + (f"; {REMEDY}" if _says_damage(error) else "")
         + _driver(error)
     )
+
+
+def _why_not(url: str, error: Exception) -> str:
+    if isinstance(error, NoSuchModuleError):
+        return f"{make_url(url).drivername} is no database that SQLAlchemy has a driver for here"
+    return "what was given is no URL" if isinstance(error, ArgumentError) else first_line(error)
 
 
 def _driver(error: Exception) -> str:

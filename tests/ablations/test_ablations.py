@@ -381,6 +381,8 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, wrong: str) -> None:
         ("sharing: immediate x2,", "like: none, qk_nrom: true,", "must be among .* got 'qk_nrom'"),
         ("immediate x2,", "immediate x2, heads_per_kvv: 2,", r"did you mean heads_per_kv\?"),
         ("immediate x2,", "immediate x2, ffn_tolerance: big,", "ffn_tolerance must be a number"),
+        ("immediate x2,", "immediate x2, lr: 1e-3,", r"write recipe: \{lr: …\} in the arm"),
+        ("caption: Are two blocks better shared?", "", "but has .*proxy; add caption: …"),
         ("published: 45.0", "published: much", "published must be a number, but got 'much'"),
         ("seeds: 2", "overrides: [proxy: default]", "an override in .* form OPTION=VALUE, but got"),
         ("seeds: 2", "seeds: 2\nseeds: 3", "must be YAML, but is not: .* duplicate key seeds"),
@@ -402,6 +404,13 @@ def test_a_wrong_table_is_refused(tmp_path: Path, old: str, new: str, words: str
     path.write_text(TABLE.replace(old, new))
     with pytest.raises(ValueError, match=words):
         TableFile.read(str(path)).table("proxy", RECIPE, 300)
+
+
+def test_a_wrong_override_in_a_table_names_the_table(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(TABLE.replace("seeds: 2", "overrides: [proxyy=default]"))
+    with pytest.raises(ValueError, match=r"overrides of table wrong: proxyy .* mean proxy\?"):
+        usual([f"table={path}"])
 
 
 ROUNDED = """

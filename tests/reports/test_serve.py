@@ -320,7 +320,14 @@ class Attributes(HTMLParser):
 def test_a_study_counts_all_the_runs_that_its_storage_plans(root: Path) -> None:
     worker = {"step": None, "of": None, "host": "one", "worker": "one:1"}
     for workers, state in (([worker], "running, 2 of 7 runs done"), ([], "finished")):
-        said = {"done": 2, "finished": 1, "total": 7, "tokens_per_s": 0.0, "workers": workers}
+        said = {
+            "done": 2,
+            "finished": 1,
+            "total": 7,
+            "at_most": False,
+            "tokens_per_s": 0.0,
+            "workers": workers,
+        }
         found = {entry.name: entry for entry in Outputs(root / "outputs").entries({"deep": said})}
         assert FACTS["state"](found["deep"]).startswith(state)
         assert FACTS["runs"](found["deep"]) == "1 of 7 finished"
@@ -332,6 +339,7 @@ def test_a_folder_that_leads_out_is_not_shown_while_it_runs(root: Path) -> None:
         "done": 0,
         "finished": 0,
         "total": 2,
+        "at_most": False,
         "tokens_per_s": 0.0,
         "workers": [worker],
         "starts": [],

@@ -105,7 +105,7 @@ def complain(
             ["n_trials must be given once", "got n_trials=2 and +n_trials=3; leave one out"],
         ),
         (["storage=sqlite:////nowhere/at/all.db"], ["storage", "unable to open database file"]),
-        (["storage=nodriver://host/name"], ["storage", "nodriver"]),
+        (["storage=nodriver://host/name"], ["storage", "nodriver is no database that SQLAlchemy"]),
         (["storage=sqlite:///:memory:"], ["storage", "in memory", "name a file"]),
         (["storage=sqlite://"], ["storage", "in memory", "name a file"]),
         (["grace_s=1"], ["grace_s must be at least 3", "got 1"]),

@@ -54,6 +54,19 @@ def test_a_finished_study_has_all_its_runs_and_no_worker(here: Path) -> None:
     assert in_words(found) == "study tiny: 2 of 2 runs done; no worker is alive"
 
 
+def test_runs_that_may_be_fewer_are_at_most(here: Path) -> None:
+    replicates = ("replicates.top=1", "replicates.seeds=2")
+    search = open_search(here, "n_trials=4", *replicates)
+    work(search)
+    search.lock.release()
+    search = open_search(here, "n_trials=10", *replicates)  # what it tries may become the best
+    total = search.work.total
+    assert search.work.at_most
+    found = look(storage_of(StatusConfig(study="tiny")), "tiny")
+    search.lock.release()
+    assert in_words(found).startswith(f"study tiny: 4 of up to {total} runs done")
+
+
 def test_each_living_worker_says_what_it_does(here: Path) -> None:
     search = open_search(here, "n_trials=2", "replicates.seeds=1")
     doing = {"doing": "training", "trial": 3, "key": "abc", "step": 5, "of": 20, "idle": 0.25}
