@@ -250,17 +250,17 @@ class Pool:
     def _interrupts_stop(self) -> Iterator[None]:
         """While it lasts, signals stop the workers instead of this process: at once, though it may
         be in the middle of a write or of a listener that takes its time."""
-        asked = threading.Event()
+        asked: queue.SimpleQueue[None] = queue.SimpleQueue()  # unlike an Event, whole if nested
 
         def interrupt(signum: int, frame: Any) -> None:
             self.interrupts += 1  # `_take_event` says so
-            asked.set()
+            asked.put(None)
             self._events.put((NOBODY, None, None))  # else `get` never ends if this outlasts it
             if self.interrupts > 1:
                 self._kill()
 
         def stop() -> None:
-            asked.wait()
+            asked.get()
             if self.interrupts:
                 self._stop()
 
@@ -274,5 +274,5 @@ class Pool:
         finally:
             for s, handler in before.items():
                 signal.signal(s, handler)
-            asked.set()
+            asked.put(None)
             stopper.join()
