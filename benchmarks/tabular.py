@@ -123,6 +123,14 @@ class Tabular:
         last = self.frame[self.frame["horizon"] == self.horizons[-1]]
         return last.pivot(index="arm", columns="seed", values=metric)
 
+    @property
+    def agreement(self) -> dict[float, float]:
+        """Spearman's correlation of what architectures have at each earlier horizon with what they
+        have at the end, by their means over the seeds: pruners act on the former."""
+        means = self.frame.pivot_table(index="arm", columns="horizon", values="val_bpb")
+        *earlier, end = self.horizons
+        return {share: float(means[share].corr(means[end], "spearman")) for share in earlier}
+
     def write(self, path: Path = TABLE) -> None:
         """The table as compressed CSV, and what it is as JSON beside it."""
         with file_atomically(path) as part:
