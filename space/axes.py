@@ -21,10 +21,10 @@ from space.budget import (
     SIZES,
     Budget,
     Unfit,
+    closed,
     ffn_target,
     fit,
     solve,
-    with_shape,
 )
 from space.constraints import Constraints, written
 from space.constraints import parse as parse_constraints
@@ -439,7 +439,7 @@ class Space:
         for corner in product(*(range(len(axis.values)) for axis in self._sides)):
             ladder = {}
             for depth, shape in self._ladder(corner).items():
-                arch = with_shape(self._partial(corner, depth), shape)
+                arch = closed(self._partial(corner, depth), shape, self.budget)
                 candidate = Candidate(self._params(corner, depth), arch)
                 ladder[depth] = first.setdefault(arch.identity, candidate)
             if ladder:

@@ -20,6 +20,7 @@ from space.meters import KINDS, Counted, Heads, Line, Meter, Weights, meter_of
 from space.near import hint
 from space.parts import part_fields
 from space.ranges import ANY, SUFFIXES
+from space.words import join
 
 BYTES = {
     **{"kb": 10**3, "mb": 10**6, "gb": 10**9},
@@ -213,7 +214,7 @@ def fit(
     shape = solve(given, limit, ffn_tolerance, constraints)
     if shape is None:
         raise Unfit(_explain(given, limit, ffn_tolerance, constraints, [given, *instead]))
-    return with_shape(given, shape)
+    return closed(given, shape, limit)
 
 
 def solve(
@@ -251,6 +252,24 @@ def shapes(
 def with_shape(partial: Mapping[str, Any], shape: Shape) -> Architecture:
     """The architecture of `partial`'s fields with the sizes found for it."""
     return Architecture.from_dict({**_without_ratios(partial), **shape._asdict()})
+
+
+def closed(partial: Mapping[str, Any], shape: Shape, budget: Budget) -> Architecture:
+    """The same, which lies on the budget that the sizes were found for.
+
+    Raises:
+        ValueError: it does not, because a part from outside counts by something else than sizes.
+    """
+    arch = with_shape(partial, shape)
+    if outside := [setting.name for setting in arch.parts if setting.outside]:
+        off = budget.deviation(arch)
+        if abs(off) > budget.tolerance:
+            raise ValueError(
+                f"an architecture with {join(outside)} must lie within {budget.tolerance:.2%} of "
+                f"{budget}, but is {off:+.2%} off: `attention`, `ffn` and `stack` must count by "
+                "the sizes of `shape`, their second argument, not by those of `arch`"
+            )
+    return arch
 
 
 def default_head_dim(budget: Budget) -> int:

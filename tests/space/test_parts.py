@@ -15,6 +15,7 @@ from search.record import Record, Run
 from search.runs import load_records, write_record
 from search.states import Status
 from space.arch import Architecture
+from space.axes import Space
 from space.budget import MAX_DEVIATION, Budget, fit
 from space.cost import cost
 from space.hf import export, load
@@ -256,3 +257,40 @@ def test_the_part_of_a_file_is_kept_where_other_fields_are_replaced(tmp_path: Pa
     assert replace(made, sliding_window=8).value("mine") == 3
     assert replace(made, mine=4).value("mine") == 4
     assert replace(made, mine=0) == Architecture(**TINY, sliding_window=16)
+
+
+BY_ARCH = """
+from space.parts import Extra, Field, Part
+
+
+class Gate(Part):
+    fields = (Field("ffn_gate", False, bool, "none"),)
+    examples = ({"ffn_gate": True},)
+
+    def ffn(self, arch, shape):
+        return Extra(matrices=SIZES.hidden_size**2)
+
+
+PART = Gate()
+"""
+
+
+def test_a_part_that_counts_by_the_architecture_is_refused(tmp_path: Path) -> None:
+    budget = Budget.parse("300k")
+    for sizes in ("shape", "arch"):
+        (path := tmp_path / f"by_{sizes}.py").write_text(BY_ARCH.replace("SIZES", sizes))
+        fixed = {"parts": [str(path)], "heads_per_kv_target": 3, "ffn_gate": True}
+
+        def alone(fixed: dict[str, Any] = fixed) -> list[Architecture]:
+            return [fit({**fixed, "vocab_size": 1024, "num_blocks": 2}, budget)]
+
+        def in_a_space(fixed: dict[str, Any] = fixed) -> list[Architecture]:
+            axes = {"num_blocks": [2, 4]}
+            return Space("gates", budget, vocab_size=1024, axes=axes, fixed=fixed).enumerate()
+
+        for made in (alone, in_a_space):
+            if sizes == "shape":
+                assert all(abs(budget.deviation(arch)) <= MAX_DEVIATION for arch in made())
+                continue
+            with pytest.raises(ValueError, match=r"by_arch.py must lie within 0\.15% .* `shape`"):
+                made()
