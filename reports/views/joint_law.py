@@ -133,7 +133,7 @@ def words(joined: JointLaw) -> list[str]:
     grows = (
         f"The {readings} has the best depth grow as N^{decimals(2)(law.parameter('growth'))} "
         f"({spanned(low, high, 2)}), with"
-        if math.isfinite(low) and math.isfinite(high)
+        if joined.knows_growth
         else f"By the {readings} it is {NOT_DETERMINED} how the best depth grows; it has"
     )
     sentences = [
@@ -222,7 +222,7 @@ def forecast_in_words(joined: JointLaw, content: bytes) -> str:
         f"forecast by the joint law at {magnitude(said['budget']['value'])}: best depth {depth} "
         f"(95% interval {interval})"
     )
-    if not all(map(math.isfinite, joined.intervals["growth"])):
+    if not joined.knows_growth:
         text += "; the growth itself is not determined, so trust it less"
     if at := joined.law.at_bound:
         text += f"; {join(at)} at a bound, which intervals do not take for known"

@@ -105,9 +105,9 @@ def which_growth(law: Law) -> str:
         )
     assume = "assume" if len(others) > 1 else "assumes"
     return (
-        f"Of the growths in the tables trust the line's ({text(law.growth.exponent)}): it takes "
-        f"each best depth from that budget's runs alone, while {join(others)} {assume} what the "
-        "valleys have in common."
+        f"Of the growths in the tables the line's ({text(law.growth.exponent)}) assumes least: it "
+        f"takes each best depth from that budget's runs alone, while {join(others)} {assume} what "
+        "the valleys have in common."
     )
 
 

@@ -122,14 +122,19 @@ class JointLaw:
             for value, source in EXPONENTS.items()
         ]
         frame = pd.DataFrame(rows)
-        return frame.assign(refuted=frame.p < ALPHA / len(EXPONENTS))
+        return frame.assign(refuted=(frame.p < ALPHA / len(EXPONENTS)) & self.knows_growth)
+
+    @property
+    def knows_growth(self) -> bool:
+        """Whether these runs determine how the best depth grows, from both sides."""
+        return all(map(math.isfinite, self.intervals["growth"]))
 
     @property
     def unweighable(self) -> str:
         """Why these runs do not say how many more would be needed; empty where they do. Errors of
         other runs are extrapolated from the slopes of the fitted curve: these say little of a
         growth whose interval is open, or of a valley at a bound of its parameters."""
-        if not all(map(math.isfinite, self.intervals["growth"])):
+        if not self.knows_growth:
             return "the growth itself is not determined"
         held = [name for name in self.law.at_bound if name not in OF_LEVEL]
         return f"the best fit has {join(held)} at a bound" if held else ""

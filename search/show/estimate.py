@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from statistics import median
 from typing import Self
@@ -114,7 +115,7 @@ def estimate(
     to_do = work.flops * left / work.total
     rate, basis = speed(work, placement, runs)
     at_once = workers if elsewhere else fitting_workers(workers, placement)
-    seconds = START_S + to_do / (rate * at_once)
+    seconds = START_S + to_do / max(1, left) / rate * rounds_of(left, at_once)
     weights = work.parameters * WEIGHT_BYTES
     kept_per_weight = OPTIMIZERS.load(work.typical.recipe.optimizer).state_per_weight
     on_gpu, long = placement.device == "cuda", placement.device == "cpu" and seconds > LONG_S
@@ -131,7 +132,7 @@ def estimate(
         else shared(placement)
         if on_gpu and placement.sharing > 1
         else None,
-        h100=on_an_h100(work.typical, to_do, gpus) if long else None,
+        h100=on_an_h100(work.typical, to_do, left, gpus, placement.gpus_per_run) if long else None,
         memory=memory(placement, largest_run(work))
         if on_gpu
         else memory_of_an_h100(largest_run(work))
@@ -196,15 +197,25 @@ def memory_of_an_h100(run: Run) -> str:
     return memory(Placement(device="cuda", micro_batch=usual), there, H100_BYTES)
 
 
-def on_an_h100(run: Run, to_do: float, gpus: int = 1) -> str:
-    """How long so many FLOPs of runs such as this take one, and several, in a line."""
+def rounds_of(runs: int, at_once: int) -> float:
+    """How often a run of average length is waited for: no run is shared among workers."""
+    return ceil(runs / at_once) if runs else 0
+
+
+def on_an_h100(run: Run, to_do: float, runs: int = 1, gpus: int = 1, per_run: int = 1) -> str:
+    """How long so many FLOPs of so many runs such as this take one, and several of which `per_run`
+    train a run, in a line."""
     there, rate = in_bf16(run), UTILISATION_OF_A_GPU * H100_FLOPS_PER_S
     products, launches = micro_batch_s(there, at_once_on_a_gpu(there), rate)
     assumed = f"{UTILISATION_OF_A_GPU:.0%} of its {H100_FLOPS_PER_S / 1e12:.0f} TFLOP/s in bf16"
     if launches > products:
         rate *= products / launches
         assumed = f"it waits for kernels to start, {LAUNCH_S * 1e6:.0f} µs each"
-    several = f", on {gpus} about {duration(START_S + to_do / rate / gpus)}" if gpus > 1 else ""
+    several, used = "", min(gpus, runs * per_run)
+    if used > 1:
+        each = to_do / runs / rate / per_run
+        on_several = START_S + each * rounds_of(runs, used // per_run)
+        several = f", on {used} about {duration(on_several)}"
     return f"on one H100: about {duration(START_S + to_do / rate)}{several} (assumed: {assumed})"
 
 

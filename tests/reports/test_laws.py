@@ -401,7 +401,7 @@ def assert_growths_are_told_apart(law: Law) -> None:
     line, one = f"{rows[law_words.BY_LINE]:.2f}", f"{rows[law_words.BY_ONE_VALLEY]:.2f}"
     joint = f"{law.joined.law.parameter('growth'):.2f}"
     said = law_words.hedges(law)[0]
-    assert f"trust the line's ({line})" in said
+    assert f"the line's ({line}) assumes least" in said
     assert f"one valley for all budgets ({one}) and the joint law ({joint})" in said
     markdown = laws.markdown(law) + joint_law.files(law.joined)["joint.md"]
     named = re.findall(r"^\| (growth, [^|]+) \|", markdown, re.MULTILINE)

@@ -127,6 +127,7 @@ def test_more_workers_than_cores_are_no_faster(
     monkeypatch.setattr("search.show.estimate.cores", lambda: 2)
     monkeypatch.setattr("search.show.estimate.speed", lambda *_: (1.0, "by 1 run"))
     work = work_of(1000)
+    work.total = 8
     two, eight = (estimate(work, 0, n, DEFAULT, tmp_path, 0) for n in (2, 8))
     assert two.seconds == eight.seconds == START_S + 500
     assert two.shared is None
@@ -135,15 +136,32 @@ def test_more_workers_than_cores_are_no_faster(
     assert (apart.seconds, apart.shared) == (START_S + 125, None)
 
 
+def test_runs_that_do_not_fill_the_last_round_take_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.show.estimate.cores", lambda: 2)
+    monkeypatch.setattr("search.show.estimate.speed", lambda *_: (1.0, "by 1 run"))
+    work = work_of(1000)
+    work.total = 5
+    assert estimate(work, 0, 2, DEFAULT, tmp_path, 0).seconds == START_S + 3 * 200
+    assert estimate(work, 2, 2, DEFAULT, tmp_path, 0).seconds == START_S + 2 * 200
+    assert estimate(work, 5, 2, DEFAULT, tmp_path, 0).seconds == START_S
+
+
 def test_hours_on_an_h100_are_flops_at_a_share_of_its_peak() -> None:
     """By hand: 16.2e18 / (0.4 × 989e12) = 40,950 s."""
     large = replace(run_of(Architecture.from_yaml("mobilellm_125m")), recipe=FP32)
     assert on_an_h100(large, 16.2e18) == (
         "on one H100: about 11.4 h (assumed: 40% of its 989 TFLOP/s in bf16)"
     )
-    assert on_an_h100(large, 16.2e18, 8).startswith(
-        "on one H100: about 11.4 h, on 8 about 86 min ("
-    )
+    for runs, gpus, per_run, several in (
+        (8, 8, 1, "on 8 about 86 min"),
+        (15, 32, 1, "on 15 about 46 min"),  # a run is not shared
+        (15, 8, 1, "on 8 about 1.5 h"),  # and is waited for: twice 46 min
+        (15, 32, 2, "on 30 about 23 min"),
+    ):
+        line = on_an_h100(large, 16.2e18, runs, gpus, per_run)
+        assert line.startswith(f"on one H100: about 11.4 h, {several} (")
 
 
 def test_memory_is_of_the_largest_run(tmp_path: Path) -> None:
