@@ -86,7 +86,10 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             return list(scores)
     except (ValueError, AttributeError, TypeError, KeyError, FileNotFoundError, RecursionError):
         pass
-    raise ValueError(f"{path} must be a file of scores, as search.evaluate to=FILE writes them")
+    lacks = "" if Path(path).exists() else ", but is not there"
+    raise ValueError(
+        f"{path} must be a file of scores, as search.evaluate to=FILE writes them{lacks}"
+    )
 
 
 def _is_score(score: Mapping[str, Any]) -> bool:

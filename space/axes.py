@@ -196,7 +196,8 @@ class Axis:
             raise ValueError(f"axis {name} must have whole numbers, but got {dict(given)}")
         low, high, rungs = given["low"], given["high"], given.get("rungs")
         if not 1 <= low <= high:
-            raise ValueError(f"axis {name} must have 1 <= low <= high, but got {low} and {high}")
+            back = f"; write {high}..{low}" if 1 <= high < low else ""
+            raise ValueError(f"axis {name} must have 1 <= low <= high, but got {low}..{high}{back}")
         DEPTHS.require(f"the highest of axis {name}", high)
         if rungs is not None and (name != DEPTH or rungs < 1):
             raise ValueError(f"only {DEPTH} has rungs, at least 1, but got {rungs} for {name}")

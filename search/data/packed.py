@@ -276,7 +276,7 @@ def require_tokens(data: Data, seq_len: int, batch_size: int) -> None:
             raise ValueError(
                 f"the {split} split must hold {windows * seq_len + 1} tokens, {windows} windows of "
                 f"{seq_len}, but {data.name} has {len(tokens)}; give more text, or a smaller "
-                f"seq_len{' or batch_size' if split == 'training' else ''}"
+                f"recipe.seq_len{' or recipe.batch_size' if split == 'training' else ''}"
             )
 
 

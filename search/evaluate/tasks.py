@@ -128,7 +128,8 @@ def made_pairs(spec: TaskSpec, texts: Sequence[str]) -> list[dict[str, Any]]:
         return rows
     raise ValueError(
         f"the held-out text must have sentences for {spec.name}, in English prose, but has none; "
-        "leave the task out, or take the held-out text of other data"
+        "leave the task out (only=OTHERS of search.evaluate), or take the held-out text of other "
+        "data (held_out=RUN_KEY)"
     )
 
 

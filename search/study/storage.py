@@ -139,9 +139,12 @@ def _why_not(url: str, error: Exception) -> str:
 
 
 def _driver(error: Exception) -> str:
-    """How PostgreSQL's driver is installed, where that is what lacks."""
-    if not isinstance(error, ImportError) or "psycopg" not in str(error):
+    """How PostgreSQL's driver is installed, where that is what lacks; of another database, that
+    none is tried here."""
+    if not isinstance(error, ImportError):
         return ""
+    if "psycopg" not in str(error):
+        return "; install its driver, or take SQLite or PostgreSQL, with which studies are tested"
     older = "psycopg2" in str(error)  # another driver, which URLs name
     return "; pip install 'psycopg[binary]'" + (" and write postgresql+psycopg://" if older else "")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from space.arch import Architecture
 from space.cost import cost
-from space.words import SMOKE_RUN, is_smoke
+from space.words import SMOKE_RUN, count, is_smoke
 
 WRITTEN_OUT = (
     "Layers that share a block are written out, each with weights of its own; the layer map is in "
@@ -80,7 +80,7 @@ def model_card(
         "pipeline_tag: text-generation",
         "tags: [isoparam]",
         "---",
-        f"# {counts['parameters'] / 1e6:,.1f}M parameters, {arch.num_layers} layers × "
+        f"# {counts['parameters'] / 1e6:,.1f}M parameters, {count(arch.num_layers, 'layer')} × "
         f"{arch.hidden_size}",
         *warning,
         "",

@@ -49,7 +49,8 @@ def find(source: str | Path, files: tuple[str, ...] | None = None) -> Path:
     path = Path(source)
     if path.is_dir():
         return path
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)) or path.exists():
+    is_file = path.suffix in (".json", ".yaml", ".safetensors")  # by its name, not on a hub
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)) or path.exists() or is_file:
         raise ValueError(
             "a model must be a run, a folder or a hub id such as HuggingFaceTB/SmolLM2-135M, but "
             f"got {str(source)!r}, and there is no such folder{_of_a_key(str(source))}"

@@ -257,7 +257,7 @@ def test_a_space_is_read_by_name_by_path_and_from_its_content(tmp_path: Path) ->
         ({"axes": {"num_bloks": [2]}}, "num_bloks"),
         ({"axes": {"num_blocks": [2, 2]}}, "each value once"),
         ({"axes": {"num_blocks": ["two"]}}, "whole numbers"),
-        ({"axes": {"num_blocks": "9..3"}}, "1 <= low <= high"),
+        ({"axes": {"num_blocks": "9..3"}}, r"1 <= low <= high, but got 9..3; write 3..9"),
         ({"axes": {"num_blocks": "2..24 in 8 rung"}}, "2..40 in 10 rungs, but got '2..24 in 8"),
         ({"axes": {"num_blocks": {"low": 2}}}, "low and high"),
         ({"axes": {"head_dim": "8..32 in 3 rungs"}}, "only num_blocks has rungs"),
