@@ -45,8 +45,6 @@ class Objective(Protocol):
     """Which way is better: `minimize` or `maximize`."""
     needs_training: bool = True
     """Whether it is read from the last reading; else it is known before anything is trained."""
-    note: str = ""
-    """What a title has no room for, as hints of columns say it: how far a prediction reaches."""
 
     def value(self, record: Record) -> float | None:
         """The number at the record's last reading, which may be one at a horizon; None where that
@@ -130,7 +128,8 @@ class MeterObjective(Objective):
         return device.unit_of(self.kind)
 
     @property
-    def note(self) -> str:  # type: ignore[override]
+    def note(self) -> str:
+        """What its title has no room for, as hints of columns say it: how far it reaches."""
         return "" if self.meter is None else self.meter.note
 
     def value(self, record: Record) -> float | None:
@@ -309,7 +308,8 @@ class Measure:
             "unit": objective.unit,
             "direction": objective.direction,
         }
-        found |= {"note": objective.note} if objective.note else {}
+        note = getattr(objective, "note", "")
+        found |= {"note": note} if note else {}
         return found if objective.needs_training else found | {"exact": True}
 
 

@@ -106,7 +106,7 @@ def complain(
         ),
         (["storage=sqlite:////nowhere/at/all.db"], ["storage", "unable to open database file"]),
         (["storage=nodriver://host/name"], ["storage", "nodriver is no database that SQLAlchemy"]),
-        (["storage=mysql://host/name"], ["storage", "MySQLdb", "install its driver, or take SQLite"]),
+        (["storage=mysql://host/name"], ["storage", "MySQLdb", "install its driver"]),
         (["storage=sqlite:///:memory:"], ["storage", "in memory", "name a file"]),
         (["storage=sqlite://"], ["storage", "in memory", "name a file"]),
         (["grace_s=1"], ["grace_s must be at least 3", "got 1"]),

@@ -280,7 +280,7 @@ def test_who_joins_from_another_folder_takes_runs_of_the_study(tmp_path: Path) -
     folder, elsewhere = tmp_path / "study", tmp_path / "elsewhere"
     folder.mkdir()
     elsewhere.mkdir()
-    first = start(folder, *LONG, "n_trials=4", "recipe.tokens=7680", "grace_s=6")
+    first = start(folder, *LONG, "n_trials=4", "recipe.tokens=23040", "grace_s=6")
     wait_for(lambda: list((folder / "runs").glob("*/metrics.jsonl")))
     joined = ask(elsewhere, "search.join", "tiny", f"outputs={folder}/outputs")
     out, err = first.communicate(timeout=300)

@@ -780,7 +780,7 @@ def test_a_hub_data_set_that_is_not_there_is_refused(
 def test_text_too_short_for_a_batch_is_refused(config: DataConfig) -> None:
     data = quietly(config)
     require_tokens(data, 64, 4)
-    with pytest.raises(ValueError, match=r"training split must hold .* smaller recipe.seq_len or recipe.batch"):
+    with pytest.raises(ValueError, match=r"training split must hold .* or recipe.batch_size"):
         require_tokens(data, 64, 100_000)
     with pytest.raises(ValueError, match="window of 1000000"):
         batch(data, 0, 0, 1, 1_000_000)
