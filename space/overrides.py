@@ -112,10 +112,10 @@ def _require_readable(option: str, value: str, names_place: bool) -> None:
     except HydraException:
         several = False
     if several and not names_place and re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value):
-        verb = "ablations" if option == "table" else "search"
+        verb, a_list = "ablations" if option == "table" else "search", f"{option}=[{value}]"
         raise ValueError(
-            f"{option} must be one value (a list is key=[value1,value2]), but got {value:.80}; -m "
-            f"makes a start of a search or a table for each: python -m {verb} -m "
+            f"{option} must be one value, but got {value:.80}; a list is "
+            f"{shlex.quote(a_list):.80}, and a search or a table for each is python -m {verb} -m "
             f"{option}={value:.80}"
         )
     as_given = f"{option}={quoted(value)}"
