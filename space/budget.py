@@ -18,7 +18,7 @@ from space.cost import ClosedForm, Cost
 from space.device import QUANTITIES, pinned, unpinned
 from space.meters import KINDS, Counted, Heads, Line, Meter, Weights, meter_of
 from space.near import hint
-from space.parts import part_fields
+from space.parts import DOOR, part_fields
 from space.ranges import ANY, SUFFIXES
 from space.words import join
 
@@ -666,15 +666,16 @@ def _closed_form(partial: Mapping[str, Any]) -> ClosedForm:
         values["layer_map"] = tuple(
             tuple(x) if isinstance(x, list) else x for x in values["layer_map"]
         )
-    key = tuple(values.items())
+    key, sources = tuple(values.items()), tuple(map(DOOR.identity, values.get("parts") or ()))
     try:
-        return _form_of(key)
+        return _form_of(key, sources)
     except TypeError:  # a mapping, or what is refused, cannot be looked up
-        return _form_of.__wrapped__(key)
+        return _form_of.__wrapped__(key, sources)
 
 
 @lru_cache(maxsize=65536)
-def _form_of(values: tuple[tuple[str, Any], ...]) -> ClosedForm:
+def _form_of(values: tuple[tuple[str, Any], ...], sources: tuple[str, ...]) -> ClosedForm:
+    """`sources` are the parts' as they are now: a file may change under its name."""
     narrow = {"hidden_size": 2, "head_dim": 2, "num_attention_heads": 1, "intermediate_size": 1}
     return ClosedForm(Architecture.from_dict({**dict(values), **narrow}))
 
