@@ -64,7 +64,14 @@ def freeze(folder: Path, *pids: int) -> None:
         storage.execute("BEGIN EXCLUSIVE")
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: all(map(is_stopped, pids)))  # a call that takes a lock may be under way
         storage.rollback()
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether all threads of a process are."""
+    states = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(state.rpartition(")")[2].split()[0] == "T" for state in states)
 
 
 def start_elsewhere(folder: Path, *given: str) -> Any:
