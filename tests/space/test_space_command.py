@@ -137,7 +137,7 @@ def test_one_architecture_has_a_devices_predictions() -> None:
         (["budget=decode_ms:16"], "decode_ms must name a device"),
         (["bugdet=1m"], "bugdet"),
         (["+budgett=1m"], "budgett must be an option of this command, but is none; did you mean"),
-        (["budget=1m,2m"], "key=[value1,value2]"),
+        (["budget=1m,2m"], "budget must be one value, but got 1m,2m; a list is 'budget=[1m,2m]'"),
         (["budget=plenty"], "budget must be a number of parameters such as 125m"),
         (["budget=1m"], "embeddings alone"),
         (["budget=1m"], "vocab_size=32000 is the default, give that of your data"),
