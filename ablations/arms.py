@@ -173,6 +173,7 @@ def _arm(
     )
     if "equal" in own:
         trained = _as_long(architecture, trained, str(own["equal"]), made, timing)
+    trained.require_step()
     published = own.get("published")
     return Arm(
         name=name,

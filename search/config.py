@@ -195,6 +195,7 @@ class SearchConfig(StudyConfig):
                     f"{budget.label}; set recipe.tokens instead"
                 )
             self.recipe = replace(self.recipe, tokens=max(1, round(ratio * budget.value)))
+        self.recipe.require_step()
         require_name("study", self.name)
         if self.name in APART:
             raise ValueError(

@@ -229,6 +229,16 @@ class Recipe:
         for door in DOORS:
             door.load(getattr(self, door.name), f"recipe.{door.name}")
 
+    def require_step(self) -> None:
+        """Raises: ValueError where its tokens are fewer than those of one step, which would be
+        trained in their place. Records of runs that were so are read without."""
+        if self.tokens < self.tokens_per_step:
+            raise ValueError(
+                f"recipe.tokens must be at least the {self.tokens_per_step:,} of one step "
+                f"({self.batch_size} windows of {self.seq_len:,}), but got {self.tokens:,}; raise "
+                "it, or lower recipe.batch_size or recipe.seq_len"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON and YAML have it. Of the fields that were added since the first version, those at
         their default are left out."""

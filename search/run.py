@@ -56,6 +56,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self.recipe.require_code()
+        self.recipe.require_step()
         settle_numbers(self)
 
 

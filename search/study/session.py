@@ -65,6 +65,7 @@ from search.train.parts import require_parts
 from search.train.placement import (
     Placement,
     leave_group,
+    require_device,
     require_engine,
     require_rows,
     settle_apart,
@@ -515,6 +516,8 @@ def lay_groundwork(
     executor = config.executor.make()
     if config.placement.gpus_per_run > 1:
         config.workers_of(executor)  # refused before data is prepared
+    if not hasattr(executor, "usual_workers"):  # it trains here
+        require_device(config.placement.device, "placement.device")
     require_answers(config.evaluate)
     require_there(config.data)
     if config.train:
