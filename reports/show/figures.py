@@ -24,6 +24,8 @@ SERIES = ("#3f77bd", "#d9752f", "#2f9a78", "#b9505f", "#8563b5", "#87873c")
 RAMP = ("#3565b0", "#3a8fb7", "#35a08c", "#7fa548", "#cf9f35", "#d9752f", "#b2404f")
 """From shallow to deep."""
 WARNING = "#b2404f"
+WIDTHS = (6.4, 4.0)
+"""Of pictures on a screen, or in print, and on a phone, in inches."""
 ON_A_PAGE: dict[Any, Any] = {"font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans"}
 """What a page's pictures have in place of the serifs for print."""
 NO_METADATA: dict[str, dict[str, Any]] = {

@@ -37,6 +37,14 @@ class Cell:
         key = f"{float(self.order):.9g}" if self.numeric and self.order else self.order
         return None if key == self.text else key
 
+    @property
+    def kind(self) -> str:
+        """For the style: nothing of numbers, `word`, and `word ends` of an interval, which a phone
+        has on two lines."""
+        if self.numeric:
+            return ""
+        return "word ends" if re.fullmatch(r"\S+ to \S+", self.text) else "word"
+
 
 def decimals(digits: int) -> Callable[[Any], str]:
     """Formats numbers with that many decimals."""

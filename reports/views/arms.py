@@ -19,7 +19,7 @@ from reports.show.about import (
     in_comments,
     in_list,
 )
-from reports.show.figures import drawn
+from reports.show.figures import WIDTHS, drawn
 from reports.show.html import in_script
 from reports.show.tables import (
     Cell,
@@ -305,15 +305,17 @@ def html(report: Report) -> str:
             *scores.sections(report.scores or {}),
             *measured.sections(report.measured or {}),
         ],
-        picture=_embedded(forest(report, "svg")),
+        picture=[_embedded(forest(report, "svg", narrow)) for narrow in (False, True)],
     )
 
 
-def _curves(report: Report) -> str:
-    """Differences over tokens as a picture; empty where runs have one horizon."""
+def _curves(report: Report) -> list[str]:
+    """Differences over tokens as a picture for screens and one for phones; none where runs have one
+    horizon."""
     if not report.horizons:
-        return ""
-    return _embedded(horizons.picture(report.horizons, report.criteria.unit, report.warning))
+        return []
+    given = report.horizons, report.criteria.unit, report.warning
+    return [_embedded(horizons.picture(*given, narrow=narrow)) for narrow in (False, True)]
 
 
 def _embedded(svg: bytes) -> str:
@@ -344,29 +346,30 @@ def _how_many_resolved(report: Report) -> int:
     return sum(int(p.rows.verdict.isin(["better", "worse"]).sum()) for p in report.panels)
 
 
-def forest(report: Report, form: str) -> bytes:
-    """Effects with their simultaneous intervals."""
+def forest(report: Report, form: str, narrow: bool = False) -> bytes:
+    """Effects with their simultaneous intervals; `narrow`: for a phone, verdicts as colours."""
     style = {"axes.spines.left": False}
-    return drawn(lambda: _forest(report, form), form, style=style, warning=report.warning)
+    return drawn(lambda: _forest(report, form, narrow), form, style=style, warning=report.warning)
 
 
-def _forest(report: Report, form: str) -> "Figure":
+def _forest(report: Report, form: str, narrow: bool) -> "Figure":
     from matplotlib.figure import Figure
 
     heights = [len(panel.rows) + 1 for panel in report.panels]
-    size = (6.4, 0.29 * sum(heights) + 0.55 * len(heights) + 0.4)
+    size = (WIDTHS[narrow], 0.29 * sum(heights) + 0.55 * len(heights) + 0.4)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(heights), squeeze=False, sharex=True, height_ratios=heights)
     for axes, panel in zip(grid[:, 0], report.panels, strict=True):
-        _draw(axes, panel)
+        _draw(axes, panel, narrow)
     unit, side = report.criteria.unit, "left" if report.criteria.lower_is_better else "right"
-    grid[-1, 0].set_xlabel(f"Difference from the baseline in {unit}; {side} is better")
+    between = "\n" if narrow else " "
+    grid[-1, 0].set_xlabel(f"Difference from the baseline in{between}{unit}; {side} is better")
     if report.looks and len(report.looks.seeds) > 1 and form != "svg":  # a page has it as text
         figure.supxlabel(f"Looks: {report.looks_in_words}", fontsize=7)
     return figure
 
 
-def _draw(axes: Any, panel: Panel) -> None:
+def _draw(axes: Any, panel: Panel, narrow: bool) -> None:
     axes.axvline(0, color="#9a9da2", lw=0.8, zorder=0)
     names = list(panel.rows.arm)
     for place, row in enumerate(panel.rows.to_dict("records")):
@@ -376,7 +379,7 @@ def _draw(axes: Any, panel: Panel) -> None:
             axes.plot([row["ci_low"], row["ci_high"]], [place, place], color=color, lw=1.4)
         axes.plot([effect], [place], "o", ms=5, color=color)
         axes.annotate(
-            row["verdict"],
+            "" if narrow else row["verdict"],
             (1.01, place),
             xycoords=("axes fraction", "data"),
             va="center",

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ablations.stats.looks import in_percent
-from reports.show.figures import SERIES, drawn, print_files, ramp
+from reports.show.figures import SERIES, WIDTHS, drawn, print_files, ramp
 from reports.show.tables import NONE, Cell, csv_text, decimals, markdown_table, signed
 from reports.views.scores import Section, latex
 from space.tables import Column
@@ -82,17 +82,20 @@ def files(frames: Mapping[str, pd.DataFrame], unit: str, warning: str = "") -> d
     return {name: text.encode() for name, text in texts.items()} | pictures
 
 
-def picture(frames: Mapping[str, pd.DataFrame], unit: str, warning: str = "") -> bytes:
-    """The figure as SVG, for a page."""
-    return drawn(lambda: _figure(frames, unit), "svg", warning=warning)
+def picture(
+    frames: Mapping[str, pd.DataFrame], unit: str, warning: str = "", narrow: bool = False
+) -> bytes:
+    """The figure as SVG, for a page; `narrow`: on a phone."""
+    return drawn(lambda: _figure(frames, unit, narrow), "svg", warning=warning)
 
 
-def _figure(frames: Mapping[str, pd.DataFrame], unit: str) -> "Figure":
+def _figure(frames: Mapping[str, pd.DataFrame], unit: str, narrow: bool = False) -> "Figure":
     """Per panel the difference of each arm against tokens, with its intervals."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullLocator
 
-    figure = Figure(figsize=(6.4, 0.4 + 2.9 * len(frames)), layout="constrained")
+    size = (WIDTHS[narrow], 0.4 + (3.6 if narrow else 2.9) * len(frames))
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(frames), squeeze=False)
     for axes, (name, frame) in zip(grid[:, 0], frames.items(), strict=True):
         _draw(axes, frame)
@@ -103,8 +106,12 @@ def _figure(frames: Mapping[str, pd.DataFrame], unit: str) -> "Figure":
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_title(name, loc="left", fontsize=10)
         axes.set_ylabel(f"Difference in {unit}")
-        axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    grid[-1, 0].set_xlabel("Tokens of training")
+        place = ("upper center", (0.5, -0.17)) if narrow else ("center left", (1.0, 0.5))
+        axes.legend(
+            fontsize=8, frameon=False, loc=place[0], bbox_to_anchor=place[1], ncols=1 + narrow
+        )
+    if not narrow:  # a page's title says it
+        grid[-1, 0].set_xlabel("Tokens of training")
     return figure
 
 
