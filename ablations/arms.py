@@ -55,7 +55,10 @@ def make_panel(
             f"choose among {', '.join(arms)}"
         )
     if len(arms) < 2:
-        raise ValueError(f"{panel} must have at least two arms, but has {len(arms)}")
+        raise ValueError(
+            f"{panel} must have at least two arms, but has {len(arms)}; a comparison takes a "
+            "baseline and another"
+        )
     base = {"vocab_size": vocab_size, **(content.get("base") or {})}
     if of_arms := sorted(set(base) & set(OWN)):
         advice = "give it to each arm" if of_arms[0] != "recipe" else RECIPE

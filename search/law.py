@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil, floor, log10
 
 from space.arch import Architecture
 from space.axes import DEPTH, Space
@@ -152,9 +153,11 @@ def _require_one_length(studies: Mapping[str, Planned]) -> None:
     asked = [planned.tokens / planned.budget.value for planned in studies.values()]
     if max(asked) / min(asked) - 1 <= TOKENS_TOLERANCE:
         step = max(planned.tokens_per_step for planned in studies.values())
+        smallest = min(planned.budget.value for planned in studies.values())
+        enough = _rounded_up(step / (TOKENS_TOLERANCE * smallest))
         advice = (
-            f"whole steps of {step:,} tokens round them; raise tokens_per_parameter, or lower "
-            "recipe.batch_size"
+            f"whole steps of {step:,} tokens round them; raise tokens_per_parameter, such as to "
+            f"{enough:g}, or lower recipe.batch_size"
         )
     else:
         advice = f"add tokens_per_parameter={ratios[high]:.2g}, in place of recipe.tokens"
@@ -163,6 +166,12 @@ def _require_one_length(studies: Mapping[str, Planned]) -> None:
         f"each other, but are {ratios[low]:.3g} in {low} and {ratios[high]:.3g} in {high}; "
         f"{advice}, or use -m budget=…, which makes no law"
     )
+
+
+def _rounded_up(ratio: float) -> float:
+    """To two figures."""
+    digits = 1 - floor(log10(ratio))
+    return ceil(ratio * 10.0**digits) / 10.0**digits
 
 
 def _mean_share(architectures: Sequence[Architecture]) -> float:

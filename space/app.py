@@ -345,7 +345,7 @@ def _flags_and_options(
         raise ValueError(
             f"flags must be {''.join(f'{name}, or ' for name in own)}Hydra's, but got {flag}; "
             "--hydra-help lists these"
-            f"{hint(flag, [*own, *flags_of(parser)]) or _without_dashes(flag)}"
+            f"{hint(flag, [*own, *flags_of(parser)]) or _without_dashes(flag, given)}"
         )
     return flags, options, known
 
@@ -389,9 +389,13 @@ def files_of(given: Sequence[str], group: str, name: str) -> list[str]:
     return [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in found]
 
 
-def _without_dashes(flag: str) -> str:
+def _without_dashes(flag: str, given: Sequence[str]) -> str:
+    """How the option that is meant is written, its value perhaps being the word after it."""
     name = flag.lstrip("-")
-    return f"; options have no dashes: {name}" if "=" in name else ""
+    if "=" not in name:
+        after = given[given.index(flag) + 1 :] if flag in given else []
+        name += f"={after[0] if after and not set('-=') & set(after[0]) else '…'}"
+    return f"; options have no dashes: {name}"
 
 
 def _thaw(node: DictConfig) -> DictConfig:

@@ -53,7 +53,8 @@ def find(source: str | Path, files: tuple[str, ...] | None = None) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)) or path.exists() or is_file:
         raise ValueError(
             "a model must be a run, a folder or a hub id such as HuggingFaceTB/SmolLM2-135M, but "
-            f"got {str(source)!r}, and there is no such folder{_of_a_key(str(source))}"
+            f"got {str(source)!r}, and there is no such folder{_of_a_key(str(source))}; "
+            "python -m search.whose lists runs"
         )
     from huggingface_hub import snapshot_download
 

@@ -94,8 +94,10 @@ def test_budgets_of_one_length_are_refused_as_a_law_with_what_to_add() -> None:
         jobs_of([budgets], how)
     assert len(jobs_of([budgets, "tokens_per_parameter=1.6"], how)) == 2
     small = [f"budget=[{kinds}:200k,{kinds}:250k]", "tokens_per_parameter=0.1"]
-    with pytest.raises(ValueError, match=r"whole steps of 512 tokens round them; raise tokens_per"):
+    rounded = r"whole steps of 512 tokens round them; raise tokens_per_parameter, such as to 0.13"
+    with pytest.raises(ValueError, match=rounded):
         jobs_of(small, how)
+    assert len(jobs_of([small[0], "tokens_per_parameter=0.13"], how)) == 2, "as advised"
     assert len(jobs_of([f"budget={kinds}:500k,{kinds}:1m"], how)) == 2, "-m makes no law"
 
 

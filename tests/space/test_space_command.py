@@ -165,6 +165,8 @@ def test_one_architecture_has_a_devices_predictions() -> None:
         (["export=x", "to=y", "seq_len=9"], "seq_len must go with"),
         (["export=x", "to=/proc/x"], "to must be a folder that can be written, but in /proc"),
         (["--bogus"], "flags must be Hydra's"),
+        (["--budget", "300k"], "--hydra-help lists these; options have no dashes: budget=300k"),
+        (["export=nokey", "to=x"], "no such folder; python -m search.whose lists runs"),
         (["--config-dir", "nope"], "--config-dir must be a folder, but nope is not there"),
         (["--cfg", "nonsense"], "invalid choice: 'nonsense'"),
         (["--cfg"], "expected one argument; --hydra-help lists them"),

@@ -139,7 +139,7 @@ def test_the_command_shows_models_in_turn_with_predictions_and_keeps_them(here: 
         (["model=nothing"], "model must be a run, a file of conf/architecture/, .* got 'nothing'"),
         (
             ["model=nothing"],
-            "a folder or a hub id, but got 'nothing', and there is no such folder$",
+            "a folder or a hub id, but got 'nothing', and there is no such folder; ",
         ),
         (["model=small.yaml", "device=iphone_99"], "device must be one of"),
         (["model=small.yaml", "device=this"], "run `python -m benchmarks.device` once"),
