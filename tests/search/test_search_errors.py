@@ -120,7 +120,10 @@ def complain(
         (["recipe.seq_len=1"], ["recipe.seq_len must be at least 2", "got 1"]),
         (["objectives=[foo]"], ["objectives must be one of", "val_bpb", "got 'foo'"]),
         (["columns=[foo]"], ["columns must be one of", "val_bpb", "got 'foo'"]),
-        (["recipe.seq_len=100000", "recipe.tokens=1m"], ["training split", "tokens", "smaller recipe.seq_len"]),
+        (
+            ["recipe.seq_len=100000", "recipe.tokens=1m"],
+            ["training split", "tokens", "smaller recipe.seq_len"],
+        ),
         (["data.vocab_size=100000"], ["vocab"]),
     ],
     ids=lambda value: value[-1] if value and "=" in value[-1] else "",
