@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -28,6 +29,7 @@ from reports.views.law_words import (
     interval_in_words,
     predicted,
     spanned,
+    times,
 )
 from reports.weigh.forecast import ALPHA, EXPONENTS, MOST, JointLaw, beside, best_ends
 from reports.weigh.growth import determined
@@ -54,7 +56,7 @@ LEFT_OUT = (
         "best depth that the joint law predicts",
     ),
     Column("joint_ends", "95% interval of it", str, numeric=False),
-    Column("joint_off", "off by", decimals(2), "factor from the depth found"),
+    Column("joint_off", "off by", partial(times, digits=2), "factor from the depth found"),
     Column("regret", "costs", decimals(4), "what that depth costs by the budget's own quadratic"),
     Column(
         "line",
@@ -63,7 +65,7 @@ LEFT_OUT = (
         "best depth that the line through best depths predicts",
     ),
     Column("line_ends", "95% interval of the line", str, numeric=False),
-    Column("line_off", "line off by", decimals(2), "factor from the depth found"),
+    Column("line_off", "line off by", partial(times, digits=2), "factor from the depth found"),
     Column("line_regret", "line costs", decimals(4), "what its depth costs"),
     Column("off", "differences off", decimals(4), "root mean square over the budget's depths"),
     Column("within", "inside", str, "depths whose difference lies in its interval", numeric=False),
@@ -191,7 +193,7 @@ def kept_promises(rows: pd.DataFrame) -> str:
     held = (known.joint_low <= known.found) & (known.found <= known.joint_high)
     out = missed(rows)
     factor = (known.joint_high / known.joint_low).median()
-    wide = f", which is a factor of {factor:.1f} wide (median)" if math.isfinite(factor) else ""
+    wide = f", which is a factor of {times(factor)} wide (median)" if math.isfinite(factor) else ""
     inside = [magnitude(budget) for budget in known.budget[held]]
     text = "Of each budget the best depth is predicted from the others. What was found there lies "
     text += f"inside the 95% interval at {join(inside)}" if inside else "inside no 95% interval"

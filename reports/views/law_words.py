@@ -122,7 +122,7 @@ def held_out_in_words(law: Law) -> str:
     place = "lies inside" if held.inside else "lies outside"
     if held.inside and held.found[0] < held.found[1]:
         place = "may lie inside"
-    wide = f", a factor of {held.width:.1f} wide" if math.isfinite(held.width) else ""
+    wide = f", a factor of {times(held.width)} wide" if math.isfinite(held.width) else ""
     measured = interval_in_words(law.valleys[-1])
     known = determined(*held.interval) and measured != NOT_DETERMINED
     return (
@@ -244,6 +244,17 @@ def predicted(depth: float, ends: Interval, digits: int, more: str = "", unit: s
     if not determined(*ends):
         return NOT_DETERMINED
     return f"{in_layers(depth, digits)}{unit} ({depths(*ends, digits)}{more})"
+
+
+MOST_TIMES = 1000
+"""Beyond it a factor says no more than that nothing is known."""
+
+
+def times(factor: float, digits: int = 1) -> str:
+    """A factor of at least 1: "2.4", "31", "over 1,000"; one below 10 with so many decimals."""
+    if factor > MOST_TIMES:
+        return f"over {MOST_TIMES:,}"
+    return f"{factor:.{digits if factor < 10 else 0}f}"
 
 
 def spanned(low: float, high: float, digits: int) -> str:

@@ -21,6 +21,7 @@ from reports.__main__ import ReportsConfig, found_forecast, make
 from reports.read.study import read_study
 from reports.views import joint_law, laws
 from reports.views.joint_law import beside_what_came
+from reports.views.law_words import times
 from reports.weigh.forecast import (
     JointLaw,
     forecast,
@@ -468,3 +469,11 @@ def test_a_headline_that_the_joint_law_contradicts_is_explained() -> None:
         growth=None,
     )
     assert "Trust the headline" in " ".join(laws.unlike_headline(nothing))
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [(1.26, "1.3"), (9.94, "9.9"), (31.4, "31"), (1000.0, "1000"), (12780.6, "over 1,000")],
+)
+def test_factors_have_no_more_figures_than_they_are_worth(factor: float, said: str) -> None:
+    assert times(factor) == said
