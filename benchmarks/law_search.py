@@ -53,7 +53,8 @@ LIMIT, REPLAYS = 40, 20
 SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "train_flops_per_token")
 """Columns of every table that describe an architecture, in logarithms."""
 BY_MEAN, FINISHED = Strategy("law, by its mean"), Strategy("law, of finished runs")
-BESIDE = (ALL, Strategy(RANDOM), Strategy(RANDOM, "asha"), Strategy("tpe", "asha"))
+BESIDE = (ALL, Strategy(RANDOM))
+"""What it is compared with; `benchmarks.samplers` has the others."""
 FIRST = 2
 """Architectures drawn at random before there is a posterior."""
 EVERY = 4
@@ -110,7 +111,14 @@ class Belief:
         self.where.append((arm, horizon))
         self.values.append(float(np.log(value)))
         if len(self.values) <= OFTEN or len(self.values) % EVERY == 0:
-            found = minimize(self._misfit, self.scales, method="L-BFGS-B", options={"maxiter": 25})
+            bounds = [(usual - 4 * SPREAD, usual + 4 * SPREAD) for usual in USUAL_SCALES]
+            found = minimize(
+                self._misfit,
+                self.scales,
+                method="L-BFGS-B",
+                bounds=bounds,
+                options={"maxiter": 25},
+            )
             self.scales = found.x
 
     def posterior(self) -> tuple[Values, Values]:
