@@ -516,7 +516,7 @@ def lay_groundwork(
     executor = config.executor.make()
     if config.placement.gpus_per_run > 1:
         config.workers_of(executor)  # refused before data is prepared
-    if not hasattr(executor, "usual_workers"):  # it trains here
+    if config.train and not hasattr(executor, "usual_workers"):  # here and now
         require_device(config.placement.device, "placement.device")
     require_answers(config.evaluate)
     require_there(config.data)
