@@ -468,7 +468,7 @@ def test_a_record_stays_when_a_part_of_its_architecture_changes(
     monkeypatch.chdir(tmp_path)
     Path("gate.py").write_text(GATE)
     arch = with_part("gate.py", {}, {"output_gate": True})
-    recipe = Recipe(tokens=1000, precision="fp32")
+    recipe = Recipe(tokens=10_000, precision="fp32")
     run = Run(architecture=arch, recipe=recipe, data_fingerprint="none")
     record = Record(run=run, status=Status.FINISHED)
     write_record(tmp_path / run.key, record)
@@ -502,7 +502,7 @@ def test_arms_of_a_table_have_parts_and_keep_those_of_the_arm_that_they_are_like
     monkeypatch.chdir(tmp_path)
     Path("gate.py").write_text(GATE)
     Path("gates.yaml").write_text(TABLE)
-    recipe = Recipe(tokens=1000, precision="fp32")
+    recipe = Recipe(tokens=10_000, precision="fp32")
     (panel,) = TableFile.read("gates.yaml").table("proxy", recipe, 512, budget="200k").panels
     found = {arm.name: arm.architecture for arm in panel.arms}
     assert {name: [s.name for s in arch.parts] for name, arch in found.items()} == {
