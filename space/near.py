@@ -100,10 +100,12 @@ def absent(option: str, given: str, names: Sequence[str]) -> ValueError:
         )
     if Path(given).is_file():
         return ValueError(f"{option} must be a name or a .yaml file, but {given} is another file")
-    here = sorted(map(str, Path().glob("*.yaml")))
+    here = {path.stem: str(path) for path in sorted(Path().glob("*.yaml"))}
+    near = get_close_matches(given, here, n=1)
+    mine = f"; did you mean {here[near[0]]}?" if near else ""
     return ValueError(
         f"{option} must be one of {', '.join(names)}, or a path to a YAML file, but got "
-        f"{given!r}{hint(given, names) or hint(f'{given}.yaml', here)}"
+        f"{given!r}{hint(given, names) or mine}"
     )
 
 

@@ -388,6 +388,8 @@ def _draw(axes: Any, panel: Panel, narrow: bool) -> None:
         )
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
+    if narrow:
+        axes.locator_params(axis="x", nbins=4)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_title(panel.name, loc="left", fontsize=10)
 

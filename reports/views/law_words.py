@@ -12,6 +12,7 @@ from reports.show.recipes import recipe_in_words
 from reports.show.tables import MINUS, decimals, percent, span, whole
 from reports.weigh.fits import Interval
 from reports.weigh.growth import determined
+from reports.weigh.joint import BOUNDS
 from reports.weigh.law import Law, embedding_shares
 from reports.weigh.quality import FEWEST_FOR_FLOOR
 from reports.weigh.valley import EDGE, INSIDE, NONE, Valley
@@ -90,10 +91,18 @@ BY_JOINT = "growth, joint law"
 """Three estimates of one quantity, as tables name them."""
 
 
+def grows(interval: Interval) -> bool:
+    """Whether the interval of a growth lies within what is taken for possible."""
+    low, high = BOUNDS["growth"]
+    return low < interval[0] and interval[1] < high
+
+
 def which_growth(law: Law) -> str:
     """The growths in the tables, which of them to trust, and why."""
     text = decimals(2)
-    others = [f"one valley for all budgets ({text(law.quality.parameters['depth_exponent'])})"]
+    by_one = law.quality.parameters["depth_exponent"]
+    said = text(by_one) if grows(law.quality.interval("depth_exponent")) else NOT_DETERMINED
+    others = [f"one valley for all budgets ({said})"]
     if law.joined is not None:
         known = all(map(math.isfinite, law.joined.intervals["growth"]))
         value = text(law.joined.law.parameter("growth")) if known else NOT_DETERMINED

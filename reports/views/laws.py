@@ -28,6 +28,7 @@ from reports.views.law_words import (
     best_in_words,
     command,
     depths,
+    grows,
     headline,
     hedges,
     how_it_was_made,
@@ -158,6 +159,8 @@ def parameter_rows(law: Law) -> pd.DataFrame:
             value, low, high = math.exp(value), raised(low), raised(high)
             if not (determined(low, high) and 1 <= value <= MOST_LAYERS):
                 value = math.nan  # no model can have it
+        if name == "depth_exponent" and not grows((low, high)):
+            value, low, high = math.nan, -math.inf, math.inf
         if name == "level" and high > VAGUE * low:
             value, low, high = math.nan, -math.inf, math.inf
         fixed = name == "floor" and not q.floor_fitted

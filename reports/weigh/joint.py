@@ -23,6 +23,7 @@ widened by its known variance besides, which makes them somewhat too wide rather
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -208,9 +209,9 @@ class Joint:
         for sign, bound in zip((-1, 1), BOUNDS[name], strict=True):
             end = at + sign * min(abs(bound - at), 6.0)
             excess = self._excess(name, most)
-            ends.append(
-                float(brentq(excess, at, end, xtol=1e-4)) if excess(end) > 0 else sign * math.inf
-            )
+            excess(end)  # fitted from afar; what the next one begins with
+            beyond = excess(end) > 0
+            ends.append(float(brentq(excess, at, end, xtol=1e-4)) if beyond else sign * math.inf)
         return ends[0], ends[1]
 
     def p(self, name: str, value: float) -> float:
@@ -238,11 +239,14 @@ class Joint:
         """How much more than `most` the sum of squares rises where a parameter is held."""
         place, start = NAMES.index(name), {self.parameter(name): self.theta}
         whitened = Whitened.of(self.runs, self.centre, self.variances)
-        lowest = whitened.sum_of_squares(self.theta)
+        lowest, times = whitened.sum_of_squares(self.theta), Counter[float]()
 
         def excess(value: float) -> float:
             if value == self.parameter(name):
                 return -most
+            times[value] += 1
+            if times[value] > 2:  # a better fit each time would be another function each time
+                return whitened.sum_of_squares(start[value]) - lowest - most
             near = start[min(start, key=lambda known: abs(known - value))].copy()
             near[place] = value
             free = [i for i in self.free if i != place]

@@ -50,6 +50,8 @@ class Estimate:
     basis: str
     """Where the speed comes from."""
     disk_bytes: float
+    elsewhere: bool = False
+    """Whether workers have machines of their own, which may have GPUs that this one lacks."""
     at_most: bool = False
     """Whether they may turn out to be fewer."""
     lost: str | None = None
@@ -71,17 +73,19 @@ class Estimate:
         return cls(runs=0, tokens=0, flops=0, seconds=0, basis="", disk_bytes=0)
 
     def __str__(self) -> str:
+        time = f"about {duration(self.seconds)} ({self.basis})"
+        later = self.elsewhere and self.h100  # who has a cluster hardly trains so long on its CPUs
         return (
             f"to do: {'up to ' if self.at_most else ''}{count(self.runs, 'run')}, "
             f"{amount(self.tokens)} tokens, {flops(self.flops)}, "
-            f"about {duration(self.seconds)} ({self.basis}), "
-            f"{_bytes(self.disk_bytes)} of disk"
+            f"{'' if later else f'{time}, '}{_bytes(self.disk_bytes)} of disk"
             + "".join(
                 f"\n{line}"
                 for line in (
                     self.together,
                     self.shared,
                     self.h100,
+                    f"on CPUs: {time}" if later else None,
                     self.memory,
                     self.waits,
                     self.lost,
@@ -125,6 +129,7 @@ def estimate(
         flops=to_do,
         seconds=seconds,
         basis=basis,
+        elsewhere=elsewhere,
         lost=what_is_lost(placement, work.architectures),
         together=together(placement, workers, seconds) if placement.gpus_per_run > 1 else None,
         shared=crowded(workers, at_once)
@@ -215,7 +220,8 @@ def on_an_h100(run: Run, to_do: float, runs: int = 1, gpus: int = 1, per_run: in
     if used > 1:
         each = to_do / runs / rate / per_run
         on_several = START_S + each * rounds_of(runs, used // per_run)
-        several = f", on {used} about {duration(on_several)}"
+        all_used = "" if used == gpus else f", all that {count(runs, 'run')} can use,"
+        several = f", on {used}{all_used} about {duration(on_several)}"
     return f"on one H100: about {duration(START_S + to_do / rate)}{several} (assumed: {assumed})"
 
 

@@ -601,7 +601,7 @@ def look_ahead(config: C, open_study: "Callable[[C], Session[Any]]") -> int:
             require_shared(config, executor := config.executor.make())
             executor.slots(1)
         except (NotShared, placement.NotHere) as error:
-            lacking = f"\nbefore it trains: {error}"
+            lacking = f"{error}"
         begun = has_study(config.url, config.name)
         storage = config.storage if begun else f"sqlite:///{folder}/study.db"
         session = open_study(replace(config, storage=storage, tracker=TrackerConfig(name="none")))
@@ -609,7 +609,11 @@ def look_ahead(config: C, open_study: "Callable[[C], Session[Any]]") -> int:
             print(session.estimate())
         finally:
             session.lock.release()
-    print(f"nothing was trained; the same command without train=false does{where}{lacking}")
+    if lacking:
+        print("nothing was trained; the same command without train=false is refused as it is")
+        print(f"before it trains{where}: {lacking}")
+    else:
+        print(f"nothing was trained; the same command without train=false does{where}")
     return 0
 
 

@@ -806,7 +806,7 @@ def test_columns_are_chosen_by_heading_or_name_and_an_unknown_one_is_named(tmp_p
     assert "Trust in the proxy" not in whole.stdout, "not measured, as the page says"
     ended = run_reports(tmp_path, *given, "columns=[layers,maen]")
     assert ended.returncode == 2
-    known = "error: columns must be among layers (depth), width, verdict, runs (tried), "
+    known = "error: columns must be among layers (depth), width, verdict, mean (value), "
     assert ended.stderr.startswith(known)
     assert ended.stderr.endswith("but got 'maen'; did you mean mean?\n")
     ended = run_reports(tmp_path, "-m", "reports", "serv")

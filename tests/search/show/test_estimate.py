@@ -148,6 +148,16 @@ def test_runs_that_do_not_fill_the_last_round_take_a_whole_one(
     assert estimate(work, 5, 2, DEFAULT, tmp_path, 0).seconds == START_S
 
 
+def test_of_a_cluster_an_h100_comes_before_the_cpus_of_this_machine() -> None:
+    here = Estimate(15, 1e9, 1e18, 1e5, "rough", 1e6, h100="on one H100: about 1 h")
+    line, later = str(here).splitlines()
+    assert "about 27.8 h (rough)" in line
+    assert later == "on one H100: about 1 h"
+    line, *later = str(replace(here, elsewhere=True)).splitlines()
+    assert line == "to do: 15 runs, 1B tokens, 1 EFLOPs, 1 MB of disk"
+    assert later == ["on one H100: about 1 h", "on CPUs: about 27.8 h (rough)"]
+
+
 def test_hours_on_an_h100_are_flops_at_a_share_of_its_peak() -> None:
     """By hand: 16.2e18 / (0.4 × 989e12) = 40,950 s."""
     large = replace(run_of(Architecture.from_yaml("mobilellm_125m")), recipe=FP32)
@@ -156,9 +166,9 @@ def test_hours_on_an_h100_are_flops_at_a_share_of_its_peak() -> None:
     )
     for runs, gpus, per_run, several in (
         (8, 8, 1, "on 8 about 86 min"),
-        (15, 32, 1, "on 15 about 46 min"),  # a run is not shared
+        (15, 32, 1, "on 15, all that 15 runs can use, about 46 min"),
         (15, 8, 1, "on 8 about 1.5 h"),  # and is waited for: twice 46 min
-        (15, 32, 2, "on 30 about 23 min"),
+        (15, 32, 2, "on 30, all that 15 runs can use, about 23 min"),
     ):
         line = on_an_h100(large, 16.2e18, runs, gpus, per_run)
         assert line.startswith(f"on one H100: about 11.4 h, {several} (")

@@ -924,7 +924,9 @@ def test_several_machines_need_a_database_that_all_reach(
         open_search(here, *given)
     assert not (here / "outputs").exists()
     assert look_ahead(configured(here, *given, "train=false"), open_session) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("before it trains: storage must be")
+    *_, refused, why = capsys.readouterr().out.splitlines()
+    assert refused.endswith("the same command without train=false is refused as it is")
+    assert why.startswith("before it trains: storage must be")
     url = "storage=postgresql+psycopg://nobody@localhost:1/x"
     require_shared(configured(here, *given, url), Slurm(nodes=4))
     require_shared(configured(here), Slurm())
