@@ -8,6 +8,10 @@ import pandas as pd
 import pytest
 from study_fixtures import TINY, write_text
 
+from ablations.effects import compare
+from reports.read.study import read_study
+from reports.weigh.answer import weigh
+from reports.weigh.evaluation import held_out_errors
 from search import StudyResult, run_study, train_run
 from search.__main__ import SearchConfig
 from space.app import configuration
@@ -136,3 +140,21 @@ def test_the_example_of_the_documentation_runs(
     assert set(names["effects"].n) == {2}, "as on the page: not the seed that chose them"
     assert names["study"].page.is_file()
     assert "report.html" in capsys.readouterr().out
+
+
+def test_differences_are_those_of_the_page(options: list[str]) -> None:
+    """With the choice of held-out windows in their intervals, which are narrower without."""
+    study = run_study(*options, "n_trials=7", "replicates.top=2", "replicates.seeds=3")
+    assert study.baseline is not None
+    errors = held_out_errors(study)
+    assert min(errors.values()) > 0
+    given = (study.compared, study.baseline, study.facts["metric"])
+    held = compare(*given, evaluation=errors).set_index("arm")
+    alone = compare(*given).set_index("arm")
+    others = held.index != study.baseline
+    assert (held.ci_high > alone.ci_high)[others].all()
+    page = weigh(read_study(study.folder.name)).arms
+    shown = page[page.diff_low.notna()]
+    assert len(shown) == others.sum()
+    assert sorted(held.ci_low[others]) == pytest.approx(sorted(shown.diff_low))
+    assert sorted(held.ci_high[others]) == pytest.approx(sorted(shown.diff_high))

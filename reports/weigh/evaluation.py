@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -170,6 +170,34 @@ def _means(
     if len({which for *_, which in found}) != 1:
         return None
     return np.mean([nats for nats, *_ in found], axis=0), found[0][1]
+
+
+class Compared(Protocol):
+    """A study as `search.run_study` returns it."""
+
+    @property
+    def runs(self) -> Path: ...
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
+    @property
+    def frame(self) -> pd.DataFrame: ...
+    @property
+    def compared(self) -> pd.DataFrame: ...
+    @property
+    def baseline(self) -> str | None: ...
+
+
+def held_out_errors(study: Compared) -> dict[str, float]:
+    """What the choice of held-out windows adds to the differences from a study's baseline, in the
+    metric's unit, by arm: the `evaluation` with which `ablations.effects.compare` has the intervals
+    of the study's page. Empty where runs have kept no windows, or there is no baseline."""
+    if study.baseline is None:
+        return {}
+    keys = study.frame[["arm", "seed", "key"]]
+    compared = study.compared.merge(keys, on=["arm", "seed"])
+    metric = str(study.facts["metric"])
+    found = Windows.read(compared, study.runs, lambda key: _readable(study.runs / key), metric)
+    return found.errors(study.baseline)
 
 
 def _readable(folder: Path) -> Record | None:
