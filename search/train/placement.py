@@ -191,17 +191,23 @@ def device_here(given: str, option: str) -> str:
     """
     if given not in DEVICES:
         raise ValueError(f"{option} must be one of {', '.join(DEVICES)}, but got {given!r}")
-    require_device(given, option)
     import torch  # the parent process and reports do without it
 
     cuda = torch.cuda.is_available()
+    if given == "cuda" and not cuda:
+        raise _no_gpu(option)
     return "cuda" if cuda and given != "cpu" else "cpu"
 
 
 def require_device(given: str, option: str) -> None:
-    """Raises: ValueError where a GPU is asked for and this process sees none."""
+    """Raises: ValueError where a GPU is asked for and this process sees none; known without torch
+    on most machines."""
     if given == "cuda" and not gpus():
-        raise ValueError(f"{option} must be there, but got cuda and no GPU is seen; use cpu")
+        raise _no_gpu(option)
+
+
+def _no_gpu(option: str) -> ValueError:
+    return ValueError(f"{option} must be there, but got cuda and no GPU is seen; use cpu")
 
 
 def require_rows(recipe: Recipe, ranks: int) -> None:
