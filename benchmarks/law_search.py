@@ -31,12 +31,14 @@ from benchmarks.samplers import (
     BUDGETS,
     GOAL,
     RANDOM,
+    REPLAYS,
     Outcome,
     Strategy,
     Trace,
     View,
     bracketed,
     outcomes,
+    replays_of,
     row_of,
     summary,
     view_of,
@@ -49,7 +51,7 @@ from space.cli import one_line_errors
 from space.ranges import Range
 
 TABLES = (TABLE, RESULTS / "tabular_shapes.csv.xz")
-LIMIT, REPLAYS = 40, 20
+LIMIT, SEARCHES = 40, 20
 SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "train_flops_per_token")
 """Columns of every table that describe an architecture, in logarithms."""
 BY_MEAN, FINISHED = Strategy("law, by its mean"), Strategy("law, of finished runs")
@@ -257,7 +259,10 @@ def compete(path: Path, chosen: Namespace) -> dict[Strategy, list[Outcome]]:
     found: dict[Strategy, list[Outcome]] = {}
     with ProcessPoolExecutor(chosen.workers, initializer=set_num_threads, initargs=(1,)) as pool:
         beside = [
-            (strategy, pool.submit(outcomes, path, strategy, seed, _replays(strategy), limit))
+            (
+                strategy,
+                pool.submit(outcomes, path, strategy, seed, replays_of(strategy, REPLAYS), limit),
+            )
             for strategy in BESIDE
             for seed in seeds
         ]
@@ -275,15 +280,11 @@ def compete(path: Path, chosen: Namespace) -> dict[Strategy, list[Outcome]]:
     return found
 
 
-def _replays(strategy: Strategy) -> int:
-    return 1 if strategy == ALL else 50
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a table for each benchmark."""
     options = parser(__doc__)
     options.add_argument("--tables", nargs="+", type=Path, default=TABLES, help="as .csv.xz")
-    options.add_argument("--replays", type=int, default=REPLAYS, help="on each seed of a table")
+    options.add_argument("--replays", type=int, default=SEARCHES, help="on each seed of a table")
     options.add_argument("--limit", type=int, default=LIMIT, help="tokens of a search, in runs")
     options.add_argument("--workers", type=int, default=2)
     chosen = options.parse_args(arguments)
@@ -306,8 +307,8 @@ def described(tabular: Tabular, found: dict[Strategy, list[Outcome]], chosen: Na
         f"their tokens is correlated with what they have at the end by {agreeing} (Spearman). "
         f"Tokens spent until the answer is within {GOAL:.1%} of the best, in runs to the end; "
         f"searches end at {chosen.limit}, and means count those that never got there as "
-        f"{chosen.limit}. {chosen.replays} searches by the law on each seed, 50 of the others; "
-        "brackets: 95% bootstrap intervals over these.\n\n"
+        f"{chosen.limit}. {chosen.replays} searches by the law on each seed, {REPLAYS} of the "
+        "others; brackets: 95% bootstrap intervals over these.\n\n"
     )
     with np.errstate(invalid="ignore"):  # nothing trained to the end is infinitely far off
         rows = summary(found, chosen.limit).to_dict("records")

@@ -23,7 +23,6 @@ widened by its known variance besides, which makes them somewhat too wide rather
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -205,14 +204,18 @@ class Joint:
     def interval(self, name: str, level: float = 0.95) -> Interval:
         """Of a parameter; infinite where it is not determined within its bounds."""
         at, most = self.parameter(name), _t(self.df, level) ** 2 * self._widening(name)
-        ends = []
-        for sign, bound in zip((-1, 1), BOUNDS[name], strict=True):
-            end = at + sign * min(abs(bound - at), 6.0)
-            excess = self._excess(name, most)
-            excess(end)  # fitted from afar; what the next one begins with
-            beyond = excess(end) > 0
-            ends.append(float(brentq(excess, at, end, xtol=1e-4)) if beyond else sign * math.inf)
-        return ends[0], ends[1]
+        low, high = (min(abs(bound - at), 6.0) for bound in BOUNDS[name])
+        return self._end(name, most, -low), self._end(name, most, high)
+
+    def _end(self, name: str, most: float, away: float) -> float:
+        """Where the sum of squares has risen by `most`; infinite where nowhere up to there."""
+        at, excess = self.parameter(name), self._excess(name, most)
+        end = at + away
+        excess(end)  # fitted from afar; the next fit begins with it
+        last = excess(end)  # kept: a third fit may differ again
+        if last <= 0:
+            return math.copysign(math.inf, away)
+        return float(brentq(lambda x: last if x == end else excess(x), at, end, xtol=1e-4))
 
     def p(self, name: str, value: float) -> float:
         """Of the hypothesis that a parameter has this value, two-sided."""
@@ -239,14 +242,11 @@ class Joint:
         """How much more than `most` the sum of squares rises where a parameter is held."""
         place, start = NAMES.index(name), {self.parameter(name): self.theta}
         whitened = Whitened.of(self.runs, self.centre, self.variances)
-        lowest, times = whitened.sum_of_squares(self.theta), Counter[float]()
+        lowest = whitened.sum_of_squares(self.theta)
 
         def excess(value: float) -> float:
             if value == self.parameter(name):
                 return -most
-            times[value] += 1
-            if times[value] > 2:  # a better fit each time would be another function each time
-                return whitened.sum_of_squares(start[value]) - lowest - most
             near = start[min(start, key=lambda known: abs(known - value))].copy()
             near[place] = value
             free = [i for i in self.free if i != place]

@@ -601,7 +601,7 @@ def look_ahead(config: C, open_study: "Callable[[C], Session[Any]]") -> int:
             require_shared(config, executor := config.executor.make())
             executor.slots(1)
         except (NotShared, placement.NotHere) as error:
-            lacking = f"{error}"
+            lacking = str(error)
         begun = has_study(config.url, config.name)
         storage = config.storage if begun else f"sqlite:///{folder}/study.db"
         session = open_study(replace(config, storage=storage, tracker=TrackerConfig(name="none")))
