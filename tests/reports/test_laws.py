@@ -245,6 +245,9 @@ def test_ends_that_are_not_finite_are_bounds_too() -> None:
     assert (said(0.1, math.inf, 2), said(-math.inf, 0.1, 2)) == ("over 0.10", "under 0.10")
     assert law_words.bounded(-math.inf, 0.3, -2.5, 2.5, "{:.2f}".format) == "under −2.5 to 0.30"
     assert law_words.bounded(1.0, 40.0, 2, 10, "{:.1f}".format) == "not determined"
+    assert law_words.grows((-0.4, 0.9))
+    assert not law_words.grows((-0.4, 20.9))
+    assert not law_words.grows((-math.inf, 0.9))
 
 
 def test_too_few_depths_are_refused() -> None:

@@ -210,6 +210,18 @@ def test_a_table_folds_its_details_sorts_and_is_copied(tmp_path: Path) -> None:
         tab.wait_for_selector("text=Copied")
         pasted = tab.evaluate("navigator.clipboard.readText()")
         assert pasted == arms.markdown(report)
+        own = "img => [img.currentSrc === img.src, img.naturalWidth]"
+        picture = tab.locator("picture img").first
+        wide = picture.evaluate(own)
+        tab.set_viewport_size({"width": 390, "height": 900})
+        wait_for(lambda: not picture.evaluate(own)[0])
+        assert wide[0]
+        assert picture.evaluate(own)[1] < wide[1]
+        boxes = [
+            cell.bounding_box() for cell in tab.locator(".foldable").first.locator(".ends").all()
+        ]
+        assert len(boxes) > 1
+        assert all(box and box["x"] + box["width"] <= 390 for box in boxes), "intervals in sight"
         browser.close()
 
 

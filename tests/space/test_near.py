@@ -25,7 +25,7 @@ from space.axes import Axis, SpaceConfig
 from space.cli import describe
 from space.compat import apart, hydra_flags
 from space.help import groups_of
-from space.near import SYNONYMS, hint, require_known
+from space.near import SYNONYMS, absent, hint, require_known
 
 GROUPS = groups_of("search", Path(CONF))
 
@@ -148,6 +148,15 @@ def test_files_of_a_users_folder_are_choices(tmp_path: Path) -> None:
 def test_an_absent_file_is_called_absent(read: object) -> None:
     with pytest.raises(ValueError, match=r"must be a file that is there, but gone\.yaml is not"):
         read("gone.yaml")  # type: ignore[operator]
+
+
+def test_a_file_here_is_meant_only_where_its_name_is_near(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("caption: x\n")
+    assert str(absent("table", "mne", ["heads"])).endswith("; did you mean mine.yaml?")
+    assert "did you mean" not in str(absent("table", "nosuch", ["heads"]))
 
 
 def test_a_file_of_a_group_is_called_absent_and_told_where_it_goes() -> None:
