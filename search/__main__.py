@@ -225,7 +225,10 @@ def headline(config: SearchConfig, targets: Targets, work: SearchWork) -> str:
     untried = sum(option.arm not in tried for option in plan.options)
     left = untried - (plan.explorations - len(plan.explored))
     if plan.grid and left:  # `benchmarks.samplers` has what such a grid costs
-        line += f"; a grid leaves {left} out, sampler=tpe chooses among all"
+        line += (
+            f"; a grid leaves {left} out: n_trials={plan.enough} tries all, sampler=tpe chooses "
+            "among all"
+        )
     return line
 
 

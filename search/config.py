@@ -131,16 +131,13 @@ class StudyConfig(ABC):
 
         Raises:
             ValueError: the executor has no place for them. With `train=false` this machine may lack
-                the GPUs or the cluster.
+                the GPUs or the cluster, and is planned for one where that leaves it unknown.
         """
         usual = getattr(executor, "usual_workers", usual_workers)
+        workers = self.workers if isinstance(self.workers, int) else 1
         try:
-            workers = int(self.workers if isinstance(self.workers, int) else usual(self.placement))
-        except NotHere as error:
-            if self.train:
-                raise
-            raise ValueError(f"{error}; a plan for N workers needs none: workers=N") from None
-        try:
+            if self.workers == AUTO:
+                workers = int(usual(self.placement))
             getattr(executor, "require", lambda *_: None)(self.placement, workers)
             return workers if executor is None else executor.slots(workers)
         except NotHere:

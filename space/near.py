@@ -152,7 +152,9 @@ def _require_field(option: str, schema: type[Any], folder: Path) -> None:
         if name not in known:
             if at:
                 raise no_option(name, at, known)
-            here = [deeper for deeper in deeper_options(schema) if deeper.endswith(f".{name}")]
+            last = option.rpartition(".")[2]
+            here = [last] if last in known else []
+            here += [deeper for deeper in deeper_options(schema) if deeper.endswith(f".{name}")]
             if verbs := _verbs_with(name, folder):
                 meant = f"; did you mean {here[0]}?" if here else ""
                 raise ValueError(

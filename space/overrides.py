@@ -77,6 +77,7 @@ def as_text(override: str, schema: type[Any]) -> str:
     if wants_text:
         _require_readable(option, value, Place in kinds_at(schema, path.split(".")))
         return f"{option}={_word(value)}"
+    _require_one(option, value)
     if counted := _in_digits(schema, path.split("."), value):
         return f"{option}={counted}"
     _require_value(option, value, override)
@@ -103,6 +104,17 @@ def _word(text: str) -> str:
     return quoted(text.strip()) if isinstance(read, int | float) else text
 
 
+def _require_one(option: str, value: str) -> None:
+    """Raises: ValueError for several plain values, which Hydra would try in turn."""
+    if not re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value):
+        return
+    verb, a_list = "ablations" if option == "table" else "search", f"{option}=[{value}]"
+    raise ValueError(
+        f"{option} must be one value, but got {value:.80}; a list is {shlex.quote(a_list):.80}, and "
+        f"a search or a table for each is python -m {verb} -m {option}={value:.80}"
+    )
+
+
 def _require_readable(option: str, value: str, names_place: bool) -> None:
     """Raises: ValueError where Hydra cannot read text, or would try several values."""
     try:
@@ -111,13 +123,8 @@ def _require_readable(option: str, value: str, names_place: bool) -> None:
             return
     except HydraException:
         several = False
-    if several and not names_place and re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value):
-        verb, a_list = "ablations" if option == "table" else "search", f"{option}=[{value}]"
-        raise ValueError(
-            f"{option} must be one value, but got {value:.80}; a list is "
-            f"{shlex.quote(a_list):.80}, and a search or a table for each is python -m {verb} -m "
-            f"{option}={value:.80}"
-        )
+    if several and not names_place:
+        _require_one(option, value)
     as_given = f"{option}={quoted(value)}"
     value_of(as_given)  # raises where it is the option that is wrong
     what = (

@@ -90,10 +90,12 @@ class Slurm:
         if ranks == 1 or placement.device == "cpu" or otherwise:
             return
         if self._gpus() < ranks * here:
+            fits = self.nodes * (self._gpus() // ranks)
             raise ValueError(
                 "executor.gres must ask each node for placement.gpus_per_run GPUs per worker, "
                 f"but got {self.flags.get('gres')} with {ranks} and {here} on a node; set "
-                f"executor.gres=gpu:{ranks * here}"
+                + (f"workers={fits}, or " if fits else "")
+                + f"executor.gres=gpu:{ranks * here}"
             )
 
     def hosts(self) -> int:

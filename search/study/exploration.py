@@ -120,6 +120,12 @@ class Exploration:
         new = min(share - self.spent if enough else self.n_trials, len(self.options))
         return max(new, len(self.explored))
 
+    @property
+    def enough(self) -> int:
+        """The `n_trials` that tries all options and gives all further seeds."""
+        arms = min(self.replicates.arms, len(self.options))
+        return len(self.options) + arms * (self.replicates.seeds - 1) + self.spent
+
     @cached_property
     def spent(self) -> int:
         """Further seeds of architectures that are among the best no longer, or more than asked."""

@@ -18,7 +18,7 @@ import optuna
 
 from search import teacher
 from search.artifacts import PROBE_S, Artifacts
-from search.config import StudyConfig
+from search.config import AUTO, StudyConfig
 from search.data.cache import prepare, require_there
 from search.data.packed import Data
 from search.evaluate.scores import lacking, require_answers
@@ -48,6 +48,7 @@ from search.study.storage import (
     COMMAND,
     SUBMITTED,
     TOTAL,
+    Away,
     has_study,
     is_begun,
     is_sqlite,
@@ -592,17 +593,16 @@ def look_ahead(config: C, open_study: "Callable[[C], Session[Any]]") -> int:
     begun is planned in a storage that is then removed: another start may have other settings. What
     needs a GPU is planned without one too; storage or a cluster that is missing is said. The exit
     code."""
-    where = lacking = ""
+    where = ""
     if config.placement.needs_gpus and not placement.gpus():
         config = replace(config, placement=config.placement.of_any_machine)
         where = ", on a machine with GPUs"
     with TemporaryDirectory(prefix="isoparam") as folder, one_line_errors():
+        lacking = _lacking(config)
         try:
-            require_shared(config, executor := config.executor.make())
-            executor.slots(1)
-        except (NotShared, placement.NotHere) as error:
-            lacking = str(error)
-        begun = has_study(config.url, config.name)
+            begun = has_study(config.url, config.name)
+        except Away as error:
+            begun, lacking = False, lacking or str(error)
         storage = config.storage if begun else f"sqlite:///{folder}/study.db"
         session = open_study(replace(config, storage=storage, tracker=TrackerConfig(name="none")))
         try:
@@ -615,6 +615,30 @@ def look_ahead(config: C, open_study: "Callable[[C], Session[Any]]") -> int:
     else:
         print(f"nothing was trained; the same command without train=false does{where}")
     return 0
+
+
+def _lacking(config: StudyConfig) -> str:
+    """Which storage or cluster several machines need that is not there; empty where all is."""
+    executor = config.executor.make()
+    try:
+        require_shared(config, executor)
+        executor.slots(1)
+    except NotShared as error:
+        return str(error)
+    except placement.NotHere as error:
+        if config.workers != AUTO or _counts_workers(executor, config.placement):
+            return str(error)
+        return f"{error}; this plan is of one worker, workers=N plans for N"
+    return ""
+
+
+def _counts_workers(executor: Executor, wanted: Placement) -> bool:
+    """Whether it is known here how many workers `workers=auto` is."""
+    try:
+        getattr(executor, "usual_workers", placement.usual_workers)(wanted)
+    except placement.NotHere:
+        return False
+    return True
 
 
 def open_artifacts(url: str | None) -> Artifacts | None:

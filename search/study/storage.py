@@ -33,7 +33,7 @@ from search.study.changed import OF_READ_DATA, Origin, differences, refusal
 from search.study.job import Job
 from search.study.leases import TABLE, WORKER, Leases
 from search.study.locks import HOST, run_lock
-from search.study.patience import Patience, PatientStorage
+from search.study.patience import Patience, PatientStorage, is_away
 from search.study.plan import Attempt
 from search.study.sealed import SEALS, is_damaged, seal_of
 from space.compat import note, reopened, storage_of
@@ -120,10 +120,15 @@ def open_there(url: str) -> "PatientStorage":
     return open_storage(url)
 
 
+class Away(ValueError):
+    """A database server does not answer, which may pass."""
+
+
 def _not_opened(url: str, error: Exception) -> ValueError:
     is_url = not isinstance(error, ArgumentError) or isinstance(error, NoSuchModuleError)
     shown = "storage" if not is_url else f"storage {without_password(url)}"
-    return ValueError(
+    kind = Away if is_away(error) and not is_sqlite(url) else ValueError
+    return kind(
         f"{shown} must be a SQLAlchemy URL that can be opened, such as sqlite:///study.db or "
         "postgresql+psycopg://user@host/name, but "
         + _why_not(url, error)

@@ -80,7 +80,7 @@ def test_what_it_will_take_is_said_before_anything_is_trained(tmp_path: Path) ->
     ended = run(tmp_path, "n_trials=2", "replicates.seeds=1")
     lines = [line for line in ended.stdout.splitlines() if not line.startswith("data:")]
     assert lines[0].startswith("study tiny: 2 of 4 architectures of 100,000 parameters")
-    assert "a grid leaves 2 out, sampler=tpe chooses among all" in lines[0]
+    assert "a grid leaves 2 out: n_trials=4 tries all, sampler=tpe chooses among all" in lines[0]
     assert lines[1].startswith("to do: 2 runs, 2.05k tokens")
     assert "(rough: " in lines[1]
     assert "of disk" in lines[1]

@@ -16,6 +16,7 @@ from omegaconf.errors import ConfigKeyError
 from ablations.config import AblationConfig
 from ablations.files import TableFile
 from search.config import SearchConfig
+from search.evaluate.__main__ import EvaluateConfig
 from search.executors import ExecutorConfig
 from search.recipe import Recipe
 from search.run import RunConfig
@@ -235,6 +236,8 @@ def test_a_flag_without_a_value_takes_none() -> None:
 def test_an_option_of_another_command_is_called_so() -> None:
     with pytest.raises(ValueError, match=r"sampler must be .*, but is one of python -m search$"):
         as_meant(["sampler=tpe"], AblationConfig, "ablations")
+    with pytest.raises(ValueError, match=r"but is one of .*; did you mean limit\?$"):
+        as_meant(["evaluate.limit=3"], EvaluateConfig, "evaluate")
 
 
 def test_files_of_the_current_folder_are_near_too(

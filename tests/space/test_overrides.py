@@ -78,6 +78,15 @@ def test_names_of_several_are_started_by_m() -> None:
         assert str(raised.value).endswith(f"python -m {verb} -m {option}=heads,layer_sharing")
 
 
+@pytest.mark.parametrize("given", ["space.axes.num_blocks=2,4,8", "recipe.lr=0.01,0.02"])
+def test_numbers_of_several_are_a_list_or_started_by_m(given: str) -> None:
+    option, value = given.split("=")
+    with pytest.raises(ValueError, match=f"{option} must be one value, but got {value}") as raised:
+        search(given)
+    assert f"a list is '{option}=[{value}]'" in str(raised.value)
+    assert str(raised.value).endswith(f"python -m search -m {given}")
+
+
 def test_a_tilde_is_the_home_folder_in_every_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     config = search('data.cache="~/c"', 'runs="~/r"', "data=text", 'data.path="~/t/*.txt"')

@@ -3,6 +3,7 @@
 import errno
 import getpass
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -426,8 +427,9 @@ def test_slurm_has_a_worker_for_each_gpus_of_a_run(gres: str, ranks: int, usual:
     executor, given = Slurm(nodes=2, gres=gres), Placement(gpus_per_run=ranks)
     assert executor.usual_workers(given) == usual
     executor.require(given, usual)
-    with pytest.raises(ValueError, match=r"executor\.gres must ask each node for .*; set executor"):
+    with pytest.raises(ValueError, match=r"executor\.gres must ask each node for .*; set wor") as told:
         executor.require(given, usual + 2)
+    executor.require(given, int(re.findall(r"workers=(\d+)", str(told.value))[0]))
     with pytest.raises(ValueError, match=rf"but got None .*; set executor.gres=gpu:{ranks}$"):
         Slurm(nodes=2).require(given, 2)
     Slurm(nodes=2, parameters={"gpus-per-node": 8}).require(given, 2)

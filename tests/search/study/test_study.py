@@ -340,6 +340,16 @@ def test_a_grid_is_spread_over_the_space(size: int, n_trials: int) -> None:
     assert widest <= 2 * min(inner, default=size) + 2
 
 
+@given(st.integers(1, 9), st.integers(0, 9), st.integers(1, 4))
+def test_the_fewest_trials_that_try_all_of_a_space_are_known(size: int, top: int, n: int) -> None:
+    plan = Exploration(
+        options=options(size), n_trials=1, replicates=Replicates(top=top, seeds=n), grid=True
+    )
+    whole = replace(plan, n_trials=plan.enough)
+    assert (whole.explorations, whole.total) == (size, plan.enough)
+    assert whole.enough == plan.enough
+
+
 @pytest.mark.parametrize(("size", "trials"), [(40, (10, 16)), (16, (3, 10, 16)), (9, (4, 22))])
 def test_a_grid_of_more_trials_refines_the_one_of_fewer(size: int, trials: tuple[int, ...]) -> None:
     def grid(n_trials: int) -> Exploration:
@@ -856,7 +866,7 @@ def test_a_search_that_is_extended_says_what_it_did_and_what_gives_more(
         said.append((str(search.estimate()), capsys.readouterr().out))
         search.lock.release()
     assert "2 of 4 architectures" in said[0][0]
-    assert "a grid leaves 2 out" in said[0][0]
+    assert "a grid leaves 2 out: n_trials=6 tries all" in said[0][0]
     assert said[0][1] == "", "all was done that was asked"
     outlook, line = said[1]
     runs = search.runs()
@@ -927,6 +937,13 @@ def test_several_machines_need_a_database_that_all_reach(
     *_, refused, why = capsys.readouterr().out.splitlines()
     assert refused.endswith("the same command without train=false is refused as it is")
     assert why.startswith("before it trains: storage must be")
+    away = ("storage=postgresql+psycopg://nobody@localhost:1/x", "train=false")
+    assert look_ahead(configured(here, *away), open_session) == 0
+    *_, refused, why = capsys.readouterr().out.splitlines()
+    assert refused.endswith("the same command without train=false is refused as it is")
+    assert "psycopg://nobody@localhost:1/x must be a SQLAlchemy URL that can be opened" in why
+    with pytest.raises(SystemExit):  # no server's absence, but a wrong URL
+        look_ahead(configured(here, "storage=nosuch://x", "train=false"), open_session)
     url = "storage=postgresql+psycopg://nobody@localhost:1/x"
     require_shared(configured(here, *given, url), Slurm(nodes=4))
     require_shared(configured(here), Slurm())
