@@ -259,11 +259,11 @@ def _worker(lease: Lease) -> dict[str, Any]:
 def in_words(found: Mapping[str, Any]) -> str:
     """The same for people: a line of the study, and a table of its workers by host."""
     if "error" in found:
-        return f"study {found['study']} cannot be read: {found['error']}"
+        return f"{called(found['study'])} cannot be read: {found['error']}"
     kinds = ("running", "pruned", "diverged", "failed")
     counts = "".join(f", {found[kind]} {kind}" for kind in kinds if found[kind])
     done = done_of(found["done"], found["total"], found["at_most"])
-    head = f"study {found['study']}: {done}{counts}"
+    head = f"{called(found['study'])}: {done}{counts}"
     workers: Sequence[Mapping[str, Any]] = found["workers"]
     if not workers:
         return f"{head}; no worker is alive"
@@ -273,6 +273,12 @@ def in_words(found: Mapping[str, Any]) -> str:
     idle = "" if found["idle"] is None else f", {found['idle']:.0%} idle"
     rows = [["host", "worker", "does", "trial", "run", "done", "tokens/s", "idle"]]
     return f"{head}; workers: {where}; {speed}{idle}\n{in_columns([*rows, *map(_row, workers)])}"
+
+
+def called(study: str) -> str:
+    """As commands have it: `table heads` is the study `table_heads` of a storage."""
+    table = study.removeprefix("table_")
+    return f"study {study}" if table == study else f"table {table}"
 
 
 def _row(worker: Mapping[str, Any]) -> list[str]:

@@ -110,8 +110,8 @@ def _require_one(option: str, value: str) -> None:
         return
     verb, a_list = "ablations" if option == "table" else "search", f"{option}=[{value}]"
     raise ValueError(
-        f"{option} must be one value, but got {value:.80}; a list is {shlex.quote(a_list):.80}, and "
-        f"a search or a table for each is python -m {verb} -m {option}={value:.80}"
+        f"{option} must be one value, but got {value:.80}; a list is {shlex.quote(a_list):.80}, "
+        f"and a search or a table for each is python -m {verb} -m {option}={value:.80}"
     )
 
 

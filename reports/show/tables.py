@@ -3,6 +3,7 @@
 import math
 import re
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from space.near import hint
 from space.tables import Column, in_markdown
 
 MINUS, NONE = "\u2212", "\u2013"
+LONG = (14, 48)
+"""Letters of a cell beyond which a phone breaks it into lines, and longer ones."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,14 @@ class Cell:
 
     @property
     def kind(self) -> str:
-        """For the style: nothing of numbers, `word`, and `word ends` of an interval, which a phone
-        has on two lines."""
+        """For the style: nothing of numbers, `word`, and of what a phone has on several lines
+        `word ends`, an interval, `word long` and `word longer`."""
         if self.numeric:
             return ""
-        return "word ends" if re.fullmatch(r"\S+ to \S+", self.text) else "word"
+        if re.fullmatch(r"\S+ to \S+", self.text):
+            return "word ends"
+        size = bisect_left(LONG, len(self.text))
+        return ("word", "word long", "word longer")[size]
 
 
 def decimals(digits: int) -> Callable[[Any], str]:

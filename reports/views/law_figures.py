@@ -25,6 +25,8 @@ POINTS = 60
 """Of a curve."""
 COLUMNS = 2
 """Of the page's panels."""
+WIDTH = 0.78
+"""Of a panel, of its column: the rest is for the labels of the next one, on a phone too."""
 IN_A_PANEL = 8
 """Labels under its axis."""
 WIDE = 2.2
@@ -135,7 +137,7 @@ def _depth(law: Law) -> Json:
     for number, (valley, ends) in enumerate(zip(law.valleys, _heights(law), strict=True)):
         line, column = divmod(number, COLUMNS)
         left, low = column / COLUMNS, 1 - (line + 1) / lines
-        right, high = left + 0.84 / COLUMNS, low + (0.72 if lines > 1 else 0.92) / lines
+        right, high = left + WIDTH / COLUMNS, low + (0.72 if lines > 1 else 0.92) / lines
         suffix = str(number + 1) if number else ""
         place = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
         data += [trace | place for trace in _valley(valley, f"var(--series-{_color(number)})")]

@@ -359,7 +359,7 @@ def how_it_was_made(law: Law) -> list[tuple[str, str]]:
     lost = {s.name: int((s.trials.status == Status.DIVERGED).sum()) for s in law.studies}
     diverged = [f"{count(n, 'run')} of {name}" for name, n in lost.items() if n]
     return [
-        ("Studies", "; ".join(f"{s.name}: {command(s.facts)}" for s in law.studies)),
+        *((f"Command of {study.name}", command(study.facts)) for study in law.studies),
         ("Variable", on_embeddings(law)),
         ("Tokens", f"{law.ratio:.2f} per counted parameter, at all budgets."),
         (

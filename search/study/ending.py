@@ -132,6 +132,8 @@ def report(session: "Session[Any]", content: dict[str, Any]) -> bool:
     """Make pages, figures and tables in a process of their own; show them in W&B. Whether all
     pages were made."""
     pages = session.subject.pages if session.config.report else ()
+    if pages:
+        print("writing the page, its figures and tables", flush=True)
     made = [make_report({**page, "outputs": session.config.outputs}) for page in pages]
     plot = session.job.folder / session.subject.plot
     session.tracker.summarise(session.job.runs, content, plot)

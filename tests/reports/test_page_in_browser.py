@@ -117,6 +117,7 @@ def test_the_page_fits_a_phone_without_scrolling_sideways(report: Path) -> None:
         box = tab.locator("#depth .main-svg").first.bounding_box()
         assert box is not None
         assert 300 < box["width"] <= 340
+        assert tab.evaluate(ON_EACH_OTHER) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -254,3 +255,4 @@ def test_a_laws_page_draws_a_panel_a_budget_and_fits_a_phone(tmp_path: Path) -> 
         assert tab.locator("#growth .errorbar").count() == 3
         overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert tab.evaluate(overflow) == 0
+        assert tab.evaluate(ON_EACH_OTHER) == []

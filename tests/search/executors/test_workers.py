@@ -427,7 +427,7 @@ def test_slurm_has_a_worker_for_each_gpus_of_a_run(gres: str, ranks: int, usual:
     executor, given = Slurm(nodes=2, gres=gres), Placement(gpus_per_run=ranks)
     assert executor.usual_workers(given) == usual
     executor.require(given, usual)
-    with pytest.raises(ValueError, match=r"executor\.gres must ask each node for .*; set wor") as told:
+    with pytest.raises(ValueError, match=r"executor\.gres must ask each node .*; set wor") as told:
         executor.require(given, usual + 2)
     executor.require(given, int(re.findall(r"workers=(\d+)", str(told.value))[0]))
     with pytest.raises(ValueError, match=rf"but got None .*; set executor.gres=gpu:{ranks}$"):
